@@ -1,0 +1,169 @@
+//! The objects users write, as text → [`ambit_core::derive::Object`]s: Kubernetes' own kinds and Istio's.
+//!
+//! Way in: [`parse`]. It never fails as a whole: each document is accepted, ignored (a kind that is not ours) or
+//! rejected with every mistake by field, and a bad one does not spoil its neighbours.
+
+mod document;
+mod field;
+mod kubernetes;
+mod metadata;
+mod networking;
+mod peer_authentication;
+mod policy;
+mod security;
+mod workload_entry;
+
+use std::fmt;
+
+use ambit_core::derive::{Kind, Object, ObjectKey};
+use serde_json::Value;
+
+pub use field::Mistake;
+
+/// Where in the text a document stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The line its document begins at, from 1.
+    pub line: usize,
+    /// Its index in a `kind: List`.
+    pub item: Option<usize>,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}", self.line)?;
+        match self.item {
+            Some(item) => write!(f, ", items[{item}]"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// One document (or one item of a List).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Document {
+    pub place: Place,
+    pub outcome: Outcome,
+}
+
+/// What became of a document.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// An object without mistakes, and the JSON it was read from.
+    Accepted { object: Box<Object>, source: Value },
+    /// A kind that is none of ours: `ConfigMap shop/settings (v1)`.
+    Ignored { what: String },
+    /// An object with mistakes. Its name where it could be read.
+    Rejected { object: Option<ObjectKey>, mistakes: Vec<Mistake> },
+}
+
+/// Reads every document of a text: YAML or JSON, any number of documents, `kind: List` too.
+pub fn parse(text: &str) -> Vec<Document> {
+    document::documents(text)
+        .into_iter()
+        .map(|found| match found {
+            Ok(written) => {
+                let place = Place { line: written.line, item: written.item };
+                Document { place, outcome: parse_object(written.value) }
+            }
+            Err(unreadable) => {
+                let mistake = Mistake { field: String::new(), message: unreadable.message };
+                let outcome = Outcome::Rejected { object: None, mistakes: vec![mistake] };
+                Document { place: Place { line: unreadable.line, item: None }, outcome }
+            }
+        })
+        .collect()
+}
+
+/// Which of our kinds an `apiVersion` and `kind` mean.
+enum Known {
+    Ours(Kind),
+    /// A kind of ours in a version that is not.
+    Version(Kind),
+    Unknown,
+}
+
+fn known(api_version: &str, kind: &str) -> Known {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    let (kind, versions): (_, &[&str]) = match (group, kind) {
+        ("", "Namespace") => (Kind::Namespace, &["v1"]),
+        ("", "Pod") => (Kind::Pod, &["v1"]),
+        ("", "Service") => (Kind::Service, &["v1"]),
+        // Istio serves these three versions with one schema.
+        ("networking.istio.io", "WorkloadEntry") => (Kind::WorkloadEntry, &["v1", "v1beta1", "v1alpha3"]),
+        ("security.istio.io", "AuthorizationPolicy") => (Kind::AuthorizationPolicy, &["v1", "v1beta1"]),
+        ("security.istio.io", "PeerAuthentication") => (Kind::PeerAuthentication, &["v1", "v1beta1"]),
+        _ => return Known::Unknown,
+    };
+    if versions.contains(&version) { Known::Ours(kind) } else { Known::Version(kind) }
+}
+
+/// Reads one object that is JSON already.
+pub fn parse_object(value: Value) -> Outcome {
+    let reject = |object, field: &str, message: String| Outcome::Rejected {
+        object,
+        mistakes: vec![Mistake { field: field.to_owned(), message }],
+    };
+    if !value.is_object() {
+        return reject(None, "", "an object is a mapping with apiVersion, kind and metadata".to_owned());
+    }
+    let text = |field| value.get(field).and_then(Value::as_str);
+    let Some(kind_name) = text("kind") else { return reject(None, "kind", "missing".to_owned()) };
+    let Some(api_version) = text("apiVersion") else {
+        return reject(None, "apiVersion", "missing".to_owned());
+    };
+    let kind = match known(api_version, kind_name) {
+        Known::Ours(kind) => kind,
+        Known::Version(kind) => {
+            let message = format!("{api_version:?} is not a version of {kind} that is understood");
+            return reject(metadata::key(kind, &value), "apiVersion", message);
+        }
+        // All kinds of this group are known: another one is misspelt, and a policy must not vanish by that.
+        Known::Unknown
+            if api_version.starts_with("security.istio.io/") && kind_name != "RequestAuthentication" =>
+        {
+            return reject(None, "kind", format!("{kind_name:?} is not a kind of {api_version}"));
+        }
+        Known::Unknown => {
+            return Outcome::Ignored { what: describe(api_version, kind_name, &value) };
+        }
+    };
+    match read(kind, &value) {
+        Ok(object) => Outcome::Accepted { object: Box::new(object), source: value },
+        Err(mistakes) => Outcome::Rejected { object: metadata::key(kind, &value), mistakes },
+    }
+}
+
+fn read(kind: Kind, value: &Value) -> Result<Object, Vec<Mistake>> {
+    match kind {
+        Kind::Namespace => typed(value).and_then(kubernetes::namespace).map(Object::Namespace),
+        Kind::Pod => typed(value).and_then(kubernetes::pod).map(Object::Pod),
+        Kind::Service => typed(value).and_then(kubernetes::service).map(Object::Service),
+        Kind::WorkloadEntry => typed(value).and_then(workload_entry::convert).map(Object::WorkloadEntry),
+        Kind::AuthorizationPolicy => typed(value).and_then(policy::convert).map(Object::AuthorizationPolicy),
+        Kind::PeerAuthentication => {
+            typed(value).and_then(peer_authentication::convert).map(Object::PeerAuthentication)
+        }
+    }
+}
+
+/// The kind's schema; the first field that does not fit it is named.
+fn typed<'v, T: serde::Deserialize<'v>>(value: &'v Value) -> Result<T, Vec<Mistake>> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let path = error.path().to_string();
+        let field = if path == "." { String::new() } else { path };
+        vec![Mistake { field, message: error.into_inner().to_string() }]
+    })
+}
+
+fn describe(api_version: &str, kind: &str, value: &Value) -> String {
+    let metadata = |field: &str| value.pointer(&format!("/metadata/{field}")).and_then(Value::as_str);
+    let name = metadata("name").unwrap_or("(no name)");
+    match metadata("namespace") {
+        Some(namespace) => format!("{kind} {namespace}/{name} ({api_version})"),
+        None => format!("{kind} {name} ({api_version})"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

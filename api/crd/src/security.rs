@@ -1,0 +1,159 @@
+//! `security.istio.io`: AuthorizationPolicy and PeerAuthentication, as written. The schema's fields and nothing
+//! else: an unknown one is a mistake, because a misspelt condition would widen what a policy permits.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+/// An AuthorizationPolicy.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct AuthorizationPolicy {
+    #[serde(rename = "apiVersion")]
+    _api_version: IgnoredAny,
+    #[serde(rename = "kind")]
+    _kind: IgnoredAny,
+    pub(crate) metadata: ObjectMeta,
+    pub(crate) spec: Option<AuthorizationPolicySpec>,
+    #[serde(rename = "status", default)]
+    _status: IgnoredAny,
+}
+
+/// What an AuthorizationPolicy asks for. Lists that are absent and lists that are empty are different mistakes.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct AuthorizationPolicySpec {
+    pub(crate) selector: Option<WorkloadSelector>,
+    pub(crate) target_ref: Option<TargetReference>,
+    #[serde(default)]
+    pub(crate) target_refs: Vec<TargetReference>,
+    pub(crate) rules: Option<Vec<Rule>>,
+    pub(crate) action: Option<String>,
+    pub(crate) provider: Option<Provider>,
+}
+
+/// Which workloads of the namespace.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct WorkloadSelector {
+    #[serde(default)]
+    pub(crate) match_labels: BTreeMap<String, String>,
+}
+
+/// What a policy is attached to.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct TargetReference {
+    #[serde(default)]
+    pub(crate) group: String,
+    pub(crate) kind: String,
+    pub(crate) name: String,
+    pub(crate) namespace: Option<String>,
+}
+
+/// Who is asked, for the action CUSTOM.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Provider {
+    #[serde(rename = "name", default)]
+    _name: String,
+}
+
+/// From whom, to what, when.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Rule {
+    pub(crate) from: Option<Vec<From>>,
+    pub(crate) to: Option<Vec<To>>,
+    #[serde(default)]
+    pub(crate) when: Vec<When>,
+}
+
+/// One source.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct From {
+    pub(crate) source: Source,
+}
+
+/// Conditions on the peer; AND-ed.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(crate) struct Source {
+    pub(crate) principals: Vec<String>,
+    pub(crate) not_principals: Vec<String>,
+    pub(crate) request_principals: Vec<String>,
+    pub(crate) not_request_principals: Vec<String>,
+    pub(crate) namespaces: Vec<String>,
+    pub(crate) not_namespaces: Vec<String>,
+    pub(crate) service_accounts: Vec<String>,
+    pub(crate) not_service_accounts: Vec<String>,
+    pub(crate) ip_blocks: Vec<String>,
+    pub(crate) not_ip_blocks: Vec<String>,
+    pub(crate) remote_ip_blocks: Vec<String>,
+    pub(crate) not_remote_ip_blocks: Vec<String>,
+}
+
+/// One operation.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct To {
+    pub(crate) operation: Operation,
+}
+
+/// Conditions on what is asked for; AND-ed.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(crate) struct Operation {
+    pub(crate) hosts: Vec<String>,
+    pub(crate) not_hosts: Vec<String>,
+    pub(crate) ports: Vec<String>,
+    pub(crate) not_ports: Vec<String>,
+    pub(crate) methods: Vec<String>,
+    pub(crate) not_methods: Vec<String>,
+    pub(crate) paths: Vec<String>,
+    pub(crate) not_paths: Vec<String>,
+}
+
+/// One more condition, by attribute.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct When {
+    pub(crate) key: String,
+    #[serde(default)]
+    pub(crate) values: Vec<String>,
+    #[serde(default)]
+    pub(crate) not_values: Vec<String>,
+}
+
+/// A PeerAuthentication.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct PeerAuthentication {
+    #[serde(rename = "apiVersion")]
+    _api_version: IgnoredAny,
+    #[serde(rename = "kind")]
+    _kind: IgnoredAny,
+    pub(crate) metadata: ObjectMeta,
+    pub(crate) spec: Option<PeerAuthenticationSpec>,
+    #[serde(rename = "status", default)]
+    _status: IgnoredAny,
+}
+
+/// What a PeerAuthentication asks for.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct PeerAuthenticationSpec {
+    pub(crate) selector: Option<WorkloadSelector>,
+    pub(crate) mtls: Option<MutualTls>,
+    pub(crate) port_level_mtls: Option<BTreeMap<String, MutualTls>>,
+}
+
+/// A mode, for all ports or for one.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct MutualTls {
+    pub(crate) mode: Option<String>,
+}

@@ -1,0 +1,64 @@
+//! WorkloadEntry: what is written → what is meant.
+
+use std::net::IpAddr;
+
+use ambit_core::derive::{LocalityText, WorkloadEntry};
+
+use crate::Mistake;
+use crate::field::Report;
+use crate::metadata;
+use crate::networking as written;
+
+pub(crate) fn convert(entry: written::WorkloadEntry) -> Result<WorkloadEntry, Vec<Mistake>> {
+    let mut report = Report::default();
+    let metadata = metadata::in_namespace(&mut report, entry.metadata);
+    let spec = entry.spec;
+    if !spec.service_account.is_empty() {
+        report.name("spec.serviceAccount", &spec.service_account);
+    }
+    let ports = spec.ports.iter().filter_map(|(name, number)| {
+        Some((name.clone(), report.port(format_args!("spec.ports.{name}"), *number)?))
+    });
+    let ports = ports.collect();
+    let weight = spec.weight.and_then(|weight| {
+        u32::try_from(weight)
+            .inspect_err(|_| report.add("spec.weight", format_args!("{weight} is not a weight")))
+            .ok()
+    });
+    let entry = WorkloadEntry {
+        address: address(&mut report, &spec.address, &spec.network),
+        metadata,
+        ports,
+        labels: spec.labels,
+        network: spec.network,
+        locality: locality(&spec.locality),
+        weight,
+        service_account: spec.service_account,
+    };
+    report.finish(entry)
+}
+
+fn address(report: &mut Report, text: &str, network: &str) -> Option<IpAddr> {
+    if text.is_empty() {
+        // Reached through its network's gateway.
+        if network.is_empty() {
+            report.add("spec.address", "missing");
+        }
+        return None;
+    }
+    if text.starts_with("unix:") {
+        report.add("spec.address", "Unix sockets are not supported");
+        return None;
+    }
+    let address = text.parse::<IpAddr>().ok();
+    if address.is_none() {
+        report.name("spec.address", text);
+    }
+    address.map(|address| address.to_canonical())
+}
+
+fn locality(text: &str) -> LocalityText {
+    let mut parts = text.splitn(3, '/').map(str::to_owned);
+    let mut part = || parts.next().unwrap_or_default();
+    LocalityText { region: part(), zone: part(), subzone: part() }
+}

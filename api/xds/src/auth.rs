@@ -1,0 +1,44 @@
+//! Who calls: the node named by the bearer token of a request.
+
+use std::fmt;
+use std::sync::Arc;
+
+use tonic::Status;
+use tonic::metadata::MetadataMap;
+
+/// A node of the mesh, as its token says.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeName(Arc<str>);
+
+impl NodeName {
+    /// The node called `name`.
+    pub fn new(name: impl Into<Arc<str>>) -> Self {
+        Self(name.into())
+    }
+
+    /// Its name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for NodeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Tells tokens apart.
+pub trait Authenticate: Send + Sync + 'static {
+    /// The node whose token this is; none if it is nobody's.
+    fn node(&self, bearer: &str) -> Option<NodeName>;
+}
+
+/// The node behind a request, or why it is not served.
+pub(crate) fn authenticate(with: &dyn Authenticate, metadata: &MetadataMap) -> Result<NodeName, Status> {
+    let header =
+        metadata.get("authorization").ok_or_else(|| Status::unauthenticated("no authorization header"))?;
+    let bearer = header.to_str().ok().and_then(|text| text.strip_prefix("Bearer "));
+    let bearer = bearer.ok_or_else(|| Status::unauthenticated("authorization is not a bearer token"))?;
+    with.node(bearer).ok_or_else(|| Status::unauthenticated("the token is not valid"))
+}

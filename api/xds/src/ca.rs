@@ -1,0 +1,173 @@
+//! Certificates over the wire: `IstioCertificateService`, both ends.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ambit_core::model::Identity;
+use prost_types::value::Kind;
+use prost_types::{Struct, Value};
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+
+use crate::Error;
+use crate::auth::{Authenticate, NodeName, authenticate};
+use crate::client::Connection;
+use crate::proto::istio::v1::auth::istio_certificate_service_client::IstioCertificateServiceClient;
+use crate::proto::istio::v1::auth::istio_certificate_service_server::{
+    IstioCertificateService, IstioCertificateServiceServer,
+};
+use crate::proto::istio::v1::auth::{IstioCertificateRequest, IstioCertificateResponse};
+
+/// The metadata key that names the workload.
+const IDENTITY: &str = "ImpersonatedIdentity";
+/// What a request that does not say gets asked for.
+const DEFAULT_TTL: Duration = Duration::from_hours(24);
+/// A certificate request is some hundred bytes.
+const MAX_REQUEST: usize = 64 * 1024;
+const CALL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Signs certificates.
+pub trait SignCertificate: Send + Sync + 'static {
+    /// The chain for `csr_pem`'s key, as PEMs, leaf first and root last, if `node` may have it for `identity`.
+    fn sign(
+        &self,
+        node: &NodeName,
+        identity: &Identity,
+        csr_pem: &str,
+        ttl: Duration,
+    ) -> Result<Vec<String>, Refusal>;
+}
+
+/// Why no certificate is given.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The node may not have that identity. The daemon sees `PERMISSION_DENIED`.
+    #[error("{0}")]
+    Denied(String),
+    /// The request is no good. The daemon sees `INVALID_ARGUMENT`.
+    #[error("{0}")]
+    Invalid(String),
+    /// Not now. The daemon sees `UNAVAILABLE`.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Denied(message) => Self::permission_denied(message),
+            Refusal::Invalid(message) => Self::invalid_argument(message),
+            Refusal::Unavailable(message) => Self::unavailable(message),
+        }
+    }
+}
+
+/// Asks the controller's CA. Clones share the connection, which is made when it is needed.
+#[derive(Clone, Debug)]
+pub struct Client {
+    calls: IstioCertificateServiceClient<Channel>,
+    connection: Arc<Connection>,
+}
+
+impl Client {
+    /// For the controller of `connection`. Must be called within a tokio runtime.
+    pub fn new(connection: &Connection) -> Result<Self, Error> {
+        let channel = connection.endpoint()?.connect_lazy();
+        Ok(Self {
+            calls: IstioCertificateServiceClient::new(channel).max_decoding_message_size(MAX_REQUEST),
+            connection: Arc::new(connection.clone()),
+        })
+    }
+
+    /// A certificate for `identity` and the key that signed `csr_pem`: PEMs, leaf first, root last.
+    pub async fn create_certificate(
+        &self,
+        csr_pem: &str,
+        identity: &Identity,
+        ttl: Duration,
+    ) -> Result<Vec<String>, Error> {
+        let mut request = Request::new(IstioCertificateRequest {
+            csr: csr_pem.to_owned(),
+            validity_duration: i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX),
+            metadata: Some(impersonate(identity)),
+        });
+        request.set_timeout(CALL_DEADLINE);
+        self.connection.authorize(request.metadata_mut())?;
+        // The deadline in the request binds the server; this one holds when there is none to be reached.
+        let mut calls = self.calls.clone();
+        let answer = tokio::time::timeout(CALL_DEADLINE, calls.create_certificate(request)).await;
+        let chain = match answer {
+            Ok(Ok(response)) => response.into_inner().cert_chain,
+            Ok(Err(status)) => {
+                return Err(Error::CreateCertificate {
+                    identity: identity.clone(),
+                    source: Box::new(status),
+                });
+            }
+            Err(_) => {
+                let status = Status::deadline_exceeded("the controller did not answer");
+                return Err(Error::CreateCertificate {
+                    identity: identity.clone(),
+                    source: Box::new(status),
+                });
+            }
+        };
+        if chain.is_empty() {
+            return Err(Error::EmptyChain { identity: identity.clone() });
+        }
+        Ok(chain)
+    }
+}
+
+fn impersonate(identity: &Identity) -> Struct {
+    let value = Value { kind: Some(Kind::StringValue(identity.to_string())) };
+    Struct { fields: BTreeMap::from([(IDENTITY.to_owned(), value)]) }
+}
+
+/// The service that has `signer` sign for nodes that `authenticate` knows.
+pub(crate) fn service(
+    authenticate: Arc<dyn Authenticate>,
+    signer: Arc<dyn SignCertificate>,
+) -> IstioCertificateServiceServer<Ca> {
+    IstioCertificateServiceServer::new(Ca { authenticate, signer }).max_decoding_message_size(MAX_REQUEST)
+}
+
+pub(crate) struct Ca {
+    authenticate: Arc<dyn Authenticate>,
+    signer: Arc<dyn SignCertificate>,
+}
+
+#[tonic::async_trait]
+impl IstioCertificateService for Ca {
+    async fn create_certificate(
+        &self,
+        request: Request<IstioCertificateRequest>,
+    ) -> Result<Response<IstioCertificateResponse>, Status> {
+        let node = authenticate(&*self.authenticate, request.metadata())?;
+        let request = request.into_inner();
+        let identity = identity(&request)?;
+        let ttl = match u64::try_from(request.validity_duration) {
+            Ok(0) => DEFAULT_TTL,
+            Ok(seconds) => Duration::from_secs(seconds),
+            Err(_) => return Err(Status::invalid_argument("validity_duration is negative")),
+        };
+        match self.signer.sign(&node, &identity, &request.csr, ttl) {
+            Ok(cert_chain) => Ok(Response::new(IstioCertificateResponse { cert_chain })),
+            Err(refusal) => {
+                tracing::warn!(%node, %identity, %refusal, "certificate refused");
+                Err(refusal.into())
+            }
+        }
+    }
+}
+
+fn identity(request: &IstioCertificateRequest) -> Result<Identity, Status> {
+    let value = request.metadata.as_ref().and_then(|metadata| metadata.fields.get(IDENTITY));
+    match value.and_then(|value| value.kind.as_ref()) {
+        Some(Kind::StringValue(text)) => {
+            text.parse().map_err(|e| Status::invalid_argument(format!("metadata.{IDENTITY}: {e}")))
+        }
+        _ => Err(Status::invalid_argument(format!("metadata.{IDENTITY} does not name an identity"))),
+    }
+}

@@ -1,0 +1,199 @@
+//! What the client holds, as a pure state machine: responses become changes and answers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use ambit_core::mesh::Change;
+use ambit_core::model::{PolicyKey, ServiceKey, WorkloadUid};
+use prost::Message;
+
+use super::Rejected;
+use crate::convert::{decode_authorization, decode_service, decode_workload};
+use crate::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource, Status};
+use crate::proto::istio::security::Authorization;
+use crate::proto::istio::workload::{Address, address};
+use crate::resource::ResourceType;
+
+/// `INVALID_ARGUMENT`
+const INVALID: i32 = 3;
+/// Problems named in one NACK.
+const NAMED: usize = 10;
+
+/// Everything held, by type and name.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    types: [Held; 2],
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    resources: BTreeMap<Arc<str>, Known>,
+    answered: bool,
+}
+
+/// A resource that is in force.
+#[derive(Clone, Debug)]
+struct Known {
+    version: Arc<str>,
+    key: Key,
+}
+
+/// What a name stands for in the mesh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Key {
+    Workload(WorkloadUid),
+    Service(ServiceKey),
+    Policy(PolicyKey),
+}
+
+impl Key {
+    fn name(&self) -> String {
+        match self {
+            Self::Workload(uid) => uid.to_string(),
+            Self::Service(key) => key.to_string(),
+            Self::Policy(key) => key.to_string(),
+        }
+    }
+
+    fn remove(self) -> Change {
+        match self {
+            Self::Workload(uid) => Change::RemoveWorkload(uid),
+            Self::Service(key) => Change::RemoveService(key),
+            Self::Policy(key) => Change::RemovePolicy(key),
+        }
+    }
+}
+
+/// A response, decoded; to be handed back to [`State::answer`] when its changes are applied.
+#[derive(Debug)]
+pub(super) struct Received {
+    pub(super) changes: Vec<Change>,
+    pub(super) rejected: Vec<Rejected>,
+    kind: ResourceType,
+    nonce: String,
+    put: Vec<(Arc<str>, Known)>,
+    removed: Vec<String>,
+}
+
+impl State {
+    /// The first request of a type on a new stream: everything, and what is held of it.
+    pub(super) fn hello(&self, kind: ResourceType, node: &str) -> DeltaDiscoveryRequest {
+        let held = &self.types[kind.index()].resources;
+        DeltaDiscoveryRequest {
+            node: Some(Node {
+                id: node.to_owned(),
+                build_version: env!("CARGO_PKG_VERSION").to_owned(),
+                ..Node::default()
+            }),
+            type_url: kind.type_url().to_owned(),
+            resource_names_subscribe: vec!["*".to_owned()],
+            initial_resource_versions: held
+                .iter()
+                .map(|(name, known)| (name.to_string(), known.version.to_string()))
+                .collect(),
+            ..DeltaDiscoveryRequest::default()
+        }
+    }
+
+    /// Every type has been answered at least once.
+    pub(super) fn synced(&self) -> bool {
+        self.types.iter().all(|held| held.answered)
+    }
+
+    /// Decodes a response; none if it is of a type that was not asked for.
+    pub(super) fn receive(&mut self, response: DeltaDiscoveryResponse) -> Option<Received> {
+        let kind = ResourceType::from_type_url(&response.type_url)?;
+        let held = &mut self.types[kind.index()];
+        held.answered = true;
+        let mut received = Received {
+            changes: Vec::with_capacity(response.resources.len() + response.removed_resources.len()),
+            rejected: Vec::new(),
+            kind,
+            nonce: response.nonce,
+            put: Vec::with_capacity(response.resources.len()),
+            removed: response.removed_resources,
+        };
+        // What leaves comes first: an address may pass from a workload that is gone to a new one.
+        for name in &received.removed {
+            if let Some(known) = held.resources.get(name.as_str()) {
+                received.changes.push(known.key.clone().remove());
+            }
+        }
+        for resource in response.resources {
+            match decode(kind, &resource) {
+                Ok((key, change)) => {
+                    let name: Arc<str> = resource.name.into();
+                    if let Some(known) = held.resources.get(&name)
+                        && known.key != key
+                    {
+                        received.changes.push(known.key.clone().remove());
+                    }
+                    received.changes.push(change);
+                    received.put.push((name, Known { version: resource.version.into(), key }));
+                }
+                Err(reason) => received.rejected.push(Rejected { resource: resource.name, reason }),
+            }
+        }
+        Some(received)
+    }
+
+    /// The request that answers a response, once its changes are in force except for those of `refused` resources.
+    pub(super) fn answer(&mut self, received: Received, refused: &[Rejected]) -> DeltaDiscoveryRequest {
+        let held = &mut self.types[received.kind.index()].resources;
+        for name in &received.removed {
+            held.remove(name.as_str());
+        }
+        let names: BTreeSet<&str> = refused.iter().map(|rejected| rejected.resource.as_str()).collect();
+        held.extend(received.put.into_iter().filter(|(name, _)| !names.contains(&**name)));
+        let problems: Vec<&Rejected> = received.rejected.iter().chain(refused).collect();
+        DeltaDiscoveryRequest {
+            type_url: received.kind.type_url().to_owned(),
+            response_nonce: received.nonce,
+            error_detail: (!problems.is_empty()).then(|| refusal(&problems)),
+            ..DeltaDiscoveryRequest::default()
+        }
+    }
+}
+
+fn refusal(problems: &[&Rejected]) -> Status {
+    let named: Vec<String> =
+        problems.iter().take(NAMED).map(|p| format!("{}: {}", p.resource, p.reason)).collect();
+    let mut message = named.join("; ");
+    if problems.len() > NAMED {
+        message = format!("{message}; and {} more", problems.len() - NAMED);
+    }
+    Status { code: INVALID, message, details: Vec::new() }
+}
+
+/// The resource as a change, or the field that prevents it.
+fn decode(kind: ResourceType, resource: &Resource) -> Result<(Key, Change), String> {
+    let body = resource.resource.as_ref().ok_or("resource: is missing")?;
+    if body.type_url != kind.type_url() {
+        return Err(format!("resource: has type {:?}", body.type_url));
+    }
+    let malformed = |error: prost::DecodeError| format!("resource: {error}");
+    let field = |error: crate::convert::DecodeError| format!("{}: {}", error.field, error.problem);
+    let (key, change) = match kind {
+        ResourceType::Address => match Address::decode(body.value.as_slice()).map_err(malformed)?.r#type {
+            Some(address::Type::Workload(workload)) => {
+                let workload = decode_workload(&workload).map_err(field)?;
+                (Key::Workload(workload.uid.clone()), Change::PutWorkload(workload.into()))
+            }
+            Some(address::Type::Service(service)) => {
+                let service = decode_service(&service).map_err(field)?;
+                (Key::Service(service.key.clone()), Change::PutService(service.into()))
+            }
+            None => return Err("type: is neither a workload nor a service".to_owned()),
+        },
+        ResourceType::Authorization => {
+            let policy = Authorization::decode(body.value.as_slice()).map_err(malformed)?;
+            let policy = decode_authorization(&policy).map_err(field)?;
+            (Key::Policy(policy.key.clone()), Change::PutPolicy(policy.into()))
+        }
+    };
+    // Removals come by name: under another one this resource could never be taken back.
+    if key.name() != resource.name {
+        return Err(format!("name: the resource calls itself {:?}", key.name()));
+    }
+    Ok((key, change))
+}

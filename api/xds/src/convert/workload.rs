@@ -1,0 +1,200 @@
+//! Workloads.
+
+use std::collections::BTreeMap;
+
+use ambit_core::model::{
+    Health, Locality, NetworkMode, PortMapping, ServiceKey, TrustDomain, TunnelProtocol, Workload,
+    WorkloadKind, WorkloadUid,
+};
+use prost::Message;
+use prost_types::Any;
+
+use super::common::{
+    decode_enum, decode_ip, decode_policy_key, decode_port, decode_service_key, decode_waypoint, each,
+    encode_ip, encode_waypoint, required,
+};
+use super::{DecodeError, Problem};
+use crate::proto::ambit::v1::WorkloadExtension;
+use crate::proto::istio::workload as wire;
+use crate::resource::type_url;
+
+/// The name under which what is Ambit's alone travels in `Workload.extensions`.
+pub const WORKLOAD_EXTENSION: &str = "ambit.dev/workload";
+
+/// A workload as its message.
+pub fn encode_workload(workload: &Workload) -> wire::Workload {
+    wire::Workload {
+        uid: workload.uid.to_string(),
+        name: workload.name.to_string(),
+        namespace: workload.namespace.to_string(),
+        addresses: workload.addresses.iter().copied().map(encode_ip).collect(),
+        network: workload.network.to_string(),
+        tunnel_protocol: match workload.protocol {
+            TunnelProtocol::None => wire::TunnelProtocol::None,
+            TunnelProtocol::Hbone => wire::TunnelProtocol::Hbone,
+        }
+        .into(),
+        trust_domain: workload.trust_domain.to_string(),
+        service_account: workload.service_account.to_string(),
+        waypoint: workload.waypoint.as_ref().map(encode_waypoint),
+        node: workload.node.to_string(),
+        canonical_name: workload.canonical_name.to_string(),
+        canonical_revision: workload.canonical_revision.to_string(),
+        workload_type: match workload.kind {
+            WorkloadKind::Deployment => wire::WorkloadType::Deployment,
+            WorkloadKind::CronJob => wire::WorkloadType::Cronjob,
+            WorkloadKind::Pod => wire::WorkloadType::Pod,
+            WorkloadKind::Job => wire::WorkloadType::Job,
+        }
+        .into(),
+        workload_name: workload.workload_name.to_string(),
+        services: workload
+            .services
+            .iter()
+            .map(|(key, ports)| (key.to_string(), encode_ports(ports)))
+            .collect(),
+        authorization_policies: workload.policies.iter().map(ToString::to_string).collect(),
+        status: match workload.health {
+            Health::Healthy => wire::WorkloadStatus::Healthy,
+            Health::Unhealthy => wire::WorkloadStatus::Unhealthy,
+        }
+        .into(),
+        cluster_id: workload.cluster.to_string(),
+        locality: (workload.locality != Locality::default()).then(|| wire::Locality {
+            region: workload.locality.region.to_string(),
+            zone: workload.locality.zone.to_string(),
+            subzone: workload.locality.subzone.to_string(),
+        }),
+        network_mode: match workload.network_mode {
+            NetworkMode::Standard => wire::NetworkMode::Standard,
+            NetworkMode::HostNetwork => wire::NetworkMode::HostNetwork,
+        }
+        .into(),
+        capacity: (workload.capacity != 1).then_some(workload.capacity),
+        extensions: encode_extension(workload).into_iter().collect(),
+        // What the model does not have.
+        hostname: String::new(),
+        network_gateway: None,
+        native_tunnel: false,
+        application_tunnel: None,
+    }
+}
+
+fn encode_ports(ports: &[PortMapping]) -> wire::PortList {
+    let port = |p: &PortMapping| wire::Port {
+        service_port: p.service_port.into(),
+        target_port: p.target_port.into(),
+        app_protocol: wire::AppProtocol::Unknown.into(),
+    };
+    wire::PortList { ports: ports.iter().map(port).collect() }
+}
+
+fn encode_extension(workload: &Workload) -> Option<wire::Extension> {
+    if workload.probe_ports.is_empty() {
+        return None;
+    }
+    let body =
+        WorkloadExtension { probe_ports: workload.probe_ports.iter().copied().map(Into::into).collect() };
+    Some(wire::Extension {
+        name: WORKLOAD_EXTENSION.to_owned(),
+        config: Some(Any { type_url: type_url("ambit.v1.WorkloadExtension"), value: body.encode_to_vec() }),
+    })
+}
+
+/// A message as a workload.
+pub fn decode_workload(workload: &wire::Workload) -> Result<Workload, DecodeError> {
+    let resource = if workload.uid.is_empty() { &workload.name } else { &workload.uid };
+    decode(workload).map_err(|problem| problem.of(resource))
+}
+
+fn decode(workload: &wire::Workload) -> Result<Workload, Problem> {
+    Ok(Workload {
+        uid: WorkloadUid(required("uid", &workload.uid)?),
+        name: workload.name.as_str().into(),
+        namespace: required("namespace", &workload.namespace)?,
+        service_account: match workload.service_account.as_str() {
+            "" => "default".into(),
+            account => account.into(),
+        },
+        trust_domain: decode_trust_domain(&workload.trust_domain)?,
+        node: workload.node.as_str().into(),
+        cluster: workload.cluster_id.as_str().into(),
+        network: workload.network.as_str().into(),
+        network_mode: match decode_enum("network_mode", workload.network_mode)? {
+            wire::NetworkMode::Standard => NetworkMode::Standard,
+            wire::NetworkMode::HostNetwork => NetworkMode::HostNetwork,
+        },
+        addresses: each("addresses", &workload.addresses, |field, bytes| decode_ip(field, bytes))?,
+        protocol: match decode_enum("tunnel_protocol", workload.tunnel_protocol)? {
+            wire::TunnelProtocol::Hbone => TunnelProtocol::Hbone,
+            // A sidecar's own mutual TLS is not ours to speak: such a peer is reached plainly and refuses what it must.
+            wire::TunnelProtocol::None | wire::TunnelProtocol::LegacyIstioMtls => TunnelProtocol::None,
+        },
+        health: match decode_enum("status", workload.status)? {
+            wire::WorkloadStatus::Healthy => Health::Healthy,
+            wire::WorkloadStatus::Unhealthy => Health::Unhealthy,
+        },
+        services: decode_services(&workload.services)?,
+        policies: each("authorization_policies", &workload.authorization_policies, |field, key| {
+            decode_policy_key(field, key)
+        })?,
+        waypoint: workload.waypoint.as_ref().map(|w| decode_waypoint("waypoint", w)).transpose()?,
+        locality: workload.locality.as_ref().map_or_else(Locality::default, |l| Locality {
+            region: l.region.as_str().into(),
+            zone: l.zone.as_str().into(),
+            subzone: l.subzone.as_str().into(),
+        }),
+        capacity: workload.capacity.unwrap_or(1),
+        kind: match decode_enum("workload_type", workload.workload_type)? {
+            wire::WorkloadType::Deployment => WorkloadKind::Deployment,
+            wire::WorkloadType::Cronjob => WorkloadKind::CronJob,
+            wire::WorkloadType::Pod => WorkloadKind::Pod,
+            wire::WorkloadType::Job => WorkloadKind::Job,
+        },
+        workload_name: workload.workload_name.as_str().into(),
+        canonical_name: workload.canonical_name.as_str().into(),
+        canonical_revision: workload.canonical_revision.as_str().into(),
+        probe_ports: decode_probe_ports(&workload.extensions)?,
+    })
+}
+
+/// Istio leaves the default out.
+fn decode_trust_domain(text: &str) -> Result<TrustDomain, Problem> {
+    if text.is_empty() {
+        return Ok(TrustDomain::default());
+    }
+    text.parse().map_err(|e| Problem::new("trust_domain", format!("{e}")))
+}
+
+fn decode_services(
+    services: &BTreeMap<String, wire::PortList>,
+) -> Result<BTreeMap<ServiceKey, Vec<PortMapping>>, Problem> {
+    let mut decoded = BTreeMap::new();
+    for (name, list) in services {
+        let outer = format!("services[{name}]");
+        let key = decode_service_key(&outer, name)?;
+        let ports = each("ports", &list.ports, |field, port| {
+            Ok(PortMapping {
+                service_port: decode_port(|| format!("{field}.service_port"), port.service_port)?,
+                target_port: decode_port(|| format!("{field}.target_port"), port.target_port)?,
+            })
+        });
+        decoded.insert(key, ports.map_err(|problem| problem.within(&outer))?);
+    }
+    Ok(decoded)
+}
+
+fn decode_probe_ports(extensions: &[wire::Extension]) -> Result<Vec<u16>, Problem> {
+    let Some(extension) = extensions.iter().find(|e| e.name == WORKLOAD_EXTENSION) else {
+        return Ok(Vec::new());
+    };
+    let field = format!("extensions[{WORKLOAD_EXTENSION}]");
+    let Some(config) = &extension.config else { return Err(Problem::new(field, "has no config")) };
+    if config.type_url != type_url("ambit.v1.WorkloadExtension") {
+        return Err(Problem::new(field, format!("unexpected type {:?}", config.type_url)));
+    }
+    let body = WorkloadExtension::decode(config.value.as_slice())
+        .map_err(|e| Problem::new(&field, e.to_string()))?;
+    each("probe_ports", &body.probe_ports, |at, port| decode_port(|| at.to_owned(), *port))
+        .map_err(|problem| problem.within(&field))
+}

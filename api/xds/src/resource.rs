@@ -1,0 +1,98 @@
+//! What travels in the stream: the two resource types, and one encoded resource with its name and version.
+
+use std::sync::Arc;
+
+use ambit_core::model::{Authorization, Service, Workload};
+use aws_lc_rs::digest;
+use bytes::Bytes;
+use prost::Message;
+
+use crate::convert;
+use crate::proto::istio::workload::{Address, address};
+
+/// The type URL that every message name in an `Any` gets.
+const PREFIX: &str = "type.googleapis.com/";
+
+/// The type URL of the message `name`.
+pub(crate) fn type_url(name: &str) -> String {
+    format!("{PREFIX}{name}")
+}
+
+/// A resource type. The order is the order of sending: a policy is in force before workloads refer to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ResourceType {
+    /// `istio.security.Authorization`
+    Authorization,
+    /// `istio.workload.Address`: workloads and services.
+    Address,
+}
+
+impl ResourceType {
+    /// Every type.
+    pub const ALL: [Self; 2] = [Self::Authorization, Self::Address];
+
+    /// As it is named on the wire.
+    pub fn type_url(self) -> &'static str {
+        match self {
+            Self::Authorization => "type.googleapis.com/istio.security.Authorization",
+            Self::Address => "type.googleapis.com/istio.workload.Address",
+        }
+    }
+
+    /// The type of that name, if it is one of ours.
+    pub fn from_type_url(url: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|t| t.type_url() == url)
+    }
+
+    /// Its place in arrays indexed by type.
+    pub(crate) fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// A resource ready to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Encoded {
+    pub(crate) name: Arc<str>,
+    /// `<network>/<ip>` each, for subscribers who know only an address.
+    pub(crate) aliases: Vec<String>,
+    /// A hash of the content: the same whoever encodes it and whenever, so that a restarted controller's
+    /// resources are recognised by its clients.
+    pub(crate) version: Arc<str>,
+    pub(crate) body: Bytes,
+}
+
+impl Encoded {
+    pub(crate) fn workload(workload: &Workload) -> Self {
+        let aliases = workload.addresses.iter().map(|ip| format!("{}/{ip}", workload.network)).collect();
+        let message = Address { r#type: Some(address::Type::Workload(convert::encode_workload(workload))) };
+        Self::new(workload.uid.0.clone(), aliases, &message)
+    }
+
+    pub(crate) fn service(service: &Service) -> Self {
+        // Addresses of services are known by no network of their own in the model.
+        let aliases = service.addresses.iter().map(|ip| format!("/{ip}")).collect();
+        let message = Address { r#type: Some(address::Type::Service(convert::encode_service(service))) };
+        Self::new(service.key.to_string().into(), aliases, &message)
+    }
+
+    pub(crate) fn authorization(policy: &Authorization) -> Self {
+        Self::new(policy.key.to_string().into(), Vec::new(), &convert::encode_authorization(policy))
+    }
+
+    fn new(name: Arc<str>, aliases: Vec<String>, message: &impl Message) -> Self {
+        let body = Bytes::from(message.encode_to_vec());
+        Self { name, aliases, version: version(&body), body }
+    }
+}
+
+/// 128 bits of SHA-256: whoever may write objects must not be able to make two contents look the same.
+fn version(body: &[u8]) -> Arc<str> {
+    use std::fmt::Write as _;
+    let hash = digest::digest(&digest::SHA256, body);
+    let mut text = String::with_capacity(32);
+    for byte in &hash.as_ref()[..16] {
+        write!(text, "{byte:02x}").expect("writing to a String cannot fail");
+    }
+    text.into()
+}

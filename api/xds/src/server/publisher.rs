@@ -1,0 +1,131 @@
+//! Takes what the mesh says was touched and wakes the sessions if their clients would see a difference.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use ambit_core::mesh::{Mesh, Touched};
+use parking_lot::RwLock;
+use tokio::sync::watch;
+
+use super::store::Store;
+use crate::resource::{Encoded, ResourceType};
+
+/// What all clients should know. Clones share it.
+///
+/// Until the first [`publish`](Self::publish) clients get no answer: publish once the objects have been read, even if there
+/// are none, or a restarted controller would tell its clients that everything is gone.
+#[derive(Clone, Debug, Default)]
+pub struct Publisher {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    store: RwLock<Store>,
+    revision: watch::Sender<u64>,
+    counters: Counters,
+}
+
+/// Counted by the sessions of a publisher.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) clients: AtomicU64,
+    pub(super) sent: AtomicU64,
+    pub(super) removed: AtomicU64,
+    pub(super) acks: AtomicU64,
+    pub(super) nacks: AtomicU64,
+}
+
+/// What a publisher holds and has done, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Streams open now.
+    pub clients: u64,
+    /// Workloads and services held.
+    pub addresses: u64,
+    /// Policies held.
+    pub authorizations: u64,
+    /// Resources sent to all clients together.
+    pub sent: u64,
+    /// Removals sent to all clients together.
+    pub removed: u64,
+    /// Responses that clients took.
+    pub acks: u64,
+    /// Responses of which clients refused at least one resource.
+    pub nacks: u64,
+}
+
+impl Publisher {
+    /// An empty one.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Encodes what was touched, as `mesh` now has it, and sends what is different from before.
+    pub fn publish(&self, mesh: &Mesh, touched: &Touched) {
+        // Encoding happens before the lock is taken: sessions read meanwhile.
+        let policies: Vec<_> = touched
+            .policies
+            .iter()
+            .map(|key| {
+                mesh.policy(key).map_or_else(|| Err(key.to_string()), |p| Ok(Encoded::authorization(p)))
+            })
+            .collect();
+        let workloads = touched
+            .workloads
+            .iter()
+            .map(|uid| mesh.workload(uid).map_or_else(|| Err(uid.to_string()), |w| Ok(Encoded::workload(w))));
+        let services = touched
+            .services
+            .iter()
+            .map(|key| mesh.service(key).map_or_else(|| Err(key.to_string()), |s| Ok(Encoded::service(s))));
+        let addresses: Vec<_> = workloads.chain(services).collect();
+
+        let mut store = self.inner.store.write();
+        for (kind, resources) in [(ResourceType::Authorization, policies), (ResourceType::Address, addresses)]
+        {
+            for resource in resources {
+                match resource {
+                    Ok(encoded) => store.put(kind, encoded),
+                    Err(name) => store.remove(kind, &name),
+                };
+            }
+        }
+        let woken = !store.ready() || store.revision() != *self.inner.revision.borrow();
+        store.set_ready();
+        let revision = store.revision();
+        drop(store);
+        if woken {
+            self.inner.revision.send_replace(revision);
+        }
+    }
+
+    /// What it holds and has done.
+    pub fn stats(&self) -> Stats {
+        let store = self.inner.store.read();
+        let count = |kind| store.len(kind) as u64;
+        let counters = &self.inner.counters;
+        Stats {
+            clients: counters.clients.load(Ordering::Relaxed),
+            addresses: count(ResourceType::Address),
+            authorizations: count(ResourceType::Authorization),
+            sent: counters.sent.load(Ordering::Relaxed),
+            removed: counters.removed.load(Ordering::Relaxed),
+            acks: counters.acks.load(Ordering::Relaxed),
+            nacks: counters.nacks.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(super) fn counters(&self) -> &Counters {
+        &self.inner.counters
+    }
+
+    /// Wakes at every change.
+    pub(super) fn watch(&self) -> watch::Receiver<u64> {
+        self.inner.revision.subscribe()
+    }
+
+    pub(super) fn read<T>(&self, with: impl FnOnce(&Store) -> T) -> T {
+        with(&self.inner.store.read())
+    }
+}

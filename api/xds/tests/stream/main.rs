@@ -1,0 +1,438 @@
+//! Controller and daemons over TLS on loopback: what is sent, what is not, and what happens when one of them is
+//! gone, slow, hostile or unknown.
+
+mod support;
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use ambit_core::mesh::Change;
+use ambit_core::model::{Action, Identity, PolicyKey};
+use ambit_xds::client::{Connection, Rejected, Status};
+use ambit_xds::proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use ambit_xds::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use ambit_xds::{ResourceType, ca};
+use support::{Controller, Daemon, Road, Root, Traffic, connection, policy, put, soon, uid};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::{Code, Request, Streaming};
+
+/// A client that says what the test wants: tonic's, without any of ours.
+struct Raw {
+    requests: mpsc::Sender<DeltaDiscoveryRequest>,
+    responses: Streaming<DeltaDiscoveryResponse>,
+}
+
+impl Raw {
+    async fn open(connection: &Connection) -> Result<Self, tonic::Status> {
+        Self::open_on(channel(connection).await, &connection.token).await
+    }
+
+    async fn open_on(channel: Channel, token: &str) -> Result<Self, tonic::Status> {
+        let (requests, receiver) = mpsc::channel(16);
+        let mut request = Request::new(ReceiverStream::new(receiver));
+        let bearer = format!("Bearer {token}").parse().expect("a header");
+        request.metadata_mut().insert("authorization", bearer);
+        let responses =
+            AggregatedDiscoveryServiceClient::new(channel).delta_aggregated_resources(request).await?;
+        Ok(Self { requests, responses: responses.into_inner() })
+    }
+
+    async fn subscribe(&self, kind: ResourceType) {
+        let request = DeltaDiscoveryRequest { type_url: kind.type_url().to_owned(), ..Default::default() };
+        self.requests.send(request).await.expect("an open stream");
+    }
+}
+
+async fn channel(connection: &Connection) -> Channel {
+    let tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(&connection.root_pem))
+        .domain_name(&connection.server_name);
+    let endpoint = Endpoint::from_shared(connection.endpoint.clone()).expect("an endpoint").tls_config(tls);
+    soon("connecting", endpoint.expect("TLS settings").connect()).await.expect("a connection")
+}
+
+#[tokio::test]
+async fn first_sync_then_changes_then_removals() {
+    let root = Root::new();
+    let changes = vec![put("a", [10, 0, 0, 1]), put("b", [10, 0, 0, 2]), policy("p", Action::Deny)];
+    let mut controller = Controller::start(&root, changes).await;
+    let mut daemon = Daemon::start(controller.connection(&root, "node-a"));
+    daemon.status("sync", |s| s.connected && s.synced).await;
+    let mesh = daemon.mesh.borrow().clone();
+    assert_eq!((mesh.workloads().count(), mesh.policies().count()), (2, 1));
+    assert_eq!(mesh.workload(&uid("a")), controller.mesh.workload(&uid("a")), "as it was published");
+    assert_eq!(controller.publisher.stats().sent, 3);
+
+    controller.apply(vec![put("a", [10, 0, 0, 9])]);
+    daemon.until("a change", |m| m.workload_by_address([10, 0, 0, 9].into()).is_some()).await;
+    assert_eq!(controller.publisher.stats().sent, 4, "only what changed");
+
+    controller.apply(vec![put("a", [10, 0, 0, 9])]);
+    controller.apply(vec![Change::RemoveWorkload(uid("b")), policy("q", Action::Allow)]);
+    daemon
+        .until("a removal and a policy", |m| m.workload(&uid("b")).is_none() && m.policies().count() == 2)
+        .await;
+    let stats = controller.publisher.stats();
+    assert_eq!((stats.sent, stats.removed, stats.addresses, stats.authorizations), (5, 1, 1, 2));
+    // Two first answers, and three more.
+    controller.stats("every response is answered", |s| s.acks == 5 && s.nacks == 0).await;
+    assert_eq!(stats.clients, 1);
+    drop(daemon);
+    controller.stats("the daemon is gone", |s| s.clients == 0).await;
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn an_empty_mesh_is_an_answer() {
+    let root = Root::new();
+    let controller = Controller::start(&root, Vec::new()).await;
+    let mut daemon = Daemon::start(controller.connection(&root, "node-a"));
+    daemon.status("sync", |s| s.synced).await;
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn after_a_lost_connection_only_the_difference_is_sent() {
+    let root = Root::new();
+    let changes = (1..=50).map(|n| put(&format!("w{n}"), [10, 0, 0, n])).collect();
+    let mut controller = Controller::start(&root, changes).await;
+    let road = Road::to(controller.address).await;
+    let mut daemon = Daemon::start(connection(road.address, &root, "node-a"));
+    daemon.until("sync", |m| m.workloads().count() == 50).await;
+    daemon.status("sync", |s| s.synced).await;
+    controller.stats("acknowledged", |s| s.acks == 2).await;
+    assert_eq!(controller.publisher.stats().sent, 50);
+
+    road.traffic.send_replace(Traffic::Closed);
+    let status = daemon.status("the loss is noticed", |s| !s.connected).await;
+    assert!(status.synced && status.error.is_some(), "{status:?}");
+    assert_eq!(daemon.mesh.borrow().workloads().count(), 50, "the last state stays in force");
+    controller.stats("the loss is noticed", |s| s.clients == 0).await;
+    controller.apply(vec![
+        put("w7", [10, 0, 1, 7]),
+        put("new", [10, 0, 1, 8]),
+        Change::RemoveWorkload(uid("w1")),
+        Change::RemoveWorkload(uid("w2")),
+    ]);
+    let before = daemon.changes.load(Ordering::Relaxed);
+    road.traffic.send_replace(Traffic::Flows);
+    daemon.until("the difference", |m| m.workload(&uid("new")).is_some()).await;
+    controller.stats("acknowledged", |s| s.acks == 4).await;
+    let stats = controller.publisher.stats();
+    assert_eq!((stats.sent, stats.removed), (52, 2), "two changed, two gone");
+    assert_eq!(daemon.changes.load(Ordering::Relaxed) - before, 4);
+    let mesh = daemon.mesh.borrow().clone();
+    assert!(mesh.workload(&uid("w1")).is_none() && mesh.workload(&uid("w2")).is_none());
+    assert_eq!(mesh.workloads().count(), 49);
+}
+
+#[tokio::test]
+async fn a_restarted_controller_with_the_same_content_sends_nothing_again() {
+    let root = Root::new();
+    let content = || -> Vec<Change> {
+        let workloads = (1..=20).map(|n| put(&format!("w{n}"), [10, 0, 0, n]));
+        workloads.chain([policy("p", Action::Allow)]).collect()
+    };
+    let controller = Controller::start(&root, content()).await;
+    let address = controller.address;
+    let mut daemon = Daemon::start(controller.connection(&root, "node-a"));
+    daemon.status("sync", |s| s.connected && s.synced).await;
+    controller.stats("acknowledged", |s| s.acks == 2).await;
+    let before = daemon.changes.load(Ordering::Relaxed);
+    controller.stop().await;
+    daemon.status("the controller is away", |s| !s.connected).await;
+
+    // It comes back having read one more object, in another order.
+    let changes = content().into_iter().rev().chain([put("late", [10, 0, 1, 1])]).collect();
+    let controller = Controller::start_at(address, &root, changes).await;
+    daemon.until("what is new", |m| m.workload(&uid("late")).is_some()).await;
+    controller.stats("acknowledged", |s| s.acks == 2).await;
+    let stats = controller.publisher.stats();
+    assert_eq!((stats.sent, stats.removed), (1, 0));
+    assert_eq!(daemon.changes.load(Ordering::Relaxed) - before, 1);
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn a_restarted_controller_says_nothing_before_it_has_read_its_objects() {
+    let root = Root::new();
+    let controller = Controller::start(&root, vec![put("a", [10, 0, 0, 1])]).await;
+    let mut raw = Raw::open(&controller.connection(&root, "node-a")).await.expect("a stream");
+    raw.subscribe(ResourceType::Address).await;
+    let first = soon("an answer", raw.responses.message()).await.expect("no error").expect("a response");
+    assert_eq!(first.resources.len(), 1);
+    assert_eq!(first.resources[0].aliases, ["/10.0.0.1"]);
+    let held = || DeltaDiscoveryRequest {
+        type_url: ResourceType::Address.type_url().to_owned(),
+        initial_resource_versions: [(first.resources[0].name.clone(), first.resources[0].version.clone())]
+            .into(),
+        ..Default::default()
+    };
+    let address = controller.address;
+    controller.stop().await;
+
+    // The daemon is back before the objects have been read: had it been answered, "a" would have been taken back.
+    let mut controller = Controller::unread(address, &root).await;
+    let mut raw = Raw::open(&controller.connection(&root, "node-a")).await.expect("a stream");
+    raw.requests.send(held()).await.expect("an open stream");
+    controller.stats("the daemon is back", |s| s.clients == 1).await;
+    controller.apply(vec![put("a", [10, 0, 0, 1])]);
+    let answer = soon("an answer", raw.responses.message()).await.expect("no error").expect("a response");
+    assert_eq!((answer.resources.len(), answer.removed_resources.len()), (0, 0));
+
+    // Where it really is gone, it is taken back from whoever claims it.
+    controller.apply(vec![Change::RemoveWorkload(uid("a"))]);
+    let mut raw = Raw::open(&controller.connection(&root, "node-a")).await.expect("a stream");
+    raw.requests.send(held()).await.expect("an open stream");
+    let answer = soon("an answer", raw.responses.message()).await.expect("no error").expect("a response");
+    assert_eq!(answer.removed_resources, [uid("a").to_string()]);
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn a_refused_resource_keeps_its_last_good_form_and_the_others_arrive() {
+    let root = Root::new();
+    let mut controller =
+        Controller::start(&root, vec![put("a", [10, 0, 0, 1]), put("b", [10, 0, 0, 2])]).await;
+    let road = Road::to(controller.address).await;
+    // This daemon does not take workload "a" at 10.0.0.66.
+    let mut daemon = Daemon::refusing(connection(road.address, &root, "node-a"), |update| {
+        let bad = update.changes.iter().any(|change| match change {
+            Change::PutWorkload(w) => w.addresses.contains(&[10, 0, 0, 66].into()),
+            _ => false,
+        });
+        let refused = Rejected { resource: uid("a").to_string(), reason: "addresses: 66".to_owned() };
+        if bad { vec![refused] } else { Vec::new() }
+    });
+    daemon.status("sync", |s| s.synced).await;
+    controller.apply(vec![put("a", [10, 0, 0, 66]), put("b", [10, 0, 0, 3])]);
+    daemon.until("the good one", |m| m.workload_by_address([10, 0, 0, 3].into()).is_some()).await;
+    controller.stats("a NACK", |s| s.nacks == 1).await;
+    assert_eq!(controller.publisher.stats().sent, 4);
+    controller.apply(vec![put("c", [10, 0, 0, 4])]);
+    daemon.until("what comes later", |m| m.workload(&uid("c")).is_some()).await;
+    assert_eq!(controller.publisher.stats().sent, 5, "the refused one is not sent again");
+
+    // Who connects again says what it really holds, and is asked to take the refused one again.
+    road.traffic.send_replace(Traffic::Closed);
+    controller.stats("the loss is noticed", |s| s.clients == 0).await;
+    road.traffic.send_replace(Traffic::Flows);
+    controller.stats("a NACK again", |s| s.nacks == 2).await;
+    assert_eq!(controller.publisher.stats().sent, 6);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_costs_nothing_and_disturbs_nobody() {
+    let root = Root::new();
+    let changes = (0..200).map(|n| put(&format!("w{n}"), [10, 0, 0, n])).collect();
+    let mut controller = Controller::start(&root, changes).await;
+    let slow = Raw::open(&controller.connection(&root, "node-slow")).await.expect("a stream");
+    slow.subscribe(ResourceType::Address).await;
+    controller.stats("its first answer", |s| s.sent == 200).await;
+
+    let mut quick = Daemon::start(controller.connection(&root, "node-a"));
+    quick.status("sync", |s| s.synced).await;
+    for round in 0..100_u8 {
+        controller.apply((0..200).map(|n| put(&format!("w{n}"), [10, 1, round, n])).collect());
+        quick.until("a round", |m| m.workload_by_address([10, 1, round, 199].into()).is_some()).await;
+    }
+    // The quick one was sent every round, the slow one nothing more; when it answers, it gets the last state once.
+    assert_eq!(controller.publisher.stats().sent, 200 + 200 + 100 * 200);
+    let mut slow = slow;
+    let first = soon("its answer", slow.responses.message()).await.expect("no error").expect("a response");
+    let answer =
+        DeltaDiscoveryRequest { type_url: first.type_url, response_nonce: first.nonce, ..Default::default() };
+    slow.requests.send(answer).await.expect("an open stream");
+    let last = soon("the last state", slow.responses.message()).await.expect("no error").expect("a response");
+    assert_eq!((last.resources.len(), last.removed_resources.len()), (200, 0));
+    assert_eq!(controller.publisher.stats().sent, 200 + 200 + 100 * 200 + 200);
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn unknown_tokens_are_refused() {
+    let root = Root::new();
+    let controller = Controller::start(&root, vec![put("a", [10, 0, 0, 1])]).await;
+    let stranger = Connection { token: "guessed".to_owned(), ..controller.connection(&root, "node-a") };
+    let refused = Raw::open(&stranger).await.err().expect("a refusal");
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    let mut daemon = Daemon::start(stranger.clone());
+    let status = daemon.status("the refusal is told", |s| s.error.is_some()).await;
+    assert_eq!(status.error.as_deref(), Some("Unauthenticated: the token is not valid"));
+    assert!(!status.connected && !status.synced);
+
+    let identity = "spiffe://cluster.local/ns/node-a/sa/default".parse().expect("an identity");
+    let error = certificate(&stranger, "csr", &identity).await.expect_err("a refusal");
+    assert_eq!(code(&error), Some(Code::Unauthenticated));
+    let stats = controller.publisher.stats();
+    assert_eq!((stats.sent, stats.clients), (0, 0));
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn a_controller_with_another_root_or_name_is_not_spoken_to() {
+    let (root, other) = (Root::new(), Root::new());
+    let controller = Controller::start(&root, vec![put("a", [10, 0, 0, 1])]).await;
+    let good = controller.connection(&root, "node-a");
+    let rows = [
+        ("another root", Connection { root_pem: other.pem(), ..good.clone() }, "invalid peer certificate"),
+        ("another name", Connection { server_name: "other".into(), ..good.clone() }, "not valid for name"),
+    ];
+    for (name, connection, reason) in rows {
+        let mut daemon = Daemon::start(connection);
+        let status = daemon.status(name, |s| s.error.is_some()).await;
+        let error = status.error.expect("an error");
+        assert!(error.contains(reason), "{name}: {error}");
+    }
+    assert_eq!(controller.publisher.stats().clients, 0);
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn settings_that_can_never_work_are_an_error_at_once() {
+    let root = Root::new();
+    let good = connection("127.0.0.1:1".parse().expect("an address"), &root, "node-a");
+    let rows = [
+        ("use controller endpoint", Connection { endpoint: "not a url".into(), ..good.clone() }),
+        ("read root certificates", Connection { root_pem: "nothing".into(), ..good.clone() }),
+        ("use token", Connection { token: "two\nlines".into(), ..good }),
+    ];
+    for (expected, connection) in rows {
+        let (status, _) = tokio::sync::watch::channel(Status::default());
+        let error = soon(expected, ambit_xds::client::run(connection, status, |_| Vec::new())).await;
+        let error = error.expect_err(expected).to_string();
+        assert!(error.starts_with(expected), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_flooding_client_is_bounded_and_the_others_are_served() {
+    let root = Root::new();
+    let mut controller =
+        Controller::start(&root, (0..100).map(|n| put(&format!("w{n}"), [10, 0, 0, n])).collect()).await;
+    let mut other = Daemon::start(controller.connection(&root, "node-b"));
+    other.status("sync", |s| s.synced).await;
+    let base = controller.publisher.stats().sent;
+
+    // Asking again and again without answering brings one response.
+    let flood = Raw::open(&controller.connection(&root, "node-a")).await.expect("a stream");
+    for _ in 0..20_000 {
+        flood.subscribe(ResourceType::Address).await;
+    }
+    controller.apply(vec![put("during", [10, 0, 1, 1])]);
+    other.until("a change during the flood", |m| m.workload(&uid("during")).is_some()).await;
+    controller.stats("its answer", |s| s.sent > base + 1).await;
+    assert!(controller.publisher.stats().sent <= base + 1 + 101);
+
+    // Types without end are refused.
+    let mut types = Raw::open(&controller.connection(&root, "node-a")).await.expect("a stream");
+    for n in 0..17 {
+        let request = DeltaDiscoveryRequest { type_url: format!("type/{n}"), ..Default::default() };
+        types.requests.send(request).await.expect("an open stream");
+    }
+    let end = soon("the end", async {
+        loop {
+            match types.responses.message().await {
+                Ok(Some(_)) => {}
+                Ok(None) => break None,
+                Err(status) => break Some(status.code()),
+            }
+        }
+    });
+    assert!(matches!(end.await, None | Some(Code::ResourceExhausted)));
+
+    // So are streams without end: the flood above is one of eight.
+    let shared = channel(&controller.connection(&root, "node-a")).await;
+    let mut streams = Vec::new();
+    let refused = soon("the refusal", async {
+        loop {
+            match Raw::open_on(shared.clone(), "token-of-node-a").await {
+                Ok(stream) => streams.push(stream),
+                Err(status) => break status,
+            }
+            assert!(streams.len() < 9, "no bound");
+        }
+    });
+    assert_eq!(refused.await.code(), Code::ResourceExhausted);
+    drop((streams, flood, types));
+    controller.stats("all are gone but one", |s| s.clients == 1).await;
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn a_controller_that_vanishes_without_a_word_is_noticed() {
+    let root = Root::new();
+    let controller = Controller::start(&root, vec![put("a", [10, 0, 0, 1])]).await;
+    let road = Road::to(controller.address).await;
+    let mut daemon = Daemon::start(connection(road.address, &root, "node-a"));
+    daemon.status("sync", |s| s.connected && s.synced).await;
+    road.traffic.send_replace(Traffic::Vanishes);
+    let status = daemon.status("the silence is noticed", |s| !s.connected).await;
+    assert!(status.synced, "what is known stays in force");
+    assert_eq!(daemon.mesh.borrow().workloads().count(), 1);
+    road.traffic.send_replace(Traffic::Closed);
+    road.traffic.send_replace(Traffic::Flows);
+    daemon.status("it is found again", |s| s.connected).await;
+}
+
+async fn certificate(
+    connection: &Connection,
+    csr: &str,
+    identity: &Identity,
+) -> Result<Vec<String>, ambit_xds::Error> {
+    let client = ca::Client::new(connection).expect("usable settings");
+    soon("a certificate", client.create_certificate(csr, identity, Duration::from_secs(90))).await
+}
+
+fn code(error: &ambit_xds::Error) -> Option<Code> {
+    match error {
+        ambit_xds::Error::CreateCertificate { source, .. } => Some(source.code()),
+        _ => None,
+    }
+}
+
+#[tokio::test]
+async fn certificates_are_given_or_refused_with_the_right_code() {
+    let root = Root::new();
+    let controller = Controller::start(&root, Vec::new()).await;
+    let connection = controller.connection(&root, "node-a");
+    let own: Identity = "spiffe://cluster.local/ns/node-a/sa/default".parse().expect("an identity");
+    let foreign: Identity = "spiffe://cluster.local/ns/node-b/sa/default".parse().expect("an identity");
+
+    let chain = certificate(&connection, "csr", &own).await.expect("a certificate");
+    assert_eq!(chain, ["csr for spiffe://cluster.local/ns/node-a/sa/default, 90 s", "root"]);
+
+    let rows = [
+        ("an identity of another node", "csr", &foreign, Code::PermissionDenied),
+        ("a bad request", "bad", &own, Code::InvalidArgument),
+        ("a CA that is not ready", "later", &own, Code::Unavailable),
+    ];
+    for (name, csr, identity, expected) in rows {
+        let error = certificate(&connection, csr, identity).await.expect_err(name);
+        assert_eq!(code(&error), Some(expected), "{name}: {error}");
+        assert_eq!(error.to_string(), format!("create certificate for {identity}"));
+    }
+    controller.stop().await;
+
+    let error = certificate(&connection, "csr", &own).await.expect_err("nobody there");
+    assert_eq!(code(&error), Some(Code::Unavailable));
+}
+
+#[tokio::test]
+async fn open_streams_do_not_keep_a_controller_from_stopping() {
+    let root = Root::new();
+    let controller = Controller::start(&root, vec![policy("p", Action::Deny)]).await;
+    let mut daemon = Daemon::start(controller.connection(&root, "node-a"));
+    daemon.status("sync", |s| s.connected && s.synced).await;
+    let idle = channel(&controller.connection(&root, "node-b")).await;
+    controller.stats("acknowledged", |s| s.acks == 2).await;
+    controller.stop().await;
+    let status = daemon.status("the end is told", |s| !s.connected).await;
+    assert_eq!(status.error.as_deref(), Some("Unavailable: the controller is stopping"));
+    assert!(status.synced);
+    let key = PolicyKey { namespace: "shop".into(), name: "p".into() };
+    assert!(daemon.mesh.borrow().policy(&key).is_some(), "the last state stays in force");
+    drop(idle);
+}

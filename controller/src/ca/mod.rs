@@ -1,0 +1,282 @@
+//! The certificate authority: one root, kept in the state folder; leaves for workloads and for the controller's own
+//! server. It signs what it is told to; *whether* a node may have an identity is decided in [`crate::issue`].
+//!
+//! Way in: [`Authority::open`], then [`Authority::sign`] and [`Authority::serving`].
+
+mod csr;
+
+use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use ambit_core::model::{Identity, TrustDomain};
+use aws_lc_rs::rand;
+use rcgen::{
+    BasicConstraints, Certificate, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
+};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use x509_parser::extensions::GeneralName;
+
+use crate::state::{self, Folder};
+pub(crate) use csr::CsrError;
+
+const FILE: &str = "ca.pem";
+const ROOT_LIFETIME: Duration = Duration::from_hours(10 * 365 * 24);
+/// Clocks of nodes may be behind the controller's by this much.
+const LARGEST_BACKDATING: Duration = Duration::from_mins(1);
+/// How long the controller's own certificate lasts; it is renewed at half of that.
+const SERVING_LIFETIME: Duration = Duration::from_hours(24);
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    State(#[from] state::Error),
+    #[error("{FILE} cannot be used: {0}")]
+    Damaged(String),
+    #[error("{FILE} is the root of trust domain {found}, but the configuration says {configured}")]
+    TrustDomain { found: String, configured: TrustDomain },
+    #[error("the root certificate in {FILE} has expired")]
+    Expired,
+    #[error("making a certificate for {subject}")]
+    Make { subject: String, source: rcgen::Error },
+    #[error("the random number generator failed")]
+    Random,
+    #[error("the clock stands before 1970")]
+    Clock,
+    #[error("the certificate request: {0}")]
+    Csr(#[from] CsrError),
+}
+
+/// The authority.
+pub(crate) struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    root_pem: String,
+    root_not_after: SystemTime,
+    longest: Duration,
+}
+
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authority").field("root_not_after", &self.root_not_after).finish_non_exhaustive()
+    }
+}
+
+/// The controller's certificate for its own server.
+pub(crate) struct Serving {
+    /// Leaf first, root last.
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    pub(crate) key: PrivateKeyDer<'static>,
+    /// When the next one is due.
+    pub(crate) renew_at: SystemTime,
+}
+
+impl Authority {
+    /// Reads the root, making one the first time. The caller holds the folder's lock. A root that is there but
+    /// cannot be used is an error, never a reason to make another: every node trusts the one it knows.
+    pub(crate) fn open(
+        folder: &Folder,
+        trust_domain: &TrustDomain,
+        longest: Duration,
+        now: SystemTime,
+    ) -> Result<Self, Error> {
+        let text = if let Some(text) = folder.read_secret(FILE)? {
+            text
+        } else {
+            let text = make_root(trust_domain, now)?;
+            folder.write_secret(FILE, &text)?;
+            text
+        };
+        Self::load(&text, trust_domain, longest, now)
+    }
+
+    fn load(
+        text: &str,
+        trust_domain: &TrustDomain,
+        longest: Duration,
+        now: SystemTime,
+    ) -> Result<Self, Error> {
+        let damaged = |what: &str| Error::Damaged(what.to_owned());
+        let key =
+            PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|_| damaged("no private key in it"))?;
+        let key = KeyPair::try_from(&key).map_err(|_| damaged("its private key is not understood"))?;
+        let root =
+            CertificateDer::from_pem_slice(text.as_bytes()).map_err(|_| damaged("no certificate in it"))?;
+        let (_, parsed) = x509_parser::parse_x509_certificate(&root)
+            .map_err(|_| damaged("its certificate is not understood"))?;
+        if key.algorithm() != &PKCS_ECDSA_P256_SHA256 {
+            return Err(damaged("its key is not an ECDSA P-256 key"));
+        }
+        if parsed.public_key().subject_public_key.data.as_ref() != key.der_bytes() {
+            return Err(damaged("its key is not the key of its certificate"));
+        }
+        if !parsed.is_ca() {
+            return Err(damaged("its certificate may not sign others"));
+        }
+        check_trust_domain(&parsed, trust_domain)?;
+        let not_after = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or_default();
+        let root_not_after = UNIX_EPOCH + Duration::from_secs(not_after);
+        if root_not_after <= now {
+            return Err(Error::Expired);
+        }
+        let root_pem = certificate_block(text).ok_or_else(|| damaged("no certificate in it"))?;
+        let issuer = Issuer::from_ca_cert_der(&root, key)
+            .map_err(|error| Error::Damaged(format!("its certificate is not understood: {error}")))?;
+        Ok(Self { issuer, root_pem, root_not_after, longest })
+    }
+
+    /// What nodes must trust.
+    pub(crate) fn root_pem(&self) -> &str {
+        &self.root_pem
+    }
+
+    /// When the root ends.
+    pub(crate) fn root_not_after(&self) -> SystemTime {
+        self.root_not_after
+    }
+
+    /// Signs a workload's certificate: for `identity` and nothing else, whatever the request says besides its key.
+    /// A request that claims another name is refused. The chain is PEM, leaf first, root last.
+    pub(crate) fn sign(
+        &self,
+        identity: &Identity,
+        csr_pem: &str,
+        ttl: Duration,
+        now: SystemTime,
+    ) -> Result<Vec<String>, Error> {
+        let name = identity.to_string();
+        let key = csr::check(csr_pem, &name)?;
+        let san = name.as_str().try_into().map(SanType::URI);
+        let san = san.map_err(|source| Error::Make { subject: name.clone(), source })?;
+        let leaf = self.leaf(&name, san, DistinguishedName::new(), &key, self.lifetime(ttl), now)?;
+        Ok(vec![leaf.pem(), self.root_pem.clone()])
+    }
+
+    /// What is asked for, but at least a second and never more than the configuration allows. Nothing asked means
+    /// the most.
+    fn lifetime(&self, ttl: Duration) -> Duration {
+        if ttl.is_zero() { self.longest } else { ttl.clamp(Duration::from_secs(1), self.longest) }
+    }
+
+    /// A new key and certificate for the controller's own server.
+    pub(crate) fn serving(&self, server_name: &str, now: SystemTime) -> Result<Serving, Error> {
+        let make = |source| Error::Make { subject: server_name.to_owned(), source };
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(make)?;
+        let san = match server_name.parse() {
+            Ok(address) => SanType::IpAddress(address),
+            Err(_) => SanType::DnsName(server_name.try_into().map_err(make)?),
+        };
+        let leaf = self.leaf(server_name, san, common_name(server_name), &key, SERVING_LIFETIME, now)?;
+        let root = CertificateDer::from_pem_slice(self.root_pem.as_bytes())
+            .map_err(|error| Error::Damaged(error.to_string()))?;
+        let key = PrivateKeyDer::try_from(key.serialize_der())
+            .map_err(|reason| Error::Damaged(format!("a new key is not understood: {reason}")))?;
+        Ok(Serving { chain: vec![leaf.der().clone(), root], key, renew_at: now + SERVING_LIFETIME / 2 })
+    }
+
+    fn leaf(
+        &self,
+        subject: &str,
+        san: SanType,
+        distinguished_name: DistinguishedName,
+        key: &impl PublicKeyData,
+        lifetime: Duration,
+        now: SystemTime,
+    ) -> Result<Certificate, Error> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = distinguished_name;
+        params.subject_alt_names = vec![san];
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.use_authority_key_identifier_extension = true;
+        params.serial_number = Some(serial()?);
+        // A tenth: backdating must not eat the life of a short one.
+        let backdating = LARGEST_BACKDATING.min(lifetime / 10);
+        set_validity(&mut params, now - backdating, (now + lifetime).min(self.root_not_after))?;
+        params
+            .signed_by(key, &self.issuer)
+            .map_err(|source| Error::Make { subject: subject.to_owned(), source })
+    }
+}
+
+/// Its key and its certificate, as PEM.
+fn make_root(trust_domain: &TrustDomain, now: SystemTime) -> Result<String, Error> {
+    let subject = format!("the root of {trust_domain}");
+    let make = |source| Error::Make { subject: subject.clone(), source };
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(make)?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = common_name("Ambit root");
+    params.distinguished_name.push(DnType::OrganizationName, trust_domain.as_str());
+    let name = trust_domain_uri(trust_domain);
+    params.subject_alt_names = vec![SanType::URI(name.as_str().try_into().map_err(make)?)];
+    // It signs leaves only.
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.serial_number = Some(serial()?);
+    set_validity(&mut params, now - LARGEST_BACKDATING, now + ROOT_LIFETIME)?;
+    let root = params.self_signed(&key).map_err(make)?;
+    Ok(format!("{}{}", root.pem(), key.serialize_pem()))
+}
+
+/// The root says whose it is by a SPIFFE ID without a path, as SPIFFE asks of signing certificates.
+fn check_trust_domain(
+    root: &x509_parser::certificate::X509Certificate<'_>,
+    configured: &TrustDomain,
+) -> Result<(), Error> {
+    let names = root.subject_alternative_name().ok().flatten();
+    let uris =
+        names.iter().flat_map(|extension| &extension.value.general_names).filter_map(|name| match name {
+            GeneralName::URI(uri) => Some(*uri),
+            _ => None,
+        });
+    let found: Vec<&str> = uris.collect();
+    if found == [trust_domain_uri(configured)] {
+        return Ok(());
+    }
+    Err(Error::TrustDomain { found: found.join(" "), configured: configured.clone() })
+}
+
+fn trust_domain_uri(trust_domain: &TrustDomain) -> String {
+    format!("spiffe://{trust_domain}")
+}
+
+fn common_name(name: &str) -> DistinguishedName {
+    let mut distinguished = DistinguishedName::new();
+    distinguished.push(DnType::CommonName, name);
+    distinguished
+}
+
+/// Random, positive and never zero.
+fn serial() -> Result<SerialNumber, Error> {
+    let mut bytes = [0; 16];
+    rand::fill(&mut bytes).map_err(|_| Error::Random)?;
+    bytes[0] = (bytes[0] & 0x7f) | 0x40;
+    Ok(SerialNumber::from_slice(&bytes))
+}
+
+/// Certificates count whole seconds.
+fn set_validity(params: &mut CertificateParams, from: SystemTime, until: SystemTime) -> Result<(), Error> {
+    let epoch = rcgen::date_time_ymd(1970, 1, 1);
+    let since = |time: SystemTime| {
+        time.duration_since(UNIX_EPOCH)
+            .map(|since| Duration::from_secs(since.as_secs()))
+            .map_err(|_| Error::Clock)
+    };
+    params.not_before = epoch + since(from)?;
+    params.not_after = epoch + since(until)?;
+    Ok(())
+}
+
+/// The certificate as it stands in the file.
+fn certificate_block(text: &str) -> Option<String> {
+    const END: &str = "-----END CERTIFICATE-----";
+    let start = text.find("-----BEGIN CERTIFICATE-----")?;
+    let length = text[start..].find(END)? + END.len();
+    Some(format!("{}\n", &text[start..start + length]))
+}
+
+#[cfg(test)]
+mod tests;

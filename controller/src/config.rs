@@ -1,0 +1,259 @@
+//! The configuration file: YAML, every field named and checked, an unknown one refused. Way in: [`Config::read`].
+
+use std::fs;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ambit_core::derive;
+use ambit_core::model::TrustDomain;
+use ambit_runtime::telemetry::logs;
+use serde::Deserialize;
+
+/// Why a configuration is not taken.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("reading {}", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{}: {message}", path.display())]
+    Form { path: PathBuf, message: String },
+    #[error("{}: {field}: {message}", path.display())]
+    Field { path: PathBuf, field: String, message: String },
+}
+
+/// The file, as written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    objects: PathBuf,
+    state: PathBuf,
+    #[serde(default = "default_listen")]
+    listen: SocketAddr,
+    #[serde(default = "default_metrics")]
+    metrics: SocketAddr,
+    #[serde(default = "default_admin")]
+    admin: SocketAddr,
+    #[serde(default = "default_trust_domain")]
+    trust_domain: String,
+    #[serde(default = "default_root_namespace")]
+    root_namespace: String,
+    #[serde(default = "default_cluster")]
+    cluster: String,
+    #[serde(default = "default_server_name")]
+    server_name: String,
+    #[serde(default = "default_ttl")]
+    max_certificate_ttl_seconds: u64,
+    #[serde(default = "default_drain")]
+    drain_timeout_seconds: u64,
+    #[serde(default)]
+    log: logs::Settings,
+}
+
+fn default_listen() -> SocketAddr {
+    (Ipv6Addr::UNSPECIFIED, 15012).into()
+}
+
+fn default_metrics() -> SocketAddr {
+    (Ipv6Addr::UNSPECIFIED, 15014).into()
+}
+
+fn default_admin() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, 15000).into()
+}
+
+fn default_trust_domain() -> String {
+    TrustDomain::default().as_str().to_owned()
+}
+
+fn default_root_namespace() -> String {
+    derive::Settings::default().root_namespace
+}
+
+fn default_cluster() -> String {
+    derive::Settings::default().cluster
+}
+
+fn default_server_name() -> String {
+    "ambit-controller".to_owned()
+}
+
+fn default_ttl() -> u64 {
+    24 * 3600
+}
+
+fn default_drain() -> u64 {
+    5
+}
+
+/// A configuration that was checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    /// The folder of object files.
+    pub(crate) objects: PathBuf,
+    /// The state folder.
+    pub(crate) state: PathBuf,
+    /// Where xDS and the CA are served; port 0 takes a free one.
+    pub(crate) listen: SocketAddr,
+    pub(crate) metrics: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    pub(crate) derive: derive::Settings,
+    /// The name on the controller's certificate.
+    pub(crate) server_name: String,
+    pub(crate) max_certificate_ttl: Duration,
+    pub(crate) drain_timeout: Duration,
+    pub(crate) log: logs::Settings,
+}
+
+impl Config {
+    /// Reads and checks the file.
+    pub(crate) fn read(path: &Path) -> Result<Self, Error> {
+        let text =
+            fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        Self::parse(&text).map_err(|(field, message)| {
+            let path = path.to_owned();
+            if field.is_empty() {
+                Error::Form { path, message }
+            } else {
+                Error::Field { path, field, message }
+            }
+        })
+    }
+
+    /// The error names the field, where there is one.
+    fn parse(text: &str) -> Result<Self, (String, String)> {
+        let written: Written = serde_path_to_error::deserialize(serde_yaml_ng::Deserializer::from_str(text))
+            .map_err(|error| {
+                let field = error.path().to_string();
+                let field = if field == "." || field == "?" { String::new() } else { field };
+                let message = error.into_inner().to_string();
+                // The parser names the field too.
+                let message =
+                    message.strip_prefix(&format!("{field}: ")).map(str::to_owned).unwrap_or(message);
+                (field, message)
+            })?;
+        written.check()
+    }
+}
+
+impl Written {
+    fn check(self) -> Result<Config, (String, String)> {
+        let wrong = |field: &str, message: String| Err((field.to_owned(), message));
+        for (field, path) in [("objects", &self.objects), ("state", &self.state)] {
+            if path.as_os_str().is_empty() {
+                return wrong(field, "is empty".to_owned());
+            }
+        }
+        if self.objects == self.state {
+            return wrong("state", "must not be the folder of the objects".to_owned());
+        }
+        for (field, text) in [
+            ("root_namespace", &self.root_namespace),
+            ("cluster", &self.cluster),
+            ("server_name", &self.server_name),
+        ] {
+            let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | ':');
+            if text.is_empty() || !text.chars().all(plain) {
+                return wrong(field, format!("{text:?} is not a name"));
+            }
+        }
+        let seconds = self.max_certificate_ttl_seconds;
+        if !(1..=365 * 24 * 3600).contains(&seconds) {
+            return wrong("max_certificate_ttl_seconds", format!("{seconds} is not between 1 and a year"));
+        }
+        let trust_domain: TrustDomain =
+            self.trust_domain.parse().map_err(|error| ("trust_domain".to_owned(), format!("{error}")))?;
+        let derive = derive::Settings {
+            trust_domain,
+            root_namespace: self.root_namespace,
+            cluster: self.cluster,
+            ..derive::Settings::default()
+        };
+        Ok(Config {
+            objects: self.objects,
+            state: self.state,
+            listen: self.listen,
+            metrics: self.metrics,
+            admin: self.admin,
+            derive,
+            server_name: self.server_name,
+            max_certificate_ttl: Duration::from_secs(seconds),
+            drain_timeout: Duration::from_secs(self.drain_timeout_seconds),
+            log: self.log,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults() {
+        let config = Config::parse("objects: /o\nstate: /s\n").unwrap();
+        assert_eq!(config.listen.to_string(), "[::]:15012");
+        assert_eq!(config.metrics.to_string(), "[::]:15014");
+        assert_eq!(config.admin.to_string(), "127.0.0.1:15000");
+        assert_eq!(config.derive, derive::Settings::default());
+        assert_eq!(config.server_name, "ambit-controller");
+        assert_eq!(config.max_certificate_ttl, Duration::from_hours(24));
+        assert_eq!(config.log, logs::Settings::default());
+    }
+
+    #[test]
+    fn everything_said() {
+        let config = Config::parse(
+            "{objects: o, state: s, listen: '127.0.0.1:0', metrics: '127.0.0.1:1', admin: '[::1]:2', \
+             trust_domain: example.org, root_namespace: root, cluster: c-1, server_name: ctl.example.org, \
+             max_certificate_ttl_seconds: 10, drain_timeout_seconds: 1, log: {format: json, filter: debug}}",
+        )
+        .unwrap();
+        assert_eq!(config.listen.to_string(), "127.0.0.1:0");
+        assert_eq!(config.derive.trust_domain.as_str(), "example.org");
+        assert_eq!((config.derive.root_namespace.as_str(), config.derive.cluster.as_str()), ("root", "c-1"));
+        assert_eq!(config.max_certificate_ttl, Duration::from_secs(10));
+        assert_eq!(config.log, logs::Settings { format: logs::Format::Json, filter: "debug".to_owned() });
+    }
+
+    #[test]
+    fn mistakes_name_their_field() {
+        let rows = [
+            ("unknown field", "objects: o\nstate: s\nlisten_on: x", "listen_on", "unknown field"),
+            (
+                "unknown nested field",
+                "objects: o\nstate: s\nlog: {colour: red}",
+                "log.colour",
+                "unknown field",
+            ),
+            ("missing", "state: s", "", "missing field `objects`"),
+            ("empty", "objects: ''\nstate: s", "objects", "is empty"),
+            ("the same folder", "objects: s\nstate: s", "state", "must not be"),
+            ("address", "objects: o\nstate: s\nlisten: here", "listen", "invalid socket address"),
+            (
+                "lifetime",
+                "objects: o\nstate: s\nmax_certificate_ttl_seconds: 0",
+                "max_certificate_ttl_seconds",
+                "0 is not",
+            ),
+            (
+                "lifetime's type",
+                "objects: o\nstate: s\nmax_certificate_ttl_seconds: day",
+                "max_certificate_ttl_seconds",
+                "invalid type",
+            ),
+            (
+                "trust domain",
+                "objects: o\nstate: s\ntrust_domain: A B",
+                "trust_domain",
+                "is not a trust domain",
+            ),
+            ("namespace", "objects: o\nstate: s\nroot_namespace: ''", "root_namespace", "is not a name"),
+            ("log format", "objects: o\nstate: s\nlog: {format: xml}", "log.format", "unknown variant `xml`"),
+            ("no YAML", "objects: o: p", "", "line 1"),
+        ];
+        for (name, text, field, message) in rows {
+            let (found, said) = Config::parse(text).unwrap_err();
+            assert_eq!(found, field, "{name}: {said}");
+            assert!(said.contains(message), "{name}: {said}");
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! The controller: reads the objects users write, tells every node's daemon what it needs to know, and hands out
+//! certificates.
+//!
+//! Way in: [`run::run`]. From there a change goes [`objects`] (files → objects) → `ambit_core::derive` (objects →
+//! changes) → `Mesh::apply` → the publisher of `ambit_xds`; a certificate request goes [`issue`] → [`ca`].
+
+mod admin;
+mod bootstrap;
+mod ca;
+mod config;
+mod hex;
+mod issue;
+mod objects;
+mod run;
+mod serving;
+mod shared;
+mod state;
+mod telemetry;
+mod token;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+/// Ambit's controller.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Serve configuration and certificates to the nodes until SIGTERM.
+    Run {
+        /// The configuration file (YAML).
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Write the file with which a node's daemon finds and trusts this controller.
+    Bootstrap {
+        /// The configuration file (YAML).
+        #[arg(long)]
+        config: PathBuf,
+        /// The node's name, as in its pods' spec.nodeName.
+        #[arg(long)]
+        node: String,
+        /// Where the node reaches the controller: host:port.
+        #[arg(long)]
+        address: String,
+        /// The file to write. It holds a secret: mode 0600.
+        #[arg(long)]
+        output: PathBuf,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().verb {
+        Verb::Run { config } => run::run(&config),
+        Verb::Bootstrap { config, node, address, output } => {
+            bootstrap::write(&config, &node, &address, &output)
+        }
+    }
+}
+
+/// An error and its causes on one line.
+fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,345 @@
+//! Files → objects: a pure state machine.
+//!
+//! - A document that is rejected keeps its object's last good version; one that cannot even be named keeps every
+//!   object of the file that is not in the new text.
+//! - An object in two files comes from the first by name, but a current version goes before a last good one.
+//! - Files that change together (a rename, a move between files) are one step: nothing disappears in between.
+//!
+//! Way in: [`Catalog::step`].
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ambit_core::derive::{Object, ObjectEvent, ObjectKey};
+use ambit_crd::{Document, Outcome, Place};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::FileName;
+
+/// What happened to a file.
+#[derive(Debug)]
+pub(crate) enum FileChange {
+    /// It reads like this now.
+    Text { file: FileName, text: String },
+    /// It is there but cannot be read.
+    Unreadable { file: FileName, reason: String },
+    /// It is not there any more.
+    Gone { file: FileName },
+}
+
+/// What is to be done about a step.
+#[derive(Debug, Default)]
+pub(crate) struct Step {
+    pub(crate) events: Vec<ObjectEvent>,
+    pub(crate) save: Vec<Save>,
+}
+
+/// What to keep of a file for the next life.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Save {
+    /// Its accepted objects as they were written, and those of which the earlier version stays in force.
+    Keep {
+        file: FileName,
+        accepted: Vec<(ObjectKey, Value)>,
+        stale: BTreeSet<ObjectKey>,
+    },
+    Drop {
+        file: FileName,
+    },
+}
+
+/// Something to be said about a file or an object in it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub(crate) struct Problem {
+    #[serde(serialize_with = "as_text")]
+    pub(crate) file: FileName,
+    /// `line 12, items[3]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) place: Option<String>,
+    /// `AuthorizationPolicy shop/cart`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) object: Option<String>,
+    /// The kind, for metrics.
+    #[serde(skip)]
+    pub(crate) kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) field: Option<String>,
+    pub(crate) verdict: Verdict,
+    pub(crate) message: String,
+    /// Whether an earlier version of it is in force.
+    pub(crate) earlier_version_in_force: bool,
+}
+
+fn as_text<S: serde::Serializer>(name: &FileName, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(name)
+}
+
+/// What became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Verdict {
+    /// The whole file cannot be read.
+    Unreadable,
+    /// A document has mistakes.
+    Rejected,
+    /// The object is defined elsewhere already.
+    Duplicate,
+    /// A kind that is none of ours.
+    Ignored,
+}
+
+#[derive(Debug)]
+struct Held {
+    object: Object,
+    /// Not what the file says now, but the last it said that was good.
+    stale: bool,
+}
+
+#[derive(Debug, Default)]
+struct File {
+    objects: BTreeMap<ObjectKey, Held>,
+    problems: Vec<Problem>,
+}
+
+/// All files and their objects.
+#[derive(Debug, Default)]
+pub(crate) struct Catalog {
+    files: BTreeMap<FileName, File>,
+    holders: BTreeMap<ObjectKey, BTreeSet<FileName>>,
+}
+
+impl Catalog {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    /// Puts what an earlier life kept of a file, to be confirmed or replaced by the file itself.
+    pub(crate) fn restore(&mut self, file: &FileName, objects: Vec<Object>) {
+        let objects =
+            objects.into_iter().map(|object| (object.key(), Held { object, stale: true })).collect();
+        self.replace(file, Some(File { objects, problems: Vec::new() }));
+    }
+
+    /// Takes the changes in as one.
+    pub(crate) fn step(&mut self, changes: Vec<FileChange>) -> Step {
+        let mut step = Step::default();
+        let mut before: BTreeMap<ObjectKey, Option<Object>> = BTreeMap::new();
+        for change in changes {
+            let (file, next) = self.read(change, &mut step.save);
+            let old = self.files.get(&file).into_iter().flat_map(|file| file.objects.keys());
+            let new = next.iter().flat_map(|file| file.objects.keys());
+            for key in old.chain(new) {
+                if !before.contains_key(key) {
+                    before.insert(key.clone(), self.object(key).cloned());
+                }
+            }
+            self.replace(&file, next);
+        }
+        for (key, old) in before {
+            match self.object(&key) {
+                Some(new) if Some(new) == old.as_ref() => {}
+                Some(new) => step.events.push(ObjectEvent::Put(Box::new(new.clone()))),
+                None if old.is_some() => step.events.push(ObjectEvent::Delete(key)),
+                None => {}
+            }
+        }
+        step
+    }
+
+    /// Every object in force.
+    pub(crate) fn objects(&self) -> impl Iterator<Item = &Object> {
+        self.holders.keys().filter_map(|key| self.object(key))
+    }
+
+    /// Everything there is to say, in the order of the files.
+    pub(crate) fn problems(&self) -> BTreeSet<Problem> {
+        let mut found: BTreeSet<Problem> =
+            self.files.values().flat_map(|file| file.problems.iter().cloned()).collect();
+        for (key, holders) in self.holders.iter().filter(|(_, holders)| holders.len() > 1) {
+            let Some(winner) = self.winner(key) else { continue };
+            for file in holders.iter().filter(|file| *file != winner) {
+                // What a bad file keeps is reported as that.
+                if self.held(file, key).is_some_and(|held| !held.stale) {
+                    found.insert(duplicate(file, None, key, format!("defined in {winner} already")));
+                }
+            }
+        }
+        found
+    }
+
+    fn held(&self, file: &FileName, key: &ObjectKey) -> Option<&Held> {
+        self.files.get(file)?.objects.get(key)
+    }
+
+    fn winner(&self, key: &ObjectKey) -> Option<&FileName> {
+        self.holders.get(key)?.iter().min_by_key(|file| self.held(file, key).is_none_or(|held| held.stale))
+    }
+
+    fn object(&self, key: &ObjectKey) -> Option<&Object> {
+        let held = self.held(self.winner(key)?, key)?;
+        Some(&held.object)
+    }
+
+    fn replace(&mut self, name: &FileName, next: Option<File>) {
+        if let Some(old) = self.files.remove(name) {
+            for key in old.objects.into_keys() {
+                if let Some(holders) = self.holders.get_mut(&key) {
+                    holders.remove(name);
+                    if holders.is_empty() {
+                        self.holders.remove(&key);
+                    }
+                }
+            }
+        }
+        let Some(next) = next else { return };
+        for key in next.objects.keys() {
+            self.holders.entry(key.clone()).or_default().insert(name.clone());
+        }
+        self.files.insert(name.clone(), next);
+    }
+
+    /// The file's next state, and what to save of it.
+    fn read(&self, change: FileChange, save: &mut Vec<Save>) -> (FileName, Option<File>) {
+        match change {
+            FileChange::Gone { file } => {
+                save.push(Save::Drop { file: file.clone() });
+                (file, None)
+            }
+            FileChange::Unreadable { file, reason } => {
+                let mut next = File { objects: self.earlier(&file, |_| true), problems: Vec::new() };
+                next.problems.push(Problem {
+                    file: file.clone(),
+                    place: None,
+                    object: None,
+                    kind: "",
+                    field: None,
+                    verdict: Verdict::Unreadable,
+                    message: reason,
+                    earlier_version_in_force: !next.objects.is_empty(),
+                });
+                (file, Some(next))
+            }
+            FileChange::Text { file, text } => {
+                let mut reading = Reading::default();
+                for document in ambit_crd::parse(&text) {
+                    reading.document(&file, document);
+                }
+                let kept = self.earlier(&file, |key| {
+                    !reading.objects.contains_key(key) && (reading.unnamed || reading.rejected.contains(key))
+                });
+                let stale = kept.keys().cloned().collect();
+                reading.settle(&stale);
+                save.push(Save::Keep { file: file.clone(), accepted: reading.sources, stale });
+                let mut objects = reading.objects;
+                objects.extend(kept);
+                (file, Some(File { objects, problems: reading.problems }))
+            }
+        }
+    }
+
+    /// The objects of a file's present state that stay as its last good versions.
+    fn earlier(&self, file: &FileName, stays: impl Fn(&ObjectKey) -> bool) -> BTreeMap<ObjectKey, Held> {
+        let objects = self.files.get(file).into_iter().flat_map(|file| &file.objects);
+        objects
+            .filter(|(key, _)| stays(key))
+            .map(|(key, held)| (key.clone(), Held { object: held.object.clone(), stale: true }))
+            .collect()
+    }
+}
+
+/// One text being read.
+#[derive(Default)]
+struct Reading {
+    objects: BTreeMap<ObjectKey, Held>,
+    sources: Vec<(ObjectKey, Value)>,
+    rejected: BTreeSet<ObjectKey>,
+    /// Some rejected document could be any object.
+    unnamed: bool,
+    problems: Vec<Problem>,
+}
+
+impl Reading {
+    fn document(&mut self, file: &FileName, Document { place, outcome }: Document) {
+        match outcome {
+            Outcome::Accepted { object, source } => {
+                let key = object.key();
+                if self.objects.contains_key(&key) {
+                    let message = "defined twice in this file; the first counts".to_owned();
+                    self.problems.push(duplicate(file, Some(place), &key, message));
+                } else {
+                    self.objects.insert(key.clone(), Held { object: *object, stale: false });
+                    self.sources.push((key, source));
+                }
+            }
+            Outcome::Ignored { what } => self.problems.push(Problem {
+                file: file.clone(),
+                place: Some(place.to_string()),
+                object: Some(what),
+                kind: "",
+                field: None,
+                verdict: Verdict::Ignored,
+                message: "not a kind that Ambit reads".to_owned(),
+                earlier_version_in_force: false,
+            }),
+            Outcome::Rejected { object, mistakes } => {
+                for mistake in mistakes {
+                    self.problems.push(Problem {
+                        file: file.clone(),
+                        place: Some(place.to_string()),
+                        object: object.as_ref().map(ToString::to_string),
+                        kind: object.as_ref().map_or("", |key| kind_name(key)),
+                        field: (!mistake.field.is_empty()).then_some(mistake.field),
+                        verdict: Verdict::Rejected,
+                        message: mistake.message,
+                        earlier_version_in_force: false,
+                    });
+                }
+                match object {
+                    Some(key) => drop(self.rejected.insert(key)),
+                    None => self.unnamed = true,
+                }
+            }
+        }
+    }
+
+    /// Says of rejected objects whether an earlier version serves.
+    fn settle(&mut self, stale: &BTreeSet<ObjectKey>) {
+        let names: BTreeSet<String> = stale.iter().map(ToString::to_string).collect();
+        for problem in self.problems.iter_mut().filter(|problem| problem.verdict == Verdict::Rejected) {
+            problem.earlier_version_in_force = match &problem.object {
+                Some(name) => names.contains(name),
+                None => !names.is_empty(),
+            };
+        }
+    }
+}
+
+fn duplicate(file: &FileName, place: Option<Place>, key: &ObjectKey, message: String) -> Problem {
+    Problem {
+        file: file.clone(),
+        place: place.map(|place| place.to_string()),
+        object: Some(key.to_string()),
+        kind: kind_name(key),
+        field: None,
+        verdict: Verdict::Duplicate,
+        message,
+        earlier_version_in_force: false,
+    }
+}
+
+/// The kind as metrics have it.
+pub(crate) fn kind_name(key: &ObjectKey) -> &'static str {
+    use ambit_core::derive::Kind;
+    match key.kind {
+        Kind::Namespace => "Namespace",
+        Kind::Pod => "Pod",
+        Kind::Service => "Service",
+        Kind::WorkloadEntry => "WorkloadEntry",
+        Kind::AuthorizationPolicy => "AuthorizationPolicy",
+        Kind::PeerAuthentication => "PeerAuthentication",
+    }
+}
+
+#[cfg(test)]
+#[path = "catalog_tests.rs"]
+mod tests;

@@ -1,0 +1,234 @@
+//! From the folder to clients, one pass at a time: list, read what has settled, derive, apply, publish, report.
+//!
+//! Way in: [`Reconciler::new`], [`Reconciler::begin`] (returns when everything has been published once), then
+//! [`Reconciler::pass`] as often as there may be something new.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ambit_core::derive::{Condition, Derived, Object, ObjectEvent, ObjectKey, Settings, World};
+use ambit_core::mesh::{Mesh, Touched};
+use ambit_xds::server::Publisher;
+
+use super::catalog::{Catalog, FileChange, Problem, Verdict, kind_name};
+use super::folder::{self, Content, FolderId, Listing};
+use super::saved::Saved;
+use super::tracker::Tracker;
+use crate::shared::{Shared, Status};
+use crate::state;
+
+/// How long a file must stay the same before it is taken.
+const SETTLE: Duration = Duration::from_millis(100);
+/// Between two passes while something has not settled.
+pub(crate) const AGAIN: Duration = Duration::from_millis(25);
+/// How long the first state may take to settle.
+const BEGIN: Duration = Duration::from_secs(5);
+
+/// Why there is nothing to begin with.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("listing the objects in {}: {reason}", path.display())]
+    List { path: PathBuf, reason: String },
+    #[error(transparent)]
+    State(#[from] state::Error),
+}
+
+/// What a pass leaves to be done.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pass {
+    /// Something has not settled: another pass is due after [`AGAIN`].
+    pub(crate) again: bool,
+    /// Which folder was looked at; none if it is not there.
+    pub(crate) folder: Option<FolderId>,
+}
+
+/// Everything between the folder and the clients.
+#[derive(Debug)]
+pub(crate) struct Reconciler {
+    root: PathBuf,
+    started: Instant,
+    tracker: Tracker,
+    catalog: Catalog,
+    saved: Saved,
+    world: World,
+    mesh: Mesh,
+    publisher: Publisher,
+    shared: Arc<Shared>,
+}
+
+impl Reconciler {
+    pub(crate) fn new(
+        root: PathBuf,
+        saved: PathBuf,
+        settings: Settings,
+        publisher: Publisher,
+        shared: Arc<Shared>,
+    ) -> Result<Self, Error> {
+        Ok(Self {
+            root,
+            started: Instant::now(),
+            tracker: Tracker::new(SETTLE),
+            catalog: Catalog::new(),
+            saved: Saved::open(saved)?,
+            world: World::new(settings),
+            mesh: Mesh::new(),
+            publisher,
+            shared,
+        })
+    }
+
+    /// The folder of objects.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Reads everything there is and publishes it as one. Until then no client may be answered: to it, what is not
+    /// there would be gone.
+    pub(crate) fn begin(&mut self) -> Result<(), Error> {
+        for (file, objects) in self.saved.load()? {
+            self.catalog.restore(&file, objects);
+            self.tracker.remember(file);
+        }
+        // Earlier versions come first: what the files say now may be refused, and leaves them in force.
+        let restored: Vec<_> = self.catalog.objects().map(put).collect();
+        self.derive(restored);
+        let mut listing = folder::list(&self.root);
+        if let Some(reason) = listing.unreachable.get("") {
+            return Err(Error::List { path: self.root.clone(), reason: reason.clone() });
+        }
+        let begun = Instant::now();
+        while self.look(&listing).0 && begun.elapsed() < BEGIN {
+            thread::sleep(AGAIN);
+            listing = folder::list(&self.root);
+        }
+        let everything = Touched {
+            workloads: self.mesh.workloads().map(|workload| workload.uid.clone()).collect(),
+            services: self.mesh.services().map(|service| service.key.clone()).collect(),
+            policies: self.mesh.policies().map(|policy| policy.key.clone()).collect(),
+            addresses: BTreeSet::new(),
+        };
+        self.publish(&everything);
+        self.report(listing);
+        Ok(())
+    }
+
+    /// One pass.
+    pub(crate) fn pass(&mut self) -> Pass {
+        let listing = folder::list(&self.root);
+        let (again, touched) = self.look(&listing);
+        if !touched.is_empty() {
+            self.publish(&touched);
+        }
+        let folder = listing.folder;
+        self.report(listing);
+        Pass { again, folder }
+    }
+
+    /// Takes over what has settled. Whether another look is due soon, and what it touched.
+    fn look(&mut self, listing: &Listing) -> (bool, Touched) {
+        let due = self.tracker.look(self.started.elapsed(), &listing.files, &listing.unreachable());
+        let mut again = due.again;
+        let mut changes: Vec<FileChange> =
+            due.gone.into_iter().map(|file| FileChange::Gone { file }).collect();
+        for (file, stamp) in due.read {
+            let change = match folder::read(&self.root, &file, stamp) {
+                Content::Text(text) => FileChange::Text { file: file.clone(), text },
+                Content::Unreadable(reason) => FileChange::Unreadable { file: file.clone(), reason },
+                Content::Changed => {
+                    again = true;
+                    continue;
+                }
+            };
+            self.tracker.taken(&file, stamp);
+            changes.push(change);
+        }
+        if changes.is_empty() {
+            return (again, Touched::default());
+        }
+        let step = self.catalog.step(changes);
+        let touched = self.derive(step.events);
+        self.saved.apply(step.save, &self.refused());
+        (again, touched)
+    }
+
+    /// The objects whose present version cannot be put in force.
+    fn refused(&self) -> BTreeSet<ObjectKey> {
+        let refused = self.world.conditions().filter(|condition| !condition.accepted);
+        refused.map(|condition| condition.object.clone()).collect()
+    }
+
+    fn derive(&mut self, events: Vec<ObjectEvent>) -> Touched {
+        let Derived { changes, conditions } = self.world.apply(events);
+        conditions.iter().for_each(log_condition);
+        self.mesh.apply(changes)
+    }
+
+    fn publish(&self, touched: &Touched) {
+        // Who asks for a certificate because of what is published next must find it allowed.
+        self.shared.mesh.store(Arc::new(self.mesh.clone()));
+        self.publisher.publish(&self.mesh, touched);
+        tracing::info!(
+            workloads = touched.workloads.len(),
+            services = touched.services.len(),
+            policies = touched.policies.len(),
+            "published"
+        );
+    }
+
+    /// Says what is new about the objects: in the log, in the metrics, in `/debug`.
+    fn report(&self, listing: Listing) {
+        let old = self.shared.status.load();
+        let problems = self.catalog.problems();
+        problems.difference(&old.problems).for_each(log_problem);
+        for (folder, error) in &listing.unreachable {
+            if !old.unreachable.contains_key(folder) {
+                let path = self.root.join(folder);
+                tracing::error!(folder = %path.display(), error, "folder cannot be listed: its objects stay");
+            }
+        }
+        let said = self.world.conditions().filter(|condition| !condition.message.is_empty());
+        let status = Status {
+            objects: self.catalog.objects().fold(BTreeMap::new(), |mut counts, object| {
+                *counts.entry(kind_name(&object.key())).or_default() += 1;
+                counts
+            }),
+            files: listing.files.len(),
+            unreachable: listing.unreachable,
+            problems,
+            conditions: said.cloned().collect(),
+        };
+        crate::telemetry::objects(&status);
+        self.shared.status.store(Arc::new(status));
+    }
+}
+
+fn put(object: &Object) -> ObjectEvent {
+    ObjectEvent::Put(Box::new(object.clone()))
+}
+
+fn log_condition(condition: &Condition) {
+    let Condition { object, field, accepted, message } = condition;
+    let field = field.as_deref().unwrap_or_default();
+    match (message.is_empty(), accepted) {
+        (true, _) => {}
+        (false, true) => tracing::info!(%object, field, message, "object noted"),
+        (false, false) => tracing::error!(%object, field, error = message, "object rejected"),
+    }
+}
+
+fn log_problem(problem: &Problem) {
+    let Problem { file, place, object, field, message: error, earlier_version_in_force, .. } = problem;
+    let place = place.as_deref().unwrap_or_default();
+    let object = object.as_deref().unwrap_or_default();
+    let field = field.as_deref().unwrap_or_default();
+    match problem.verdict {
+        Verdict::Ignored => tracing::info!(%file, place, object, "object ignored: {error}"),
+        Verdict::Unreadable => tracing::error!(%file, error, earlier_version_in_force, "file rejected"),
+        Verdict::Rejected | Verdict::Duplicate => {
+            tracing::error!(%file, place, object, field, error, earlier_version_in_force, "object rejected");
+        }
+    }
+}

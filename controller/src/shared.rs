@@ -1,0 +1,29 @@
+//! What the reconciling thread writes and servers read: snapshots, replaced whole.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ambit_core::derive::Condition;
+use ambit_core::mesh::Mesh;
+use arc_swap::ArcSwap;
+
+use crate::objects::catalog::Problem;
+
+/// The current state.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    pub(crate) mesh: ArcSwap<Mesh>,
+    pub(crate) status: ArcSwap<Status>,
+}
+
+/// What there is to say about the objects.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Status {
+    /// How many of each kind are in force.
+    pub(crate) objects: BTreeMap<&'static str, usize>,
+    pub(crate) files: usize,
+    /// Folders that cannot be listed, and why.
+    pub(crate) unreachable: BTreeMap<String, String>,
+    pub(crate) problems: BTreeSet<Problem>,
+    /// What derivation says; only what is more than "accepted".
+    pub(crate) conditions: Vec<Condition>,
+}

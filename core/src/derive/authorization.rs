@@ -1,0 +1,336 @@
+//! AuthorizationPolicy → what ztunnel enforces of it.
+//!
+//! Istio's semantics, with HTTP fields taken on the safe side: an ALLOW rule that has some never matches, a DENY rule
+//! loses them and so denies more than was written, down to everything.
+
+use std::collections::BTreeSet;
+use std::fmt::Display;
+
+use super::object::{AuthorizationPolicy, ObjectKey, Operation, PolicyAction, PolicyRule, Source, When};
+use super::{Condition, Settings};
+use crate::model::{
+    Action, Authorization, Clause, IpBlock, Match, PolicyKey, Rule, Scope, ServiceAccountMatch, StringMatch,
+};
+
+const DRY_RUN: &str = "istio.io/dry-run";
+
+/// Why a policy cannot be taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Problem {
+    field: String,
+    message: String,
+}
+
+impl Problem {
+    pub(super) fn into_condition(self, object: ObjectKey) -> Condition {
+        Condition { object, field: Some(self.field), accepted: false, message: self.message }
+    }
+}
+
+/// What ztunnel enforces of a policy, and what there is to say about it.
+pub(super) struct Enforced {
+    /// `None`: nothing of it concerns ztunnel.
+    pub(super) policy: Option<Authorization>,
+    /// Why nothing is enforced here.
+    elsewhere: Option<(&'static str, String)>,
+    /// The HTTP fields that were found.
+    http: Vec<String>,
+    action: PolicyAction,
+}
+
+impl Enforced {
+    /// What there is to say about the policy.
+    pub(super) fn conditions(&self, object: &ObjectKey) -> Vec<Condition> {
+        if let Some((field, message)) = &self.elsewhere {
+            return vec![Condition {
+                object: object.clone(),
+                field: Some((*field).to_owned()),
+                accepted: false,
+                message: message.clone(),
+            }];
+        }
+        if self.http.is_empty() {
+            return vec![Condition::accepted(object.clone())];
+        }
+        let message = match self.action {
+            PolicyAction::Deny => "is an HTTP field: ztunnel denies without looking at it, which denies more",
+            _ => "is an HTTP field: for ztunnel this rule never allows anything",
+        };
+        let condition = |field: &String| Condition {
+            object: object.clone(),
+            field: Some(field.clone()),
+            accepted: true,
+            message: message.to_owned(),
+        };
+        self.http.iter().map(condition).collect()
+    }
+}
+
+/// Whether the workloads that the policy selects list it.
+pub(super) fn lists_workloads(policy: &AuthorizationPolicy) -> bool {
+    !policy.selector.is_empty() && elsewhere(policy).is_none()
+}
+
+pub(super) fn derive(policy: &AuthorizationPolicy, settings: &Settings) -> Result<Enforced, Problem> {
+    let metadata = &policy.metadata;
+    let mut http = Http { found: BTreeSet::new() };
+    let mut rules = Vec::new();
+    for (index, rule) in policy.rules.iter().enumerate() {
+        rules.extend(self::rule(&format!("spec.rules[{index}]"), rule, policy, &mut http)?);
+    }
+    let elsewhere = elsewhere(policy);
+    let scope = if !policy.selector.is_empty() {
+        Scope::WorkloadSelector
+    } else if metadata.namespace == settings.root_namespace {
+        Scope::Global
+    } else {
+        Scope::Namespace
+    };
+    let authorization = Authorization {
+        key: PolicyKey { namespace: metadata.namespace.as_str().into(), name: metadata.name.as_str().into() },
+        scope,
+        action: if policy.action == PolicyAction::Deny { Action::Deny } else { Action::Allow },
+        rules,
+        dry_run: metadata.annotations.get(DRY_RUN).is_some_and(|value| value == "true"),
+    };
+    Ok(Enforced {
+        policy: elsewhere.is_none().then_some(authorization),
+        elsewhere,
+        http: http.found.into_iter().collect(),
+        action: policy.action,
+    })
+}
+
+/// Why ztunnel does not enforce the policy at all: the field, and what to say.
+fn elsewhere(policy: &AuthorizationPolicy) -> Option<(&'static str, String)> {
+    if !policy.target_refs.is_empty() {
+        return Some((
+            "spec.targetRefs",
+            "is for waypoints: ztunnel does not enforce this policy".to_owned(),
+        ));
+    }
+    match policy.action {
+        PolicyAction::Allow | PolicyAction::Deny => None,
+        PolicyAction::Audit | PolicyAction::Custom => {
+            let action = format!("{:?}", policy.action).to_ascii_uppercase();
+            Some(("spec.action", format!("{action} is not supported: this policy is not enforced")))
+        }
+    }
+}
+
+/// The HTTP fields found so far.
+struct Http {
+    found: BTreeSet<String>,
+}
+
+impl Http {
+    /// Notes the fields among these that are in use, and says whether there are any.
+    fn note(&mut self, path: &str, fields: &[(&str, bool)]) -> bool {
+        let used: Vec<_> = fields.iter().filter(|(_, used)| *used).collect();
+        self.found.extend(used.iter().map(|(name, _)| format!("{path}.{name}")));
+        !used.is_empty()
+    }
+}
+
+/// A rule as ztunnel enforces it; `None` where it can never match.
+fn rule(
+    path: &str,
+    rule: &PolicyRule,
+    policy: &AuthorizationPolicy,
+    http: &mut Http,
+) -> Result<Option<Rule>, Problem> {
+    let mut clauses = Vec::new();
+    let mut has_http = false;
+
+    let mut operations = Vec::new();
+    for (index, operation) in rule.to.iter().enumerate() {
+        let path = format!("{path}.to[{index}].operation");
+        has_http |= http.note(&path, &http_operation(operation));
+        operations.push(operation_match(&path, operation)?);
+    }
+    clauses.push(operations);
+
+    let mut sources = Vec::new();
+    for (index, source) in rule.from.iter().enumerate() {
+        let path = format!("{path}.from[{index}].source");
+        has_http |= http.note(&path, &http_source(source));
+        sources.push(source_match(&path, source, &policy.metadata.namespace)?);
+    }
+    clauses.push(sources);
+
+    for (index, when) in rule.when.iter().enumerate() {
+        let path = format!("{path}.when[{index}]");
+        let (m, is_http) = when_match(&path, when, &policy.metadata.namespace)?;
+        has_http |= http.note(&path, &[("key", is_http)]);
+        clauses.push(vec![m]);
+    }
+
+    if has_http && policy.action != PolicyAction::Deny {
+        return Ok(None);
+    }
+    // An alternative that lost all its conditions matches everything, and with it the clause it is one of.
+    clauses.retain(|matches| !matches.is_empty() && !matches.iter().any(Match::is_empty));
+    Ok(Some(Rule { clauses: clauses.into_iter().map(|matches| Clause { matches }).collect() }))
+}
+
+fn http_operation(o: &Operation) -> [(&'static str, bool); 6] {
+    [
+        ("hosts", !o.hosts.is_empty()),
+        ("notHosts", !o.not_hosts.is_empty()),
+        ("methods", !o.methods.is_empty()),
+        ("notMethods", !o.not_methods.is_empty()),
+        ("paths", !o.paths.is_empty()),
+        ("notPaths", !o.not_paths.is_empty()),
+    ]
+}
+
+fn operation_match(path: &str, o: &Operation) -> Result<Match, Problem> {
+    if *o == Operation::default() {
+        return Err(problem(path, "names no condition"));
+    }
+    Ok(Match {
+        destination_ports: o.ports.clone(),
+        not_destination_ports: o.not_ports.clone(),
+        ..Match::default()
+    })
+}
+
+fn http_source(s: &Source) -> [(&'static str, bool); 4] {
+    [
+        ("requestPrincipals", !s.request_principals.is_empty()),
+        ("notRequestPrincipals", !s.not_request_principals.is_empty()),
+        ("remoteIpBlocks", !s.remote_ip_blocks.is_empty()),
+        ("notRemoteIpBlocks", !s.not_remote_ip_blocks.is_empty()),
+    ]
+}
+
+fn source_match(path: &str, s: &Source, namespace: &str) -> Result<Match, Problem> {
+    if *s == Source::default() {
+        return Err(problem(path, "names no condition"));
+    }
+    let at = |field: &str| format!("{path}.{field}");
+    Ok(Match {
+        namespaces: texts(&at("namespaces"), &s.namespaces)?,
+        not_namespaces: texts(&at("notNamespaces"), &s.not_namespaces)?,
+        service_accounts: accounts(&at("serviceAccounts"), &s.service_accounts, namespace)?,
+        not_service_accounts: accounts(&at("notServiceAccounts"), &s.not_service_accounts, namespace)?,
+        principals: texts(&at("principals"), &s.principals)?,
+        not_principals: texts(&at("notPrincipals"), &s.not_principals)?,
+        source_ips: s.ip_blocks.clone(),
+        not_source_ips: s.not_ip_blocks.clone(),
+        ..Match::default()
+    })
+}
+
+/// A condition's match, and whether it is about HTTP (then the match is empty).
+fn when_match(path: &str, when: &When, namespace: &str) -> Result<(Match, bool), Problem> {
+    if when.values.is_empty() && when.not_values.is_empty() {
+        return Err(problem(path, "names neither values nor notValues"));
+    }
+    let (yes, no) = (format!("{path}.values"), format!("{path}.notValues"));
+    let mut m = Match::default();
+    match when.key.as_str() {
+        "source.namespace" => {
+            m.namespaces = texts(&yes, &when.values)?;
+            m.not_namespaces = texts(&no, &when.not_values)?;
+        }
+        "source.principal" => {
+            m.principals = texts(&yes, &when.values)?;
+            m.not_principals = texts(&no, &when.not_values)?;
+        }
+        "source.serviceAccount" => {
+            m.service_accounts = accounts(&yes, &when.values, namespace)?;
+            m.not_service_accounts = accounts(&no, &when.not_values, namespace)?;
+        }
+        "source.ip" => {
+            m.source_ips = blocks(&yes, &when.values)?;
+            m.not_source_ips = blocks(&no, &when.not_values)?;
+        }
+        "destination.ip" => {
+            m.destination_ips = blocks(&yes, &when.values)?;
+            m.not_destination_ips = blocks(&no, &when.not_values)?;
+        }
+        "destination.port" => {
+            m.destination_ports = ports(&yes, &when.values)?;
+            m.not_destination_ports = ports(&no, &when.not_values)?;
+        }
+        key if is_http_attribute(key) => return Ok((m, true)),
+        key => return Err(problem(format!("{path}.key"), format!("{key:?} is not an attribute"))),
+    }
+    Ok((m, false))
+}
+
+/// What Istio knows besides the attributes that every connection has.
+fn is_http_attribute(key: &str) -> bool {
+    const NAMED: [&str; 6] = [
+        "remote.ip",
+        "request.auth.principal",
+        "request.auth.audiences",
+        "request.auth.presenter",
+        "connection.sni",
+        "request.headers",
+    ];
+    const KEYED: [&str; 3] = ["request.headers[", "request.auth.claims[", "experimental."];
+    NAMED.contains(&key) || KEYED.iter().any(|prefix| key.starts_with(prefix))
+}
+
+/// `*` is presence, `*x` a suffix, `x*` a prefix, anything else exact.
+fn texts(path: &str, values: &[String]) -> Result<Vec<StringMatch>, Problem> {
+    parse(path, values, |value| {
+        let text = |text: &str| text.into();
+        Ok::<_, String>(if value == "*" {
+            StringMatch::Presence
+        } else if let Some(suffix) = value.strip_prefix('*') {
+            StringMatch::Suffix(text(suffix))
+        } else if let Some(prefix) = value.strip_suffix('*') {
+            StringMatch::Prefix(text(prefix))
+        } else {
+            StringMatch::Exact(text(value))
+        })
+    })
+}
+
+/// `namespace/account`, or an account of the policy's own namespace.
+fn accounts(path: &str, values: &[String], namespace: &str) -> Result<Vec<ServiceAccountMatch>, Problem> {
+    parse(path, values, |value| {
+        let (namespace, account) = value.split_once('/').unwrap_or((namespace, value));
+        if namespace.is_empty() || account.is_empty() || account.contains('/') || value.contains('*') {
+            return Err(format!(
+                "{value:?} is not a service account: write name or namespace/name, without *"
+            ));
+        }
+        Ok(ServiceAccountMatch { namespace: namespace.into(), service_account: account.into() })
+    })
+}
+
+fn blocks(path: &str, values: &[String]) -> Result<Vec<IpBlock>, Problem> {
+    parse(path, values, |value| {
+        value.parse().map_err(|_| format!("{value:?} is neither an address nor a block like 10.0.0.0/8"))
+    })
+}
+
+fn ports(path: &str, values: &[String]) -> Result<Vec<u16>, Problem> {
+    parse(path, values, |value| match value.parse() {
+        Ok(0) | Err(_) => Err(format!("{value:?} is not a port")),
+        Ok(port) => Ok(port),
+    })
+}
+
+fn parse<T>(
+    path: &str,
+    values: &[String],
+    one: impl Fn(&str) -> Result<T, String>,
+) -> Result<Vec<T>, Problem> {
+    let parsed = values.iter().enumerate().map(|(index, value)| {
+        let at = || format!("{path}[{index}]");
+        if value.is_empty() {
+            return Err(problem(at(), "is empty"));
+        }
+        one(value).map_err(|message| problem(at(), message))
+    });
+    parsed.collect()
+}
+
+fn problem(field: impl Into<String>, message: impl Display) -> Problem {
+    Problem { field: field.into(), message: message.to_string() }
+}

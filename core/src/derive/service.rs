@@ -1,0 +1,97 @@
+//! Services → the mesh's services, and where a workload listens for their ports.
+
+use std::net::IpAddr;
+
+use super::Settings;
+use super::object::{PortRef, Service, ServicePort, TrafficDistribution, Transport};
+use crate::model::{
+    self, AppProtocol, LoadBalancing, LoadBalancingMode, LocalityScope, PortMapping, ServiceKey,
+};
+
+/// The name of a service on the wire.
+pub(super) fn key(namespace: &str, name: &str, settings: &Settings) -> ServiceKey {
+    ServiceKey {
+        namespace: namespace.into(),
+        hostname: format!("{name}.{namespace}.svc.{}", settings.domain).into(),
+    }
+}
+
+/// The service as the mesh has it; `None` for what is only a DNS alias.
+pub(super) fn derive(service: &Service, settings: &Settings) -> Option<model::Service> {
+    if service.external_name {
+        return None;
+    }
+    let metadata = &service.metadata;
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for address in service.cluster_ips.iter().chain(&service.external_ips).map(IpAddr::to_canonical) {
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    Some(model::Service {
+        key: key(&metadata.namespace, &metadata.name, settings),
+        name: metadata.name.as_str().into(),
+        addresses,
+        ports: tcp_ports(service).map(port).collect(),
+        subject_alt_names: Vec::new(),
+        waypoint: None,
+        load_balancing: load_balancing(service),
+    })
+}
+
+/// Where a workload listens for the ports of a service. `named` looks up a port by name; a port whose name the
+/// workload does not have is not served by it.
+pub(super) fn mappings(service: &Service, named: impl Fn(&str) -> Option<u16>) -> Vec<PortMapping> {
+    let mapping = |port: &ServicePort| {
+        let target_port = match &port.target {
+            PortRef::Number(number) => *number,
+            PortRef::Name(name) => named(name)?,
+        };
+        Some(PortMapping { service_port: port.port, target_port })
+    };
+    tcp_ports(service).filter_map(mapping).collect()
+}
+
+fn tcp_ports(service: &Service) -> impl Iterator<Item = &ServicePort> {
+    service.ports.iter().filter(|port| port.transport == Transport::Tcp)
+}
+
+fn port(port: &ServicePort) -> model::ServicePort {
+    let target_port = match port.target {
+        PortRef::Number(number) => number,
+        PortRef::Name(_) => 0,
+    };
+    model::ServicePort { port: port.port, target_port, app_protocol: app_protocol(port) }
+}
+
+/// `appProtocol`, or else the first part of the port's name, as Istio reads them.
+fn app_protocol(port: &ServicePort) -> AppProtocol {
+    let said = if port.app_protocol.is_empty() {
+        port.name.split('-').next().unwrap_or_default()
+    } else {
+        port.app_protocol.as_str()
+    };
+    match said.to_ascii_lowercase().as_str() {
+        "http" | "kubernetes.io/ws" => AppProtocol::Http11,
+        "http2" | "kubernetes.io/h2c" => AppProtocol::Http2,
+        "grpc" => AppProtocol::Grpc,
+        "https" | "tls" | "kubernetes.io/wss" => AppProtocol::Tls,
+        "tcp" => AppProtocol::Tcp,
+        _ => AppProtocol::Unknown,
+    }
+}
+
+fn load_balancing(service: &Service) -> LoadBalancing {
+    use LocalityScope::{Network, Node, Region, Subzone, Zone};
+    let (mode, routing_preference) = match (service.node_local, service.traffic_distribution) {
+        (true, _) => (LoadBalancingMode::Strict, vec![Node]),
+        (false, TrafficDistribution::Unset) => (LoadBalancingMode::Unspecified, Vec::new()),
+        (false, TrafficDistribution::PreferSameZone) => {
+            (LoadBalancingMode::Failover, vec![Network, Region, Zone])
+        }
+        (false, TrafficDistribution::PreferSameNode) => {
+            (LoadBalancingMode::Failover, vec![Network, Region, Zone, Subzone, Node])
+        }
+    };
+    LoadBalancing { routing_preference, mode, allow_unhealthy: service.publish_not_ready }
+}

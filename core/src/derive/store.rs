@@ -1,0 +1,146 @@
+//! The accepted objects, by namespace: what the derivation looks things up in.
+
+use std::collections::BTreeMap;
+
+use super::object::{
+    AuthorizationPolicy, Kind, Namespace, Object, ObjectKey, PeerAuthentication, Pod, Selector, Service,
+    WorkloadEntry,
+};
+
+/// All objects.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Store {
+    namespaces: BTreeMap<String, Contents>,
+}
+
+/// What a namespace holds, by name.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Contents {
+    pub(super) namespace: Option<Namespace>,
+    pub(super) pods: BTreeMap<String, Pod>,
+    pub(super) services: BTreeMap<String, Service>,
+    pub(super) workload_entries: BTreeMap<String, WorkloadEntry>,
+    pub(super) authorization_policies: BTreeMap<String, AuthorizationPolicy>,
+    pub(super) peer_authentications: BTreeMap<String, PeerAuthentication>,
+}
+
+impl Store {
+    pub(super) fn put(&mut self, object: Object) {
+        let key = object.key();
+        let namespace = if key.kind == Kind::Namespace { &key.name } else { &key.namespace };
+        let contents = self.namespaces.entry(namespace.clone()).or_default();
+        match object {
+            Object::Namespace(o) => contents.namespace = Some(o),
+            Object::Pod(o) => drop(contents.pods.insert(key.name, o)),
+            Object::Service(o) => drop(contents.services.insert(key.name, o)),
+            Object::WorkloadEntry(o) => drop(contents.workload_entries.insert(key.name, o)),
+            Object::AuthorizationPolicy(o) => drop(contents.authorization_policies.insert(key.name, o)),
+            Object::PeerAuthentication(o) => drop(contents.peer_authentications.insert(key.name, o)),
+        }
+    }
+
+    pub(super) fn delete(&mut self, key: &ObjectKey) {
+        let namespace = if key.kind == Kind::Namespace { &key.name } else { &key.namespace };
+        let Some(contents) = self.namespaces.get_mut(namespace) else { return };
+        match key.kind {
+            Kind::Namespace => contents.namespace = None,
+            Kind::Pod => drop(contents.pods.remove(&key.name)),
+            Kind::Service => drop(contents.services.remove(&key.name)),
+            Kind::WorkloadEntry => drop(contents.workload_entries.remove(&key.name)),
+            Kind::AuthorizationPolicy => drop(contents.authorization_policies.remove(&key.name)),
+            Kind::PeerAuthentication => drop(contents.peer_authentications.remove(&key.name)),
+        }
+        if contents.is_empty() {
+            self.namespaces.remove(namespace);
+        }
+    }
+
+    /// Whether this very version is there.
+    pub(super) fn holds(&self, object: &Object) -> bool {
+        let key = object.key();
+        match object {
+            Object::Namespace(o) => self.contents(&key.name).and_then(|c| c.namespace.as_ref()) == Some(o),
+            Object::Pod(o) => self.pod(&key) == Some(o),
+            Object::Service(o) => self.service(&key) == Some(o),
+            Object::WorkloadEntry(o) => self.workload_entry(&key) == Some(o),
+            Object::AuthorizationPolicy(o) => self.authorization_policy(&key) == Some(o),
+            Object::PeerAuthentication(o) => self.peer_authentication(&key) == Some(o),
+        }
+    }
+
+    pub(super) fn contents(&self, namespace: &str) -> Option<&Contents> {
+        self.namespaces.get(namespace)
+    }
+
+    /// The names of all namespaces that hold anything.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.namespaces.keys().map(String::as_str)
+    }
+
+    pub(super) fn pod(&self, key: &ObjectKey) -> Option<&Pod> {
+        self.contents(&key.namespace)?.pods.get(&key.name)
+    }
+
+    pub(super) fn service(&self, key: &ObjectKey) -> Option<&Service> {
+        self.contents(&key.namespace)?.services.get(&key.name)
+    }
+
+    pub(super) fn workload_entry(&self, key: &ObjectKey) -> Option<&WorkloadEntry> {
+        self.contents(&key.namespace)?.workload_entries.get(&key.name)
+    }
+
+    pub(super) fn authorization_policy(&self, key: &ObjectKey) -> Option<&AuthorizationPolicy> {
+        self.contents(&key.namespace)?.authorization_policies.get(&key.name)
+    }
+
+    pub(super) fn peer_authentication(&self, key: &ObjectKey) -> Option<&PeerAuthentication> {
+        self.contents(&key.namespace)?.peer_authentications.get(&key.name)
+    }
+}
+
+impl Contents {
+    fn is_empty(&self) -> bool {
+        self.namespace.is_none()
+            && self.pods.is_empty()
+            && self.services.is_empty()
+            && self.workload_entries.is_empty()
+            && self.authorization_policies.is_empty()
+            && self.peer_authentications.is_empty()
+    }
+
+    /// The keys of the pods and workload entries that a selector selects; an empty one selects all.
+    pub(super) fn selected<'a>(&'a self, selector: &'a Selector) -> impl Iterator<Item = ObjectKey> + 'a {
+        let pods =
+            self.pods.values().filter(|pod| selects(selector, *pod)).map(|pod| (Kind::Pod, &pod.metadata));
+        let entries = self.workload_entries.values().filter(|entry| selects(selector, *entry));
+        let entries = entries.map(|entry| (Kind::WorkloadEntry, &entry.metadata));
+        pods.chain(entries).map(|(kind, metadata)| ObjectKey {
+            kind,
+            namespace: metadata.namespace.clone(),
+            name: metadata.name.clone(),
+        })
+    }
+}
+
+/// What selectors look at.
+pub(super) trait Labelled {
+    fn label(&self, name: &str) -> Option<&str>;
+}
+
+impl Labelled for Pod {
+    fn label(&self, name: &str) -> Option<&str> {
+        self.metadata.labels.get(name).map(String::as_str)
+    }
+}
+
+impl Labelled for WorkloadEntry {
+    /// `spec.labels` are the workload's; those of the object fill in.
+    fn label(&self, name: &str) -> Option<&str> {
+        self.labels.get(name).or_else(|| self.metadata.labels.get(name)).map(String::as_str)
+    }
+}
+
+/// Whether all labels of the selector are there; an empty one selects all.
+pub(super) fn selects(selector: &Selector, object: &impl Labelled) -> bool {
+    selector.iter().all(|(name, value)| object.label(name) == Some(value))
+}

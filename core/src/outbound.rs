@@ -1,0 +1,175 @@
+//! Where an outbound connection of an enrolled workload goes: [`plan`].
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::inbound::HBONE_PORT;
+use crate::mesh::Mesh;
+use crate::model::{Identity, LoadBalancingMode, Service, Workload, WorkloadUid};
+use crate::{Denial, balance};
+
+/// An outbound connection that the kernel handed over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flow {
+    pub source: WorkloadUid,
+    /// What the application asked for.
+    pub destination: SocketAddr,
+}
+
+/// How the connection is carried. Direct paths and waypoints will be further variants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// Mutual TLS to the node of the endpoint.
+    Tunnel(Tunnel),
+    /// The endpoint is the client's own workload: a plain connection inside its namespace.
+    Local(Direct),
+    /// The endpoint is outside the mesh: plain TCP.
+    Passthrough(Direct),
+}
+
+/// An HBONE tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tunnel {
+    pub source: Arc<Workload>,
+    pub destination: Arc<Workload>,
+    /// The service the application asked for, if it asked for one.
+    pub service: Option<Arc<Service>>,
+    /// Where the tunnel is opened: the endpoint's HBONE port.
+    pub peer: SocketAddr,
+    /// Where the tunnel ends: the application's address.
+    pub authority: SocketAddr,
+    /// Any of these may answer.
+    pub identities: Vec<Identity>,
+}
+
+/// A plain connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Direct {
+    pub source: Arc<Workload>,
+    /// `None`: an address that no workload is known for.
+    pub destination: Option<Arc<Workload>>,
+    pub service: Option<Arc<Service>>,
+    pub address: SocketAddr,
+}
+
+/// Decides where a flow goes. `dice` is a uniformly random number: the same number, the same answer.
+///
+/// An address that nobody has any more is refused: it was captured because it was in the mesh a moment ago, and a
+/// second try goes the way that is right then.
+pub fn plan(mesh: &Mesh, flow: &Flow, dice: u64) -> Result<Plan, Denial> {
+    let source = mesh.workload(&flow.source).ok_or_else(|| Denial::SourceUnknown(flow.source.clone()))?;
+    let address = SocketAddr::new(flow.destination.ip().to_canonical(), flow.destination.port());
+    if let Some(service) = service_at(mesh, source, address) {
+        return plan_service(mesh, source, service, address, dice);
+    }
+    if let Some(workload) = mesh.workload_by_address(address.ip()) {
+        return plan_workload(source, workload, address);
+    }
+    match mesh.services_by_address(address.ip()).next() {
+        Some(service) => {
+            Err(Denial::ServicePortUnknown { service: service.key.clone(), port: address.port() })
+        }
+        None => Err(Denial::DestinationUnknown(address)),
+    }
+}
+
+/// The service that has the address and the port; of several the client's own namespace's, then the first by key.
+fn service_at<'a>(mesh: &'a Mesh, source: &Workload, address: SocketAddr) -> Option<&'a Arc<Service>> {
+    let serving =
+        || mesh.services_by_address(address.ip()).filter(|service| service.port(address.port()).is_some());
+    serving().find(|service| service.key.namespace == source.namespace).or_else(|| serving().next())
+}
+
+fn plan_service(
+    mesh: &Mesh,
+    source: &Arc<Workload>,
+    service: &Arc<Service>,
+    asked: SocketAddr,
+    dice: u64,
+) -> Result<Plan, Denial> {
+    if service.waypoint.is_some() {
+        return Err(Denial::WaypointUnsupported(format!("service {}", service.key)));
+    }
+    if service.load_balancing.mode == LoadBalancingMode::Passthrough {
+        return plan_passthrough(mesh, source, service, asked);
+    }
+    let serves = |endpoint: &Workload| {
+        endpoint.network == source.network
+            && !endpoint.addresses.is_empty()
+            && endpoint.target_port(service, asked.port()).is_some()
+    };
+    let candidates = || mesh.endpoints(&service.key).filter(move |endpoint| serves(endpoint));
+    let picked = balance::pick(candidates, source, &service.load_balancing, dice).and_then(|endpoint| {
+        let address = address_of_family(endpoint, asked)?;
+        Some((endpoint, SocketAddr::new(address, endpoint.target_port(service, asked.port())?)))
+    });
+    let (endpoint, address) =
+        picked.ok_or_else(|| Denial::NoEndpoint { service: service.key.clone(), port: asked.port() })?;
+    Ok(carry(source, endpoint, Some(service), address))
+}
+
+/// The client chose the address itself. What stands behind an address that is no workload's is not known; where it
+/// might be something in the mesh, sending plaintext there is refused.
+fn plan_passthrough(
+    mesh: &Mesh,
+    source: &Arc<Workload>,
+    service: &Arc<Service>,
+    address: SocketAddr,
+) -> Result<Plan, Denial> {
+    if let Some(workload) = mesh.workload_by_address(address.ip()) {
+        return Ok(carry(source, workload, Some(service), address));
+    }
+    if mesh.endpoints(&service.key).any(|endpoint| endpoint.in_mesh()) {
+        return Err(Denial::DestinationUnknown(address));
+    }
+    Ok(Plan::Passthrough(Direct {
+        source: source.clone(),
+        destination: None,
+        service: Some(service.clone()),
+        address,
+    }))
+}
+
+fn plan_workload(
+    source: &Arc<Workload>,
+    workload: &Arc<Workload>,
+    address: SocketAddr,
+) -> Result<Plan, Denial> {
+    if workload.waypoint.is_some() && workload.uid != source.uid {
+        return Err(Denial::WaypointUnsupported(format!("workload {}", workload.uid)));
+    }
+    Ok(carry(source, workload, None, address))
+}
+
+fn carry(
+    source: &Arc<Workload>,
+    endpoint: &Arc<Workload>,
+    service: Option<&Arc<Service>>,
+    address: SocketAddr,
+) -> Plan {
+    if endpoint.in_mesh() && endpoint.uid != source.uid {
+        let mut identities = vec![endpoint.identity()];
+        identities.extend(service.into_iter().flat_map(|service| service.subject_alt_names.iter().cloned()));
+        return Plan::Tunnel(Tunnel {
+            source: source.clone(),
+            destination: endpoint.clone(),
+            service: service.cloned(),
+            peer: SocketAddr::new(address.ip(), HBONE_PORT),
+            authority: address,
+            identities,
+        });
+    }
+    let direct = Direct {
+        source: source.clone(),
+        destination: Some(endpoint.clone()),
+        service: service.cloned(),
+        address,
+    };
+    if endpoint.uid == source.uid { Plan::Local(direct) } else { Plan::Passthrough(direct) }
+}
+
+/// An address of the family the client asked for, or the first: a tunnel carries IPv4 over IPv6 and back.
+fn address_of_family(endpoint: &Workload, asked: SocketAddr) -> Option<IpAddr> {
+    let same = endpoint.addresses.iter().find(|address| address.is_ipv4() == asked.is_ipv4());
+    same.or_else(|| endpoint.addresses.first()).copied()
+}

@@ -1,0 +1,467 @@
+//! AuthorizationPolicy objects → what is enforced.
+
+use ambit_core::derive::{
+    AuthorizationPolicy, Kind, MtlsMode, Object, ObjectEvent, Operation, PolicyAction, PolicyRule, Source,
+    TargetRef, When,
+};
+use ambit_core::mesh::Change;
+use ambit_core::model::Scope;
+
+use crate::build::policy_key;
+use crate::objects::{Lab, ask, authorization, key, metadata, peer, pod, put, said, shop};
+
+use PolicyAction::{Allow, Audit, Custom, Deny};
+
+fn texts(values: &[&str]) -> Vec<String> {
+    values.iter().map(|value| (*value).to_owned()).collect()
+}
+
+fn from(sources: Vec<Source>) -> PolicyRule {
+    PolicyRule { from: sources, ..PolicyRule::default() }
+}
+
+fn to(operations: Vec<Operation>) -> PolicyRule {
+    PolicyRule { to: operations, ..PolicyRule::default() }
+}
+
+fn when(key: &str, values: &[&str], not_values: &[&str]) -> PolicyRule {
+    let when = When { key: key.into(), values: texts(values), not_values: texts(not_values) };
+    PolicyRule { when: vec![when], ..PolicyRule::default() }
+}
+
+fn namespaces(values: &[&str]) -> Source {
+    Source { namespaces: texts(values), ..Source::default() }
+}
+
+/// Rules as users write them, asked as `shop/web` at port 8080 of `shop/cart`.
+#[test]
+fn rules_as_written() {
+    let any = PolicyRule::default;
+    let get = || Operation { methods: texts(&["GET"]), ..Operation::default() };
+    let port = |ports: &[u16]| Operation { ports: ports.to_vec(), ..Operation::default() };
+    let get_on = |ports: &[u16]| Operation { ports: ports.to_vec(), ..get() };
+    let jwt = || Source { request_principals: texts(&["*"]), ..Source::default() };
+    let remote =
+        || Source { remote_ip_blocks: vec!["10.0.0.0/8".parse().expect("a block")], ..Source::default() };
+    let blocks = |yes: &[&str], no: &[&str]| Source {
+        ip_blocks: yes.iter().map(|b| b.parse().expect("a block")).collect(),
+        not_ip_blocks: no.iter().map(|b| b.parse().expect("a block")).collect(),
+        ..Source::default()
+    };
+    // Name, rules, whether an ALLOW policy of them permits, whether a DENY policy of them denies.
+    let rows: Vec<(&str, Vec<PolicyRule>, bool, bool)> = vec![
+        ("no rules", vec![], false, false),
+        ("an empty rule", vec![any()], true, true),
+        (
+            "a principal",
+            vec![from(vec![Source {
+                principals: texts(&["cluster.local/ns/shop/sa/web"]),
+                ..Source::default()
+            }])],
+            true,
+            true,
+        ),
+        (
+            "a principal's prefix",
+            vec![from(vec![Source { principals: texts(&["cluster.local/ns/shop/*"]), ..Source::default() }])],
+            true,
+            true,
+        ),
+        (
+            "a principal's suffix",
+            vec![from(vec![Source { principals: texts(&["*/sa/web"]), ..Source::default() }])],
+            true,
+            true,
+        ),
+        (
+            "any principal",
+            vec![from(vec![Source { principals: texts(&["*"]), ..Source::default() }])],
+            true,
+            true,
+        ),
+        (
+            "not a principal",
+            vec![from(vec![Source { not_principals: texts(&["*/sa/web"]), ..Source::default() }])],
+            false,
+            false,
+        ),
+        ("a namespace", vec![from(vec![namespaces(&["shop"])])], true, true),
+        ("another namespace", vec![from(vec![namespaces(&["blog"])])], false, false),
+        (
+            "not a namespace",
+            vec![from(vec![Source { not_namespaces: texts(&["blog"]), ..Source::default() }])],
+            true,
+            true,
+        ),
+        (
+            "an account of the policy's namespace",
+            vec![from(vec![Source { service_accounts: texts(&["web"]), ..Source::default() }])],
+            true,
+            true,
+        ),
+        (
+            "an account with its namespace",
+            vec![from(vec![Source { service_accounts: texts(&["shop/web"]), ..Source::default() }])],
+            true,
+            true,
+        ),
+        (
+            "an account of another namespace",
+            vec![from(vec![Source { service_accounts: texts(&["blog/web"]), ..Source::default() }])],
+            false,
+            false,
+        ),
+        (
+            "not an account",
+            vec![from(vec![Source { not_service_accounts: texts(&["web"]), ..Source::default() }])],
+            false,
+            false,
+        ),
+        ("a block", vec![from(vec![blocks(&["10.1.0.0/16"], &[])])], true, true),
+        ("a block with a hole", vec![from(vec![blocks(&["10.1.0.0/16"], &["10.1.0.7"])])], false, false),
+        ("sources are OR-ed", vec![from(vec![namespaces(&["blog"]), namespaces(&["shop"])])], true, true),
+        ("a port", vec![to(vec![port(&[8080])])], true, true),
+        ("another port", vec![to(vec![port(&[80])])], false, false),
+        (
+            "not a port",
+            vec![to(vec![Operation { not_ports: vec![8080], ..Operation::default() }])],
+            false,
+            false,
+        ),
+        (
+            "source and port are AND-ed",
+            vec![PolicyRule { to: vec![port(&[80])], ..from(vec![namespaces(&["shop"])]) }],
+            false,
+            false,
+        ),
+        ("when: namespace", vec![when("source.namespace", &["shop"], &[])], true, true),
+        ("when: not namespace", vec![when("source.namespace", &[], &["shop"])], false, false),
+        ("when: principal", vec![when("source.principal", &["*/sa/web"], &[])], true, true),
+        ("when: account", vec![when("source.serviceAccount", &["web"], &[])], true, true),
+        ("when: source address", vec![when("source.ip", &["10.1.0.0/16"], &["10.1.0.9"])], true, true),
+        ("when: destination address", vec![when("destination.ip", &["10.1.0.1"], &[])], true, true),
+        ("when: destination port", vec![when("destination.port", &["8080"], &[])], true, true),
+        ("when: another destination port", vec![when("destination.port", &["80"], &[])], false, false),
+        (
+            "when is AND-ed",
+            vec![PolicyRule {
+                when: vec![
+                    When { key: "source.namespace".into(), values: texts(&["shop"]), not_values: vec![] },
+                    When { key: "destination.port".into(), values: texts(&["80"]), not_values: vec![] },
+                ],
+                ..any()
+            }],
+            false,
+            false,
+        ),
+        // HTTP fields: never allowed by, always denied by.
+        ("a method", vec![to(vec![get()])], false, true),
+        ("a method on the port", vec![to(vec![get_on(&[8080])])], false, true),
+        ("a method on another port: the port still counts", vec![to(vec![get_on(&[80])])], false, false),
+        ("a method, or another port", vec![to(vec![get(), port(&[80])])], false, true),
+        (
+            "a method from another namespace",
+            vec![PolicyRule { from: vec![namespaces(&["blog"])], ..to(vec![get()]) }],
+            false,
+            false,
+        ),
+        (
+            "a path that is excluded",
+            vec![to(vec![Operation { not_paths: texts(&["/health"]), ..Operation::default() }])],
+            false,
+            true,
+        ),
+        (
+            "a host",
+            vec![to(vec![Operation { hosts: texts(&["shop.example"]), ..Operation::default() }])],
+            false,
+            true,
+        ),
+        ("a token", vec![from(vec![jwt()])], false, true),
+        ("a token, or another namespace", vec![from(vec![jwt(), namespaces(&["blog"])])], false, true),
+        (
+            "a token and another namespace",
+            vec![from(vec![Source { namespaces: texts(&["blog"]), ..jwt() }])],
+            false,
+            false,
+        ),
+        ("a remote address", vec![from(vec![remote()])], false, true),
+        ("when: a header", vec![when("request.headers[x-env]", &["prod"], &[])], false, true),
+        ("when: a claim", vec![when("request.auth.claims[iss]", &["me"], &[])], false, true),
+        ("when: SNI", vec![when("connection.sni", &["shop.example"], &[])], false, true),
+        (
+            "when: a header, from another namespace",
+            vec![PolicyRule { from: vec![namespaces(&["blog"])], ..when("request.headers[x]", &["y"], &[]) }],
+            false,
+            false,
+        ),
+        (
+            "an HTTP rule beside one that is none",
+            vec![to(vec![get()]), from(vec![namespaces(&["shop"])])],
+            true,
+            true,
+        ),
+    ];
+    for (name, rules, permits, denies) in rows {
+        for (action, expected) in [
+            (Allow, if permits { "permitted" } else { "policy_not_allowed" }),
+            (Deny, if denies { "policy_denied" } else { "permitted" }),
+        ] {
+            let mut objects = shop();
+            objects.push(Object::AuthorizationPolicy(authorization("shop/p", &[], action, rules.clone())));
+            assert_eq!(
+                ask(&Lab::new(objects), "shop/web", "shop/cart", 8080),
+                expected,
+                "{name}, {action:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn whom_a_policy_concerns() {
+    let deny = |name: &str, selector: &[(&str, &str)]| {
+        Object::AuthorizationPolicy(authorization(name, selector, Deny, vec![PolicyRule::default()]))
+    };
+    let rows: [(&str, &str, &[(&str, &str)], Scope, [bool; 3]); 5] = [
+        ("its namespace", "shop/p", &[], Scope::Namespace, [true, true, false]),
+        ("those it selects", "shop/p", &[("app", "cart")], Scope::WorkloadSelector, [true, false, false]),
+        ("nobody it selects", "shop/p", &[("app", "x")], Scope::WorkloadSelector, [false, false, false]),
+        ("the mesh", "ambit-system/p", &[], Scope::Global, [true, true, true]),
+        (
+            "those it selects, mesh-wide",
+            "ambit-system/p",
+            &[("app", "cart")],
+            Scope::WorkloadSelector,
+            [true, false, true],
+        ),
+    ];
+    for (name, policy, selector, scope, expected) in rows {
+        let mut objects = shop();
+        objects.push(deny(policy, selector));
+        let mut lab = Lab::new(objects);
+        let denied = |lab: &Lab| {
+            ["shop/cart", "shop/api", "blog/cms"].map(|pod| ask(lab, "x/y", pod, 80) == "policy_denied")
+        };
+        assert_eq!(lab.mesh.policy(&policy_key(policy)).expect("there").scope, scope, "{name}");
+        assert_eq!(denied(&lab), expected, "{name}");
+        lab.delete(Kind::AuthorizationPolicy, policy);
+        assert_eq!(denied(&lab), [false; 3], "{name}: and afterwards");
+    }
+}
+
+#[test]
+fn dry_run_is_an_annotation() {
+    for (value, dry_run) in [("true", true), ("false", false), ("yes", false)] {
+        let mut policy = authorization("shop/p", &[], Deny, vec![PolicyRule::default()]);
+        policy.metadata.annotations.insert("istio.io/dry-run".into(), value.into());
+        let lab = Lab::new([Object::AuthorizationPolicy(policy)]);
+        assert_eq!(lab.mesh.policy(&policy_key("shop/p")).expect("there").dry_run, dry_run, "{value}");
+    }
+}
+
+#[test]
+fn what_is_said_about_a_policy() {
+    let policy = |rules| authorization("shop/p", &[], Allow, rules);
+    let method = Operation { methods: texts(&["GET"]), not_paths: texts(&["/x"]), ..Operation::default() };
+    let accounts = |value: &str| Source { service_accounts: texts(&[value]), ..Source::default() };
+    let target = TargetRef { kind: "Service".into(), name: "cart".into(), ..TargetRef::default() };
+    let rows: Vec<(&str, AuthorizationPolicy, bool, Vec<&str>)> = vec![
+        ("all is well", policy(vec![from(vec![namespaces(&["shop"])])]), true, vec![]),
+        (
+            "HTTP fields",
+            policy(vec![PolicyRule::default(), to(vec![method])]),
+            true,
+            vec!["spec.rules[1].to[0].operation.methods", "spec.rules[1].to[0].operation.notPaths"],
+        ),
+        (
+            "an HTTP condition",
+            policy(vec![when("request.headers[x]", &["y"], &[])]),
+            true,
+            vec!["spec.rules[0].when[0].key"],
+        ),
+        (
+            "targetRefs",
+            AuthorizationPolicy { target_refs: vec![target], ..policy(vec![]) },
+            false,
+            vec!["spec.targetRefs"],
+        ),
+        ("CUSTOM", AuthorizationPolicy { action: Custom, ..policy(vec![]) }, false, vec!["spec.action"]),
+        ("AUDIT", AuthorizationPolicy { action: Audit, ..policy(vec![]) }, false, vec!["spec.action"]),
+        (
+            "a source without conditions",
+            policy(vec![from(vec![Source::default()])]),
+            false,
+            vec!["spec.rules[0].from[0].source"],
+        ),
+        (
+            "an operation without conditions",
+            policy(vec![to(vec![Operation::default()])]),
+            false,
+            vec!["spec.rules[0].to[0].operation"],
+        ),
+        (
+            "a condition without values",
+            policy(vec![when("source.ip", &[], &[])]),
+            false,
+            vec!["spec.rules[0].when[0]"],
+        ),
+        (
+            "an unknown attribute",
+            policy(vec![when("source.colour", &["red"], &[])]),
+            false,
+            vec!["spec.rules[0].when[0].key"],
+        ),
+        (
+            "a bad block",
+            policy(vec![when("source.ip", &["10.0.0.0/8", "10.0.0/33"], &[])]),
+            false,
+            vec!["spec.rules[0].when[0].values[1]"],
+        ),
+        (
+            "a bad port",
+            policy(vec![when("destination.port", &[], &["0"])]),
+            false,
+            vec!["spec.rules[0].when[0].notValues[0]"],
+        ),
+        (
+            "an empty text",
+            policy(vec![from(vec![namespaces(&["shop", ""])])]),
+            false,
+            vec!["spec.rules[0].from[0].source.namespaces[1]"],
+        ),
+        (
+            "an account with a star",
+            policy(vec![from(vec![accounts("shop/*")])]),
+            false,
+            vec!["spec.rules[0].from[0].source.serviceAccounts[0]"],
+        ),
+        (
+            "an account with two slashes",
+            policy(vec![from(vec![accounts("a/b/c")])]),
+            false,
+            vec!["spec.rules[0].from[0].source.serviceAccounts[0]"],
+        ),
+    ];
+    for (name, policy, accepted, fields) in rows {
+        let mut lab = Lab::new([]);
+        let (derived, _) = lab.put([Object::AuthorizationPolicy(policy)]);
+        let expected: Vec<_> = if fields.is_empty() {
+            vec![(accepted, None)]
+        } else {
+            fields.iter().map(|field| (accepted, Some((*field).to_owned()))).collect()
+        };
+        assert_eq!(said(&lab, Kind::AuthorizationPolicy, "shop/p"), expected, "{name}");
+        assert_eq!(derived.conditions.len(), expected.len(), "{name}: reported at once");
+        assert_eq!(lab.mesh.policies().count(), usize::from(accepted), "{name}: in force");
+    }
+}
+
+#[test]
+fn a_bad_version_leaves_the_last_good_one() {
+    let good = |namespace: &str| {
+        let rules = vec![from(vec![namespaces(&[namespace])])];
+        Object::AuthorizationPolicy(authorization("shop/p", &[("app", "cart")], Deny, rules))
+    };
+    let bad = || {
+        let rules = vec![when("source.colour", &["red"], &[])];
+        Object::AuthorizationPolicy(authorization("shop/p", &[], Deny, rules))
+    };
+    let refused = vec![(false, Some("spec.rules[0].when[0].key".to_owned()))];
+    let fine = vec![(true, None)];
+    let mut lab = Lab::new(shop());
+
+    lab.put([bad()]);
+    assert_eq!(said(&lab, Kind::AuthorizationPolicy, "shop/p"), refused);
+    assert_eq!(lab.mesh.policies().count(), 0, "there was no good one yet");
+
+    lab.put([good("bank")]);
+    assert_eq!(
+        (ask(&lab, "bank/x", "shop/cart", 80).as_str(), said(&lab, Kind::AuthorizationPolicy, "shop/p")),
+        ("policy_denied", fine.clone())
+    );
+
+    let (derived, _) = lab.put([bad()]);
+    assert!(derived.changes.is_empty(), "{:?}", derived.changes);
+    assert_eq!(derived.conditions.len(), 1);
+    assert_eq!(
+        (ask(&lab, "bank/x", "shop/cart", 80).as_str(), said(&lab, Kind::AuthorizationPolicy, "shop/p")),
+        ("policy_denied", refused.clone())
+    );
+
+    let (derived, _) = lab.put([good("bank")]);
+    assert_eq!(
+        (derived.changes.len(), derived.conditions.len()),
+        (0, 1),
+        "the very same version clears the complaint"
+    );
+    assert_eq!(said(&lab, Kind::AuthorizationPolicy, "shop/p"), fine);
+
+    lab.put([good("blog"), bad()]);
+    assert_eq!(ask(&lab, "blog/x", "shop/cart", 80), "policy_denied", "the good one of the batch is taken");
+    assert_eq!(
+        said(&lab, Kind::AuthorizationPolicy, "shop/p"),
+        refused,
+        "and the bad one is what there is to talk about"
+    );
+
+    lab.put([bad(), good("bank")]);
+    assert_eq!(
+        (ask(&lab, "bank/x", "shop/cart", 80).as_str(), said(&lab, Kind::AuthorizationPolicy, "shop/p")),
+        ("policy_denied", fine)
+    );
+
+    lab.put([bad()]);
+    lab.delete(Kind::AuthorizationPolicy, "shop/p");
+    assert_eq!(ask(&lab, "bank/x", "shop/cart", 80), "permitted");
+    assert!(said(&lab, Kind::AuthorizationPolicy, "shop/p").is_empty());
+}
+
+#[test]
+fn policies_come_before_and_go_after_the_workloads_that_name_them() {
+    let policy = || Object::AuthorizationPolicy(authorization("shop/p", &[("app", "cart")], Deny, vec![]));
+    let mut lab = Lab::new(shop());
+    let (derived, _) = lab.put([policy()]);
+    assert!(
+        matches!(derived.changes[..], [Change::PutPolicy(_), Change::PutWorkload(_)]),
+        "{:?}",
+        derived.changes
+    );
+    let (derived, _) = lab.delete(Kind::AuthorizationPolicy, "shop/p");
+    assert!(
+        matches!(derived.changes[..], [Change::PutWorkload(_), Change::RemovePolicy(_)]),
+        "{:?}",
+        derived.changes
+    );
+    let gone = [Kind::Pod, Kind::AuthorizationPolicy]
+        .map(|kind| ObjectEvent::Delete(key(kind, if kind == Kind::Pod { "shop/cart" } else { "shop/p" })));
+    lab.put([policy()]);
+    let (derived, _) = lab.apply(gone);
+    assert!(
+        matches!(derived.changes[..], [Change::RemoveWorkload(_), Change::RemovePolicy(_)]),
+        "{:?}",
+        derived.changes
+    );
+}
+
+#[test]
+fn policies_reach_workloads_that_come_later() {
+    let mut lab = Lab::new([
+        Object::AuthorizationPolicy(authorization(
+            "shop/p",
+            &[("app", "cart")],
+            Deny,
+            vec![PolicyRule::default()],
+        )),
+        Object::PeerAuthentication(peer("ambit-system/default", &[], MtlsMode::Strict, &[], 1)),
+    ]);
+    lab.apply(shop().into_iter().map(put));
+    assert_eq!(ask(&lab, "shop/web", "shop/cart", 80), "policy_denied");
+    assert_eq!(ask(&lab, "", "shop/api", 80), "policy_denied");
+    let relabelled = ambit_core::derive::Pod {
+        metadata: metadata("shop/cart", &[("app", "basket")]),
+        ..pod("shop/cart", &[], &["10.1.0.1"])
+    };
+    lab.put([Object::Pod(relabelled)]);
+    assert_eq!(ask(&lab, "shop/web", "shop/cart", 80), "permitted");
+}

@@ -1,0 +1,232 @@
+//! Derivation in steps must come to what derivation from scratch comes to, whatever happened on the way.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ambit_core::derive::{
+    Condition, MtlsMode, Object, ObjectEvent, ObjectKey, Phase, Pod, PolicyAction, PolicyRule, PortRef,
+    Service, Settings, Source, When, WorkloadEntry, World,
+};
+use ambit_core::mesh::Mesh;
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+use proptest::strategy::ValueTree;
+
+use crate::build::ip;
+use crate::objects::{
+    authorization, container_port, metadata, namespace, peer, pod, put, service, service_port,
+};
+
+type Labels = Vec<(&'static str, &'static str)>;
+
+fn name() -> impl Strategy<Value = String> {
+    let name = |namespaces: &[&'static str]| {
+        (select(namespaces.to_vec()), select(vec!["a", "b"]))
+            .prop_map(|(namespace, name)| format!("{namespace}/{name}"))
+    };
+    name(&["shop", "shop", "shop", "blog", "ambit-system"])
+}
+
+fn labels() -> impl Strategy<Value = Labels> {
+    let app = option::of(select(vec!["x", "y"]));
+    let version = option::of(select(vec!["1", "2"]));
+    let mode = option::weighted(0.3, select(vec!["ambient", "none", "?"]));
+    (app, version, mode).prop_map(|(app, version, mode)| {
+        let app = app.map(|app| ("app", app));
+        let version = version.map(|version| ("version", version));
+        app.into_iter().chain(version).chain(mode.map(|mode| ("istio.io/dataplane-mode", mode))).collect()
+    })
+}
+
+fn selector() -> impl Strategy<Value = Labels> {
+    select(vec![vec![], vec![("app", "x")], vec![("app", "y")], vec![("app", "x"), ("version", "1")]])
+}
+
+fn addresses() -> impl Strategy<Value = Vec<&'static str>> {
+    vec(select(vec!["10.1.0.1", "10.1.0.2", "fd00::1", "10.96.0.1"]), 0..3)
+}
+
+fn a_pod() -> impl Strategy<Value = Object> {
+    let phase = select(vec![Phase::Running, Phase::Running, Phase::Pending, Phase::Succeeded, Phase::Failed]);
+    let ports =
+        vec(select(vec![container_port("web", 1), container_port("web", 2), container_port("api", 3)]), 0..2);
+    let flags = (any::<bool>(), prop::bool::weighted(0.1), prop::bool::weighted(0.9));
+    (name(), labels(), addresses(), phase, ports, flags).prop_map(
+        |(name, labels, addresses, phase, ports, (ready, host_network, scheduled))| {
+            let base = pod(&name, &labels, &addresses);
+            let node = if scheduled { base.node.clone() } else { String::new() };
+            let probes = vec![PortRef::Name("web".into())];
+            Object::Pod(Pod { phase, ports, ready, host_network, node, probes, ..base })
+        },
+    )
+}
+
+fn a_service() -> impl Strategy<Value = Object> {
+    let ports =
+        vec(select(vec![service_port(80, "8080"), service_port(81, "web"), service_port(82, "api")]), 0..3);
+    (name(), addresses(), selector(), ports, prop::bool::weighted(0.1)).prop_map(
+        |(name, addresses, selector, ports, external_name)| {
+            let base = service(&name, &addresses, &selector, ports);
+            Object::Service(Service { external_name, ..base })
+        },
+    )
+}
+
+fn an_entry() -> impl Strategy<Value = Object> {
+    (name(), labels(), selector(), option::of(select(vec!["10.7.0.1", "127.0.0.1"]))).prop_map(
+        |(name, labels, more, address)| {
+            Object::WorkloadEntry(WorkloadEntry {
+                metadata: metadata(&name, &labels),
+                labels: metadata(&name, &more).labels,
+                address: address.map(ip),
+                ports: [("web".to_owned(), 3000)].into(),
+                ..WorkloadEntry::default()
+            })
+        },
+    )
+}
+
+fn a_policy() -> impl Strategy<Value = Object> {
+    let rule = select(vec!["any", "namespace", "http", "bad"]).prop_map(|kind| {
+        let when = |key: &str| When { key: key.into(), values: vec!["v".into()], not_values: vec![] };
+        match kind {
+            "namespace" => {
+                let source = Source { namespaces: vec!["shop".into()], ..Source::default() };
+                PolicyRule { from: vec![source], ..PolicyRule::default() }
+            }
+            "http" => PolicyRule { when: vec![when("request.headers[x]")], ..PolicyRule::default() },
+            "bad" => PolicyRule { when: vec![when("source.colour")], ..PolicyRule::default() },
+            _ => PolicyRule::default(),
+        }
+    });
+    let action = select(vec![PolicyAction::Allow, PolicyAction::Deny, PolicyAction::Custom]);
+    (name(), selector(), action, vec(rule, 0..2)).prop_map(|(name, selector, action, rules)| {
+        Object::AuthorizationPolicy(authorization(&name, &selector, action, rules))
+    })
+}
+
+fn a_peer_authentication() -> impl Strategy<Value = Object> {
+    let mode = || select(vec![MtlsMode::Unset, MtlsMode::Disable, MtlsMode::Permissive, MtlsMode::Strict]);
+    let ports = vec((select(vec![1_u16, 2]), mode()), 0..3);
+    (name(), selector(), mode(), ports, 0_i64..3).prop_map(|(name, selector, mode, ports, created)| {
+        Object::PeerAuthentication(peer(&name, &selector, mode, &ports, created))
+    })
+}
+
+fn an_object() -> impl Strategy<Value = Object> {
+    let modes = vec!["", "ambient", "ambient", "ambient", "none"];
+    prop_oneof![
+        2 => (select(vec!["shop", "blog", "ambit-system"]), select(modes)).prop_map(|(name, mode)| namespace(name, mode)),
+        4 => a_pod(),
+        2 => a_service(),
+        1 => an_entry(),
+        2 => a_policy(),
+        3 => a_peer_authentication(),
+    ]
+}
+
+fn an_event() -> impl Strategy<Value = ObjectEvent> {
+    prop_oneof![
+        3 => an_object().prop_map(put),
+        1 => an_object().prop_map(|object| ObjectEvent::Delete(object.key())),
+    ]
+}
+
+fn is_bad(object: &Object) -> bool {
+    let Object::AuthorizationPolicy(policy) = object else { return false };
+    policy.rules.iter().flat_map(|rule| &rule.when).any(|when| when.key == "source.colour")
+}
+
+/// The versions that should be in force, and those whose newest version was refused.
+#[derive(Default)]
+struct Expected {
+    objects: BTreeMap<ObjectKey, Object>,
+    refused: BTreeSet<ObjectKey>,
+}
+
+impl Expected {
+    fn take(&mut self, event: &ObjectEvent) {
+        match event {
+            ObjectEvent::Put(object) if is_bad(object) => {
+                self.refused.insert(object.key());
+            }
+            ObjectEvent::Put(object) => {
+                self.refused.remove(&object.key());
+                self.objects.insert(object.key(), (**object).clone());
+            }
+            ObjectEvent::Delete(key) => {
+                self.refused.remove(key);
+                self.objects.remove(key);
+            }
+        }
+    }
+}
+
+fn conditions(world: &World, besides: &BTreeSet<ObjectKey>) -> Vec<Condition> {
+    world.conditions().filter(|condition| !besides.contains(&condition.object)).cloned().collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1024))]
+
+    #[test]
+    fn steps_come_to_what_scratch_comes_to(batches in vec(vec(an_event(), 0..4), 0..12)) {
+        let mut world = World::new(Settings::default());
+        let mut mesh = Mesh::new();
+        let mut expected = Expected::default();
+        for batch in batches {
+            for event in &batch {
+                expected.take(event);
+            }
+            let derived = world.apply(batch.clone());
+
+            // Every change changes something, and no workload ever names a policy that is not there.
+            for change in derived.changes {
+                let touched = mesh.apply([change.clone()]);
+                prop_assert!(!touched.is_empty(), "{:?} changes nothing", change);
+                for workload in mesh.workloads() {
+                    for policy in &workload.policies {
+                        prop_assert!(mesh.policy(policy).is_some(), "{} names {}", workload.uid, policy);
+                    }
+                }
+            }
+
+            let mut scratch_world = World::new(Settings::default());
+            let mut scratch = Mesh::new();
+            scratch.apply(scratch_world.apply(expected.objects.values().cloned().map(put)).changes);
+            prop_assert_eq!(&mesh, &scratch);
+            prop_assert_eq!(
+                conditions(&world, &expected.refused),
+                conditions(&scratch_world, &expected.refused)
+            );
+            for key in &expected.refused {
+                let said: Vec<_> = world.conditions().filter(|condition| condition.object == *key).collect();
+                prop_assert!(said.iter().any(|condition| !condition.accepted), "{} is refused: {:?}", key, said);
+            }
+            prop_assert!(derived.conditions.iter().all(|news| world.conditions().any(|known| known == news)));
+
+        }
+    }
+}
+
+#[test]
+fn the_universe_reaches_what_it_should() {
+    // Guards the property above against an accident that would leave it nothing to find.
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let (mut policies, mut enrolled, mut listed, mut endpoints) = (0, 0, 0, 0);
+    for _ in 0..64 {
+        let events = vec(an_event(), 30).new_tree(&mut runner).expect("a value").current();
+        let mut mesh = Mesh::new();
+        mesh.apply(World::new(Settings::default()).apply(events).changes);
+        policies += mesh.policies().count();
+        enrolled += mesh.workloads().filter(|workload| workload.in_mesh()).count();
+        listed += mesh.workloads().filter(|workload| !workload.policies.is_empty()).count();
+        endpoints += mesh.services().map(|service| mesh.endpoints(&service.key).count()).sum::<usize>();
+    }
+    for (what, count) in
+        [("policies", policies), ("enrolled", enrolled), ("listed", listed), ("endpoints", endpoints)]
+    {
+        assert!(count > 32, "{what}: {count}");
+    }
+}

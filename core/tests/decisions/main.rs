@@ -1,0 +1,21 @@
+//! What the core decides, asked from outside through its public interface: tables of named rows, replays of events,
+//! and properties.
+
+#![expect(
+    clippy::type_complexity,
+    reason = "the rows of tables are tuples; names for them would say nothing more"
+)]
+
+mod balance;
+mod build;
+mod derive;
+mod derive_authorization;
+mod derive_peer_authentication;
+mod derive_properties;
+mod inbound;
+mod mesh;
+mod model;
+mod objects;
+mod outbound;
+mod policy;
+mod policy_properties;

@@ -1,0 +1,165 @@
+//! Short ways to write objects, and a world with the mesh that follows from it.
+
+use ambit_core::derive::{
+    AuthorizationPolicy, Condition, ContainerPort, Derived, Kind, Metadata, MtlsMode, Namespace, Object,
+    ObjectEvent, ObjectKey, PeerAuthentication, Phase, Pod, PolicyAction, PolicyRule, PortRef, Service,
+    ServicePort, Settings, Transport, World,
+};
+use ambit_core::mesh::{Mesh, Touched};
+use ambit_core::policy::{Peer, authorize};
+
+use crate::build::{identity, ip, uid};
+
+/// Metadata from `<namespace>/<name>` and labels.
+pub(crate) fn metadata(name: &str, labels: &[(&str, &str)]) -> Metadata {
+    let (namespace, name) = name.split_once('/').expect("namespace/name");
+    let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    Metadata {
+        namespace: namespace.into(),
+        name: name.into(),
+        labels: labels.collect(),
+        ..Metadata::default()
+    }
+}
+
+pub(crate) fn key(kind: Kind, name: &str) -> ObjectKey {
+    let (namespace, name) = name.split_once('/').unwrap_or(("", name));
+    ObjectKey { kind, namespace: namespace.into(), name: name.into() }
+}
+
+/// A namespace; `mode` is its dataplane label, empty for none.
+pub(crate) fn namespace(name: &str, mode: &str) -> Object {
+    let labels: &[(&str, &str)] = if mode.is_empty() { &[] } else { &[("istio.io/dataplane-mode", mode)] };
+    let metadata = Metadata { namespace: String::new(), ..metadata(&format!("/{name}"), labels) };
+    Object::Namespace(Namespace { metadata })
+}
+
+/// A running, ready pod on node-a.
+pub(crate) fn pod(name: &str, labels: &[(&str, &str)], addresses: &[&str]) -> Pod {
+    Pod {
+        metadata: metadata(name, labels),
+        node: "node-a".into(),
+        phase: Phase::Running,
+        addresses: addresses.iter().map(|text| ip(text)).collect(),
+        ready: true,
+        ..Pod::default()
+    }
+}
+
+pub(crate) fn container_port(name: &str, port: u16) -> ContainerPort {
+    ContainerPort { name: name.into(), port, transport: Transport::Tcp }
+}
+
+pub(crate) fn service_port(port: u16, target: &str) -> ServicePort {
+    let target = target.parse().map_or_else(|_| PortRef::Name(target.into()), PortRef::Number);
+    ServicePort { name: String::new(), port, target, transport: Transport::Tcp, app_protocol: String::new() }
+}
+
+pub(crate) fn service(
+    name: &str,
+    addresses: &[&str],
+    selector: &[(&str, &str)],
+    ports: Vec<ServicePort>,
+) -> Service {
+    Service {
+        metadata: metadata(name, &[]),
+        cluster_ips: addresses.iter().map(|text| ip(text)).collect(),
+        selector: metadata(name, selector).labels,
+        ports,
+        ..Service::default()
+    }
+}
+
+pub(crate) fn authorization(
+    name: &str,
+    selector: &[(&str, &str)],
+    action: PolicyAction,
+    rules: Vec<PolicyRule>,
+) -> AuthorizationPolicy {
+    AuthorizationPolicy {
+        metadata: metadata(name, &[]),
+        selector: metadata(name, selector).labels,
+        action,
+        rules,
+        ..AuthorizationPolicy::default()
+    }
+}
+
+/// A PeerAuthentication, made at the time `created`.
+pub(crate) fn peer(
+    name: &str,
+    selector: &[(&str, &str)],
+    mode: MtlsMode,
+    ports: &[(u16, MtlsMode)],
+    created: i64,
+) -> PeerAuthentication {
+    PeerAuthentication {
+        metadata: Metadata { created: Some(created), ..metadata(name, &[]) },
+        selector: metadata(name, selector).labels,
+        mode,
+        port_modes: ports.iter().copied().collect(),
+    }
+}
+
+pub(crate) fn put(object: Object) -> ObjectEvent {
+    ObjectEvent::Put(Box::new(object))
+}
+
+/// A world, and the mesh that its changes made.
+pub(crate) struct Lab {
+    pub(crate) world: World,
+    pub(crate) mesh: Mesh,
+}
+
+impl Lab {
+    pub(crate) fn new(objects: impl IntoIterator<Item = Object>) -> Self {
+        let mut lab = Self { world: World::new(Settings::default()), mesh: Mesh::new() };
+        lab.put(objects);
+        lab
+    }
+
+    pub(crate) fn apply(&mut self, events: impl IntoIterator<Item = ObjectEvent>) -> (Derived, Touched) {
+        let derived = self.world.apply(events);
+        let touched = self.mesh.apply(derived.changes.clone());
+        (derived, touched)
+    }
+
+    pub(crate) fn put(&mut self, objects: impl IntoIterator<Item = Object>) -> (Derived, Touched) {
+        self.apply(objects.into_iter().map(put))
+    }
+
+    pub(crate) fn delete(&mut self, kind: Kind, name: &str) -> (Derived, Touched) {
+        self.apply([ObjectEvent::Delete(key(kind, name))])
+    }
+
+    pub(crate) fn conditions(&self, kind: Kind, name: &str) -> Vec<&Condition> {
+        let key = key(kind, name);
+        self.world.conditions().filter(|condition| condition.object == key).collect()
+    }
+}
+
+/// An enrolled namespace and one that is not, with pods.
+pub(crate) fn shop() -> Vec<Object> {
+    vec![
+        namespace("shop", "ambient"),
+        Object::Pod(pod("shop/cart", &[("app", "cart")], &["10.1.0.1"])),
+        Object::Pod(pod("shop/api", &[("app", "api")], &["10.1.0.2"])),
+        Object::Pod(pod("blog/cms", &[("app", "cart")], &["10.1.0.3"])),
+    ]
+}
+
+/// The reason for which a peer is refused at a pod's port, or `permitted`.
+pub(crate) fn ask(lab: &Lab, who: &str, destination: &str, port: u16) -> String {
+    let address = lab.mesh.workload(&uid(destination)).expect("a workload").addresses[0];
+    let who = (!who.is_empty()).then(|| identity(who));
+    let peer = Peer { identity: who.as_ref(), source: ip("10.1.0.7"), destination: (address, port).into() };
+    match authorize(&lab.mesh, &uid(destination), &peer).outcome {
+        Ok(_) => "permitted".to_owned(),
+        Err(denial) => denial.reason().to_owned(),
+    }
+}
+
+/// What is said about an object: whether it is accepted, and about which field.
+pub(crate) fn said(lab: &Lab, kind: Kind, name: &str) -> Vec<(bool, Option<String>)> {
+    lab.conditions(kind, name).into_iter().map(|c| (c.accepted, c.field.clone())).collect()
+}

@@ -1,0 +1,108 @@
+//! Why a connection was refused: one list for kernel counters, logs, metrics and statuses.
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident = $number:literal, $name:literal;)*) => {
+        /// Why a connection was refused or ended early. Numbers and names are stable: numbers index kernel
+        /// counters, names appear in logs, metrics and statuses.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Reason { $($(#[$doc])* $variant = $number,)* }
+
+        impl Reason {
+            /// Every reason, in the order of their numbers.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The stable name.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    // Found by the kernel programs.
+    /// `connect()`: ztunnel has no listener of this family in the pod (yet, or any more).
+    OutboundListenerMissing = 0, "outbound_listener_missing";
+    /// `connect()`: the pod has too many connections that ztunnel has not taken yet.
+    HandoffsExhausted = 1, "handoffs_exhausted";
+    /// `connect()`: the kernel had no memory for what capture must remember.
+    KernelMemory = 2, "kernel_memory";
+    /// `connect()` by ztunnel towards an app: the pod is not enrolled (any more).
+    PodUnknown = 3, "pod_unknown";
+    /// Arriving tunnel: ztunnel does not listen for the pod.
+    HboneListenerMissing = 4, "hbone_listener_missing";
+    /// Arriving plaintext that must be checked: ztunnel does not listen for the pod.
+    PlaintextListenerMissing = 5, "plaintext_listener_missing";
+    /// Arriving plaintext where the pod takes only mutual TLS.
+    PlaintextRefused = 6, "plaintext_refused";
+    /// A connection was made, but its other end could not be told about it.
+    HandoffLost = 7, "handoff_lost";
+
+    // Decided by ztunnel; the names are those of the core's denials.
+    /// The client's workload is unknown.
+    SourceUnknown = 16, "source_unknown";
+    /// Nothing known has the address.
+    DestinationUnknown = 17, "destination_unknown";
+    /// The service does not declare the port.
+    ServicePortUnknown = 18, "service_port_unknown";
+    /// No endpoint may serve the port now.
+    NoEndpoint = 19, "no_endpoint";
+    /// Only a waypoint may carry it.
+    WaypointUnsupported = 20, "waypoint_unsupported";
+    /// The server's workload is unknown.
+    WorkloadUnknown = 21, "workload_unknown";
+    /// One of the mesh's own ports was asked for.
+    ReservedPort = 22, "reserved_port";
+    /// The address asked for is not the pod's.
+    AddressMismatch = 23, "address_mismatch";
+    /// A DENY policy matched.
+    PolicyDenied = 24, "policy_denied";
+    /// ALLOW policies exist and none matched.
+    PolicyNotAllowed = 25, "policy_not_allowed";
+    /// A policy that selects the workload is not known.
+    PolicyMissing = 26, "policy_missing";
+    /// An app dialled ztunnel's own listener.
+    OriginalDestinationMissing = 27, "original_destination_missing";
+    /// The controller has not sent a whole configuration yet.
+    NotSynchronized = 28, "not_synchronized";
+    /// There is no certificate for the workload.
+    CertificateMissing = 29, "certificate_missing";
+    /// The other end could not be connected to.
+    ConnectFailed = 30, "connect_failed";
+    /// Making the connection took too long.
+    ConnectTimeout = 31, "connect_timeout";
+    /// The TLS handshake failed: one of the ends is not who it should be.
+    TlsFailed = 32, "tls_failed";
+    /// The HTTP/2 connection between the daemons failed.
+    TunnelFailed = 33, "tunnel_failed";
+    /// The other daemon refused the tunnel.
+    TunnelRefused = 34, "tunnel_refused";
+    /// The other daemon's request makes no sense.
+    BadRequest = 35, "bad_request";
+    /// One of the ends reset the connection.
+    Reset = 36, "reset";
+    /// The daemon ended before the connection did.
+    Drained = 37, "drained";
+}
+
+impl Reason {
+    /// How many counters the kernel's array has: room for reasons of later programs.
+    pub const COUNTERS: u32 = 64;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Reason;
+
+    #[test]
+    fn numbers_fit_and_names_differ() {
+        for (index, reason) in Reason::ALL.iter().enumerate() {
+            assert!((*reason as u32) < Reason::COUNTERS, "{reason:?} has no counter");
+            assert!(
+                Reason::ALL[..index].iter().all(|other| other.name() != reason.name()),
+                "{reason:?} shares its name"
+            );
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! What a daemon does with its instance: open it, say which destinations are captured, and for each
+//! connection mark its own sockets and read where a captured one wanted to go.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use ambit_abi::{
+    Address, FlowKey, Handoff, ListenerKey, NetnsCookie, Pod, PodName, PortKey, PortRule, Reason, Role,
+    Socket, names,
+};
+use parking_lot::Mutex;
+
+use crate::map::Map;
+use crate::pins::Pins;
+use crate::pods::Enrolled;
+use crate::{Error, Settings, bpf, object};
+
+/// An instance's programs and maps. Calls for connections take no lock.
+#[derive(Debug)]
+pub struct Dataplane {
+    pub(crate) pins: Pins,
+    pub(crate) pods: Map<NetnsCookie, Pod>,
+    pub(crate) pod_names: Map<NetnsCookie, PodName>,
+    pub(crate) pod_handoffs: Map<NetnsCookie, u64>,
+    pub(crate) ports: Map<PortKey, PortRule>,
+    /// Written with a socket's descriptor; read as the socket's cookie, which has twice the size.
+    pub(crate) listeners: Map<ListenerKey, u32>,
+    node_addresses: Map<Address, u8>,
+    destinations: Map<Address, u8>,
+    handoffs: Map<FlowKey, Handoff>,
+    sockets: Map<i32, Socket>,
+    refusals: Map<u32, u64>,
+    cpus: usize,
+    /// What the maps hold for each pod: changes read, compare and write.
+    pub(crate) enrolled: Mutex<BTreeMap<NetnsCookie, Enrolled>>,
+}
+
+impl Dataplane {
+    /// Attaches the instance to this kernel. Maps, links and enrolled pods that an earlier daemon left are taken
+    /// over; programs of another build are replaced by this one's.
+    pub fn open(settings: &Settings) -> Result<Self, Error> {
+        let pins = Pins::create(settings)?;
+        let lock = pins.lock()?;
+        object::attach_cgroup(&pins, &settings.cgroup()?)?;
+        let cpus = aya::util::nr_cpus().map_err(|(_, source)| Error::Map {
+            operation: "count CPUs for",
+            map: names::REFUSALS,
+            source,
+        })?;
+        let dataplane = Self {
+            pods: Map::open(&pins, names::PODS)?,
+            pod_names: Map::open(&pins, names::POD_NAMES)?,
+            pod_handoffs: Map::open(&pins, names::POD_HANDOFFS)?,
+            ports: Map::open(&pins, names::PORTS)?,
+            listeners: Map::open(&pins, names::LISTENERS)?,
+            node_addresses: Map::open(&pins, names::NODE_ADDRESSES)?,
+            destinations: Map::open(&pins, names::DESTINATIONS)?,
+            handoffs: Map::open(&pins, names::HANDOFFS)?,
+            sockets: Map::open(&pins, names::SOCKETS)?,
+            refusals: Map::open(&pins, names::REFUSALS)?,
+            cpus,
+            enrolled: Mutex::default(),
+            pins,
+        };
+        dataplane.read_enrolled()?;
+        drop(lock);
+        Ok(dataplane)
+    }
+
+    /// Sets this node's addresses, from which declared probe ports may be reached under any policy.
+    pub fn set_node_addresses(&self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
+        let wanted: BTreeSet<Address> = addresses.iter().map(|address| Address::from(*address)).collect();
+        let held = self.node_addresses.keys()?;
+        for address in wanted.difference(&held) {
+            self.node_addresses.put(address, &1)?;
+        }
+        held.difference(&wanted).try_for_each(|address| self.node_addresses.remove(address))
+    }
+
+    /// The destinations that are captured.
+    pub fn destinations(&self) -> Result<BTreeSet<IpAddr>, Error> {
+        Ok(self.destinations.keys()?.into_iter().map(IpAddr::from).collect())
+    }
+
+    /// Captures connections of enrolled pods to this destination.
+    pub fn add_destination(&self, address: IpAddr) -> Result<(), Error> {
+        self.destinations.put(&address.into(), &1)
+    }
+
+    /// Leaves connections to this destination alone.
+    pub fn remove_destination(&self, address: IpAddr) -> Result<(), Error> {
+        self.destinations.remove(&address.into())
+    }
+
+    /// Where the app wanted to go whose connection this accepted socket is. None: it was not captured, an app
+    /// dialled the listener itself.
+    pub fn original_destination(&self, accepted: BorrowedFd<'_>) -> Result<Option<SocketAddr>, Error> {
+        let socket = self.sockets.get(&accepted.as_raw_fd())?;
+        let captured = socket.filter(|socket| socket.role == Role::Captured as u32);
+        Ok(captured.map(|socket| socket.address.with_port(socket.port)))
+    }
+
+    /// Before `connect()`: the daemon's own socket towards a peer, which the programs leave alone.
+    pub fn mark_outbound(&self, socket: BorrowedFd<'_>) -> Result<(), Error> {
+        self.sockets.put(&socket.as_raw_fd(), &Socket::new(Role::Outbound, Address::default(), 0))
+    }
+
+    /// Before `connect()`: the daemon's own socket towards an app, which will see `client` as its peer.
+    pub fn mark_inbound(&self, socket: BorrowedFd<'_>, client: SocketAddr) -> Result<(), Error> {
+        let value = Socket::new(Role::Inbound, client.ip().into(), client.port());
+        self.sockets.put(&socket.as_raw_fd(), &value)
+    }
+
+    /// How often the kernel refused something, for each reason, since the instance was attached.
+    pub fn counters(&self) -> Result<Vec<(Reason, u64)>, Error> {
+        let read = |reason: Reason| {
+            let counts = bpf::lookup_each_cpu(&self.refusals, reason as u32, self.cpus);
+            let error = |source| Error::Map { operation: "read from", map: names::REFUSALS, source };
+            counts.map(|counts| (reason, counts.iter().sum())).map_err(error)
+        };
+        Reason::ALL.iter().copied().map(read).collect()
+    }
+
+    /// Connections inside pods whose accepting end has not been told yet what the connecting end knows.
+    pub fn pending_handoffs(&self) -> Result<usize, Error> {
+        self.handoffs.keys().map(|keys| keys.len())
+    }
+}

@@ -1,0 +1,96 @@
+//! A pinned map with the types of its keys and values. Handles are shared freely: the kernel does the locking.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, OwnedFd};
+
+use crate::Error;
+use crate::bpf::{self, Plain, Update};
+use crate::pins::Pins;
+
+/// A map of the data plane.
+#[derive(Debug)]
+pub(crate) struct Map<K, V> {
+    name: &'static str,
+    descriptor: OwnedFd,
+    types: PhantomData<fn(K) -> V>,
+}
+
+impl<K: Plain, V: Plain> Map<K, V> {
+    /// Opens a pinned map and checks that it has the sizes of this build.
+    pub(crate) fn open(pins: &Pins, name: &'static str) -> Result<Self, Error> {
+        let path = pins.path(name);
+        let map =
+            aya::maps::MapData::from_pin(&path).and_then(|map| Ok((map.info()?, map))).map_err(|source| {
+                Error::Pin { operation: "open the map", path: path.clone(), source: io::Error::other(source) }
+            });
+        let (info, _) = map?;
+        let expected = (size_of::<K>(), size_of::<V>());
+        let found = (info.key_size() as usize, info.value_size() as usize);
+        if found != expected {
+            let text = |(key, value)| format!("keys of {key} and values of {value} bytes");
+            return Err(Error::Layout { map: name, found: text(found), expected: text(expected) });
+        }
+        let descriptor =
+            bpf::open_pin(&path).map_err(|source| Error::Pin { operation: "open the map", path, source })?;
+        Ok(Self { name, descriptor, types: PhantomData })
+    }
+
+    fn error(&self, operation: &'static str) -> impl FnOnce(io::Error) -> Error {
+        let map = self.name;
+        move |source| Error::Map { operation, map, source }
+    }
+
+    /// An entry's value.
+    pub(crate) fn get(&self, key: &K) -> Result<Option<V>, Error> {
+        bpf::lookup(&self.descriptor, key).map_err(self.error("read from"))
+    }
+
+    /// Writes an entry.
+    pub(crate) fn put(&self, key: &K, value: &V) -> Result<(), Error> {
+        bpf::update(&self.descriptor, key, value, Update::Any).map_err(self.error("write to"))
+    }
+
+    /// Writes an entry that must be there; whether it was.
+    pub(crate) fn replace(&self, key: &K, value: &V) -> Result<bool, Error> {
+        match bpf::update(&self.descriptor, key, value, Update::Present) {
+            Ok(()) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+            Err(error) => Err(self.error("write to")(error)),
+        }
+    }
+
+    /// Writes an entry unless there is one.
+    pub(crate) fn put_new(&self, key: &K, value: &V) -> Result<(), Error> {
+        match bpf::update(&self.descriptor, key, value, Update::Absent) {
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+            result => result.map_err(self.error("write to")),
+        }
+    }
+
+    /// Removes an entry, if there is one.
+    pub(crate) fn remove(&self, key: &K) -> Result<(), Error> {
+        bpf::delete(&self.descriptor, key).map(drop).map_err(self.error("remove from"))
+    }
+
+    /// All keys. What comes and goes meanwhile may be missing or not.
+    pub(crate) fn keys(&self) -> Result<BTreeSet<K>, Error>
+    where
+        K: Ord,
+    {
+        let mut keys = BTreeSet::new();
+        let mut last = None;
+        while let Some(key) = bpf::next_key(&self.descriptor, last.as_ref()).map_err(self.error("list"))? {
+            keys.insert(key);
+            last = Some(key);
+        }
+        Ok(keys)
+    }
+}
+
+impl<K, V> AsFd for Map<K, V> {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}

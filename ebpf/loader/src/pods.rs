@@ -1,0 +1,225 @@
+//! Enrolled pods: their names, listeners and inbound rules.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use ambit_abi::{InboundMode, ListenerKey, ListenerSlot, NetnsCookie, Pod, PodName, PortKey, PortRule};
+
+use crate::pins::inbound_link;
+use crate::{Dataplane, Error, object};
+
+/// How long a workload's name may be.
+pub(crate) const LONGEST_NAME: usize = size_of::<PodName>() - size_of::<u32>();
+
+/// A daemon's listeners for one pod; None: there is none, and what should go there is refused.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Listeners<'a> {
+    /// Port on 127.0.0.1 in the pod's namespace.
+    pub outbound_v4: Option<u16>,
+    /// Port on `::1` in the pod's namespace.
+    pub outbound_v6: Option<u16>,
+    /// Listening sockets in the pod's namespace, to which arriving connections are given.
+    pub hbone_v4: Option<BorrowedFd<'a>>,
+    pub hbone_v6: Option<BorrowedFd<'a>>,
+    pub plaintext_v4: Option<BorrowedFd<'a>>,
+    pub plaintext_v6: Option<BorrowedFd<'a>>,
+}
+
+/// How plaintext that arrives at a pod is treated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inbound {
+    /// On ports that are not listed.
+    pub default: InboundMode,
+    /// On these.
+    pub ports: BTreeMap<u16, InboundMode>,
+    /// These the node itself may reach whatever the mode.
+    pub probe_ports: BTreeSet<u16>,
+}
+
+impl Inbound {
+    fn rules(&self) -> BTreeMap<u16, PortRule> {
+        let mut rules: BTreeMap<u16, PortRule> = BTreeMap::new();
+        for (port, mode) in &self.ports {
+            rules.entry(*port).or_default().mode = *mode as u8;
+        }
+        for port in &self.probe_ports {
+            rules.entry(*port).or_default().probe = 1;
+        }
+        rules
+    }
+}
+
+/// What the maps hold for a pod.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Enrolled {
+    pod: Pod,
+    rules: BTreeMap<u16, PortRule>,
+}
+
+impl Dataplane {
+    /// Reads what an earlier daemon left.
+    pub(crate) fn read_enrolled(&self) -> Result<(), Error> {
+        let mut enrolled = self.enrolled.lock();
+        for cookie in self.pods.keys()? {
+            if let Some(pod) = self.pods.get(&cookie)? {
+                enrolled.insert(cookie, Enrolled { pod, rules: BTreeMap::new() });
+            }
+        }
+        for key in self.ports.keys()? {
+            if let (Some(pod), Some(rule), Ok(port)) =
+                (enrolled.get_mut(&key.netns), self.ports.get(&key)?, u16::try_from(key.port))
+            {
+                pod.rules.insert(port, rule);
+            }
+        }
+        Ok(())
+    }
+
+    /// The pods that are enrolled, also by earlier daemons of the instance, with their workloads.
+    pub fn pods(&self) -> Result<Vec<(NetnsCookie, String)>, Error> {
+        let mut pods = Vec::new();
+        for cookie in self.pod_names.keys()? {
+            if let Some(name) = self.pod_names.get(&cookie)? {
+                pods.push((cookie, text(&name)));
+            }
+        }
+        Ok(pods)
+    }
+
+    /// Enrols a pod, or finds it enrolled. From here on its connections to captured destinations are refused
+    /// until there are listeners, and what arrives is checked.
+    pub fn enrol(&self, netns: BorrowedFd<'_>, cookie: NetnsCookie, uid: &str) -> Result<(), Error> {
+        let name = name(uid)?;
+        let _lock = self.pins.lock()?;
+        let mut enrolled = self.enrolled.lock();
+        let known = self.pods.get(&cookie)?;
+        // The name comes first and goes last: a daemon that dies in between leaves something to release.
+        self.pod_names.put(&cookie, &name)?;
+        self.pod_handoffs.put_new(&cookie, &0)?;
+        if let Some(pod) = known {
+            enrolled.entry(cookie).or_default().pod = pod;
+        } else {
+            let pod = Pod { mode: InboundMode::Check as u8, ..Pod::default() };
+            self.pods.put(&cookie, &pod)?;
+            enrolled.insert(cookie, Enrolled { pod, rules: BTreeMap::new() });
+        }
+        let attached = object::attach_inbound(&self.pins, netns, cookie);
+        if attached.is_err() && known.is_none() {
+            self.forget(cookie, enrolled.remove(&cookie))?;
+        }
+        attached
+    }
+
+    /// Says where the daemon listens for a pod.
+    pub fn set_listeners(&self, cookie: NetnsCookie, listeners: &Listeners<'_>) -> Result<(), Error> {
+        let mut enrolled = self.enrolled.lock();
+        let held = enrolled.get_mut(&cookie).ok_or(Error::NotEnrolled(cookie))?;
+        let sockets =
+            [listeners.hbone_v4, listeners.hbone_v6, listeners.plaintext_v4, listeners.plaintext_v6];
+        for (slot, socket) in ListenerSlot::ALL.into_iter().zip(sockets) {
+            let key = ListenerKey::new(cookie, slot);
+            match socket {
+                Some(socket) => self.listeners.put(&key, &socket.as_raw_fd().cast_unsigned())?,
+                None => self.listeners.remove(&key)?,
+            }
+        }
+        let pod = Pod {
+            outbound_v4: listeners.outbound_v4.unwrap_or(0),
+            outbound_v6: listeners.outbound_v6.unwrap_or(0),
+            ..held.pod
+        };
+        self.put_pod(cookie, held, pod)
+    }
+
+    /// Says how plaintext that arrives at a pod is treated. Each port goes from its old rule to its new one
+    /// directly.
+    pub fn set_inbound(&self, cookie: NetnsCookie, inbound: &Inbound) -> Result<(), Error> {
+        let mut enrolled = self.enrolled.lock();
+        let held = enrolled.get_mut(&cookie).ok_or(Error::NotEnrolled(cookie))?;
+        let wanted = inbound.rules();
+        for (port, rule) in &wanted {
+            if held.rules.get(port) != Some(rule) {
+                self.ports.put(&PortKey::new(cookie, *port), rule)?;
+                held.rules.insert(*port, *rule);
+            }
+        }
+        let pod = Pod { mode: inbound.default as u8, ..held.pod };
+        self.put_pod(cookie, held, pod)?;
+        let stale: Vec<u16> = held.rules.keys().copied().filter(|port| !wanted.contains_key(port)).collect();
+        for port in stale {
+            self.ports.remove(&PortKey::new(cookie, port))?;
+            held.rules.remove(&port);
+        }
+        Ok(())
+    }
+
+    /// Leaves a pod to itself: nothing of it is captured any more. That it is not enrolled is no error.
+    pub fn release(&self, cookie: NetnsCookie) -> Result<(), Error> {
+        let _lock = self.pins.lock()?;
+        let held = self.enrolled.lock().remove(&cookie);
+        self.forget(cookie, held)
+    }
+
+    fn put_pod(&self, cookie: NetnsCookie, held: &mut Enrolled, pod: Pod) -> Result<(), Error> {
+        if pod != held.pod {
+            if !self.pods.replace(&cookie, &pod)? {
+                return Err(Error::NotEnrolled(cookie));
+            }
+            held.pod = pod;
+        }
+        Ok(())
+    }
+
+    fn forget(&self, cookie: NetnsCookie, held: Option<Enrolled>) -> Result<(), Error> {
+        for link in self.pins.links(&inbound_link(cookie))? {
+            link.remove()?;
+        }
+        self.pods.remove(&cookie)?;
+        for slot in ListenerSlot::ALL {
+            self.listeners.remove(&ListenerKey::new(cookie, slot))?;
+        }
+        for port in held.unwrap_or_default().rules.keys() {
+            self.ports.remove(&PortKey::new(cookie, *port))?;
+        }
+        self.pod_handoffs.remove(&cookie)?;
+        self.pod_names.remove(&cookie)
+    }
+}
+
+fn name(uid: &str) -> Result<PodName, Error> {
+    let too_long = || Error::NameTooLong(uid.to_owned());
+    let mut name =
+        PodName { length: u32::try_from(uid.len()).map_err(|_| too_long())?, bytes: [0; LONGEST_NAME] };
+    name.bytes.get_mut(..uid.len()).ok_or_else(too_long)?.copy_from_slice(uid.as_bytes());
+    Ok(name)
+}
+
+fn text(name: &PodName) -> String {
+    let length = usize::try_from(name.length).unwrap_or(LONGEST_NAME).min(LONGEST_NAME);
+    String::from_utf8_lossy(&name.bytes[..length]).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_survive() {
+        let longest = "x".repeat(LONGEST_NAME);
+        for uid in ["Kubernetes//Pod/shop/cart", "", "näme", longest.as_str()] {
+            assert_eq!(text(&name(uid).expect("it fits")), uid);
+        }
+        assert!(matches!(name(&"x".repeat(LONGEST_NAME + 1)), Err(Error::NameTooLong(_))));
+    }
+
+    #[test]
+    fn rules_join_modes_and_probes() {
+        let inbound = Inbound {
+            default: InboundMode::Check,
+            ports: [(80, InboundMode::Open), (443, InboundMode::Strict)].into(),
+            probe_ports: [443, 8080].into(),
+        };
+        let rule = |mode, probe| PortRule { mode, probe, reserved: [0; 2] };
+        assert_eq!(inbound.rules(), [(80, rule(1, 0)), (443, rule(3, 1)), (8080, rule(0, 1))].into());
+    }
+}

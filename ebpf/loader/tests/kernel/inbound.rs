@@ -1,0 +1,281 @@
+//! Who gets what arrives at an enrolled pod, and whom an app sees as its client.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+
+use ambit_loader::{HBONE_PORT, Inbound, InboundMode, Listeners, Reason};
+use socket2::{Domain, Socket};
+
+use crate::lab::{
+    Lab, MESH_V4, NODE_V4, NODE_V6, POD_V4, POD_V6, Pod, STRANGER_V4, STRANGER_V6, accept, at, local, peer,
+    port, until,
+};
+use crate::outbound::{assert_joined, counter};
+
+fn mode(default: InboundMode) -> Inbound {
+    Inbound { default, ports: [].into(), probe_ports: [].into() }
+}
+
+/// Connects from outside, by one of the outside's addresses.
+fn arrive(pod: &Pod, from: &str, to: SocketAddr) -> std::io::Result<Socket> {
+    let socket = pod.outside.socket(Domain::for_address(to));
+    socket.bind(&at(from, 0).into())?;
+    socket.connect_timeout(&to.into(), crate::lab::PATIENCE)?;
+    Ok(socket)
+}
+
+#[test]
+fn tunnels_reach_the_daemon() {
+    let mut lab = Lab::new();
+    let dataplane = lab.dataplane();
+    let pod = Pod::new();
+    let daemon = pod.enrol(&dataplane);
+    // An app that listens there too gets nothing.
+    let _app = pod.listen_dual(HBONE_PORT);
+    for default in [InboundMode::Open, InboundMode::Check, InboundMode::Strict] {
+        dataplane.set_inbound(pod.cookie, &mode(default)).expect("a mode");
+        for (from, to, listener) in [(NODE_V4, POD_V4, &daemon.hbone_v4), (NODE_V6, POD_V6, &daemon.hbone_v6)]
+        {
+            let client = arrive(&pod, from, at(to, HBONE_PORT)).expect("accepted");
+            let (server, seen) = accept(listener);
+            assert_eq!(local(&server), at(to, HBONE_PORT), "{default:?}: it carries the pod's address");
+            assert_eq!(seen, local(&client), "{default:?}: the real peer");
+            assert_joined("tunnel", &client, &server);
+        }
+    }
+}
+
+/// As IPv4 where a socket for both families shows it v4-mapped.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// Where a connection from outside ends.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    App,
+    Daemon,
+    Refused,
+}
+
+/// A pod with an app on two ports, and the daemon's listeners.
+struct Arrivals<'a> {
+    pod: &'a Pod,
+    app: [&'a Socket; 2],
+    plaintext: [&'a Socket; 2],
+}
+
+impl Arrivals<'_> {
+    fn end(&self, from: &str, to: SocketAddr) -> End {
+        let client = match arrive(self.pod, from, to) {
+            Ok(client) => client,
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => return End::Refused,
+            Err(error) => panic!("{from} → {to}: {error}"),
+        };
+        // The connection waits in one of the queues: it is in exactly one.
+        let mut found = None;
+        until("somebody gets the connection", || {
+            for (listener, end) in
+                self.app.iter().map(|it| (it, true)).chain(self.plaintext.iter().map(|it| (it, false)))
+            {
+                listener.set_nonblocking(true).expect("non-blocking");
+                if let Ok((server, seen)) = listener.accept() {
+                    assert_eq!(
+                        seen.as_socket().map(canonical),
+                        Some(local(&client)),
+                        "{from} → {to}: the real peer"
+                    );
+                    assert_eq!(canonical(local(&server)), to, "the pod's address and port");
+                    found = Some(if end { End::App } else { End::Daemon });
+                }
+            }
+            found.is_some()
+        });
+        found.expect("just found")
+    }
+}
+
+#[test]
+fn plaintext_goes_by_mode_and_port() {
+    use InboundMode::{Check, Open, Strict};
+
+    let mut lab = Lab::new();
+    let dataplane = lab.dataplane();
+    let pod = Pod::new();
+    let daemon = pod.enrol(&dataplane);
+    let (app, other) = (pod.listen_dual(8080), pod.listen_dual(9090));
+    drop(other);
+    let (v4, v6) = (pod.listen_at(at(POD_V4, 9090)), pod.listen_at(at(POD_V6, 9090)));
+    let arrivals =
+        Arrivals { pod: &pod, app: [&app, &v4], plaintext: [&daemon.plaintext_v4, &daemon.plaintext_v6] };
+    let arrivals_v6 = Arrivals { app: [&app, &v6], ..arrivals };
+    let rows = [
+        ("open", Open, None, None, 8080, End::App, End::App),
+        ("check", Check, None, None, 8080, End::Daemon, End::Daemon),
+        ("strict", Strict, None, None, 8080, End::Refused, End::Refused),
+        ("open, but this port strict", Open, Some((8080, Strict)), None, 8080, End::Refused, End::Refused),
+        ("open, another port strict", Open, Some((9090, Strict)), None, 8080, End::App, End::App),
+        ("strict, but this port open", Strict, Some((8080, Open)), None, 8080, End::App, End::App),
+        ("strict, but this port checked", Strict, Some((8080, Check)), None, 8080, End::Daemon, End::Daemon),
+        ("strict, a probe: from the node only", Strict, None, Some(8080), 8080, End::App, End::Refused),
+        ("strict, a probe: no other port", Strict, None, Some(8080), 9090, End::Refused, End::Refused),
+        ("checked, a probe", Check, None, Some(8080), 8080, End::App, End::Daemon),
+        (
+            "a probe on a port with a rule",
+            Open,
+            Some((8080, Strict)),
+            Some(8080),
+            8080,
+            End::App,
+            End::Refused,
+        ),
+    ];
+    for (name, default, rule, probe, port, from_node, from_stranger) in rows {
+        let inbound =
+            Inbound { default, ports: rule.into_iter().collect(), probe_ports: probe.into_iter().collect() };
+        dataplane.set_inbound(pod.cookie, &inbound).expect("inbound rules");
+        let before = counter(&dataplane, Reason::PlaintextRefused);
+        assert_eq!(arrivals.end(NODE_V4, at(POD_V4, port)), from_node, "{name}, node, IPv4");
+        assert_eq!(arrivals_v6.end(NODE_V6, at(POD_V6, port)), from_node, "{name}, node, IPv6");
+        assert_eq!(arrivals.end(STRANGER_V4, at(POD_V4, port)), from_stranger, "{name}, stranger, IPv4");
+        assert_eq!(arrivals_v6.end(STRANGER_V6, at(POD_V6, port)), from_stranger, "{name}, stranger, IPv6");
+        let refusals = [&from_node, &from_stranger].iter().filter(|end| ***end == End::Refused).count();
+        let counted = counter(&dataplane, Reason::PlaintextRefused) - before;
+        assert!(
+            counted >= 2 * refusals as u64,
+            "{name}: {counted} refusals counted, {refusals} twice expected"
+        );
+        assert_eq!(counted == 0, refusals == 0, "{name}: nothing else is counted");
+    }
+    // The node is not one any more.
+    dataplane.set_node_addresses(&[].into()).expect("no node addresses");
+    assert_eq!(arrivals.end(NODE_V4, at(POD_V4, 8080)), End::Refused, "a probe from what was the node");
+}
+
+#[test]
+fn the_pods_own_connections_stay_inside() {
+    let mut lab = Lab::new();
+    let dataplane = lab.dataplane();
+    let pod = Pod::new();
+    let _daemon = pod.enrol(&dataplane);
+    dataplane.set_inbound(pod.cookie, &mode(InboundMode::Strict)).expect("a mode");
+    for own in [POD_V4, POD_V6, "127.0.0.1", "::1"] {
+        for port in [0, HBONE_PORT] {
+            let app = pod.listen_at(at(own, port));
+            let client = pod.connect(local(&app)).unwrap_or_else(|error| panic!("{own}: {error}"));
+            assert_eq!(accept(&app).1, local(&client), "{own}");
+        }
+    }
+    let app = pod.listen(POD_V4);
+    let client = pod.socket(Domain::IPV4);
+    client.bind(&at("127.0.0.1", 0).into()).expect("bound");
+    client.connect(&local(&app).into()).expect("from loopback to the pod's address");
+    assert_eq!(accept(&app).1, local(&client));
+}
+
+#[test]
+fn a_dead_daemon_is_not_bypassed() {
+    let mut lab = Lab::new();
+    let dataplane = lab.dataplane();
+    let pod = Pod::new();
+    let daemon = pod.enrol(&dataplane);
+    let app = pod.listen_dual(8080);
+    let _also = pod.listen_dual(HBONE_PORT);
+    dataplane.set_inbound(pod.cookie, &mode(InboundMode::Check)).expect("a mode");
+    // Closing is enough: nobody is there to tell the maps.
+    drop(daemon);
+    let refused = |to, reason| {
+        let before = counter(&dataplane, reason);
+        let error = arrive(&pod, NODE_V4, to).expect_err("refused");
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{to}");
+        assert!(counter(&dataplane, reason) > before, "{to}: it is counted");
+    };
+    refused(at(POD_V4, 8080), Reason::PlaintextListenerMissing);
+    refused(at(POD_V4, HBONE_PORT), Reason::HboneListenerMissing);
+    dataplane.set_inbound(pod.cookie, &mode(InboundMode::Strict)).expect("a mode");
+    refused(at(POD_V4, 8080), Reason::PlaintextRefused);
+    dataplane.set_inbound(pod.cookie, &mode(InboundMode::Open)).expect("a mode");
+    refused(at(POD_V4, HBONE_PORT), Reason::HboneListenerMissing);
+    let client = arrive(&pod, NODE_V4, at(POD_V4, 8080)).expect("an open port does not need the daemon");
+    assert_joined("open", &client, &accept(&app).0);
+
+    // The next daemon takes over by saying where it listens.
+    dataplane.set_inbound(pod.cookie, &mode(InboundMode::Check)).expect("a mode");
+    let next = pod.listen("127.0.0.1");
+    let listeners = Listeners { plaintext_v4: Some(next.as_fd()), ..Listeners::default() };
+    dataplane.set_listeners(pod.cookie, &listeners).expect("listeners");
+    let _client = arrive(&pod, NODE_V4, at(POD_V4, 8080)).expect("accepted");
+    assert_eq!(local(&accept(&next).0), at(POD_V4, 8080));
+    dataplane.set_listeners(pod.cookie, &Listeners::default()).expect("no listeners");
+    refused(at(POD_V4, 8080), Reason::PlaintextListenerMissing);
+}
+
+#[test]
+fn apps_see_the_real_client() {
+    let mut lab = Lab::new();
+    let dataplane = lab.dataplane();
+    let pod = Pod::new();
+    let _daemon = pod.enrol(&dataplane);
+    let (v4, v6, dual) = (pod.listen_at(at(POD_V4, 81)), pod.listen_at(at(POD_V6, 82)), pod.listen_dual(83));
+    let multipath = pod.listen_multipath(at(POD_V4, 84));
+    let rows = [
+        ("Multipath TCP", &multipath, at(POD_V4, 84), at("192.0.2.7", 40000), at("192.0.2.7", 40000)),
+        ("IPv4", &v4, at(POD_V4, 81), at("192.0.2.7", 40001), at("192.0.2.7", 40001)),
+        ("IPv6", &v6, at(POD_V6, 82), at("2001:db8::7", 40002), at("2001:db8::7", 40002)),
+        ("both, IPv4", &dual, at(POD_V4, 83), at("192.0.2.7", 40003), at("::ffff:192.0.2.7", 40003)),
+        ("both, IPv6", &dual, at(POD_V6, 83), at("2001:db8::7", 65535), at("2001:db8::7", 65535)),
+    ];
+    // Whatever the mode, and also with mesh addresses: the daemon's connection to the app is its own.
+    dataplane.add_destination(crate::lab::address(POD_V4)).expect("a destination");
+    dataplane.add_destination(crate::lab::address(POD_V6)).expect("a destination");
+    dataplane.set_inbound(pod.cookie, &mode(InboundMode::Strict)).expect("a mode");
+    for (name, app, to, client, shown) in rows {
+        let daemon = pod.socket(Domain::for_address(to));
+        dataplane.mark_inbound(daemon.as_fd(), client).expect("the mark");
+        daemon.connect(&to.into()).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let (server, seen) = accept(app);
+        assert_eq!(seen, shown, "{name}: accept()");
+        assert_eq!(peer(&server), shown, "{name}: getpeername()");
+        assert_eq!(peer(&daemon), to, "{name}: the daemon sees the app");
+        assert_joined(name, &daemon, &server);
+        assert_joined(name, &server, &daemon);
+    }
+    until("no hand-off is left", || dataplane.pending_handoffs().expect("hand-offs") == 0);
+}
+
+#[test]
+fn what_no_app_accepts_is_not_kept() {
+    let mut lab = Lab::new();
+    let dataplane = lab.dataplane();
+    let pod = Pod::new();
+    let _daemon = pod.enrol(&dataplane);
+    let connect = |to: SocketAddr| {
+        let daemon = pod.socket(Domain::IPV4);
+        dataplane.mark_inbound(daemon.as_fd(), at("192.0.2.7", 1)).expect("the mark");
+        daemon.connect(&to.into()).map(|()| daemon)
+    };
+    assert_eq!(connect(at(POD_V4, 84)).expect_err("no app").kind(), ErrorKind::ConnectionRefused);
+    until("no hand-off is left", || dataplane.pending_handoffs().expect("hand-offs") == 0);
+
+    let app = pod.listen_at(at(POD_V4, 85));
+    let daemon = connect(at(POD_V4, 85)).expect("connected");
+    let (server, seen) = accept(&app);
+    drop(daemon);
+    assert_eq!(seen, at("192.0.2.7", 1));
+    // What the app learnt is its socket's own, and stays after the daemon has closed.
+    assert_eq!(peer(&server), at("192.0.2.7", 1));
+}
+
+#[test]
+fn the_daemon_cannot_hide_behind_a_pod_that_is_not_enrolled() {
+    let mut lab = Lab::new();
+    let dataplane = lab.dataplane();
+    let pod = Pod::new();
+    let app = pod.listen(POD_V4);
+    let daemon = pod.socket(Domain::IPV4);
+    dataplane.mark_inbound(daemon.as_fd(), at(MESH_V4, 1)).expect("the mark");
+    let error = daemon.connect(&at(POD_V4, port(&app)).into()).expect_err("refused");
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+    assert_eq!(counter(&dataplane, Reason::PodUnknown), 1);
+}

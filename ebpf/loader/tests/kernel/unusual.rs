@@ -1,0 +1,165 @@
+//! Unusual ways to connect: all of them pass the same hook.
+
+#![expect(unsafe_code, reason = "system calls that no crate wraps")]
+
+use std::io::{self, Write};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use crate::lab::{
+    Lab, MESH_V4, MESH_V6, NODE_V4, PATIENCE, POD_V4, POD_V6, Pod, accept, address, at, local, peer, until,
+};
+use crate::outbound::assert_joined;
+
+fn checked(result: libc::ssize_t) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// `connect()` with `AF_UNSPEC`.
+pub(crate) fn disconnect(socket: &Socket) -> io::Result<()> {
+    let nowhere = libc::sockaddr { sa_family: 0, sa_data: [0; 14] };
+    let length = libc::socklen_t::try_from(size_of_val(&nowhere)).expect("a small size");
+    // SAFETY: the address lives until the call returns.
+    checked(unsafe { libc::connect(socket.as_raw_fd(), &raw const nowhere, length) } as libc::ssize_t)
+}
+
+fn set_option(socket: &Socket, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(size_of_val(&value)).expect("a small size");
+    // SAFETY: the value lives until the call returns.
+    let result = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, option, (&raw const value).cast(), length)
+    };
+    checked(result as libc::ssize_t)
+}
+
+/// Data with the SYN: `sendto(MSG_FASTOPEN)`, without a `connect()`.
+fn send_fast_open(socket: &Socket, data: &[u8], to: &SockAddr) -> io::Result<()> {
+    // SAFETY: data and address live until the call returns.
+    checked(unsafe {
+        libc::sendto(
+            socket.as_raw_fd(),
+            data.as_ptr().cast(),
+            data.len(),
+            libc::MSG_FASTOPEN,
+            to.as_ptr().cast(),
+            to.len(),
+        )
+    })
+}
+
+/// Starts a connection of its kind and sends "ping" if it must send to start.
+type Connect = fn(&Socket, &SockAddr) -> io::Result<()>;
+
+fn non_blocking(socket: &Socket, to: &SockAddr) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    match socket.connect(to) {
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+        result => result?,
+    }
+    let timeout = PollTimeout::try_from(PATIENCE).map_err(io::Error::other)?;
+    let mut ready = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
+    assert_eq!(poll(&mut ready, timeout)?, 1, "it becomes writable");
+    if let Some(error) = socket.take_error()? {
+        return Err(error);
+    }
+    socket.set_nonblocking(false)
+}
+
+fn fast_open_send(socket: &Socket, to: &SockAddr) -> io::Result<()> {
+    send_fast_open(socket, b"fast", to)
+}
+
+fn fast_open_connect(mut socket: &Socket, to: &SockAddr) -> io::Result<()> {
+    set_option(socket, libc::TCP_FASTOPEN_CONNECT, 1)?;
+    socket.connect(to)?;
+    socket.write_all(b"fast")
+}
+
+fn limited(socket: &Socket, to: &SockAddr) -> io::Result<()> {
+    socket.connect_timeout(to, Duration::from_secs(5))
+}
+
+fn bound(socket: &Socket, to: &SockAddr) -> io::Result<()> {
+    let ip = to.as_socket().expect("an IP address").ip();
+    let mapped = format!("::ffff:{POD_V4}");
+    let own = match (ip, ip.to_canonical()) {
+        (IpAddr::V4(_), _) => POD_V4,
+        (_, IpAddr::V4(_)) => &mapped,
+        _ => POD_V6,
+    };
+    socket.bind(&at(own, 0).into())?;
+    socket.connect(to)
+}
+
+#[test]
+fn unusual_connects_are_captured() {
+    let mut lab = Lab::new();
+    let dataplane = lab.dataplane();
+    let pod = Pod::new();
+    let daemon = pod.enrol(&dataplane);
+    let rows: [(&str, Connect, &[u8]); 5] = [
+        ("non-blocking", non_blocking, b""),
+        ("with a time limit", limited, b""),
+        ("bound to the pod's address", bound, b""),
+        ("fast open by sendto", fast_open_send, b"fast"),
+        ("fast open by connect", fast_open_connect, b"fast"),
+    ];
+    for (name, connect, early) in rows {
+        for destination in [at(MESH_V4, 8080), at(MESH_V6, 8080), at(&format!("::ffff:{MESH_V4}"), 8080)] {
+            let socket = pod.socket(Domain::for_address(destination));
+            connect(&socket, &destination.into())
+                .unwrap_or_else(|error| panic!("{name}, {destination}: {error}"));
+            let (mut server, found) = daemon.captured(&dataplane, destination);
+            let canonical = SocketAddr::new(destination.ip().to_canonical(), destination.port());
+            assert_eq!(found, Some(canonical), "{name}, {destination}");
+            assert_eq!(peer(&socket), destination, "{name}");
+            let mut data = vec![0; early.len()];
+            io::Read::read_exact(&mut server, &mut data).expect("what was sent to start");
+            assert_eq!(data, early, "{name}, {destination}");
+            assert_joined(name, &socket, &server);
+        }
+    }
+    until("no hand-off is left", || dataplane.pending_handoffs().expect("hand-offs") == 0);
+}
+
+#[test]
+fn multipath_clients_are_captured() {
+    let mut lab = Lab::new();
+    let dataplane = lab.dataplane();
+    let pod = Pod::new();
+    let daemon = pod.enrol(&dataplane);
+    let mapped = format!("::ffff:{MESH_V4}");
+    for destination in [at(MESH_V4, 8080), at(MESH_V6, 8080), at(&mapped, 8080)] {
+        let socket = pod.run(|| {
+            Socket::new(Domain::for_address(destination), Type::STREAM, Some(Protocol::MPTCP))
+                .expect("a multipath socket (kernel with MPTCP)")
+        });
+        socket.connect(&destination.into()).expect("connected");
+        let (server, found) = daemon.captured(&dataplane, destination);
+        let canonical = SocketAddr::new(destination.ip().to_canonical(), destination.port());
+        assert_eq!(found, Some(canonical), "captured by its first subflow");
+        assert_eq!(peer(&socket), destination, "the app sees whom it asked for");
+        assert_joined("multipath", &socket, &server);
+    }
+}
+
+#[test]
+fn multipath_sockets_start_afresh_too() {
+    let mut lab = Lab::new();
+    let dataplane = lab.dataplane();
+    let pod = Pod::new();
+    let daemon = pod.enrol(&dataplane);
+    let socket =
+        pod.run(|| Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP)).expect("a socket"));
+    socket.connect(&at(MESH_V4, 8080).into()).expect("captured");
+    drop(daemon.captured(&dataplane, at(MESH_V4, 8080)));
+    disconnect(&socket).expect("disconnecting");
+    let listener = pod.outside.listen(NODE_V4);
+    socket.connect(&local(&listener).into()).expect("left alone");
+    assert_eq!(accept(&listener).1.ip(), address(POD_V4));
+    assert_eq!(peer(&socket), local(&listener), "nothing of the captured connection shows");
+}

@@ -1,0 +1,113 @@
+//! `sk_lookup`: which socket gets a connection that arrives at an enrolled pod. One program load for each
+//! pod, because the helper that tells the namespace is not to be had here: the cookie is in read-only data.
+
+use ambit_abi::{Address, HBONE_PORT, InboundMode, ListenerKey, ListenerSlot, NetnsCookie, PortKey, Reason};
+use aya_ebpf::Global;
+use aya_ebpf::bindings::bpf_sk_lookup;
+use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
+use aya_ebpf::macros::sk_lookup;
+use aya_ebpf::programs::SkLookupContext;
+
+use crate::context::{address, field};
+use crate::maps::{LISTENERS, NODE_ADDRESSES, PODS, PORTS, count};
+
+/// The pod's namespace, written when the program is loaded.
+#[unsafe(no_mangle)]
+static NETNS_COOKIE: Global<u64> = Global::new(0);
+
+const AF_INET: u32 = 2;
+const IPPROTO_TCP: u32 = 6;
+/// The loopback device has this index in every namespace.
+const LOOPBACK_DEVICE: u32 = 1;
+
+#[sk_lookup]
+pub fn inbound(context: SkLookupContext) -> u32 {
+    match decide(&context) {
+        Ok(()) => SK_PASS,
+        Err(reason) => {
+            count(reason);
+            SK_DROP
+        }
+    }
+}
+
+#[inline(always)]
+fn decide(context: &SkLookupContext) -> Result<(), Reason> {
+    let lookup = context.lookup;
+    // SAFETY: fields of this hook's context.
+    let (protocol, family, port, interface) = unsafe {
+        (
+            field!(lookup, bpf_sk_lookup.protocol),
+            field!(lookup, bpf_sk_lookup.family),
+            field!(lookup, bpf_sk_lookup.local_port) as u16,
+            field!(lookup, bpf_sk_lookup.ingress_ifindex),
+        )
+    };
+    let v4 = family == AF_INET;
+    if protocol != IPPROTO_TCP || interface == LOOPBACK_DEVICE || is_from_within(context, v4) {
+        return Ok(());
+    }
+    let netns = NetnsCookie(NETNS_COOKIE.load());
+    // The place of direct flows: a 4-tuple that this node's own pods announced passes here.
+    // SAFETY: entries are replaced, not changed in place, and the kernel keeps them until the program ends.
+    let rule = unsafe { PORTS.get(PortKey::new(netns, port)) };
+    if rule.is_some_and(|rule| rule.probe != 0) && NODE_ADDRESSES.get_ptr(remote(context, v4)).is_some() {
+        return Ok(());
+    }
+    if port == HBONE_PORT {
+        let slot = if v4 { ListenerSlot::HboneV4 } else { ListenerSlot::HboneV6 };
+        return assign(context, netns, slot).map_err(|()| Reason::HboneListenerMissing);
+    }
+    // SAFETY: as above.
+    let Some(pod) = (unsafe { PODS.get(netns) }) else { return Err(Reason::PodUnknown) };
+    let mode = rule.map(|rule| rule.mode).filter(|mode| *mode != 0).unwrap_or(pod.mode);
+    match InboundMode::from_number(mode) {
+        Some(InboundMode::Open) => Ok(()),
+        Some(InboundMode::Check) => {
+            let slot = if v4 { ListenerSlot::PlaintextV4 } else { ListenerSlot::PlaintextV6 };
+            assign(context, netns, slot).map_err(|()| Reason::PlaintextListenerMissing)
+        }
+        Some(InboundMode::Strict) | None => Err(Reason::PlaintextRefused),
+    }
+}
+
+/// Gives the connection to one of ztunnel's listeners.
+#[inline(always)]
+fn assign(context: &SkLookupContext, netns: NetnsCookie, slot: ListenerSlot) -> Result<(), ()> {
+    // A program of the same pod may have chosen already, while an upgrade replaces it: the later choice stands.
+    const REPLACE: u64 = aya_ebpf::bindings::BPF_SK_LOOKUP_F_REPLACE as u64;
+    LISTENERS
+        .redirect_sk_lookup(SkLookupContext::new(context.lookup), ListenerKey::new(netns, slot), REPLACE)
+        .map_err(|_| ())
+}
+
+/// Whether the pod itself sent it. The kernel names the device that an address belongs to even when the packet
+/// came over loopback, so the device does not tell. A forged packet gains nothing: a source address of the
+/// pod's own is refused on other devices (IPv4), and the answer never leaves the pod (both families).
+#[inline(always)]
+fn is_from_within(context: &SkLookupContext, v4: bool) -> bool {
+    let remote = remote(context, v4);
+    remote.is_local() || remote == local(context, v4)
+}
+
+#[inline(always)]
+fn local(context: &SkLookupContext, v4: bool) -> Address {
+    // SAFETY: fields of this hook's context.
+    unsafe {
+        if v4 {
+            return Address::mapped(field!(context.lookup, bpf_sk_lookup.local_ip4));
+        }
+        address!(context.lookup, bpf_sk_lookup.local_ip6)
+    }
+}
+
+#[inline(always)]
+fn remote(context: &SkLookupContext, v4: bool) -> Address {
+    // SAFETY: fields of this hook's context.
+    unsafe {
+        if v4 {
+            return Address::mapped(field!(context.lookup, bpf_sk_lookup.remote_ip4));
+        }
+        address!(context.lookup, bpf_sk_lookup.remote_ip6)
+    }
+}

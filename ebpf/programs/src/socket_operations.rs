@@ -1,0 +1,161 @@
+//! `sockops`: carries what the connecting end of a connection inside a pod knows over to the accepting end.
+//!
+//! When a captured connection's SYN leaves, its source port is known for the first time: there the original
+//! destination becomes a hand-off, which ztunnel's accepted socket takes. A connection that ztunnel makes to
+//! an app hands the real client's address to the app's accepted socket the same way.
+
+use ambit_abi::{Address, FlowKey, Handoff, NetnsCookie, Reason, Role, Socket};
+use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::{
+    BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
+    BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, bpf_sock, bpf_sock_ops,
+};
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie};
+use aya_ebpf::macros::sock_ops;
+use aya_ebpf::programs::SockOpsContext;
+
+use crate::context::{address, field};
+use crate::maps::{HANDOFFS, PODS, count};
+use crate::sockets;
+
+const AF_INET: u32 = 2;
+
+#[sock_ops]
+pub fn socket_operations(context: SockOpsContext) -> u32 {
+    // SAFETY: a field of this hook's context; null where the kernel has no full socket.
+    let sk = unsafe { (*context.ops).__bindgen_anon_2.sk };
+    if !sk.is_null() {
+        match context.op() {
+            BPF_SOCK_OPS_TCP_CONNECT_CB => connecting(&context, sk),
+            BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(&context, sk),
+            BPF_SOCK_OPS_STATE_CB if context.arg(1) == BPF_TCP_CLOSE => closed(&context, sk),
+            _ => {}
+        }
+    }
+    1
+}
+
+/// The SYN is about to leave.
+#[inline(always)]
+fn connecting(context: &SockOpsContext, sk: *mut bpf_sock) {
+    let Some(socket) = sockets::get(sk) else { return };
+    let role = match socket.role {
+        role if role == Role::Client as u32 => Role::Captured,
+        role if role == Role::Inbound as u32 => Role::Server,
+        _ => return,
+    };
+    let flow = FlowKey {
+        netns: netns(context),
+        client: local(context),
+        client_port: local_port(context),
+        server_port: remote_port(context),
+        reserved: 0,
+    };
+    let handoff = Handoff {
+        owner: socket_cookie(context),
+        address: socket.address,
+        port: socket.port,
+        reserved: 0,
+        role: role as u32,
+    };
+    if !sockets::leave(&flow, &handoff) {
+        count(Reason::HandoffLost);
+        return;
+    }
+    socket.flow = flow;
+    // The helper replaces the flags: other programs' must stay.
+    let flags = context.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG;
+    if context.set_cb_flags(flags as i32).is_err() {
+        // Nobody would take the hand-off away when the socket closes early.
+        sockets::take(&flow);
+        count(Reason::HandoffLost);
+    }
+}
+
+/// A listener got a connection; `accept()` has not returned it yet.
+#[inline(always)]
+fn accepted(context: &SockOpsContext, sk: *mut bpf_sock) {
+    let netns = netns(context);
+    if PODS.get_ptr(netns).is_none() {
+        return;
+    }
+    let flow = FlowKey {
+        netns,
+        client: remote(context),
+        client_port: remote_port(context),
+        server_port: local_port(context),
+        reserved: 0,
+    };
+    // SAFETY: the entry is not changed in place, and the kernel keeps it until the program ends.
+    let Some(handoff) = (unsafe { HANDOFFS.get(flow) }) else { return };
+    let role = if handoff.role == Role::Captured as u32 { Role::Captured } else { Role::Server };
+    if !sockets::set(sk, Socket::new(role, handoff.address, handoff.port)) {
+        count(Reason::HandoffLost);
+    }
+    sockets::take(&flow);
+}
+
+/// A connecting socket closed: if nobody took its hand-off, nobody will.
+#[inline(always)]
+fn closed(context: &SockOpsContext, sk: *mut bpf_sock) {
+    let Some(socket) = sockets::get(sk) else { return };
+    if socket.flow.netns == NetnsCookie(0) {
+        return;
+    }
+    let flow = socket.flow;
+    socket.flow.netns = NetnsCookie(0);
+    // SAFETY: as in `accepted`.
+    if let Some(handoff) = unsafe { HANDOFFS.get(flow) }
+        && handoff.owner == socket_cookie(context)
+    {
+        sockets::take(&flow);
+    }
+}
+
+#[inline(always)]
+fn netns(context: &SockOpsContext) -> NetnsCookie {
+    // SAFETY: the helper takes this context.
+    NetnsCookie(unsafe { bpf_get_netns_cookie(context.as_ptr()) })
+}
+
+#[inline(always)]
+fn socket_cookie(context: &SockOpsContext) -> u64 {
+    // SAFETY: the helper takes this context.
+    unsafe { bpf_get_socket_cookie(context.as_ptr()) }
+}
+
+#[inline(always)]
+fn local_port(context: &SockOpsContext) -> u16 {
+    // In host byte order.
+    // SAFETY: a field of this hook's context.
+    unsafe { field!(context.ops, bpf_sock_ops.local_port) as u16 }
+}
+
+#[inline(always)]
+fn remote_port(context: &SockOpsContext) -> u16 {
+    // In network byte order, as a 32-bit number.
+    // SAFETY: a field of this hook's context.
+    u32::from_be(unsafe { field!(context.ops, bpf_sock_ops.remote_port) }) as u16
+}
+
+#[inline(always)]
+fn local(context: &SockOpsContext) -> Address {
+    // SAFETY: fields of this hook's context.
+    unsafe {
+        if field!(context.ops, bpf_sock_ops.family) == AF_INET {
+            return Address::mapped(field!(context.ops, bpf_sock_ops.local_ip4));
+        }
+        address!(context.ops, bpf_sock_ops.local_ip6)
+    }
+}
+
+#[inline(always)]
+fn remote(context: &SockOpsContext) -> Address {
+    // SAFETY: fields of this hook's context.
+    unsafe {
+        if field!(context.ops, bpf_sock_ops.family) == AF_INET {
+            return Address::mapped(field!(context.ops, bpf_sock_ops.remote_ip4));
+        }
+        address!(context.ops, bpf_sock_ops.remote_ip6)
+    }
+}

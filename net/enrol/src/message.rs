@@ -1,0 +1,177 @@
+//! The messages, as they are written: JSON, one per packet.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// The protocol's version, said in the first message.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// The longest message either side takes.
+pub(crate) const MAX_PACKET: usize = 16 * 1024;
+
+/// Names are Kubernetes' (at most 253), a uid is made of a few of them.
+const MAX_NAME: usize = 253;
+const MAX_UID: usize = 1024;
+
+/// Who enrols: what one source does not mention, another's snapshot leaves alone.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SourceName(String);
+
+impl SourceName {
+    /// The name as written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for SourceName {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let valid = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+        if text.is_empty() || text.len() > 32 || !text.bytes().all(valid) {
+            return Err(Error::SourceName(text.to_owned()));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for SourceName {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<SourceName> for String {
+    fn from(name: SourceName) -> Self {
+        name.0
+    }
+}
+
+impl fmt::Display for SourceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A workload that is to be enrolled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pod {
+    /// As on the wire: `<cluster>//Pod/<namespace>/<name>`.
+    pub uid: String,
+    pub namespace: String,
+    pub name: String,
+}
+
+/// What a source says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Message {
+    /// The first message, and only that.
+    Hello { version: u32, source: SourceName },
+    /// With the namespace's descriptor.
+    Add(Pod),
+    /// Was added before (perhaps by this source's predecessor) and stays.
+    Keep { uid: String },
+    /// Leaves.
+    Delete { uid: String },
+    /// Everything the source knows has been said since its hello: what it has not named leaves.
+    SnapshotSent,
+}
+
+impl Message {
+    pub(crate) fn parse(packet: &[u8]) -> Result<Self, Error> {
+        let message: Self = serde_json::from_slice(packet).map_err(|e| Error::Message(e.to_string()))?;
+        message.check()?;
+        Ok(message)
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        match self {
+            Self::Hello { version, .. } if *version != PROTOCOL_VERSION => Err(Error::Message(format!(
+                "version {version} of the protocol is not spoken here; {PROTOCOL_VERSION} is"
+            ))),
+            Self::Hello { .. } | Self::SnapshotSent => Ok(()),
+            Self::Add(pod) => {
+                text("uid", &pod.uid, MAX_UID)?;
+                text("namespace", &pod.namespace, MAX_NAME)?;
+                text("name", &pod.name, MAX_NAME)
+            }
+            Self::Keep { uid } | Self::Delete { uid } => text("uid", uid, MAX_UID),
+        }
+    }
+}
+
+fn text(field: &str, value: &str, longest: usize) -> Result<(), Error> {
+    if value.is_empty() || value.len() > longest || value.chars().any(char::is_control) {
+        return Err(Error::Message(format!(
+            "field {field}: expected 1 to {longest} bytes without control characters"
+        )));
+    }
+    Ok(())
+}
+
+/// What the daemon answers to each message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// Done.
+    Ack {},
+    /// Not done, and why.
+    Refused { reason: String },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_written_as_documented() {
+        let pod = Pod { uid: "c//Pod/a/b".into(), namespace: "a".into(), name: "b".into() };
+        let rows = [
+            (
+                Message::Hello { version: 1, source: "harness".parse().unwrap() },
+                r#"{"hello":{"version":1,"source":"harness"}}"#,
+            ),
+            (Message::Add(pod), r#"{"add":{"uid":"c//Pod/a/b","namespace":"a","name":"b"}}"#),
+            (Message::Keep { uid: "u".into() }, r#"{"keep":{"uid":"u"}}"#),
+            (Message::Delete { uid: "u".into() }, r#"{"delete":{"uid":"u"}}"#),
+            (Message::SnapshotSent, r#""snapshot_sent""#),
+        ];
+        for (message, json) in rows {
+            assert_eq!(serde_json::to_string(&message).unwrap(), json);
+            assert_eq!(Message::parse(json.as_bytes()).unwrap(), message);
+        }
+        assert_eq!(serde_json::to_string(&Answer::Ack {}).unwrap(), r#"{"ack":{}}"#);
+        let refused = Answer::Refused { reason: "no".into() };
+        assert_eq!(serde_json::to_string(&refused).unwrap(), r#"{"refused":{"reason":"no"}}"#);
+    }
+
+    #[test]
+    fn bad_messages_are_named() {
+        let long = format!(r#"{{"keep":{{"uid":"{}"}}}}"#, "x".repeat(MAX_UID + 1));
+        let rows = [
+            ("not JSON", "garbage", "expected value"),
+            ("empty", "", "EOF"),
+            ("unknown kind", r#"{"conquer":{}}"#, "unknown variant"),
+            ("another version", r#"{"hello":{"version":2,"source":"x"}}"#, "version 2"),
+            ("source with capitals", r#"{"hello":{"version":1,"source":"Harness"}}"#, "source name"),
+            ("source empty", r#"{"hello":{"version":1,"source":""}}"#, "source name"),
+            ("uid missing", r#"{"add":{"namespace":"a","name":"b"}}"#, "missing field `uid`"),
+            ("uid empty", r#"{"keep":{"uid":""}}"#, "field uid"),
+            ("name with a line break", r#"{"add":{"uid":"u","namespace":"a","name":"b\nc"}}"#, "field name"),
+            ("uid too long", &long, "field uid"),
+        ];
+        for (name, json, expected) in rows {
+            let error = Message::parse(json.as_bytes()).expect_err(name).to_string();
+            assert!(error.contains(expected), "{name}: {error}");
+        }
+    }
+}

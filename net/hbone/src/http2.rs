@@ -1,0 +1,60 @@
+//! How the HTTP/2 under tunnels is set up: [`Http2`].
+
+use std::time::Duration;
+
+/// The largest window that HTTP/2 knows.
+const MAX_WINDOW: u32 = (1 << 31) - 1;
+
+/// Windows, frames, limits and times of an HTTP/2 connection. The same for both sides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Http2 {
+    /// How many bytes of one tunnel may be under way to us.
+    pub stream_window: u32,
+    /// The largest frame we accept.
+    pub frame_size: u32,
+    /// How many bytes of one tunnel may wait here to be written to the peer.
+    pub send_buffer: usize,
+    /// Tunnels on one connection.
+    pub streams: u32,
+    /// The largest head of a request or response, in bytes.
+    pub header_size: u32,
+    /// Streams that were reset and are remembered, and those reset before they were accepted: a peer that makes more
+    /// is cut off.
+    pub resets: usize,
+    /// How often the peer is asked whether it lives.
+    pub ping_interval: Duration,
+    /// How long it may take to answer.
+    pub ping_timeout: Duration,
+    /// How long a connection without a tunnel is kept.
+    pub idle_timeout: Duration,
+}
+
+impl Default for Http2 {
+    fn default() -> Self {
+        Self {
+            stream_window: 1 << 20,
+            frame_size: 256 << 10,
+            send_buffer: 256 << 10,
+            streams: 100,
+            header_size: 16 << 10,
+            resets: 100,
+            ping_interval: Duration::from_secs(10),
+            ping_timeout: Duration::from_secs(20),
+            idle_timeout: Duration::from_mins(1),
+        }
+    }
+}
+
+impl Http2 {
+    /// How many bytes of all tunnels of a connection may be under way to us: as many as of all of them together, so
+    /// that tunnels whose readers have stopped do not stop the others.
+    pub(crate) fn connection_window(&self) -> u32 {
+        self.stream_window.saturating_mul(self.streams).min(MAX_WINDOW)
+    }
+
+    /// How much small frames that nobody has fetched may cost besides what they hold, as h2 counts it (256 bytes each):
+    /// as much as the window. Relays fetch them also when their socket takes nothing, as soon as they get their turn.
+    pub(crate) fn frame_budget(&self) -> usize {
+        self.connection_window() as usize
+    }
+}

@@ -1,0 +1,20 @@
+//! HBONE: TCP connections as HTTP/2 `CONNECT` streams over mutual TLS 1.3.
+//!
+//! The ways in: [`pool::Pool::open`] (client), [`server::Server::serve`] (server), and [`relay`] for the bytes.
+
+pub mod client;
+mod error;
+mod http2;
+mod keepalive;
+pub mod pool;
+mod readahead;
+pub mod relay;
+pub mod request;
+mod scratch;
+pub mod server;
+pub mod tls;
+mod tunnel;
+
+pub use error::Error;
+pub use http2::Http2;
+pub use tunnel::Tunnel;

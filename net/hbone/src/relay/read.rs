@@ -1,0 +1,24 @@
+//! Reads for a relay: [`read`].
+//!
+//! Small reads are copied out of the thread's memory, to the size that they have; what fills a good part of it leaves
+//! with it.
+
+use std::io;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use tokio::net::TcpStream;
+
+use crate::scratch::{self, CHUNK};
+
+/// Below this, copying is cheaper than taking new memory.
+const COPY_BELOW: usize = 32 << 10;
+
+/// Reads at most `most` bytes, and no more than [`CHUNK`]; none are the end.
+pub(super) fn read(socket: &TcpStream, context: &mut Context<'_>, most: usize) -> Poll<io::Result<Bytes>> {
+    let mut scratch = ready!(scratch::poll_read(socket, context, CHUNK.min(most)))?;
+    let bytes =
+        if scratch.len() < COPY_BELOW { Bytes::copy_from_slice(&scratch) } else { scratch.split().freeze() };
+    scratch::give_back(scratch);
+    Poll::Ready(Ok(bytes))
+}

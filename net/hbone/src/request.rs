@@ -1,0 +1,167 @@
+//! The request that opens a tunnel, parsed at the edge: [`ConnectRequest`].
+
+mod baggage;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+use http::header::{FORWARDED, HeaderName, HeaderValue};
+use http::uri::Uri;
+use http::{HeaderMap, Method, Request, StatusCode};
+
+pub use self::baggage::Baggage;
+use crate::Error;
+
+const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// Where a tunnel ends.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Authority {
+    /// The application's address.
+    Address(SocketAddr),
+    /// A service's name, for waypoints. The name is lower-case.
+    Host { name: Box<str>, port: u16 },
+}
+
+/// What a client asks for, and what it says of itself. Only the certificate is proof of who it is: everything but the
+/// authority is for telemetry and for showing the application its client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectRequest {
+    pub authority: Authority,
+    /// Who the source is, as it says.
+    pub baggage: Option<Baggage>,
+    /// The address of the application that connected, as its proxy says.
+    pub forwarded: Option<SocketAddr>,
+    /// W3C trace context.
+    pub traceparent: Option<HeaderValue>,
+}
+
+/// Why a request opens no tunnel.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    #[error("method {0}, not CONNECT")]
+    Method(Method),
+    #[error("no authority")]
+    NoAuthority,
+    #[error("authority {0:?} is not address:port or host:port")]
+    Authority(String),
+    #[error("header {0} is there twice")]
+    Repeated(HeaderName),
+    #[error("header forwarded is not for=\"address:port\"")]
+    Forwarded,
+}
+
+impl RequestError {
+    /// How the request is answered.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NoAuthority | Self::Authority(_) | Self::Repeated(_) | Self::Forwarded => {
+                StatusCode::BAD_REQUEST
+            }
+        }
+    }
+}
+
+impl ConnectRequest {
+    /// A request that says nothing but where to.
+    pub fn to(authority: SocketAddr) -> Self {
+        Self { authority: Authority::Address(authority), baggage: None, forwarded: None, traceparent: None }
+    }
+
+    /// The request as HTTP.
+    pub fn to_http(&self) -> Result<Request<()>, Error> {
+        let authority = self.authority.to_string();
+        let mut request = Request::new(());
+        *request.method_mut() = Method::CONNECT;
+        *request.uri_mut() = Uri::from_str(&authority).map_err(|_invalid| Error::Authority { authority })?;
+        let headers = request.headers_mut();
+        if let Some(value) = self.baggage.as_ref().and_then(Baggage::to_header) {
+            headers.insert(BAGGAGE, value);
+        }
+        if let Some(address) = self.forwarded {
+            let value = HeaderValue::from_str(&format!("for=\"{address}\""));
+            headers.insert(FORWARDED, value.expect("an address is visible ASCII"));
+        }
+        if let Some(value) = &self.traceparent {
+            headers.insert(TRACEPARENT, value.clone());
+        }
+        Ok(request)
+    }
+
+    /// Reads a request. Headers that tunnels do not know are left alone.
+    pub fn from_http<B>(request: &Request<B>) -> Result<Self, RequestError> {
+        if request.method() != Method::CONNECT {
+            return Err(RequestError::Method(request.method().clone()));
+        }
+        let authority = request.uri().authority().ok_or(RequestError::NoAuthority)?;
+        let headers = request.headers();
+        Ok(Self {
+            authority: authority.as_str().parse()?,
+            baggage: single(headers, BAGGAGE).ok().flatten().and_then(Baggage::from_header),
+            forwarded: single(headers, FORWARDED)?.map(parse_forwarded).transpose()?,
+            traceparent: single(headers, TRACEPARENT).ok().flatten().cloned(),
+        })
+    }
+}
+
+fn single(headers: &HeaderMap, name: HeaderName) -> Result<Option<&HeaderValue>, RequestError> {
+    let mut values = headers.get_all(&name).iter();
+    let first = values.next();
+    if values.next().is_some() { Err(RequestError::Repeated(name)) } else { Ok(first) }
+}
+
+/// RFC 7239, one element: `for="10.0.0.1:4711"`, perhaps with further parameters; IPv6 in brackets.
+fn parse_forwarded(value: &HeaderValue) -> Result<SocketAddr, RequestError> {
+    let text = value.to_str().map_err(|_| RequestError::Forwarded)?;
+    text.split(';')
+        .filter_map(|pair| pair.trim().split_once('='))
+        .find(|(name, _)| name.eq_ignore_ascii_case("for"))
+        .map(|(_, node)| node.strip_prefix('"').and_then(|node| node.strip_suffix('"')).unwrap_or(node))
+        .and_then(|node| node.parse().ok())
+        .ok_or(RequestError::Forwarded)
+}
+
+impl FromStr for Authority {
+    type Err = RequestError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let error = || RequestError::Authority(text.to_owned());
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            return if address.port() == 0 { Err(error()) } else { Ok(Self::Address(address)) };
+        }
+        let (name, port) = text.rsplit_once(':').ok_or_else(error)?;
+        let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+        let port = port.parse().ok().filter(|port| digits && *port != 0).ok_or_else(error)?;
+        let valid = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b'*');
+        if name.is_empty() || name.len() > 253 || !name.bytes().all(valid) || numeric(name) {
+            return Err(error());
+        }
+        Ok(Self::Host { name: name.to_ascii_lowercase().into(), port })
+    }
+}
+
+/// What looks like an IPv4 address but is none is no name either: some resolvers would take it for one.
+fn numeric(name: &str) -> bool {
+    name.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+impl From<SocketAddr> for Authority {
+    fn from(address: SocketAddr) -> Self {
+        Self::Address(address)
+    }
+}
+
+impl fmt::Display for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Host { name, port } => write!(f, "{name}:{port}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,74 @@
+//! Memory to read into, one piece per thread, and the read itself.
+//!
+//! Whoever waits holds none of it: it is taken when there is something to read, and what is left of it given back.
+#![expect(unsafe_code, reason = "a read into memory that nothing has written yet")]
+
+use std::cell::Cell;
+use std::io;
+use std::task::{Context, Poll, ready};
+
+use bytes::{BufMut, BytesMut};
+use socket2::SockRef;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+
+/// How much is read at a time: with the head of its frame it fills eight TLS records to the last byte.
+pub(crate) const CHUNK: usize = (128 << 10) - FRAME_HEAD;
+/// The head of an HTTP/2 frame.
+const FRAME_HEAD: usize = 9;
+/// How much is read ahead of TLS: such a frame, encrypted, and some more.
+pub(crate) const AHEAD: usize = 144 << 10;
+
+thread_local! {
+    static SCRATCH: Cell<BytesMut> = Cell::new(BytesMut::new());
+}
+
+/// The thread's memory, or new one: empty, with room for [`AHEAD`].
+pub(crate) fn take() -> BytesMut {
+    let scratch = SCRATCH.take();
+    // Not `reserve`, which may copy, or keep memory alive that others still hold.
+    if scratch.capacity() < AHEAD { BytesMut::with_capacity(AHEAD) } else { scratch }
+}
+
+/// Gives memory back for the next read on this thread.
+pub(crate) fn give_back(mut scratch: BytesMut) {
+    scratch.clear();
+    SCRATCH.set(scratch);
+}
+
+/// Reads at most `most` bytes, and no more than [`AHEAD`], into memory that [`take`] gave; none are the end.
+pub(crate) fn poll_read(
+    socket: &TcpStream,
+    context: &mut Context<'_>,
+    most: usize,
+) -> Poll<io::Result<BytesMut>> {
+    loop {
+        ready!(socket.poll_read_ready(context))?;
+        let mut scratch = take();
+        match try_read(socket, &mut scratch, AHEAD.min(most)) {
+            Ok(()) => return Poll::Ready(Ok(scratch)),
+            Err(error) => {
+                give_back(scratch);
+                if error.kind() != io::ErrorKind::WouldBlock {
+                    return Poll::Ready(Err(error));
+                }
+            }
+        }
+    }
+}
+
+fn try_read(socket: &TcpStream, scratch: &mut BytesMut, most: usize) -> io::Result<()> {
+    let mut count = 0;
+    let result = socket.try_io(Interest::READABLE, || {
+        count = SockRef::from(socket).recv(&mut scratch.spare_capacity_mut()[..most])?;
+        // A read that came back short has emptied the socket: asking again would only say so. What arrives from now on
+        // makes it readable anew.
+        if count > 0 && count < most { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+    });
+    if count == 0 {
+        return result;
+    }
+    // SAFETY: the kernel has written `count` bytes at the start of the spare capacity.
+    unsafe { scratch.advance_mut(count) };
+    Ok(())
+}

@@ -1,0 +1,248 @@
+//! The server's side of HBONE connections: [`Server::serve`] carries one accepted socket to its end.
+
+mod handshakes;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ambit_core::model::Identity;
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream};
+use http::{Request, Response, StatusCode};
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use self::handshakes::Handshakes;
+use crate::keepalive::keep_alive;
+use crate::readahead::ReadAhead;
+use crate::request::ConnectRequest;
+use crate::{Error, Http2, Tunnel, tls};
+
+type Connection = h2::server::Connection<TlsStream<ReadAhead>, Bytes>;
+
+/// What servers allow their clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    pub http2: Http2,
+    /// How long a client may take to prove who it is.
+    pub handshake_timeout: Duration,
+    /// How many clients may be about to do so; one more, and the one that has taken longest is cut off.
+    pub handshakes: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { http2: Http2::default(), handshake_timeout: Duration::from_secs(10), handshakes: 1024 }
+    }
+}
+
+/// Serves accepted sockets within one set of limits. Clones share them.
+#[derive(Clone, Debug)]
+pub struct Server(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    settings: Settings,
+    handshakes: Handshakes,
+}
+
+/// Who is at the other end of a connection: proven by its certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    pub identity: Identity,
+    pub address: SocketAddr,
+}
+
+/// A request for a tunnel.
+#[derive(Debug)]
+pub struct Incoming {
+    pub peer: Arc<Peer>,
+    pub request: ConnectRequest,
+    pub responder: Responder,
+}
+
+/// The answer to give. Dropped unanswered, the request is reset.
+#[derive(Debug)]
+pub struct Responder {
+    response: SendResponse<Bytes>,
+    receive: RecvStream,
+    send_buffer: usize,
+    _unanswered: OwnedSemaphorePermit,
+}
+
+impl Server {
+    pub fn new(settings: Settings) -> Self {
+        let handshakes = Handshakes::new(settings.handshakes);
+        Self(Arc::new(Inner { settings, handshakes }))
+    }
+
+    /// Serves one socket to its end. Each request runs in a task of its own: `handle` is called with it and gives the
+    /// task's future. When `drain` resolves the client is told to open no more tunnels, and the connection ends with
+    /// its last one. Dropping the future cuts the connection and resets its tunnels.
+    pub async fn serve<H, F>(
+        &self,
+        socket: TcpStream,
+        config: Arc<rustls::ServerConfig>,
+        drain: impl Future<Output = ()>,
+        handle: H,
+    ) -> Result<(), Error>
+    where
+        H: Fn(Incoming) -> F,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let settings = &self.0.settings;
+        let timeout = settings.handshake_timeout;
+        let (peer, connection) = self
+            .0
+            .handshakes
+            .run(tokio::time::timeout(timeout, Box::pin(handshake(socket, config, &settings.http2))))
+            .await?
+            .map_err(|_elapsed| Error::HandshakeTimeout { timeout })??;
+        serve_streams(connection, peer, &settings.http2, drain, handle).await
+    }
+}
+
+/// TLS, then the HTTP/2 preface.
+async fn handshake(
+    socket: TcpStream,
+    config: Arc<rustls::ServerConfig>,
+    http2: &Http2,
+) -> Result<(Peer, Connection), Error> {
+    let handshake = |source| Error::Handshake { source };
+    socket.set_nodelay(true).map_err(handshake)?;
+    let address = socket.peer_addr().map_err(handshake)?;
+    let socket = ReadAhead::new(socket);
+    let mut stream = TlsAcceptor::from(config).accept(socket).await.map_err(handshake)?;
+    let session = stream.get_mut().1;
+    session.set_buffer_limit(Some(tls::SEND_BUFFER));
+    tls::require_http2(session)?;
+    let identity = tls::peer_identity(session)?;
+    let connection = h2::server::Builder::new()
+        .initial_window_size(http2.stream_window)
+        .initial_connection_window_size(http2.connection_window())
+        .data_frame_budget(http2.frame_budget())
+        .max_frame_size(http2.frame_size)
+        .max_send_buffer_size(http2.send_buffer)
+        .max_header_list_size(http2.header_size)
+        .max_concurrent_streams(http2.streams)
+        .max_concurrent_reset_streams(http2.resets)
+        .max_pending_accept_reset_streams(http2.resets)
+        .handshake(stream)
+        .await
+        .map_err(|source| Error::Connection { source })?;
+    Ok((Peer { identity, address }, connection))
+}
+
+async fn serve_streams<H, F>(
+    mut connection: Connection,
+    peer: Peer,
+    http2: &Http2,
+    drain: impl Future<Output = ()>,
+    handle: H,
+) -> Result<(), Error>
+where
+    H: Fn(Incoming) -> F,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let mut dead = pin!(keep_alive(connection.ping_pong(), http2));
+    let mut drain = pin!(async {
+        drain.await;
+        Some(())
+    });
+    let mut draining = false;
+    let client = Client {
+        peer: Arc::new(peer),
+        unanswered: Arc::new(Semaphore::new(http2.streams as usize)),
+        send_buffer: http2.send_buffer,
+    };
+    loop {
+        tokio::select! {
+            accepted = connection.accept() => match accepted {
+                Some(Ok((request, response))) => client.accept(request, response, &handle),
+                Some(Err(source)) => return Err(Error::Connection { source }),
+                None => return Ok(()),
+            },
+            error = &mut dead => return Err(error),
+            Some(()) = &mut drain, if !draining => {
+                draining = true;
+                connection.graceful_shutdown();
+            }
+        }
+    }
+}
+
+/// One connection's client.
+struct Client {
+    peer: Arc<Peer>,
+    /// A stream that the client has reset makes room for the next one at once, its handler a moment later: this bounds
+    /// the handlers.
+    unanswered: Arc<Semaphore>,
+    send_buffer: usize,
+}
+
+impl Client {
+    /// Gives a valid request to the handler; answers an invalid one.
+    fn accept<H, F>(&self, request: Request<RecvStream>, mut response: SendResponse<Bytes>, handle: &H)
+    where
+        H: Fn(Incoming) -> F,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let Ok(unanswered) = self.unanswered.clone().try_acquire_owned() else {
+            response.send_reset(Reason::REFUSED_STREAM);
+            return;
+        };
+        let peer = &self.peer;
+        match ConnectRequest::from_http(&request) {
+            Ok(parsed) => {
+                let responder = Responder {
+                    response,
+                    receive: request.into_body(),
+                    send_buffer: self.send_buffer,
+                    _unanswered: unanswered,
+                };
+                tokio::spawn(handle(Incoming { peer: peer.clone(), request: parsed, responder }));
+            }
+            Err(error) => {
+                tracing::debug!(peer = %peer.identity, address = %peer.address, %error, "bad request for a tunnel");
+                answer(&mut response, error.status());
+            }
+        }
+    }
+}
+
+/// Refuses. A client that is gone already needs no answer; one that is still sending is reset once it has the answer,
+/// when the stream is dropped.
+fn answer(response: &mut SendResponse<Bytes>, status: StatusCode) {
+    let mut head = Response::new(());
+    *head.status_mut() = status;
+    if let Err(error) = response.send_response(head, true) {
+        tracing::trace!(%error, "a refusal found no client");
+    }
+}
+
+impl Responder {
+    /// Answers 200: the tunnel is open.
+    pub fn accept(mut self) -> Result<Tunnel, Error> {
+        let send = self
+            .response
+            .send_response(Response::new(()), false)
+            .map_err(|source| Error::Stream { source })?;
+        Ok(Tunnel { send, receive: self.receive, send_buffer: self.send_buffer, slot: None })
+    }
+
+    /// Answers with a status that is not 2xx.
+    pub fn refuse(mut self, status: StatusCode) {
+        answer(&mut self.response, status);
+    }
+
+    /// Resolves when the client has given up. Cancel safe.
+    pub async fn abandoned(&mut self) {
+        let _reason = std::future::poll_fn(|context| self.response.poll_reset(context)).await;
+    }
+}

@@ -1,0 +1,62 @@
+//! The crate's errors: which operation failed, on which object, and why.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use ambit_core::model::Identity;
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("reading bootstrap file {}", path.display())]
+    ReadBootstrap { path: PathBuf, source: std::io::Error },
+    #[error(
+        "bootstrap file {} holds a token and must be for its owner only: its mode is {mode:04o}, set it to 0600",
+        path.display()
+    )]
+    BootstrapMode { path: PathBuf, mode: u32 },
+    #[error("bootstrap file {}: {field}: {message}", path.display())]
+    ParseBootstrap { path: PathBuf, field: String, message: String },
+    #[error("writing bootstrap file {}", path.display())]
+    WriteBootstrap { path: PathBuf, source: std::io::Error },
+    #[error("log filter {filter:?}: {message}")]
+    LogFilter { filter: String, message: String },
+    #[error("starting logs: {message}")]
+    InstallLogs { message: String },
+    #[error("starting metrics: {message}")]
+    InstallMetrics { message: String },
+    #[error("{server} server: listening on {address}")]
+    Bind { server: &'static str, address: SocketAddr, source: std::io::Error },
+    #[error("starting the admin thread")]
+    AdminThread { source: std::io::Error },
+    #[error("installing the handler of {signal}")]
+    Signal { signal: &'static str, source: std::io::Error },
+    #[error("{holders} tasks still run after {} s of draining", deadline.as_secs_f32())]
+    DrainDeadline { holders: usize, deadline: std::time::Duration },
+    #[error("reading the trusted roots: {message}")]
+    Roots { message: String },
+    #[error("making a key for {identity}: {message}")]
+    MakeKey { identity: Identity, message: String },
+    #[error("signing a certificate for {identity}")]
+    Sign { identity: Identity, source: Box<dyn std::error::Error + Send + Sync> },
+    #[error("signing a certificate for {identity}: no answer within {} s", timeout.as_secs_f32())]
+    SignTimeout { identity: Identity, timeout: std::time::Duration },
+    #[error("certificate returned for {identity} refused: {message}")]
+    Refused { identity: Identity, message: String },
+    #[error("no certificate for {identity}: no longer wanted")]
+    Forgotten { identity: Identity },
+}
+
+impl Error {
+    /// The error and its sources on one line, for a log or an answer.
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            text.push_str(": ");
+            text.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        text
+    }
+}

@@ -1,0 +1,253 @@
+//! What a connection's report says, in metrics and in the access log.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::time::Instant;
+
+use ambit_core::model::{
+    Health, LoadBalancing, Locality, NetworkMode, PolicyKey, Service, ServiceKey, TunnelProtocol, Workload,
+    WorkloadKind, WorkloadUid,
+};
+use parking_lot::Mutex;
+
+use super::connection::*;
+use super::logs::{Format, Settings, subscriber};
+use super::metrics::tests::metrics;
+
+fn workload(name: &str) -> Arc<Workload> {
+    Arc::new(Workload {
+        uid: WorkloadUid(format!("Kubernetes//Pod/shop/{name}-1").into()),
+        name: format!("{name}-1").into(),
+        namespace: "shop".into(),
+        service_account: name.into(),
+        trust_domain: "cluster.local".parse().expect("a trust domain"),
+        node: "a".into(),
+        cluster: "Kubernetes".into(),
+        network: "".into(),
+        network_mode: NetworkMode::Standard,
+        addresses: Vec::new(),
+        protocol: TunnelProtocol::Hbone,
+        health: Health::Healthy,
+        services: BTreeMap::new(),
+        policies: Vec::new(),
+        waypoint: None,
+        locality: Locality::default(),
+        capacity: 1,
+        kind: WorkloadKind::Deployment,
+        workload_name: name.into(),
+        canonical_name: name.into(),
+        canonical_revision: "".into(),
+        probe_ports: Vec::new(),
+    })
+}
+
+fn end(name: &str, address: &str) -> End {
+    let workload = workload(name);
+    End {
+        address: address.parse().expect("an address"),
+        identity: Some(workload.identity()),
+        workload: Some(workload),
+    }
+}
+
+/// An outbound tunnel from one workload to another's service.
+pub(crate) fn facts(source: &str, destination: &str) -> Facts {
+    Facts {
+        direction: Direction::Outbound,
+        path: Path::Tunnel,
+        mutual_tls: true,
+        source: end(source, "10.0.0.1:40000"),
+        destination: end(destination, "10.0.1.2:15008"),
+        hbone_address: Some("10.0.1.2:8080".parse().expect("an address")),
+        service: Some(Arc::new(Service {
+            key: ServiceKey {
+                namespace: "shop".into(),
+                hostname: format!("{destination}.shop.svc.cluster.local").into(),
+            },
+            name: destination.into(),
+            addresses: Vec::new(),
+            ports: Vec::new(),
+            subject_alt_names: Vec::new(),
+            waypoint: None,
+            load_balancing: LoadBalancing::default(),
+        })),
+    }
+}
+
+fn orderly() -> Ending {
+    Ending { reason: "closed", flag: Flag::None, error: None, policy: None }
+}
+
+fn denied() -> Ending {
+    Ending {
+        reason: "policy_denied",
+        flag: Flag::Denied,
+        error: Some("connection refused by policy".to_owned()),
+        policy: Some(PolicyKey { namespace: "shop".into(), name: "cart".into() }),
+    }
+}
+
+/// The rendered series of one source workload: name, sorted labels, value.
+fn series(source: &str) -> BTreeMap<String, BTreeMap<String, String>> {
+    let text = metrics().render();
+    let mine = format!("source_workload=\"{source}\"");
+    text.lines()
+        .filter(|line| line.contains(&mine))
+        .map(|line| {
+            let (name, rest) = line.split_once('{').expect("labels");
+            let (labels, value) = rest.rsplit_once("} ").expect("a value");
+            let mut labels: BTreeMap<String, String> = labels
+                .trim_end_matches('"')
+                .split("\",")
+                .map(|label| label.split_once("=\"").expect("a label"))
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .collect();
+            labels.insert("VALUE".to_owned(), value.to_owned());
+            (name.to_owned(), labels)
+        })
+        .collect()
+}
+
+#[test]
+fn a_connection_is_counted_with_istios_names_and_labels() {
+    metrics();
+    let open = opened(facts("names", "cart"));
+    open.progress(Bytes { from_client: 5, from_server: 70 });
+    open.progress(Bytes { from_client: 5, from_server: 70 });
+    open.closed(Bytes { from_client: 10, from_server: 100 }, &orderly());
+    let all = series("names");
+    let values: Vec<_> = all.iter().map(|(name, labels)| (name.as_str(), labels["VALUE"].as_str())).collect();
+    assert_eq!(
+        values,
+        [
+            ("istio_tcp_connections_closed_total", "1"),
+            ("istio_tcp_connections_opened_total", "1"),
+            ("istio_tcp_received_bytes_total", "10"),
+            ("istio_tcp_sent_bytes_total", "100"),
+        ]
+    );
+    let expected = [
+        ("connection_security_policy", "mutual_tls"),
+        ("destination_app", "cart"),
+        ("destination_canonical_revision", "unknown"),
+        ("destination_canonical_service", "cart"),
+        ("destination_cluster", "Kubernetes"),
+        ("destination_principal", "spiffe://cluster.local/ns/shop/sa/cart"),
+        ("destination_service", "cart.shop.svc.cluster.local"),
+        ("destination_service_name", "cart"),
+        ("destination_service_namespace", "shop"),
+        ("destination_version", "unknown"),
+        ("destination_workload", "cart"),
+        ("destination_workload_namespace", "shop"),
+        ("reporter", "source"),
+        ("request_protocol", "tcp"),
+        ("response_flags", "-"),
+        ("source_app", "names"),
+        ("source_canonical_revision", "unknown"),
+        ("source_canonical_service", "names"),
+        ("source_cluster", "Kubernetes"),
+        ("source_principal", "spiffe://cluster.local/ns/shop/sa/names"),
+        ("source_version", "unknown"),
+        ("source_workload", "names"),
+        ("source_workload_namespace", "shop"),
+    ];
+    let mut labels = all["istio_tcp_connections_opened_total"].clone();
+    labels.remove("VALUE");
+    let labels: Vec<_> = labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    assert_eq!(labels, expected);
+}
+
+#[test]
+fn a_refused_connection_is_failed_and_never_opened() {
+    metrics();
+    failed(&facts("refused", "cart"), Instant::now(), &denied());
+    let all = series("refused");
+    assert_eq!(all.keys().collect::<Vec<_>>(), ["istio_tcp_connections_failed_total"]);
+    assert_eq!(all["istio_tcp_connections_failed_total"]["response_flags"], "DENY");
+}
+
+#[test]
+fn without_tls_no_identity_is_claimed() {
+    metrics();
+    let plain = Facts { mutual_tls: false, path: Path::Plaintext, ..facts("plain", "cart") };
+    opened(plain).closed(Bytes::default(), &orderly());
+    let labels = &series("plain")["istio_tcp_connections_opened_total"];
+    assert_eq!(labels["connection_security_policy"], "unknown");
+    assert_eq!(
+        (labels["source_principal"].as_str(), labels["destination_principal"].as_str()),
+        ("unknown", "unknown")
+    );
+}
+
+#[test]
+fn a_dropped_connection_is_reported_once() {
+    metrics();
+    drop(opened(facts("dropped", "cart")));
+    assert_eq!(series("dropped")["istio_tcp_connections_closed_total"]["VALUE"], "1");
+}
+
+#[derive(Clone, Default)]
+struct Sink(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What is logged at INFO while `report` runs.
+fn logged(format: Format, report: impl FnOnce()) -> String {
+    let sink = Sink::default();
+    let make = {
+        let sink = sink.clone();
+        move || sink.clone()
+    };
+    let settings = Settings { format, filter: "info".to_owned() };
+    let (subscriber, _control) = subscriber(&settings, make).expect("a good filter");
+    tracing::subscriber::with_default(subscriber, report);
+    let bytes = sink.0.lock().clone();
+    String::from_utf8(bytes).expect("logs are UTF-8")
+}
+
+#[test]
+fn the_access_log_has_istios_fields() {
+    let bytes = Bytes { from_client: 10, from_server: 100 };
+    let text = logged(Format::Json, || {
+        opened(facts("logged", "cart")).closed(bytes, &denied());
+    });
+    let mut record: serde_json::Map<_, _> = serde_json::from_str(&text).expect("one record");
+    let duration = record.remove("duration").expect("a duration");
+    assert!(duration.as_str().is_some_and(|text| text.ends_with("ms")), "{duration}");
+    record.remove("timestamp").expect("a timestamp");
+    assert_eq!(
+        serde_json::Value::Object(record),
+        serde_json::json!({
+            "level": "WARN", "target": "access", "message": "connection complete",
+            "src.addr": "10.0.0.1:40000", "src.workload": "logged-1", "src.namespace": "shop",
+            "src.identity": "spiffe://cluster.local/ns/shop/sa/logged",
+            "dst.addr": "10.0.1.2:15008", "dst.hbone_addr": "10.0.1.2:8080",
+            "dst.service": "cart.shop.svc.cluster.local", "dst.workload": "cart-1", "dst.namespace": "shop",
+            "dst.identity": "spiffe://cluster.local/ns/shop/sa/cart",
+            "direction": "outbound", "path": "tunnel", "bytes_sent": 10, "bytes_recv": 100,
+            "reason": "policy_denied", "policy": "shop/cart", "error": "connection refused by policy",
+        })
+    );
+}
+
+#[test]
+fn bytes_in_the_log_are_named_from_this_nodes_side() {
+    let bytes = Bytes { from_client: 10, from_server: 100 };
+    for (direction, sent, received) in [(Direction::Outbound, 10, 100), (Direction::Inbound, 100, 10)] {
+        let text = logged(Format::Text, || {
+            opened(Facts { direction, ..facts("sides", "cart") }).closed(bytes, &orderly());
+        });
+        assert!(text.contains(&format!("bytes_sent={sent} bytes_recv={received} ")), "{direction:?}: {text}");
+        assert!(text.contains(" INFO access: connection complete "), "{direction:?}: {text}");
+    }
+}

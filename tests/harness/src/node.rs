@@ -1,0 +1,139 @@
+//! A node of the lab and its ztunnel.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::daemon::Daemon;
+use crate::enrol::Enrolment;
+use crate::http;
+use crate::metrics::Metrics;
+use crate::pod::{Place, Pod};
+use crate::wait;
+
+const ADMIN: u16 = 15000;
+const METRICS: u16 = 15020;
+const READINESS: u16 = 15021;
+
+/// A node: a namespace with routes, a daemon, and the pods that it enrols there.
+#[derive(Debug)]
+pub struct Node {
+    pub name: String,
+    pub place: Place,
+    /// Not running in a lab without a mesh.
+    pub ztunnel: Daemon,
+    /// Names the daemon's programs and maps.
+    pub instance: String,
+    /// Its files: configuration, bootstrap, run directory.
+    pub dir: PathBuf,
+    /// Its pins.
+    pub bpffs: PathBuf,
+    pub(crate) enrolled: Mutex<Vec<Pod>>,
+    pub(crate) enrolment: Mutex<Option<Enrolment>>,
+}
+
+impl Node {
+    /// Starts the daemon, waits until it is ready, and enrols the node's pods.
+    pub fn start(&self) -> Result<()> {
+        self.ztunnel.spawn()?;
+        self.ready()?;
+        self.enrol_all()
+    }
+
+    /// SIGTERM, its end, and a new daemon, ready, with the same pods.
+    pub fn restart(&self) -> Result<()> {
+        let status = self.ztunnel.stop()?;
+        ensure!(status.success(), "ztunnel on {} ended with {status}\n{}", self.name, self.ztunnel.tail(40));
+        self.start()
+    }
+
+    /// Waits until the daemon says that it is ready.
+    pub fn ready(&self) -> Result<()> {
+        wait::eventually(&format!("ztunnel on {} is ready", self.name), || {
+            self.ztunnel.check()?;
+            self.get(READINESS, "/healthz/ready").map(drop)
+        })
+        .with_context(|| self.ztunnel.tail(40))
+    }
+
+    /// Sends the whole list of pods, as a CNI plugin does after a (re)connect.
+    pub fn enrol_all(&self) -> Result<()> {
+        let enrolment = Enrolment::connect(&self.socket())?;
+        for pod in self.enrolled.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            enrolment.add(pod)?;
+        }
+        enrolment.snapshot_sent()?;
+        *self.enrolment.lock().unwrap_or_else(PoisonError::into_inner) = Some(enrolment);
+        Ok(())
+    }
+
+    /// Enrols one more pod.
+    pub(crate) fn enrol(&self, pod: &Pod) -> Result<()> {
+        self.enrolled.lock().unwrap_or_else(PoisonError::into_inner).push(pod.clone());
+        match &*self.enrolment.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(enrolment) => enrolment.add(pod),
+            None => Ok(()),
+        }
+    }
+
+    /// Releases a pod.
+    pub fn release(&self, pod: &Pod) -> Result<()> {
+        let uid = pod.spec.uid();
+        self.enrolled.lock().unwrap_or_else(PoisonError::into_inner).retain(|other| other.spec.uid() != uid);
+        match &*self.enrolment.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(enrolment) => enrolment.delete(pod),
+            None => Ok(()),
+        }
+    }
+
+    /// The enrolment socket.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("run/enrol.sock")
+    }
+
+    /// `ztunnel detach`: removes the instance from the kernel.
+    pub fn detach(&self) -> Result<()> {
+        let output = self.ztunnel.command("detach").output().context("cannot run ztunnel detach")?;
+        ensure!(
+            output.status.success(),
+            "ztunnel detach: {}: {}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr),
+            String::from_utf8_lossy(&output.stdout)
+        );
+        Ok(())
+    }
+
+    /// Where the instance's pins are.
+    pub fn pins(&self) -> PathBuf {
+        self.bpffs.join(&self.instance)
+    }
+
+    /// What the daemon counts.
+    pub fn metrics(&self) -> Result<Metrics> {
+        self.get(METRICS, "/metrics").map(|text| Metrics::parse(&text))
+    }
+
+    /// What the daemon knows, as JSON.
+    pub fn config_dump(&self) -> Result<Value> {
+        serde_json::from_str(&self.get(ADMIN, "/config_dump")?).context("/config_dump is not JSON")
+    }
+
+    /// The open connections, as JSON.
+    pub fn connections(&self) -> Result<Value> {
+        serde_json::from_str(&self.get(ADMIN, "/connections")?).context("/connections is not JSON")
+    }
+
+    /// The access log's and other records since a mark, each a JSON object.
+    pub fn records_since(&self, mark: u64) -> Vec<Value> {
+        self.ztunnel.log_since(mark).lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// `GET` on one of the daemon's ports.
+    pub fn get(&self, port: u16, path: &str) -> Result<String> {
+        http::get(&self.place.netns, SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port), path)?.ok()
+    }
+}

@@ -1,0 +1,132 @@
+//! A server that greets with its name and the address it sees, then echoes; and the client that asks it.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use ambit_harness::Place;
+use anyhow::{Context, Result, ensure};
+
+/// What no operation on a connection takes, on a busy machine either.
+pub const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A server in a pod, on both families. Dropping it closes its listener; connections go on until their clients end them.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    place: Place,
+    stop: Arc<AtomicBool>,
+    accepted: Arc<AtomicUsize>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Listens on a port of every address of the place; greets as `name`.
+    pub fn start(place: &Place, name: &str, port: u16) -> Result<Self> {
+        let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+        let listener = place
+            .run(|| TcpListener::bind(address))?
+            .with_context(|| format!("{name} cannot listen on {port}"))?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let (ending, counter, name) = (Arc::clone(&stop), Arc::clone(&accepted), name.to_owned());
+        let thread = std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                if ending.load(Ordering::Acquire) {
+                    return;
+                }
+                counter.fetch_add(1, Ordering::Relaxed);
+                let name = name.clone();
+                // A client that goes away in the middle is its own affair.
+                std::thread::spawn(move || greet_and_echo(stream, &name).ok());
+            }
+        });
+        Ok(Self { address, place: place.clone(), stop, accepted, thread: Some(thread) })
+    }
+
+    /// How many connections it has accepted.
+    pub fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        let port = self.address.port();
+        // Wakes the accept; loopback is never captured.
+        let _ = self.place.run(|| TcpStream::connect((Ipv6Addr::LOCALHOST, port)));
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn greet_and_echo(mut stream: TcpStream, name: &str) -> std::io::Result<()> {
+    let peer = stream.peer_addr()?;
+    let greeting = format!("{name} {} {}\n", peer.ip().to_canonical(), peer.port());
+    stream.write_all(greeting.as_bytes())?;
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let length = stream.read(&mut buffer)?;
+        if length == 0 {
+            return stream.shutdown(Shutdown::Write);
+        }
+        stream.write_all(&buffer[..length])?;
+    }
+}
+
+/// Who answered, and whom it saw.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub server: String,
+    pub saw: IpAddr,
+    pub saw_port: u16,
+    /// The client's own port.
+    pub port: u16,
+}
+
+/// Connects from a place, with timeouts on everything.
+pub fn connect(place: &Place, to: SocketAddr) -> Result<TcpStream> {
+    let stream = place
+        .run(|| TcpStream::connect_timeout(&to, TIMEOUT))?
+        .with_context(|| format!("connect to {to}"))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    Ok(stream)
+}
+
+/// One connection with a few bytes.
+pub fn ask(place: &Place, to: SocketAddr) -> Result<Answer> {
+    exchange(place, to, b"are you there?")
+}
+
+/// One connection: reads the greeting, sends the payload, half-closes, requires its echo and a clean end.
+pub fn exchange(place: &Place, to: SocketAddr, payload: &[u8]) -> Result<Answer> {
+    let stream = connect(place, to)?;
+    let port = stream.local_addr()?.port();
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut greeting = String::new();
+    reader.read_line(&mut greeting).with_context(|| format!("no greeting from {to}"))?;
+    let mut words = greeting.split_whitespace();
+    let mut word = || words.next().with_context(|| format!("{to} greeted with {greeting:?}"));
+    let (server, saw, saw_port) = (word()?.to_owned(), word()?.parse()?, word()?.parse()?);
+    let mut writer = stream;
+    let echo = std::thread::scope(|scope| {
+        let sender = scope.spawn(move || -> std::io::Result<()> {
+            writer.write_all(payload)?;
+            writer.shutdown(Shutdown::Write)
+        });
+        let mut echo = Vec::new();
+        let read = reader.read_to_end(&mut echo);
+        let sent = sender.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        sent.with_context(|| format!("cannot send to {to}"))?;
+        read.with_context(|| format!("cannot read from {to}"))?;
+        anyhow::Ok(echo)
+    })?;
+    ensure!(echo == payload, "{to} echoed {} bytes of {}, or other ones", echo.len(), payload.len());
+    Ok(Answer { server, saw, saw_port, port })
+}

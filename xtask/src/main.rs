@@ -1,0 +1,52 @@
+//! `cargo xtask VERB`: everything a developer or a newcomer does with this repository, one file per verb.
+
+mod arrows;
+mod bench;
+mod build;
+mod demo;
+mod ebpf;
+mod lint;
+mod setup;
+mod test;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Build, check, test and try Ambit.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Build the eBPF programs with whichever toolchain this machine has.
+    Ebpf,
+    /// Formatting, clippy, licences and bans, the arrows between crates, files no module declares.
+    Lint,
+    /// Show a mesh of two nodes on this machine, with real traffic.
+    Demo(demo::Options),
+    /// Compare the mesh with plain TCP, side by side in one run.
+    Bench(bench::Options),
+    /// Build everything and run the suites.
+    Test(test::Options),
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().verb {
+        Verb::Ebpf => {
+            setup::ensure(&setup::EBPF)?;
+            ebpf::run().map(drop)
+        }
+        Verb::Lint => {
+            setup::ensure(&setup::EBPF)?;
+            ebpf::run()?;
+            lint::run(lint::Depth::Full)
+        }
+        Verb::Demo(options) => demo::run(&options),
+        Verb::Bench(options) => bench::run(&options),
+        Verb::Test(options) => test::run(&options),
+    }
+}

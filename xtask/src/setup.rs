@@ -1,0 +1,155 @@
+//! What a verb needs on the machine, and installing it where we may: root on Debian, with its packages.
+//!
+//! Way in: [`ensure`]. Elsewhere it prints exactly what to run, and stops.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::{build, ebpf};
+
+/// One thing a verb needs.
+#[derive(Debug)]
+pub(crate) struct Need {
+    /// What it is, for people.
+    what: &'static str,
+    /// Whether the machine has it.
+    present: fn() -> bool,
+    /// How Debian gets it.
+    install: Install,
+}
+
+/// How a need is met.
+#[derive(Debug)]
+enum Install {
+    /// Debian packages.
+    Apt(&'static [&'static str]),
+    /// `cargo install …`, with these environment variables.
+    Cargo(&'static [&'static str], &'static [(&'static str, &'static str)]),
+}
+
+/// The toolchain for the eBPF programs.
+pub(crate) const EBPF: [Need; 2] = [
+    Need {
+        what: "a Rust toolchain that builds for bpfel-unknown-none",
+        present: ebpf::toolchain_present,
+        install: Install::Apt(&["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf", "llvm-22-dev"]),
+    },
+    Need {
+        what: "bpf-linker",
+        present: ebpf::linker_present,
+        install: Install::Cargo(
+            &["bpf-linker", "--no-default-features", "--features", "llvm-22"],
+            &[("LLVM_PREFIX", "/usr/lib/llvm-22")],
+        ),
+    },
+];
+
+/// Namespaces, bridges and clients for the laboratory.
+pub(crate) const LAB: [Need; 2] = [
+    Need { what: "ip (iproute2)", present: || on_path("ip").is_some(), install: Install::Apt(&["iproute2"]) },
+    Need { what: "curl", present: || on_path("curl").is_some(), install: Install::Apt(&["curl"]) },
+];
+
+/// Load generators and a server that is not ours.
+pub(crate) const BENCH: [Need; 4] = [
+    Need { what: "iperf3", present: || on_path("iperf3").is_some(), install: Install::Apt(&["iperf3"]) },
+    Need { what: "wrk", present: || on_path("wrk").is_some(), install: Install::Apt(&["wrk"]) },
+    Need { what: "nginx", present: || on_path("nginx").is_some(), install: Install::Apt(&["nginx-light"]) },
+    Need {
+        what: "taskset (util-linux)",
+        present: || on_path("taskset").is_some(),
+        install: Install::Apt(&["util-linux"]),
+    },
+];
+
+/// The licence and ban checker.
+pub(crate) const DENY: [Need; 1] = [Need {
+    what: "cargo-deny",
+    present: || on_path("cargo-deny").is_some(),
+    install: Install::Cargo(&["cargo-deny", "--locked"], &[]),
+}];
+
+/// Meets every need, or fails with the commands that would.
+pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
+    let missing: Vec<&Need> = needs.iter().filter(|need| !(need.present)()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !may_install() {
+        let lines =
+            |line: fn(&Need) -> String| missing.iter().map(|need| line(need)).collect::<Vec<_>>().join("\n");
+        let lacks = lines(|need| format!("  - {}", need.what));
+        let commands = lines(|need| format!("  {}", need.install.as_shell()));
+        bail!("this machine lacks:\n{lacks}\nrun, as root on Debian:\n{commands}");
+    }
+    for need in missing {
+        need.install.run(need.what)?;
+        if !(need.present)() {
+            bail!("{} is still missing after `{}`", need.what, need.install.as_shell());
+        }
+    }
+    Ok(())
+}
+
+/// The suites and the demo make network namespaces and load eBPF: only root may.
+pub(crate) fn ensure_root(verb: &str) -> Result<()> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    bail!(
+        "`cargo xtask {verb}` makes network namespaces and loads eBPF programs, which only root may. Run:\n  \
+         sudo --preserve-env=HOME env \"PATH=$PATH\" cargo xtask {verb}"
+    )
+}
+
+impl Install {
+    fn as_shell(&self) -> String {
+        match self {
+            Self::Apt(packages) => format!("apt-get update && apt-get install -y {}", packages.join(" ")),
+            Self::Cargo(arguments, environment) => {
+                let variables = environment.iter().map(|(name, value)| format!("{name}={value}"));
+                let words = variables.chain(["cargo install".to_owned()]).collect::<Vec<_>>();
+                format!("{} {}", words.join(" "), arguments.join(" "))
+            }
+        }
+    }
+
+    fn run(&self, what: &str) -> Result<()> {
+        match self {
+            Self::Apt(packages) => {
+                build::step("apt-get update", Command::new("apt-get").args(["-q", "update"]))?;
+                let mut command = Command::new("apt-get");
+                // RUNLEVEL=1: a server that comes with a package must not start by itself.
+                command.env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1");
+                command.args(["-q", "-y", "--no-install-recommends", "install"]).args(*packages);
+                build::step(&format!("installing {what} ({})", packages.join(" ")), &mut command)
+            }
+            Self::Cargo(arguments, environment) => {
+                let mut command = build::cargo(&["install"]);
+                command.args(*arguments).envs(environment.iter().copied());
+                // Outside the workspace, so that neither its settings nor its target folder take part.
+                command.current_dir("/").env_remove("CARGO_TARGET_DIR").env_remove("RUSTFLAGS");
+                build::step(&format!("installing {what} from source (about a minute)"), &mut command)
+            }
+        }
+    }
+}
+
+/// Root on a machine with apt: there we may install.
+fn may_install() -> bool {
+    nix::unistd::geteuid().is_root()
+        && Path::new("/etc/debian_version").exists()
+        && on_path("apt-get").is_some()
+}
+
+/// Where a program is found: PATH, then cargo's own folder, which a root shell often lacks.
+pub(crate) fn on_path(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let home = std::env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")));
+    let folders = std::env::split_paths(&path).chain(home.map(|home| home.join("bin")));
+    folders.map(|folder| folder.join(program)).find(|candidate| candidate.is_file())
+}

@@ -1,0 +1,74 @@
+//! Accepts connections on a pod's listeners, one task a listener, and hands each to its own task.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::daemon::Node;
+use crate::error::Error;
+use crate::pods::{Listeners, Pod, Role};
+use crate::{inbound, outbound, socket};
+
+/// After an error that more of the same would not mend, such as no descriptors left.
+const BACK_OFF: Duration = Duration::from_millis(50);
+
+/// Starts accepting on all of a pod's listeners.
+pub(crate) fn start(node: &Arc<Node>, pod: &Arc<Pod>, listeners: Listeners) -> Result<(), Error> {
+    let failed = |source| Error::System { operation: "registering a listener", source };
+    for (role, socket) in listeners.into_sockets() {
+        let listener = TcpListener::from_std(socket.into()).map_err(failed)?;
+        tokio::spawn(accept(node.clone(), pod.clone(), role, listener));
+    }
+    Ok(())
+}
+
+async fn accept(node: Arc<Node>, pod: Arc<Pod>, role: Role, listener: TcpListener) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = pod.released.cancelled() => return,
+            () = node.drain.started() => return,
+        };
+        match accepted {
+            Ok((stream, client)) => take(&node, &pod, role, stream, client),
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!(uid = %pod.uid, ?role, %error, "accepting");
+                tokio::time::sleep(BACK_OFF).await;
+            }
+        }
+    }
+}
+
+/// The connection went before it was accepted; the next is not concerned.
+fn is_of_one_connection(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+fn take(node: &Arc<Node>, pod: &Arc<Pod>, role: Role, stream: TcpStream, client: SocketAddr) {
+    let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    let client = canonical(client);
+    let prepared = socket::accepted(&stream).and_then(|()| stream.local_addr());
+    let Ok(local) = prepared.map(canonical) else {
+        // Already reset by its other end.
+        return;
+    };
+    let (node, pod) = (node.clone(), pod.clone());
+    match role {
+        Role::Outbound => {
+            drop(node.clone().drain.spawn(outbound::serve(node, pod, stream, client)));
+        }
+        // Inbound connections come by the pod's own address; an application that found the port comes by loopback.
+        Role::Hbone | Role::Plaintext if local.ip().is_loopback() => {
+            tracing::debug!(uid = %pod.uid, ?role, %client, "refused: dialled from within the pod");
+            socket::reset(stream);
+        }
+        Role::Hbone => drop(node.clone().drain.spawn(inbound::tunnels(node, pod, stream, client))),
+        Role::Plaintext => {
+            drop(node.clone().drain.spawn(inbound::plaintext(node, pod, stream, client, local)));
+        }
+    }
+}

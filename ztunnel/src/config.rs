@@ -1,0 +1,164 @@
+//! The daemon's configuration file (YAML): [`Config::read`].
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ambit_runtime::telemetry::logs;
+use serde::Deserialize;
+
+use crate::error::Error;
+
+/// How many endpoints of a service are tried for one connection.
+pub(crate) const ENDPOINTS: u32 = 3;
+
+/// The file, field by field.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Config {
+    /// Names this daemon's programs and maps among those of one kernel.
+    pub(crate) instance: String,
+    /// The node's name, as workloads say it.
+    pub(crate) node: String,
+    /// The bootstrap file that `controller bootstrap` writes.
+    pub(crate) bootstrap: PathBuf,
+    /// Where the enrolment socket is made.
+    pub(crate) run_dir: PathBuf,
+    /// A mounted BPF file system; pins live here.
+    pub(crate) bpffs: PathBuf,
+    /// The root of cgroup v2; found from the mounts if absent.
+    pub(crate) cgroup: Option<PathBuf>,
+    /// Threads that carry connections.
+    #[serde(default = "two")]
+    pub(crate) workers: usize,
+    #[serde(default = "admin")]
+    pub(crate) admin: SocketAddr,
+    #[serde(default = "metrics")]
+    pub(crate) metrics: SocketAddr,
+    #[serde(default = "readiness")]
+    pub(crate) readiness: SocketAddr,
+    #[serde(default)]
+    pub(crate) log: logs::Settings,
+    /// The lifetime asked of the CA.
+    #[serde(default = "day")]
+    certificate_ttl_seconds: u64,
+    /// How long open connections may take to end after SIGTERM.
+    #[serde(default = "ten")]
+    drain_timeout_seconds: u64,
+    /// How long a connection may take to be made: deciding, every endpoint tried, the application's answer.
+    #[serde(default = "ten")]
+    connect_timeout_seconds: u64,
+}
+
+fn two() -> usize {
+    2
+}
+
+fn ten() -> u64 {
+    10
+}
+
+fn day() -> u64 {
+    24 * 60 * 60
+}
+
+fn admin() -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15000)
+}
+
+fn metrics() -> SocketAddr {
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 15020)
+}
+
+fn readiness() -> SocketAddr {
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 15021)
+}
+
+impl Config {
+    /// Reads and checks the file.
+    pub(crate) fn read(path: &Path) -> Result<Self, Error> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| Error::ReadConfig { path: path.to_owned(), source })?;
+        Self::parse(&text).map_err(|message| Error::ParseConfig { path: path.to_owned(), message })
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let config: Self = serde_yaml_ng::from_str(text).map_err(|e| e.to_string())?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let in_range = |field: &str, value: u64, range: std::ops::RangeInclusive<u64>| {
+            if range.contains(&value) {
+                return Ok(());
+            }
+            Err(format!("{field}: {value} is not between {} and {}", range.start(), range.end()))
+        };
+        if self.node.is_empty() {
+            return Err("node: is empty".to_owned());
+        }
+        in_range("workers", self.workers as u64, 1..=256)?;
+        in_range("certificate_ttl_seconds", self.certificate_ttl_seconds, 1..=366 * day())?;
+        in_range("drain_timeout_seconds", self.drain_timeout_seconds, 0..=3600)?;
+        in_range("connect_timeout_seconds", self.connect_timeout_seconds, 1..=300)
+    }
+
+    pub(crate) fn certificate_ttl(&self) -> Duration {
+        Duration::from_secs(self.certificate_ttl_seconds)
+    }
+
+    pub(crate) fn drain_timeout(&self) -> Duration {
+        Duration::from_secs(self.drain_timeout_seconds)
+    }
+
+    /// How long one endpoint may take to be reached, so that others can be tried in time.
+    pub(crate) fn endpoint_timeout(&self) -> Duration {
+        self.connect_timeout() / ENDPOINTS
+    }
+
+    pub(crate) fn connect_timeout(&self) -> Duration {
+        Duration::from_secs(self.connect_timeout_seconds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEAST: &str =
+        "instance: a\nnode: node0\nbootstrap: /b.yaml\nrun_dir: /run/a\nbpffs: /sys/fs/bpf/a\n";
+
+    #[test]
+    fn what_is_left_out_has_defaults() {
+        let config = Config::parse(LEAST).unwrap();
+        assert_eq!(config.workers, 2);
+        assert_eq!(config.admin, "127.0.0.1:15000".parse().unwrap());
+        assert_eq!(config.metrics, "[::]:15020".parse().unwrap());
+        assert_eq!(config.readiness, "[::]:15021".parse().unwrap());
+        assert_eq!(config.certificate_ttl(), Duration::from_hours(24));
+        assert_eq!(config.drain_timeout(), Duration::from_secs(10));
+        assert_eq!(config.connect_timeout(), Duration::from_secs(10));
+        assert_eq!(config.cgroup, None);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let rows = [
+            ("unknown field", "worker: 3", "unknown field `worker`"),
+            ("not a number", "workers: many", "workers"),
+            ("no worker", "workers: 0", "workers: 0 is not between 1 and 256"),
+            ("address without a port", "metrics: 127.0.0.1", "metrics"),
+            ("lifetime of nothing", "certificate_ttl_seconds: 0", "certificate_ttl_seconds: 0"),
+            ("no time to connect", "connect_timeout_seconds: 0", "connect_timeout_seconds: 0"),
+            ("endless drain", "drain_timeout_seconds: 99999", "drain_timeout_seconds: 99999"),
+            ("log format", "log: {format: xml}", "xml"),
+        ];
+        for (name, line, expected) in rows {
+            let message = Config::parse(&format!("{LEAST}{line}\n")).expect_err(name);
+            assert!(message.contains(expected), "{name}: {message}");
+        }
+        let message = Config::parse("node: a").expect_err("fields are missing");
+        assert!(message.contains("missing field"), "{message}");
+    }
+}

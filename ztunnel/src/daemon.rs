@@ -1,0 +1,255 @@
+//! The daemon put together: [`run`] starts everything, waits for the end, and drains.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ambit_core::mesh::Mesh;
+use ambit_core::model::WorkloadUid;
+use ambit_hbone::pool::Pool;
+use ambit_hbone::server::{self, Server};
+use ambit_loader::Dataplane;
+use ambit_runtime::admin::{Admin, Readiness};
+use ambit_runtime::bootstrap::Bootstrap;
+use ambit_runtime::certificates::{self, Certificates};
+use ambit_runtime::drain::Drain;
+use ambit_runtime::signals::Shutdown;
+use ambit_runtime::telemetry::{logs, metrics};
+use ambit_xds::client::{Connection, Status};
+use tokio::sync::{broadcast, watch};
+
+use crate::config::Config;
+use crate::connections::Connections;
+use crate::dial::PodDialer;
+use crate::enroller::Enroller;
+use crate::error::Error;
+use crate::kernel::Kernel;
+use crate::pods::{Pod, Pods};
+use crate::signer::Ca;
+use crate::state::State;
+use crate::sync::Sync;
+use crate::{addresses, admin, report};
+
+/// How long the last scrape and the last question may take at the very end.
+const ADMIN_END: Duration = Duration::from_secs(1);
+/// How often metrics of open connections follow what was carried.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What the kernel's programs refused, by reason, since the instance was attached.
+const KERNEL_REFUSALS: &str = "ambit_kernel_refusals_total";
+
+/// What every connection's task may use.
+pub(crate) struct Node {
+    pub(crate) config: Config,
+    pub(crate) state: State,
+    pub(crate) kernel: Arc<Kernel>,
+    pub(crate) pods: Arc<Pods>,
+    pub(crate) connections: Arc<Connections>,
+    pub(crate) certificates: Certificates,
+    pub(crate) pool: Pool<PodDialer>,
+    pub(crate) server: Server,
+    pub(crate) drain: Drain,
+}
+
+impl Node {
+    fn new(config: Config, dataplane: Dataplane, certificates: Certificates) -> Self {
+        let kernel = Arc::new(Kernel::new(dataplane));
+        let pods = Arc::new(Pods::default());
+        let dialer =
+            PodDialer { pods: pods.clone(), kernel: kernel.clone(), http2: ambit_hbone::Http2::default() };
+        Self {
+            state: State::new(),
+            pool: Pool::new(dialer, config.endpoint_timeout()),
+            server: Server::new(server::Settings::default()),
+            kernel,
+            pods,
+            connections: Arc::default(),
+            certificates,
+            drain: Drain::new(),
+            config,
+        }
+    }
+
+    /// Gives a pod the identity that its workload has in the mesh.
+    pub(crate) fn identify(&self, mesh: &Mesh, pod: &Pod) {
+        let identity = mesh.workload(&pod.uid).map(|workload| workload.identity());
+        if pod.identify(identity.as_ref(), &self.certificates) {
+            self.pool.retire_source(&pod.uid);
+        }
+    }
+
+    /// A pod is out of the kernel: nothing new for it. What is open goes on until its ends close it.
+    pub(crate) fn released(&self, uid: &str) {
+        let uid = WorkloadUid(uid.into());
+        if let Some(pod) = self.pods.remove(&uid) {
+            pod.released.cancel();
+        }
+        self.pool.retire_source(&uid);
+    }
+}
+
+/// Where the kernel's side is.
+pub(crate) fn kernel_settings(config: &Config) -> Result<ambit_loader::Settings, Error> {
+    let instance = config.instance.parse().map_err(|source| Error::Instance { source })?;
+    Ok(ambit_loader::Settings { instance, bpffs: config.bpffs.clone(), cgroup: config.cgroup.clone() })
+}
+
+/// Runs the daemon until it is told to end.
+pub(crate) async fn run(config: Config) -> Result<(), Error> {
+    let shutdown = Shutdown::install()?;
+    let (log, flush) = logs::install(&config.log)?;
+    let metrics = metrics::install()?;
+    ::metrics::describe_counter!(KERNEL_REFUSALS, "Connections that the kernel programs refused, by reason");
+    let readiness = Readiness::new();
+    let (attached, enrolling, synced) =
+        (readiness.condition("dataplane"), readiness.condition("enrolment"), readiness.condition("xds"));
+    raise_descriptor_limit();
+
+    let bootstrap = Bootstrap::read(&config.bootstrap)?;
+    let connection = controller(&config, &bootstrap)?;
+    let ca = Ca(ambit_xds::ca::Client::new(&connection)?);
+    let settings = certificates::Settings { ttl: config.certificate_ttl(), roots: bootstrap.root.clone() };
+    let certificates = Certificates::new(ca, &settings)?;
+
+    let (dataplane, own) = attach(&config)?;
+    attached.met();
+
+    let node = Arc::new(Node::new(config, dataplane, certificates));
+    let (xds_status, xds) = watch::channel(Status::default());
+    let admin = admin::start(&node, &log, &metrics, &readiness, xds.clone())?;
+    let server = ambit_enrol::Server::bind(&socket_path(&node.config.run_dir)?)?;
+    let enroller = Arc::new(Enroller::start(node.clone(), &node.config.run_dir)?);
+    let enrolment = tokio::spawn(ambit_enrol::serve(server, enroller));
+    enrolling.met();
+
+    tokio::spawn(addresses::follow(node.clone(), own));
+    tokio::spawn(follow_certificates(node.clone()));
+    tokio::spawn(keep_house(node.clone()));
+    tokio::spawn(follow_status(xds, synced));
+    tokio::spawn(follow_controller(node.clone(), connection, xds_status));
+    tracing::info!(instance = node.config.instance, node = node.config.node, "ztunnel runs");
+
+    shutdown.drain(&node.drain).await;
+    enrolling.unmet("draining");
+    enrolment.abort();
+    node.pool.retire_all();
+    finish(&node, admin).await;
+    drop(flush);
+    Ok(())
+}
+
+/// The kernel's side of the instance, told the node's addresses.
+fn attach(config: &Config) -> Result<(Dataplane, BTreeSet<IpAddr>), Error> {
+    let dataplane = Dataplane::open(&kernel_settings(config)?)
+        .map_err(|source| Error::Dataplane { object: format!("instance {}", config.instance), source })?;
+    let own = addresses::own()
+        .map_err(|source| Error::System { operation: "reading the node's addresses", source })?;
+    dataplane
+        .set_node_addresses(&own)
+        .map_err(|source| Error::Dataplane { object: "the node's addresses".to_owned(), source })?;
+    Ok((dataplane, own))
+}
+
+/// Lets open connections end, then ends them. Pins stay: enrolled pods are closed until the next daemon comes.
+async fn finish(node: &Node, admin: Admin) {
+    if let Err(error) = node.drain.finish(node.config.drain_timeout()).await {
+        tracing::warn!(error = report::chain(&error), "connections were cut");
+    }
+    admin.stop(ADMIN_END).await;
+    tracing::info!("ztunnel has ended");
+}
+
+fn controller(config: &Config, bootstrap: &Bootstrap) -> Result<Connection, Error> {
+    if bootstrap.node != config.node {
+        return Err(Error::NodeMismatch { bootstrap: bootstrap.node.clone(), config: config.node.clone() });
+    }
+    Ok(Connection {
+        endpoint: format!("https://{}", bootstrap.controller),
+        server_name: bootstrap.server_name.clone(),
+        root_pem: bootstrap.root.clone(),
+        token: bootstrap.token.reveal().to_owned(),
+        node: config.node.clone(),
+    })
+}
+
+fn socket_path(run_dir: &Path) -> Result<std::path::PathBuf, Error> {
+    std::fs::create_dir_all(run_dir).map_err(|source| Error::File {
+        operation: "making",
+        path: run_dir.to_owned(),
+        source,
+    })?;
+    Ok(run_dir.join("enrol.sock"))
+}
+
+/// Each connection takes two descriptors, so the soft limit is the daemon's first bottleneck.
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map(|()| hard));
+    match raised {
+        Ok(limit) => tracing::debug!(limit, "descriptors"),
+        Err(error) => tracing::warn!(%error, "raising the limit of descriptors"),
+    }
+}
+
+/// Takes what the controller sends, for ever.
+async fn follow_controller(node: Arc<Node>, connection: Connection, status: watch::Sender<Status>) {
+    let mut sync = Sync::new(node);
+    let Err(error) = ambit_xds::client::run(connection, status, move |update| sync.apply(update)).await;
+    tracing::error!(error = report::chain(&error), "configuration cannot be followed");
+}
+
+/// Says whether configuration has come. A controller that goes away later takes nothing back.
+async fn follow_status(mut status: watch::Receiver<Status>, synced: ambit_runtime::admin::Condition) {
+    loop {
+        let now = status.borrow_and_update().clone();
+        if now.synced {
+            synced.met();
+            return;
+        }
+        synced.unmet(now.error.unwrap_or_else(|| "waiting for the controller".to_owned()));
+        if status.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Connections to peers show the certificate they were made with: a new certificate takes new ones.
+async fn follow_certificates(node: Arc<Node>) {
+    let mut changes = node.certificates.changes();
+    loop {
+        match changes.recv().await {
+            Ok(identity) => node.pool.retire_identity(&identity),
+            Err(broadcast::error::RecvError::Lagged(_)) => node.pool.retire_all(),
+            Err(broadcast::error::RecvError::Closed) => return,
+        }
+    }
+}
+
+/// What is done again and again: metrics of open connections, kernel writes that failed.
+async fn keep_house(node: Arc<Node>) {
+    let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        node.connections.progress();
+        count_refusals(&node);
+        if let Some(mesh) = node.state.mesh() {
+            node.kernel.retry(&mesh, &node.pods.all());
+        }
+    }
+}
+
+/// Connections that the kernel's programs refused never reach a connection's report: their counters are read.
+fn count_refusals(node: &Node) {
+    match node.kernel.dataplane().counters() {
+        Ok(counters) => {
+            for (reason, count) in counters.into_iter().filter(|(_, count)| *count > 0) {
+                ::metrics::counter!(KERNEL_REFUSALS, "reason" => reason.name()).absolute(count);
+            }
+        }
+        Err(error) => tracing::warn!(error = report::chain(&error), "reading what the kernel refused"),
+    }
+}

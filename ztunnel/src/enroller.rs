@@ -1,0 +1,232 @@
+//! Carries enrolment out: one thread does what [`Enrolment`] says, in the order in which sources ask.
+//!
+//! A thread and not a task: it enters namespaces and loads programs, which blocks.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ambit_enrol::{Handler, NetworkNamespace, Request, SourceName};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::accept;
+use crate::daemon::Node;
+use crate::enrolment::{Enrolment, Owners, Release};
+use crate::error::Error;
+use crate::pods::Pod;
+use crate::report::chain;
+
+/// Requests that wait for the thread; sources wait for each answer, so this is how many of them there may be.
+const QUEUE: usize = 64;
+/// How long an enrolment waits for the first configuration. Less than sources wait for an answer.
+const SYNC_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Where requests go.
+pub(crate) struct Enroller {
+    node: Arc<Node>,
+    commands: mpsc::Sender<Command>,
+}
+
+struct Command {
+    source: SourceName,
+    request: Request,
+    reply: oneshot::Sender<Result<Done, String>>,
+}
+
+/// What a request did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Done {
+    /// A workload is enrolled that was not before.
+    Fresh,
+    Other,
+}
+
+impl Enroller {
+    /// Starts the thread.
+    pub(crate) fn start(node: Arc<Node>, run_dir: &std::path::Path) -> Result<Self, Error> {
+        let (commands, incoming) = mpsc::channel(QUEUE);
+        let worker = Worker::recover(node.clone(), run_dir.join("enrolled.json"))?;
+        let runtime = Handle::current();
+        std::thread::Builder::new()
+            .name("enrol".to_owned())
+            .spawn(move || worker.run(incoming, &runtime))
+            .map_err(|source| Error::System { operation: "starting the enrolment thread", source })?;
+        Ok(Self { node, commands })
+    }
+
+    async fn ask(&self, source: &SourceName, request: Request) -> Result<Done, String> {
+        let gone = || "the daemon is ending".to_owned();
+        let (reply, answer) = oneshot::channel();
+        let command = Command { source: source.clone(), request, reply };
+        self.commands.send(command).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+}
+
+impl Handler for Enroller {
+    async fn handle(&self, source: &SourceName, request: Request) -> Result<(), String> {
+        let added = match &request {
+            Request::Add(pod, _) => Some(pod.uid.clone()),
+            _ => None,
+        };
+        let done = self.ask(source, request).await?;
+        let Some(uid) = added else { return Ok(()) };
+        if self.node.state.synced_within(SYNC_PATIENCE).await {
+            return Ok(());
+        }
+        // It could reach nobody. One that was enrolled before stays as it is, closed.
+        if done == Done::Fresh {
+            self.ask(source, Request::Delete { uid }).await?;
+        }
+        Err("no configuration from the controller yet".to_owned())
+    }
+}
+
+struct Worker {
+    node: Arc<Node>,
+    state: Enrolment,
+    owners: Owners,
+    owners_file: PathBuf,
+}
+
+impl Worker {
+    fn recover(node: Arc<Node>, owners_file: PathBuf) -> Result<Self, Error> {
+        let owners = match std::fs::read(&owners_file) {
+            Ok(text) => serde_json::from_slice(&text).unwrap_or_else(|error| {
+                tracing::warn!(path = %owners_file.display(), %error, "which source enrolled which pod is lost");
+                Owners::default()
+            }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Owners::default(),
+            Err(source) => {
+                return Err(Error::File { operation: "reading", path: owners_file, source });
+            }
+        };
+        let pods = node
+            .kernel
+            .dataplane()
+            .pods()
+            .map_err(|source| Error::Dataplane { object: "enrolled pods".to_owned(), source })?;
+        for (cookie, uid) in &pods {
+            tracing::info!(uid, %cookie, "enrolled by an earlier daemon; closed until its source adds it again");
+        }
+        Ok(Self { node, state: Enrolment::recover(pods, &owners), owners, owners_file })
+    }
+
+    fn run(mut self, mut commands: mpsc::Receiver<Command>, runtime: &Handle) {
+        let _context = runtime.enter();
+        while let Some(Command { source, request, reply }) = commands.blocking_recv() {
+            let result = self.execute(&source, request);
+            self.save();
+            // The session may have gone; what was done stays done.
+            let _ = reply.send(result);
+        }
+    }
+
+    fn execute(&mut self, source: &SourceName, request: Request) -> Result<Done, String> {
+        match request {
+            Request::Hello => self.state.hello(source),
+            Request::Add(pod, namespace) => {
+                return self.add(source, &pod.uid, namespace).map_err(|error| {
+                    tracing::error!(
+                        uid = pod.uid,
+                        error = &error as &dyn std::error::Error,
+                        "enrolling a pod"
+                    );
+                    chain(&error)
+                });
+            }
+            Request::Keep { uid } => self.state.keep(source, &uid).map_err(|error| error.to_string())?,
+            Request::Delete { uid } => {
+                let release = self.state.delete(source, &uid).map_err(|error| error.to_string())?;
+                self.release(release)?;
+            }
+            Request::SnapshotSent => {
+                let gone = self.state.snapshot_sent(source);
+                self.release(gone)?;
+            }
+        }
+        Ok(Done::Other)
+    }
+
+    fn add(&mut self, source: &SourceName, uid: &str, namespace: NetworkNamespace) -> Result<Done, Error> {
+        let pod = Arc::new(Pod::new(uid, namespace)?);
+        for release in self.state.displaced(uid, pod.cookie) {
+            self.release_one(&release)?;
+        }
+        let held = self.state.holds(uid, pod.cookie);
+        if !held || self.node.pods.get(&pod.uid).is_none() {
+            self.enrol(&pod).inspect_err(|_| {
+                // Half enrolled is neither in the mesh nor out of it. What an earlier daemon enrolled stays closed.
+                if !held && let Err(error) = self.node.kernel.dataplane().release(pod.cookie) {
+                    tracing::error!(uid, error = &error as &dyn std::error::Error, "undoing an enrolment");
+                }
+            })?;
+            tracing::info!(uid, cookie = %pod.cookie, source = %source, "enrolled");
+        }
+        self.state.added(source, uid, pod.cookie);
+        Ok(if held { Done::Other } else { Done::Fresh })
+    }
+
+    fn enrol(&self, pod: &Arc<Pod>) -> Result<(), Error> {
+        let node = &self.node;
+        let dataplane = node.kernel.dataplane();
+        let failed = |source| Error::Dataplane { object: pod.uid.to_string(), source };
+        let listeners = pod.listen()?;
+        dataplane.enrol(pod.descriptor(), pod.cookie, &pod.uid.0).map_err(failed)?;
+        dataplane.set_listeners(pod.cookie, &listeners.borrow()).map_err(failed)?;
+        // In the table first: from now on changes of the mesh reach it, and the mode set here is not older.
+        node.pods.insert(pod.clone());
+        let mode = match node.state.mesh() {
+            Some(mesh) => {
+                node.identify(&mesh, pod);
+                node.kernel.set_mode(&mesh, pod)
+            }
+            // Until policies are known nothing passes unchecked: enrolment begins so, and what an earlier daemon
+            // set still holds.
+            None => Ok(()),
+        };
+        mode.and_then(|()| accept::start(node, pod, listeners)).inspect_err(|_| {
+            node.pods.remove(&pod.uid);
+        })
+    }
+
+    fn release(&mut self, releases: impl IntoIterator<Item = Release>) -> Result<(), String> {
+        for release in releases {
+            self.release_one(&release).map_err(|error| chain(&error))?;
+        }
+        Ok(())
+    }
+
+    fn release_one(&mut self, release: &Release) -> Result<(), Error> {
+        let Release { uid, cookie } = release;
+        self.node
+            .kernel
+            .dataplane()
+            .release(*cookie)
+            .map_err(|source| Error::Dataplane { object: uid.clone(), source })?;
+        self.node.released(uid);
+        self.state.released(uid);
+        tracing::info!(uid, %cookie, "released");
+        Ok(())
+    }
+
+    /// Writes the owners down if they changed. Without the file a restart would not know them; nothing else hangs on it.
+    fn save(&mut self) {
+        let owners = self.state.owners();
+        if owners == self.owners {
+            return;
+        }
+        let draft = self.owners_file.with_extension("json.new");
+        let written = serde_json::to_vec(&owners)
+            .map_err(std::io::Error::from)
+            .and_then(|text| std::fs::write(&draft, text))
+            .and_then(|()| std::fs::rename(&draft, &self.owners_file));
+        match written {
+            Ok(()) => self.owners = owners,
+            Err(error) => {
+                tracing::warn!(path = %self.owners_file.display(), %error, "writing which source enrolled which pod");
+            }
+        }
+    }
+}

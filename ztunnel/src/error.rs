@@ -1,0 +1,33 @@
+//! What can go wrong in the daemon as a whole. What goes wrong with one connection is an [`Ending`] instead.
+//!
+//! [`Ending`]: ambit_runtime::telemetry::connection::Ending
+
+use std::io;
+use std::path::PathBuf;
+
+/// Why the daemon cannot start or a workload cannot be enrolled.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("reading configuration {path}")]
+    ReadConfig { path: PathBuf, source: io::Error },
+    #[error("configuration {path}: {message}")]
+    ParseConfig { path: PathBuf, message: String },
+    #[error("configuration, field instance")]
+    Instance { source: ambit_loader::InstanceNameError },
+    #[error("{operation} {path}")]
+    File { operation: &'static str, path: PathBuf, source: io::Error },
+    #[error("{operation}")]
+    System { operation: &'static str, source: io::Error },
+    #[error("the kernel's side of {object}")]
+    Dataplane { object: String, source: ambit_loader::Error },
+    #[error("making the {socket} in the namespace of {workload}")]
+    Socket { socket: &'static str, workload: String, source: io::Error },
+    #[error("bootstrap file says node {bootstrap}, configuration says {config}")]
+    NodeMismatch { bootstrap: String, config: String },
+    #[error(transparent)]
+    Runtime(#[from] ambit_runtime::Error),
+    #[error(transparent)]
+    Enrol(#[from] ambit_enrol::Error),
+    #[error(transparent)]
+    Xds(#[from] ambit_xds::Error),
+}

@@ -1,0 +1,245 @@
+//! A connection of one of this node's applications, captured in `connect()`: [`serve`].
+//!
+//! accept → original destination → `Flow` → `outbound::plan` → tunnel or dial → relay → report.
+
+use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::time::Instant;
+
+use ambit_core::Denial;
+use ambit_core::mesh::Mesh;
+use ambit_core::model::Workload;
+use ambit_core::outbound::{Direct, Flow, Plan, Tunnel, plan};
+use ambit_loader::Reason;
+use ambit_runtime::telemetry::connection::{Direction, End, Ending, Facts, Flag, Path, failed};
+use tokio::net::TcpStream;
+use tokio::time::{error::Elapsed, timeout};
+
+use crate::config::ENDPOINTS;
+use crate::connections::Registered;
+use crate::daemon::Node;
+use crate::dial::{self, Failure};
+use crate::pods::Pod;
+use crate::relay::{self, Far};
+use crate::{report, socket};
+
+/// How often the dice are thrown to find one that was not tried yet.
+const THROWS: usize = 16;
+
+/// Carries one connection from its acceptance to its report.
+pub(crate) async fn serve(node: Arc<Node>, pod: Arc<Pod>, stream: TcpStream, client: SocketAddr) {
+    // Boxed, so that an open connection does not keep the memory that making it took.
+    let made = Box::pin(open(&node, &pod, &stream, client)).await;
+    drop(pod);
+    match made {
+        Some((registered, far)) => relay::run(&node, registered, stream, far).await,
+        None => socket::reset(stream),
+    }
+}
+
+/// Decides about a connection and makes its other half; none if that is not to be, which is reported then.
+async fn open(
+    node: &Arc<Node>,
+    pod: &Arc<Pod>,
+    stream: &TcpStream,
+    client: SocketAddr,
+) -> Option<(Registered, Far)> {
+    let mut attempt = Attempt::new(pod, client);
+    let made = timeout(node.config.connect_timeout(), attempt.make(node, stream)).await;
+    match made.unwrap_or_else(|_: Elapsed| Err(Attempt::too_late(node))) {
+        Ok(far) => Some((node.connections.open(attempt.facts, None), far)),
+        Err(ending) => {
+            failed(&attempt.facts, attempt.since, &ending);
+            None
+        }
+    }
+}
+
+/// A connection that is being made, and what is known of it so far.
+struct Attempt<'a> {
+    pod: &'a Arc<Pod>,
+    client: SocketAddr,
+    since: Instant,
+    facts: Facts,
+}
+
+impl<'a> Attempt<'a> {
+    fn new(pod: &'a Arc<Pod>, client: SocketAddr) -> Self {
+        let end = |address| End { address, workload: None, identity: None };
+        let facts = Facts {
+            direction: Direction::Outbound,
+            path: Path::Plaintext,
+            mutual_tls: false,
+            source: end(client),
+            // Not known yet; an unmapped address stands for "nowhere".
+            destination: end(SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), 0)),
+            hbone_address: None,
+            service: None,
+        };
+        Self { pod, client, since: Instant::now(), facts }
+    }
+
+    async fn make(&mut self, node: &Arc<Node>, stream: &TcpStream) -> Result<Far, Ending> {
+        let destination = original_destination(node, stream)?;
+        self.facts.destination.address = destination;
+        let Some(mesh) = node.state.wait(&self.pod.uid).await else {
+            let error = "no configuration from the controller yet";
+            return Err(report::unmade(Reason::NotSynchronized, Flag::ConnectFailed, error));
+        };
+        let source = mesh.workload(&self.pod.uid).cloned();
+        self.client = client_of(source.as_deref(), self.client, destination);
+        self.facts.source.address = self.client;
+        self.facts.source.workload = source;
+        let flow = Flow { source: self.pod.uid.clone(), destination };
+        self.try_endpoints(node, &mesh, &flow).await
+    }
+
+    /// Tries one endpoint after the other while it is the endpoint that fails, and the service has more.
+    async fn try_endpoints(&mut self, node: &Arc<Node>, mesh: &Mesh, flow: &Flow) -> Result<Far, Ending> {
+        let mut tried = Vec::new();
+        let mut last = None;
+        for _ in 0..ENDPOINTS {
+            let Some(plan) = next(mesh, flow, &tried).map_err(|denial| report::denied(&denial))? else {
+                break;
+            };
+            tried.push(endpoint(&plan));
+            self.describe(&plan);
+            match self.follow(node, &plan).await {
+                Ok(far) => return Ok(far),
+                Err(Failure { ending, elsewhere: true }) => last = Some(ending),
+                Err(Failure { ending, elsewhere: false }) => return Err(ending),
+            }
+        }
+        Err(last.unwrap_or_else(|| {
+            report::unmade(Reason::ConnectFailed, Flag::ConnectFailed, "no endpoint to try")
+        }))
+    }
+
+    async fn follow(&mut self, node: &Arc<Node>, plan: &Plan) -> Result<Far, Failure> {
+        match plan {
+            Plan::Tunnel(tunnel) => {
+                let far = dial::tunnel(node, self.pod, tunnel, self.client).await?;
+                self.facts.source.identity = Some(tunnel.source.identity());
+                // Where several would have done, which one it was is not known here.
+                self.facts.destination.identity = match &tunnel.identities[..] {
+                    [only] => Some(only.clone()),
+                    _ => None,
+                };
+                Ok(Far::Tunnel(far))
+            }
+            Plan::Local(direct) => {
+                // The application talks to itself, and sees itself as the peer.
+                dial::application(node, self.pod, direct.address, self.client).await.map(Far::Plain)
+            }
+            Plan::Passthrough(direct) => dial::plain(node, self.pod, direct.address).await.map(Far::Plain),
+        }
+    }
+
+    fn describe(&mut self, plan: &Plan) {
+        let facts = &mut self.facts;
+        match plan {
+            Plan::Tunnel(Tunnel { destination, service, peer, authority, .. }) => {
+                facts.path = Path::Tunnel;
+                facts.mutual_tls = true;
+                facts.destination.address = *peer;
+                facts.destination.workload = Some(destination.clone());
+                facts.hbone_address = Some(*authority);
+                facts.service.clone_from(service);
+            }
+            Plan::Local(Direct { destination, service, address, .. })
+            | Plan::Passthrough(Direct { destination, service, address, .. }) => {
+                facts.path = Path::Plaintext;
+                facts.mutual_tls = false;
+                facts.destination.address = *address;
+                facts.destination.workload.clone_from(destination);
+                facts.hbone_address = None;
+                facts.service.clone_from(service);
+            }
+        }
+    }
+
+    fn too_late(node: &Node) -> Ending {
+        let error = format!("not connected within {:?}", node.config.connect_timeout());
+        report::unmade(Reason::ConnectTimeout, Flag::ConnectFailed, error)
+    }
+}
+
+fn original_destination(node: &Node, stream: &TcpStream) -> Result<SocketAddr, Ending> {
+    let missing = |error| report::unmade(Reason::OriginalDestinationMissing, Flag::ConnectFailed, error);
+    match node.kernel.dataplane().original_destination(stream.as_fd()) {
+        Ok(Some(destination)) => Ok(destination),
+        Ok(None) => Err(missing("not captured: an application dialled the daemon itself".to_owned())),
+        Err(error) => Err(missing(report::chain(&error))),
+    }
+}
+
+/// The client as others know it. It connected over loopback, from a port that is its alone; its peers see its pod's
+/// address, of the family it asked for.
+fn client_of(source: Option<&Workload>, client: SocketAddr, destination: SocketAddr) -> SocketAddr {
+    let addresses = || source.into_iter().flat_map(|source| &source.addresses);
+    let same = addresses().find(|address| address.is_ipv4() == destination.is_ipv4());
+    let address = same.or_else(|| addresses().next()).copied().unwrap_or(client.ip());
+    SocketAddr::new(address, client.port())
+}
+
+/// A plan whose endpoint was not tried yet; none if there seems to be no other.
+fn next(mesh: &Mesh, flow: &Flow, tried: &[SocketAddr]) -> Result<Option<Plan>, Denial> {
+    let throws = if tried.is_empty() { 1 } else { THROWS };
+    for _ in 0..throws {
+        let plan = plan(mesh, flow, rand::random())?;
+        if !tried.contains(&endpoint(&plan)) {
+            return Ok(Some(plan));
+        }
+    }
+    Ok(None)
+}
+
+/// What tells one endpoint from another.
+fn endpoint(plan: &Plan) -> SocketAddr {
+    match plan {
+        Plan::Tunnel(tunnel) => tunnel.authority,
+        Plan::Local(direct) | Plan::Passthrough(direct) => direct.address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ambit_core::mesh::Change;
+
+    use super::*;
+    use crate::testing::{endpoint_of, mesh, put, service, uid, workload};
+
+    #[test]
+    fn peers_know_the_client_by_its_pods_address() {
+        let dual = workload("web", &["10.0.0.1", "fd00::1"]);
+        let v4 = workload("web", &["10.0.0.1"]);
+        let rows = [
+            ("IPv4", Some(&dual), "127.0.0.1:4000", "10.96.0.1:80", "10.0.0.1:4000"),
+            ("IPv6", Some(&dual), "[::1]:4000", "[fd00::96]:80", "[fd00::1]:4000"),
+            ("a family the pod has not", Some(&v4), "[::1]:4000", "[fd00::96]:80", "10.0.0.1:4000"),
+            ("a pod nobody knows", None, "127.0.0.1:4000", "10.96.0.1:80", "127.0.0.1:4000"),
+        ];
+        for (name, source, client, destination, expected) in rows {
+            let seen = client_of(source, client.parse().unwrap(), destination.parse().unwrap());
+            assert_eq!(seen, expected.parse().unwrap(), "{name}");
+        }
+    }
+
+    #[test]
+    fn other_endpoints_are_tried_until_there_is_no_other() {
+        let mesh = mesh([
+            put(workload("web", &["10.0.0.1"])),
+            Change::PutService(Arc::new(service("cart", "10.96.0.1"))),
+            put(endpoint_of(workload("cart-1", &["10.0.1.1"]), "cart")),
+            put(endpoint_of(workload("cart-2", &["10.0.1.2"]), "cart")),
+        ]);
+        let flow = Flow { source: uid("web"), destination: "10.96.0.1:80".parse().unwrap() };
+        let mut tried = Vec::new();
+        while let Some(plan) = next(&mesh, &flow, &tried).unwrap() {
+            tried.push(endpoint(&plan));
+        }
+        tried.sort_unstable();
+        assert_eq!(tried, ["10.0.1.1:8080".parse().unwrap(), "10.0.1.2:8080".parse().unwrap()]);
+    }
+}

@@ -1,0 +1,51 @@
+//! Follows the controller: [`Sync::apply`] takes what xDS brings to everything that depends on it.
+
+use std::sync::Arc;
+
+use ambit_core::mesh::{Mesh, Touched};
+use ambit_xds::client::{Rejected, Update};
+
+use crate::daemon::Node;
+
+/// The mesh as received. Others see it through [`State`](crate::state::State), once it is complete.
+pub(crate) struct Sync {
+    node: Arc<Node>,
+    mesh: Mesh,
+    synced: bool,
+}
+
+impl Sync {
+    pub(crate) fn new(node: Arc<Node>) -> Self {
+        Self { node, mesh: Mesh::new(), synced: false }
+    }
+
+    /// One update. Order: decisions first, then what the kernel sends to be decided, then connections that were
+    /// decided before.
+    pub(crate) fn apply(&mut self, update: Update) -> Vec<Rejected> {
+        let touched = self.mesh.apply(update.changes);
+        if !self.synced && update.synced {
+            self.synced = true;
+            self.publish(None);
+        } else if self.synced && !touched.is_empty() {
+            self.publish(Some(&touched));
+        }
+        Vec::new()
+    }
+
+    /// Makes the mesh known; without `touched` everything is looked at.
+    fn publish(&self, touched: Option<&Touched>) {
+        let node = &self.node;
+        node.state.publish(self.mesh.clone());
+        let pods = node.pods.all();
+        for pod in &pods {
+            if touched.is_none_or(|touched| touched.workloads.contains(&pod.uid)) {
+                node.identify(&self.mesh, pod);
+            }
+        }
+        match touched {
+            Some(touched) => node.kernel.follow(&self.mesh, touched, &pods),
+            None => node.kernel.reconcile(&self.mesh, &pods),
+        }
+        node.connections.recheck(&self.mesh, touched);
+    }
+}
