@@ -84,6 +84,10 @@ reasons! {
     Reset = 36, "reset";
     /// The daemon ended before the connection did.
     Drained = 37, "drained";
+    /// It ended in order: both directions were closed.
+    Closed = 38, "closed";
+    /// Its task in the daemon ended before it did: a fault of the daemon's.
+    Abandoned = 39, "abandoned";
 }
 
 impl Reason {
