@@ -25,6 +25,7 @@ pub struct Builder {
     drain_timeout: Duration,
     log_filter: String,
     workers: usize,
+    daemon_config: String,
     binaries: Option<PathBuf>,
     namespaces: Vec<NamespaceSpec>,
     pods: Vec<PodSpec>,
@@ -42,6 +43,7 @@ impl Builder {
             drain_timeout: Duration::from_secs(5),
             log_filter: "info".to_owned(),
             workers: 2,
+            daemon_config: String::new(),
             binaries: None,
             namespaces: Vec::new(),
             pods: Vec::new(),
@@ -68,6 +70,14 @@ impl Builder {
     #[must_use]
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = workers;
+        self
+    }
+
+    /// Adds lines to the configuration of every ztunnel.
+    #[must_use]
+    pub fn daemon_config(mut self, yaml: &str) -> Self {
+        self.daemon_config.push_str(yaml.trim_end());
+        self.daemon_config.push('\n');
         self
     }
 
@@ -244,6 +254,7 @@ fn node(
         builder.drain_timeout.as_secs(),
         builder.log_filter
     );
+    text.push_str(&builder.daemon_config);
     if builder.mesh {
         std::fs::write(&config, text)?;
     }

@@ -122,10 +122,28 @@ impl Daemon {
 
     /// Memory in use, in KiB (resident set).
     pub fn memory(&self) -> Result<u64> {
+        self.status("VmRSS:")
+    }
+
+    /// How many threads it has.
+    pub fn threads(&self) -> Result<u64> {
+        self.status("Threads:")
+    }
+
+    /// How many descriptors it has open.
+    pub fn descriptors(&self) -> Result<u64> {
+        let pid = self.pid().with_context(|| format!("{} is not running", self.name))?;
+        let open = std::fs::read_dir(format!("/proc/{pid}/fd")).context("cannot list its descriptors")?;
+        Ok(u64::try_from(open.count())?)
+    }
+
+    /// A number of /proc/PID/status.
+    fn status(&self, field: &str) -> Result<u64> {
         let pid = self.pid().with_context(|| format!("{} is not running", self.name))?;
         let status =
-            std::fs::read_to_string(format!("/proc/{pid}/status")).context("cannot read its memory use")?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+            std::fs::read_to_string(format!("/proc/{pid}/status")).context("cannot read its status")?;
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
+        let line = line.with_context(|| format!("no {field}"))?;
         line.split_whitespace().next().context("no number")?.parse().context("not a number")
     }
 

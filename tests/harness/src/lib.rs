@@ -28,6 +28,7 @@ pub mod http;
 mod janitor;
 mod lab;
 mod leaks;
+mod maps;
 mod metrics;
 mod netns;
 pub mod network;

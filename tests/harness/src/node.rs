@@ -1,5 +1,6 @@
 //! A node of the lab and its ztunnel.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -10,6 +11,7 @@ use serde_json::Value;
 use crate::daemon::Daemon;
 use crate::enrol::Enrolment;
 use crate::http;
+use crate::maps;
 use crate::metrics::Metrics;
 use crate::pod::{Place, Pod};
 use crate::wait;
@@ -110,6 +112,11 @@ impl Node {
     /// Where the instance's pins are.
     pub fn pins(&self) -> PathBuf {
         self.bpffs.join(&self.instance)
+    }
+
+    /// How many entries each of the instance's hash maps has, by the map's name. Read from the kernel, not from the daemon.
+    pub fn map_entries(&self) -> Result<BTreeMap<String, usize>> {
+        maps::entries(&self.pins())
     }
 
     /// What the daemon counts.

@@ -44,6 +44,7 @@ pub(crate) fn packets_lost(socket: BorrowedFd<'_>) -> io::Result<u32> {
 /// The commands of bpf(2) that are used here.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Bpf {
+    NextKey = 4,
     ObjectGet = 7,
     ProgramFdById = 13,
     MapFdById = 14,
@@ -83,4 +84,15 @@ pub(crate) fn bpf_info(object: BorrowedFd<'_>) -> io::Result<[u32; 64]> {
     let size = u64::try_from(size_of_val(&info)).map_err(io::Error::other)?;
     bpf(Bpf::InfoByFd, &mut [fd | size << 32, info.as_mut_ptr() as u64, 0, 0])?;
     Ok(info)
+}
+
+/// The key after another one, or the first; false after the last.
+pub(crate) fn bpf_next_key(map: BorrowedFd<'_>, key: Option<&[u8]>, next: &mut [u8]) -> io::Result<bool> {
+    let fd = u64::try_from(map.as_raw_fd()).map_err(io::Error::other)?;
+    let key = key.map_or(0, |key| key.as_ptr() as u64);
+    match bpf(Bpf::NextKey, &mut [fd, key, next.as_mut_ptr() as u64, 0]) {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
