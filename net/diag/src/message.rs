@@ -1,0 +1,261 @@
+//! The messages of `sock_diag(7)`: questions as bytes, answers from bytes. Numbers are in the machine's byte order,
+//! addresses and ports in the network's.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::{Error, State, TcpSocket};
+
+// linux/netlink.h
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const NLM_F_REQUEST: u16 = 0x1;
+const NLM_F_ACK: u16 = 0x4;
+const NLM_F_DUMP: u16 = 0x300;
+const HEADER: usize = 16;
+const ATTRIBUTE: usize = 4;
+// linux/sock_diag.h, linux/inet_diag.h
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const SOCK_DESTROY: u16 = 21;
+const INET_DIAG_INFO: u16 = 2;
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+const IPPROTO_TCP: u8 = 6;
+/// `struct inet_diag_msg` before its attributes.
+const ANSWER: usize = 72;
+// struct tcp_info
+const BYTES_ACKED: usize = 120;
+const BYTES_RECEIVED: usize = 128;
+
+/// States that have a peer and an identity of their own, as bits: all but TIME_WAIT, CLOSE, LISTEN and half-open ones.
+const WITH_PEER: u32 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
+
+/// Whose sockets are listed: IPv6 sockets may carry IPv4.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Family {
+    V4,
+    V6,
+}
+
+/// One message from the kernel.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Socket(TcpSocket),
+    /// The end of a list, or an acknowledgement.
+    Done,
+    Failed(io::Error),
+    /// Something of no concern.
+    Other,
+}
+
+/// Asks for all TCP sockets of the family that have a peer.
+pub(crate) fn list(sequence: u32, family: Family) -> Vec<u8> {
+    let family = match family {
+        Family::V4 => AF_INET,
+        Family::V6 => AF_INET6,
+    };
+    let with_info = 1 << (INET_DIAG_INFO - 1);
+    let mut body = vec![family, IPPROTO_TCP, with_info, 0];
+    body.extend(WITH_PEER.to_ne_bytes());
+    body.extend([0; 48]);
+    framed(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, sequence, &body)
+}
+
+/// Asks for one socket to be closed.
+pub(crate) fn destroy(sequence: u32, local: SocketAddr, remote: SocketAddr, cookie: u64) -> Vec<u8> {
+    let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    let (local, remote) = (canonical(local), canonical(remote));
+    let family = if local.is_ipv4() { AF_INET } else { AF_INET6 };
+    let mut body = vec![family, IPPROTO_TCP, 0, 0];
+    body.extend(u32::MAX.to_ne_bytes());
+    body.extend(local.port().to_be_bytes());
+    body.extend(remote.port().to_be_bytes());
+    body.extend(address(local.ip()));
+    body.extend(address(remote.ip()));
+    // Any interface.
+    body.extend(0_u32.to_ne_bytes());
+    // The lower half first, whatever the machine's byte order.
+    let (low, high) = (cookie & u64::from(u32::MAX), cookie >> 32);
+    for half in [low, high] {
+        body.extend(u32::try_from(half).unwrap_or_default().to_ne_bytes());
+    }
+    framed(SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, sequence, &body)
+}
+
+fn framed(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(HEADER + body.len()).unwrap_or(u32::MAX);
+    let mut message = Vec::with_capacity(HEADER + body.len());
+    message.extend(length.to_ne_bytes());
+    message.extend(kind.to_ne_bytes());
+    message.extend(flags.to_ne_bytes());
+    message.extend(sequence.to_ne_bytes());
+    message.extend(0_u32.to_ne_bytes());
+    message.extend(body);
+    message
+}
+
+fn address(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V6(v6) => v6.octets(),
+        IpAddr::V4(v4) => {
+            let mut octets = [0; 16];
+            octets[..4].copy_from_slice(&v4.octets());
+            octets
+        }
+    }
+}
+
+/// The answers to question `sequence` in a packet.
+pub(crate) fn answers(mut packet: &[u8], sequence: u32) -> impl Iterator<Item = Result<Answer, Error>> {
+    let mut answers = Vec::new();
+    while !packet.is_empty() {
+        let (length, answer) = match split(packet) {
+            Ok(message) => (message.length, message.answer(sequence)),
+            Err(error) => {
+                answers.push(Err(error));
+                break;
+            }
+        };
+        answers.extend(answer.transpose());
+        packet = packet.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    answers.into_iter()
+}
+
+struct Message<'a> {
+    length: usize,
+    kind: u16,
+    sequence: u32,
+    body: &'a [u8],
+}
+
+fn split(packet: &[u8]) -> Result<Message<'_>, Error> {
+    let length = usize::try_from(u32_at(packet, 0)?).map_err(|_| Error::Malformed("a length"))?;
+    let body = packet.get(HEADER..length).ok_or(Error::Malformed("a message longer than its packet"))?;
+    Ok(Message { length, kind: u16_at(packet, 4)?, sequence: u32_at(packet, 8)?, body })
+}
+
+impl Message<'_> {
+    fn answer(&self, sequence: u32) -> Result<Option<Answer>, Error> {
+        if self.sequence != sequence {
+            return Ok(None);
+        }
+        Ok(Some(match self.kind {
+            NLMSG_DONE => Answer::Done,
+            NLMSG_ERROR => match u32_at(self.body, 0)?.cast_signed() {
+                0 => Answer::Done,
+                negated => Answer::Failed(io::Error::from_raw_os_error(negated.wrapping_neg())),
+            },
+            SOCK_DIAG_BY_FAMILY => socket(self.body)?.map_or(Answer::Other, Answer::Socket),
+            _ => Answer::Other,
+        }))
+    }
+}
+
+/// None for states without a peer.
+fn socket(body: &[u8]) -> Result<Option<TcpSocket>, Error> {
+    let [family, state, ..] = *body else { return Err(Error::Malformed("an empty answer")) };
+    let Some(state) = state_of(state) else { return Ok(None) };
+    let (acknowledged, arrived) = match attribute(body.get(ANSWER..).unwrap_or_default(), INET_DIAG_INFO)? {
+        Some(info) => (u64_at(info, BYTES_ACKED)?, u64_at(info, BYTES_RECEIVED)?),
+        None => (0, 0),
+    };
+    Ok(Some(TcpSocket {
+        local: SocketAddr::new(ip(family, body, 8)?, port(body, 4)?),
+        remote: SocketAddr::new(ip(family, body, 24)?, port(body, 6)?),
+        cookie: u64::from(u32_at(body, 44)?) | u64::from(u32_at(body, 48)?) << 32,
+        state,
+        acknowledged,
+        arrived,
+    }))
+}
+
+/// include/net/tcp_states.h
+fn state_of(number: u8) -> Option<State> {
+    Some(match number {
+        1 => State::Established,
+        2 => State::SynSent,
+        3 => State::SynReceived,
+        4 => State::FinWait1,
+        5 => State::FinWait2,
+        8 => State::CloseWait,
+        9 => State::LastAck,
+        11 => State::Closing,
+        _ => return None,
+    })
+}
+
+fn attribute(mut attributes: &[u8], wanted: u16) -> Result<Option<&[u8]>, Error> {
+    while attributes.len() >= ATTRIBUTE {
+        let length = usize::from(u16_at(attributes, 0)?);
+        let value = attributes.get(ATTRIBUTE..length).ok_or(Error::Malformed("an attribute's length"))?;
+        if u16_at(attributes, 2)? == wanted {
+            return Ok(Some(value));
+        }
+        attributes = attributes.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(None)
+}
+
+fn ip(family: u8, bytes: &[u8], at: usize) -> Result<IpAddr, Error> {
+    Ok(match family {
+        AF_INET => Ipv4Addr::from(array::<4>(bytes, at)?).into(),
+        _ => Ipv6Addr::from(array::<16>(bytes, at)?).to_canonical(),
+    })
+}
+
+fn port(bytes: &[u8], at: usize) -> Result<u16, Error> {
+    array(bytes, at).map(u16::from_be_bytes)
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Result<u16, Error> {
+    array(bytes, at).map(u16::from_ne_bytes)
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Result<u32, Error> {
+    array(bytes, at).map(u32::from_ne_bytes)
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Result<u64, Error> {
+    array(bytes, at).map(u64::from_ne_bytes)
+}
+
+fn array<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], Error> {
+    let found = bytes.get(at..at + N).and_then(|bytes| bytes.try_into().ok());
+    found.ok_or(Error::Malformed("an answer that is too short"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn broken_packets_are_errors_and_never_panics() {
+        let header = |length: u32, kind: u16| {
+            let mut bytes = length.to_ne_bytes().to_vec();
+            bytes.extend(kind.to_ne_bytes());
+            bytes.extend([0; 2]);
+            bytes.extend(7_u32.to_ne_bytes());
+            bytes.extend([0; 4]);
+            bytes
+        };
+        let rows = [
+            ("half a header", vec![1, 2, 3]),
+            ("a length of nothing", header(0, NLMSG_DONE)),
+            ("longer than the packet", header(400, NLMSG_DONE)),
+            ("an error without a number", header(16, NLMSG_ERROR)),
+            ("a socket without its fields", header(16, SOCK_DIAG_BY_FAMILY)),
+        ];
+        for (name, packet) in rows {
+            let answers: Vec<_> = answers(&packet, 7).collect();
+            assert!(matches!(answers[..], [Err(Error::Malformed(_))]), "{name}: {answers:?}");
+        }
+    }
+
+    #[test]
+    fn answers_to_other_questions_are_left_out() {
+        let packet = framed(NLMSG_DONE, 0, 8, &[0; 4]);
+        assert_eq!(answers(&packet, 7).count(), 0);
+        assert!(matches!(answers(&packet, 8).next(), Some(Ok(Answer::Done))));
+    }
+}

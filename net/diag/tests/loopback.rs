@@ -1,0 +1,121 @@
+//! Against this machine's kernel, with connections over loopback. Closing others' sockets needs root.
+
+#![expect(clippy::unwrap_used, reason = "a test ends at what it cannot do")]
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use ambit_diag::{Diag, State, TcpSocket};
+
+struct Pair {
+    client: TcpStream,
+    server: TcpStream,
+}
+
+impl Pair {
+    /// `listen` and `dial` differ where a dual-stack listener takes IPv4.
+    fn new(listen: &str, dial: &str) -> Self {
+        let listener = TcpListener::bind(format!("{listen}:0")).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let client = TcpStream::connect(format!("{dial}:{port}")).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        Self { client, server }
+    }
+
+    fn ends(&self) -> (SocketAddr, SocketAddr) {
+        let canonical = |a: SocketAddr| SocketAddr::new(a.ip().to_canonical(), a.port());
+        (canonical(self.server.local_addr().unwrap()), canonical(self.client.local_addr().unwrap()))
+    }
+
+    /// The accepting end.
+    fn find(&self, diag: &mut Diag) -> Option<TcpSocket> {
+        let (server, client) = self.ends();
+        diag.sockets().unwrap().into_iter().find(|s| s.local == server && s.remote == client)
+    }
+}
+
+fn eventually(diag: &mut Diag, pair: &Pair, what: &str, is: impl Fn(&TcpSocket) -> bool) {
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        let found = pair.find(diag);
+        if found.as_ref().is_some_and(&is) {
+            return;
+        }
+        assert!(Instant::now() < until, "{what}: {found:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn bytes_are_those_the_applications_sent() {
+    let mut diag = Diag::open().unwrap();
+    for (name, listen, dial) in [
+        ("IPv4", "127.0.0.1", "127.0.0.1"),
+        ("IPv6", "[::1]", "[::1]"),
+        ("IPv4 on IPv6", "[::]", "127.0.0.1"),
+    ] {
+        let mut pair = Pair::new(listen, dial);
+        let fresh = pair.find(&mut diag).unwrap_or_else(|| panic!("{name}: not listed"));
+        assert_eq!(
+            (fresh.received(), fresh.sent_by_server(), fresh.state),
+            (0, 0, State::Established),
+            "{name}"
+        );
+
+        pair.client.write_all(&[1; 1000]).unwrap();
+        pair.server.write_all(&vec![2; 70_000]).unwrap();
+        pair.client.read_exact(&mut vec![0; 70_000]).unwrap();
+        let all = |s: &TcpSocket| (s.received(), s.sent_by_server()) == (1000, 70_000);
+        eventually(&mut diag, &pair, name, all);
+
+        pair.client.shutdown(Shutdown::Write).unwrap();
+        eventually(&mut diag, &pair, name, |s| s.state == State::CloseWait);
+        assert!(all(&pair.find(&mut diag).unwrap()), "{name}: the client's FIN is no byte");
+
+        let pair = Pair::new(listen, dial);
+        pair.server.shutdown(Shutdown::Write).unwrap();
+        eventually(&mut diag, &pair, name, |s| s.state == State::FinWait2);
+        let ended = pair.find(&mut diag).unwrap();
+        assert_eq!((ended.received(), ended.sent_by_server()), (0, 0), "{name}: nor is the server's");
+    }
+}
+
+#[test]
+fn only_the_socket_with_the_cookie_is_closed() {
+    let mut diag = Diag::open().unwrap();
+    for (name, listen, dial) in [
+        ("IPv4", "127.0.0.1", "127.0.0.1"),
+        ("IPv6", "[::1]", "[::1]"),
+        ("IPv4 on IPv6", "[::]", "127.0.0.1"),
+    ] {
+        let (mut doomed, mut other) = (Pair::new(listen, dial), Pair::new(listen, dial));
+        let socket = doomed.find(&mut diag).expect(name);
+        assert!(
+            !diag.destroy(socket.local, socket.remote, socket.cookie + 1).unwrap(),
+            "{name}: another's cookie"
+        );
+        assert!(diag.destroy(socket.local, socket.remote, socket.cookie).unwrap(), "{name}");
+        let error = doomed.client.read(&mut [0]).expect_err(name);
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{name}: the peer");
+        let error = doomed.server.read(&mut [0]).expect_err(name);
+        assert_eq!(error.kind(), ErrorKind::ConnectionAborted, "{name}: the owner");
+        assert!(!diag.destroy(socket.local, socket.remote, socket.cookie).unwrap(), "{name}: a second time");
+
+        other.client.write_all(&[7]).unwrap();
+        let mut byte = [0];
+        other.server.read_exact(&mut byte).unwrap();
+        assert_eq!(byte, [7], "{name}: others live on");
+    }
+}
+
+#[test]
+fn long_lists_are_whole() {
+    let mut diag = Diag::open().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let pairs: Vec<_> =
+        (0..300).map(|_| (TcpStream::connect(address).unwrap(), listener.accept().unwrap())).collect();
+    let listed = diag.sockets().unwrap();
+    assert_eq!(listed.iter().filter(|socket| socket.local == address).count(), pairs.len());
+}
