@@ -12,5 +12,7 @@ pub mod mesh;
 pub mod model;
 pub mod outbound;
 pub mod policy;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use denial::{Asked, Denial};

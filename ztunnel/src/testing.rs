@@ -1,69 +1,33 @@
 //! A small mesh for unit tests.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ambit_core::mesh::{Change, Mesh};
 use ambit_core::model::{
-    Action, AppProtocol, Authorization, Clause, Health, LoadBalancing, Locality, Match, NetworkMode,
-    PolicyKey, PortMapping, Rule, Scope, Service, ServiceKey, ServicePort, StringMatch, TunnelProtocol,
-    Workload, WorkloadKind, WorkloadUid,
+    Action, Authorization, Clause, Match, PolicyKey, Rule, Scope, Service, StringMatch, Workload, WorkloadUid,
 };
+use ambit_core::testing;
 
 pub(crate) fn uid(name: &str) -> WorkloadUid {
-    WorkloadUid(format!("Kubernetes//Pod/shop/{name}").into())
+    testing::uid(&format!("shop/{name}"))
 }
 
 /// An enrolled workload of namespace `shop`, whose service account has its name.
 pub(crate) fn workload(name: &str, addresses: &[&str]) -> Workload {
-    Workload {
-        uid: uid(name),
-        name: name.into(),
-        namespace: "shop".into(),
-        service_account: name.into(),
-        trust_domain: "cluster.local".parse().unwrap(),
-        node: "node0".into(),
-        cluster: "Kubernetes".into(),
-        network: "".into(),
-        network_mode: NetworkMode::Standard,
-        addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
-        protocol: TunnelProtocol::Hbone,
-        health: Health::Healthy,
-        services: BTreeMap::new(),
-        policies: Vec::new(),
-        waypoint: None,
-        locality: Locality::default(),
-        capacity: 1,
-        kind: WorkloadKind::Pod,
-        workload_name: name.into(),
-        canonical_name: name.into(),
-        canonical_revision: "latest".into(),
-        probe_ports: Vec::new(),
-    }
-}
-
-pub(crate) fn service_key(name: &str) -> ServiceKey {
-    ServiceKey { namespace: "shop".into(), hostname: format!("{name}.shop.svc.cluster.local").into() }
+    let mut workload = testing::pod(&format!("shop/{name}"), addresses);
+    workload.service_account = name.into();
+    workload.node = "node0".into();
+    workload
 }
 
 /// A service with port 80; endpoints listen on 8080.
 pub(crate) fn service(name: &str, address: &str) -> Service {
-    Service {
-        key: service_key(name),
-        name: name.into(),
-        addresses: vec![address.parse().unwrap()],
-        ports: vec![ServicePort { port: 80, target_port: 8080, app_protocol: AppProtocol::default() }],
-        subject_alt_names: Vec::new(),
-        waypoint: None,
-        load_balancing: LoadBalancing::default(),
-    }
+    testing::service(&format!("shop/{name}"), &[address], &[(80, 8080)])
 }
 
 /// The workload as an endpoint of the service.
-pub(crate) fn endpoint_of(mut workload: Workload, service: &str) -> Workload {
-    let mapping = PortMapping { service_port: 80, target_port: 8080 };
-    workload.services.insert(service_key(service), vec![mapping]);
-    workload
+pub(crate) fn endpoint_of(workload: Workload, name: &str) -> Workload {
+    testing::behind(workload, &service(name, "10.96.0.1"))
 }
 
 /// A policy of the namespace: `action` for the principals of these service accounts.

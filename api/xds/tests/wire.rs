@@ -185,7 +185,8 @@ fn a_foreign_workload_is_understood() {
         target_port: 90 }]}, policies: [PolicyKey { namespace: \"shop\", name: \"allow-web\" }], \
         waypoint: Some(Waypoint { destination: Hostname(ServiceKey { namespace: \"shop\", hostname: \"wp.shop\" }), \
         hbone_port: 15008 }), locality: Locality { region: \"r\", zone: \"z\", subzone: \"s\" }, capacity: 5, \
-        kind: Deployment, workload_name: \"cart\", canonical_name: \"cart\", canonical_revision: \"v1\", probe_ports: [] }";
+        kind: Deployment, workload_name: \"cart\", canonical_name: \"cart\", canonical_revision: \"v1\", probe_ports: [], \
+        hostname: Some(\"unused.example\"), direct: true, same_node_tls: false }";
     assert_eq!(format!("{workload:?}"), expected);
 }
 

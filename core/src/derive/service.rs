@@ -36,6 +36,7 @@ pub(super) fn derive(service: &Service, settings: &Settings) -> Option<model::Se
         subject_alt_names: Vec::new(),
         waypoint: None,
         load_balancing: load_balancing(service),
+        virtual_addresses: false,
     })
 }
 

@@ -157,6 +157,9 @@ impl<'a> Context<'a> {
             canonical_name: first(&canonical_name).unwrap_or(workload_name).into(),
             canonical_revision: first(&canonical_revision).unwrap_or("latest").into(),
             probe_ports: Vec::new(),
+            hostname: None,
+            direct: true,
+            same_node_tls: false,
         }
     }
 

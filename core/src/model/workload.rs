@@ -50,6 +50,12 @@ pub struct Workload {
     pub canonical_revision: Arc<str>,
     /// Ports that the pod declares as probes; its own node may reach them under any policy.
     pub probe_ports: Vec<u16>,
+    /// An endpoint that is reached by name: ztunnel resolves it when it connects, and `addresses` is empty.
+    pub hostname: Option<Arc<str>>,
+    /// Whether its connections may take the direct path.
+    pub direct: bool,
+    /// Whether it demands TLS also from peers on its own node.
+    pub same_node_tls: bool,
 }
 
 impl Workload {

@@ -1,16 +1,15 @@
 //! Short ways to build nouns.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 
 use ambit_core::mesh::{Change, Mesh};
 use ambit_core::model::{
-    Action, Authorization, Clause, Health, Identity, IpBlock, LoadBalancing, Locality, Match, NetworkMode,
-    PolicyKey, PortMapping, Rule, Scope, Service, ServiceAccountMatch, ServiceKey, ServicePort, StringMatch,
-    TrustDomain, TunnelProtocol, Workload, WorkloadKind, WorkloadUid,
+    Action, Authorization, Clause, Identity, IpBlock, Match, PolicyKey, Rule, Scope, Service,
+    ServiceAccountMatch, StringMatch, TrustDomain, Workload,
 };
+pub(crate) use ambit_core::testing::{behind, pod, service, service_key, uid};
 
 pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap_or_else(|_| panic!("{text} is an address"))
@@ -28,76 +27,6 @@ pub(crate) fn identity(text: &str) -> Identity {
         namespace: namespace.into(),
         service_account: account.into(),
     }
-}
-
-pub(crate) fn uid(pod: &str) -> WorkloadUid {
-    WorkloadUid(format!("Kubernetes//Pod/{pod}").into())
-}
-
-/// An enrolled, ready pod, named `<namespace>/<name>`.
-pub(crate) fn pod(name: &str, addresses: &[&str]) -> Workload {
-    let (namespace, name) = name.split_once('/').expect("namespace/name");
-    Workload {
-        uid: uid(&format!("{namespace}/{name}")),
-        name: name.into(),
-        namespace: namespace.into(),
-        service_account: "default".into(),
-        trust_domain: TrustDomain::default(),
-        node: "node-a".into(),
-        cluster: "Kubernetes".into(),
-        network: "".into(),
-        network_mode: NetworkMode::Standard,
-        addresses: addresses.iter().map(|text| ip(text)).collect(),
-        protocol: TunnelProtocol::Hbone,
-        health: Health::Healthy,
-        services: BTreeMap::new(),
-        policies: Vec::new(),
-        waypoint: None,
-        locality: Locality::default(),
-        capacity: 1,
-        kind: WorkloadKind::Pod,
-        workload_name: name.into(),
-        canonical_name: name.into(),
-        canonical_revision: "latest".into(),
-        probe_ports: Vec::new(),
-    }
-}
-
-pub(crate) fn service_key(name: &str) -> ServiceKey {
-    let (namespace, name) = name.split_once('/').expect("namespace/name");
-    ServiceKey {
-        namespace: namespace.into(),
-        hostname: format!("{name}.{namespace}.svc.cluster.local").into(),
-    }
-}
-
-/// A service with ports given as `(port, target port)`.
-pub(crate) fn service(name: &str, addresses: &[&str], ports: &[(u16, u16)]) -> Service {
-    let key = service_key(name);
-    let ports = ports.iter().map(|(port, target_port)| ServicePort {
-        port: *port,
-        target_port: *target_port,
-        app_protocol: ambit_core::model::AppProtocol::Unknown,
-    });
-    Service {
-        name: name.split('/').nth(1).expect("namespace/name").into(),
-        key,
-        addresses: addresses.iter().map(|text| ip(text)).collect(),
-        ports: ports.collect(),
-        subject_alt_names: Vec::new(),
-        waypoint: None,
-        load_balancing: LoadBalancing::default(),
-    }
-}
-
-/// Puts a workload behind a service, listening as the service says.
-pub(crate) fn behind(mut workload: Workload, service: &Service) -> Workload {
-    let mappings = service
-        .ports
-        .iter()
-        .map(|port| PortMapping { service_port: port.port, target_port: port.target_port });
-    workload.services.insert(service.key.clone(), mappings.collect());
-    workload
 }
 
 pub(crate) fn mesh(

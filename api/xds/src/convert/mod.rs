@@ -2,6 +2,7 @@
 //! the resource and the field.
 
 mod common;
+mod extension;
 mod policy;
 mod service;
 #[cfg(test)]
@@ -9,7 +10,7 @@ mod tests;
 mod workload;
 
 pub use policy::{decode_authorization, encode_authorization};
-pub use service::{decode_service, encode_service};
+pub use service::{SERVICE_EXTENSION, decode_service, encode_service};
 pub use workload::{WORKLOAD_EXTENSION, decode_workload, encode_workload};
 
 /// Why a message is not a value of the model.

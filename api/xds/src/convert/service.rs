@@ -8,9 +8,13 @@ use super::common::{
     decode_enum, decode_network_address, decode_port, decode_waypoint, each, encode_waypoint,
     network_address, required,
 };
-use super::{DecodeError, Problem};
+use super::{DecodeError, Problem, extension};
+use crate::proto::ambit::v1::ServiceExtension;
 use crate::proto::istio::workload as wire;
 use crate::proto::istio::workload::load_balancing::{HealthPolicy, Mode, Scope};
+
+/// The name under which what is Ambit's alone travels in `Service.extensions`.
+pub const SERVICE_EXTENSION: &str = "ambit.dev/service";
 
 /// A service as its message.
 pub fn encode_service(service: &Service) -> wire::Service {
@@ -24,9 +28,15 @@ pub fn encode_service(service: &Service) -> wire::Service {
         waypoint: service.waypoint.as_ref().map(encode_waypoint),
         load_balancing: (service.load_balancing != LoadBalancing::default())
             .then(|| encode_load_balancing(&service.load_balancing)),
+        extensions: extension::encode(
+            SERVICE_EXTENSION,
+            "ambit.v1.ServiceExtension",
+            &ServiceExtension { virtual_addresses: service.virtual_addresses },
+        )
+        .into_iter()
+        .collect(),
         // What the model does not have.
         ip_families: wire::IpFamilies::Automatic.into(),
-        extensions: Vec::new(),
         canonical: false,
         ingress_use_waypoint: false,
         weighted_waypoints: Vec::new(),
@@ -83,6 +93,8 @@ pub fn decode_service(service: &wire::Service) -> Result<Service, DecodeError> {
 }
 
 fn decode(service: &wire::Service) -> Result<Service, Problem> {
+    let extension: ServiceExtension =
+        extension::decode(&service.extensions, SERVICE_EXTENSION, "ambit.v1.ServiceExtension")?;
     Ok(Service {
         key: ServiceKey {
             namespace: required("namespace", &service.namespace)?,
@@ -97,6 +109,7 @@ fn decode(service: &wire::Service) -> Result<Service, Problem> {
             Some(balancing) => decode_load_balancing(balancing).map_err(|p| p.within("load_balancing"))?,
             None => LoadBalancing::default(),
         },
+        virtual_addresses: extension.virtual_addresses,
     })
 }
 

@@ -71,7 +71,8 @@ prop_compose! {
         (trust_domain, addresses, waypoint) in (trust_domain(), vec(ip(), 0..4), option::of(waypoint())),
         services in btree_map(service_key(), vec(mapping(), 0..4), 0..4),
         (policies, probe_ports, capacity) in (vec(policy_key(), 0..3), vec(any::<u16>(), 0..3), any::<u32>()),
-        (hbone, host, healthy) in (any::<bool>(), any::<bool>(), any::<bool>()),
+        (hbone, host, healthy, direct, same_node_tls) in any::<(bool, bool, bool, bool, bool)>(),
+        hostname in option::of(text()),
         kind in prop_oneof![
             Just(WorkloadKind::Deployment), Just(WorkloadKind::CronJob), Just(WorkloadKind::Pod), Just(WorkloadKind::Job),
         ],
@@ -85,6 +86,7 @@ prop_compose! {
             services, policies, waypoint,
             locality: Locality { region, zone, subzone },
             capacity, kind, workload_name, canonical_name, canonical_revision, probe_ports,
+            hostname, direct, same_node_tls,
         }
     }
 }
@@ -105,13 +107,14 @@ prop_compose! {
             Just(LoadBalancingMode::Unspecified), Just(LoadBalancingMode::Strict), Just(LoadBalancingMode::Failover),
             Just(LoadBalancingMode::Passthrough),
         ],
-        allow_unhealthy in any::<bool>(),
+        (allow_unhealthy, virtual_addresses) in any::<(bool, bool)>(),
     ) -> Service {
         let port = |(port, target_port, app_protocol)| ServicePort { port, target_port, app_protocol };
         Service {
             key, name, addresses, waypoint, subject_alt_names,
             ports: ports.into_iter().map(port).collect(),
             load_balancing: LoadBalancing { routing_preference, mode, allow_unhealthy },
+            virtual_addresses,
         }
     }
 }

@@ -6,17 +6,14 @@ use ambit_core::model::{
     Health, Locality, NetworkMode, PortMapping, ServiceKey, TrustDomain, TunnelProtocol, Workload,
     WorkloadKind, WorkloadUid,
 };
-use prost::Message;
-use prost_types::Any;
 
 use super::common::{
     decode_enum, decode_ip, decode_policy_key, decode_port, decode_service_key, decode_waypoint, each,
     encode_ip, encode_waypoint, required,
 };
-use super::{DecodeError, Problem};
+use super::{DecodeError, Problem, extension};
 use crate::proto::ambit::v1::WorkloadExtension;
 use crate::proto::istio::workload as wire;
-use crate::resource::type_url;
 
 /// The name under which what is Ambit's alone travels in `Workload.extensions`.
 pub const WORKLOAD_EXTENSION: &str = "ambit.dev/workload";
@@ -72,8 +69,8 @@ pub fn encode_workload(workload: &Workload) -> wire::Workload {
         .into(),
         capacity: (workload.capacity != 1).then_some(workload.capacity),
         extensions: encode_extension(workload).into_iter().collect(),
+        hostname: workload.hostname.as_deref().unwrap_or_default().to_owned(),
         // What the model does not have.
-        hostname: String::new(),
         network_gateway: None,
         native_tunnel: false,
         application_tunnel: None,
@@ -90,15 +87,12 @@ fn encode_ports(ports: &[PortMapping]) -> wire::PortList {
 }
 
 fn encode_extension(workload: &Workload) -> Option<wire::Extension> {
-    if workload.probe_ports.is_empty() {
-        return None;
-    }
-    let body =
-        WorkloadExtension { probe_ports: workload.probe_ports.iter().copied().map(Into::into).collect() };
-    Some(wire::Extension {
-        name: WORKLOAD_EXTENSION.to_owned(),
-        config: Some(Any { type_url: type_url("ambit.v1.WorkloadExtension"), value: body.encode_to_vec() }),
-    })
+    let extension = WorkloadExtension {
+        probe_ports: workload.probe_ports.iter().copied().map(Into::into).collect(),
+        direct_disabled: !workload.direct,
+        same_node_tls: workload.same_node_tls,
+    };
+    extension::encode(WORKLOAD_EXTENSION, "ambit.v1.WorkloadExtension", &extension)
 }
 
 /// A message as a workload.
@@ -108,6 +102,8 @@ pub fn decode_workload(workload: &wire::Workload) -> Result<Workload, DecodeErro
 }
 
 fn decode(workload: &wire::Workload) -> Result<Workload, Problem> {
+    let extension: WorkloadExtension =
+        extension::decode(&workload.extensions, WORKLOAD_EXTENSION, "ambit.v1.WorkloadExtension")?;
     Ok(Workload {
         uid: WorkloadUid(required("uid", &workload.uid)?),
         name: workload.name.as_str().into(),
@@ -154,7 +150,10 @@ fn decode(workload: &wire::Workload) -> Result<Workload, Problem> {
         workload_name: workload.workload_name.as_str().into(),
         canonical_name: workload.canonical_name.as_str().into(),
         canonical_revision: workload.canonical_revision.as_str().into(),
-        probe_ports: decode_probe_ports(&workload.extensions)?,
+        probe_ports: decode_probe_ports(&extension)?,
+        hostname: Some(workload.hostname.as_str()).filter(|name| !name.is_empty()).map(Into::into),
+        direct: !extension.direct_disabled,
+        same_node_tls: extension.same_node_tls,
     })
 }
 
@@ -184,17 +183,7 @@ fn decode_services(
     Ok(decoded)
 }
 
-fn decode_probe_ports(extensions: &[wire::Extension]) -> Result<Vec<u16>, Problem> {
-    let Some(extension) = extensions.iter().find(|e| e.name == WORKLOAD_EXTENSION) else {
-        return Ok(Vec::new());
-    };
-    let field = format!("extensions[{WORKLOAD_EXTENSION}]");
-    let Some(config) = &extension.config else { return Err(Problem::new(field, "has no config")) };
-    if config.type_url != type_url("ambit.v1.WorkloadExtension") {
-        return Err(Problem::new(field, format!("unexpected type {:?}", config.type_url)));
-    }
-    let body = WorkloadExtension::decode(config.value.as_slice())
-        .map_err(|e| Problem::new(&field, e.to_string()))?;
-    each("probe_ports", &body.probe_ports, |at, port| decode_port(|| at.to_owned(), *port))
-        .map_err(|problem| problem.within(&field))
+fn decode_probe_ports(extension: &WorkloadExtension) -> Result<Vec<u16>, Problem> {
+    each("probe_ports", &extension.probe_ports, |at, port| decode_port(|| at.to_owned(), *port))
+        .map_err(|problem| problem.within(&extension::field(WORKLOAD_EXTENSION)))
 }

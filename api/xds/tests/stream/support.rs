@@ -1,16 +1,13 @@
 //! A controller with a certificate, a daemon that keeps a mesh, and a road between them that can be closed.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ambit_core::mesh::{Change, Mesh};
-use ambit_core::model::{
-    Action, Authorization, Health, Identity, Locality, NetworkMode, PolicyKey, Scope, TunnelProtocol,
-    Workload, WorkloadKind, WorkloadUid,
-};
+use ambit_core::model::{Action, Authorization, Identity, PolicyKey, Scope, Workload, WorkloadUid};
+use ambit_core::testing;
 use ambit_xds::ca::{Refusal, SignCertificate};
 use ambit_xds::client::{self, Connection, Rejected, Status, Update};
 use ambit_xds::server::{Publisher, Server, tls_config};
@@ -28,34 +25,12 @@ pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 }
 
 pub(crate) fn workload(name: &str, ip: [u8; 4]) -> Workload {
-    Workload {
-        uid: uid(name),
-        name: name.into(),
-        namespace: "shop".into(),
-        service_account: "default".into(),
-        trust_domain: "cluster.local".parse().expect("a trust domain"),
-        node: "node-a".into(),
-        cluster: "Kubernetes".into(),
-        network: "".into(),
-        network_mode: NetworkMode::Standard,
-        addresses: vec![ip.into()],
-        protocol: TunnelProtocol::Hbone,
-        health: Health::Healthy,
-        services: BTreeMap::default(),
-        policies: Vec::new(),
-        waypoint: None,
-        locality: Locality::default(),
-        capacity: 1,
-        kind: WorkloadKind::Pod,
-        workload_name: name.into(),
-        canonical_name: name.into(),
-        canonical_revision: "latest".into(),
-        probe_ports: Vec::new(),
-    }
+    let ip: IpAddr = ip.into();
+    testing::pod(&format!("shop/{name}"), &[&ip.to_string()])
 }
 
 pub(crate) fn uid(name: &str) -> WorkloadUid {
-    WorkloadUid(format!("Kubernetes//Pod/shop/{name}").into())
+    testing::uid(&format!("shop/{name}"))
 }
 
 pub(crate) fn put(name: &str, ip: [u8; 4]) -> Change {

@@ -5,10 +5,8 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Instant;
 
-use ambit_core::model::{
-    Health, LoadBalancing, Locality, NetworkMode, PolicyKey, Service, ServiceKey, TunnelProtocol, Workload,
-    WorkloadKind, WorkloadUid,
-};
+use ambit_core::model::{PolicyKey, Workload, WorkloadKind};
+use ambit_core::testing;
 use parking_lot::Mutex;
 
 use super::connection::*;
@@ -16,30 +14,14 @@ use super::logs::{Format, Settings, subscriber};
 use super::metrics::tests::metrics;
 
 fn workload(name: &str) -> Arc<Workload> {
-    Arc::new(Workload {
-        uid: WorkloadUid(format!("Kubernetes//Pod/shop/{name}-1").into()),
-        name: format!("{name}-1").into(),
-        namespace: "shop".into(),
-        service_account: name.into(),
-        trust_domain: "cluster.local".parse().expect("a trust domain"),
-        node: "a".into(),
-        cluster: "Kubernetes".into(),
-        network: "".into(),
-        network_mode: NetworkMode::Standard,
-        addresses: Vec::new(),
-        protocol: TunnelProtocol::Hbone,
-        health: Health::Healthy,
-        services: BTreeMap::new(),
-        policies: Vec::new(),
-        waypoint: None,
-        locality: Locality::default(),
-        capacity: 1,
-        kind: WorkloadKind::Deployment,
-        workload_name: name.into(),
-        canonical_name: name.into(),
-        canonical_revision: "".into(),
-        probe_ports: Vec::new(),
-    })
+    let mut workload = testing::pod(&format!("shop/{name}-1"), &[]);
+    workload.service_account = name.into();
+    workload.node = "a".into();
+    workload.kind = WorkloadKind::Deployment;
+    workload.workload_name = name.into();
+    workload.canonical_name = name.into();
+    workload.canonical_revision = "".into();
+    Arc::new(workload)
 }
 
 fn end(name: &str, address: &str) -> End {
@@ -60,18 +42,7 @@ pub(crate) fn facts(source: &str, destination: &str) -> Facts {
         source: end(source, "10.0.0.1:40000"),
         destination: end(destination, "10.0.1.2:15008"),
         hbone_address: Some("10.0.1.2:8080".parse().expect("an address")),
-        service: Some(Arc::new(Service {
-            key: ServiceKey {
-                namespace: "shop".into(),
-                hostname: format!("{destination}.shop.svc.cluster.local").into(),
-            },
-            name: destination.into(),
-            addresses: Vec::new(),
-            ports: Vec::new(),
-            subject_alt_names: Vec::new(),
-            waypoint: None,
-            load_balancing: LoadBalancing::default(),
-        })),
+        service: Some(Arc::new(testing::service(&format!("shop/{destination}"), &[], &[]))),
     }
 }
 

@@ -1,0 +1,42 @@
+//! What is Ambit's alone, carried in Istio's messages as named extensions.
+
+use prost::Message;
+use prost_types::Any;
+
+use super::Problem;
+use crate::proto::istio::workload as wire;
+use crate::resource::type_url;
+
+/// An extension; `None` where all of it is as it would be without one.
+pub(super) fn encode<M: Message + Default + PartialEq>(
+    name: &str,
+    message_name: &str,
+    message: &M,
+) -> Option<wire::Extension> {
+    (*message != M::default()).then(|| wire::Extension {
+        name: name.to_owned(),
+        config: Some(Any { type_url: type_url(message_name), value: message.encode_to_vec() }),
+    })
+}
+
+/// The extension of that name among others'; the default where there is none.
+pub(super) fn decode<M: Message + Default>(
+    extensions: &[wire::Extension],
+    name: &str,
+    message_name: &str,
+) -> Result<M, Problem> {
+    let Some(extension) = extensions.iter().find(|extension| extension.name == name) else {
+        return Ok(M::default());
+    };
+    let problem = |problem: String| Problem::new(field(name), problem);
+    let config = extension.config.as_ref().ok_or_else(|| problem("has no config".to_owned()))?;
+    if config.type_url != type_url(message_name) {
+        return Err(problem(format!("unexpected type {:?}", config.type_url)));
+    }
+    M::decode(config.value.as_slice()).map_err(|e| problem(e.to_string()))
+}
+
+/// How problems name an extension.
+pub(super) fn field(name: &str) -> String {
+    format!("extensions[{name}]")
+}
