@@ -7,6 +7,7 @@
 pub mod balance;
 mod denial;
 pub mod derive;
+pub mod direct;
 pub mod inbound;
 pub mod mesh;
 pub mod model;
