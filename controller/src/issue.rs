@@ -10,6 +10,7 @@ use ambit_xds::{Authenticate, NodeName};
 
 use crate::ca::{self, Authority};
 use crate::shared::Shared;
+use crate::telemetry::{CERTIFICATES_ISSUED, CERTIFICATES_REFUSED};
 use crate::token::Tokens;
 
 /// Tells nodes by their tokens.
@@ -39,15 +40,14 @@ impl SignCertificate for Signer {
     ) -> Result<Vec<String>, Refusal> {
         let signed = self.try_sign(node, identity, csr_pem, ttl);
         match &signed {
-            Ok(_) => metrics::counter!("ambit_controller_certificates_issued_total").increment(1),
+            Ok(_) => CERTIFICATES_ISSUED.count(),
             Err(refusal) => {
                 let reason = match refusal {
                     Refusal::Denied(_) => "not_hosted",
                     Refusal::Invalid(_) => "bad_request",
                     Refusal::Unavailable(_) => "internal",
                 };
-                metrics::counter!("ambit_controller_certificates_refused_total", "reason" => reason)
-                    .increment(1);
+                CERTIFICATES_REFUSED.count([reason]);
             }
         }
         signed

@@ -5,10 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use ambit_runtime::admin::{Admin, Server as HttpServer, logging_routes};
+use ambit_runtime::admin::{Admin, Router, Server as HttpServer, logging_routes};
 use ambit_runtime::drain::Drain;
 use ambit_runtime::signals::Shutdown;
-use ambit_runtime::telemetry::{logs, metrics};
+use ambit_runtime::telemetry::logs;
+use ambit_runtime::telemetry::metrics::Metrics;
 use ambit_xds::server::{Publisher, Server};
 use anyhow::Context;
 use tokio::net::TcpListener;
@@ -49,13 +50,12 @@ impl Secrets {
 pub(crate) fn run(config_file: &Path) -> anyhow::Result<()> {
     let config = Config::read(config_file)?;
     let (logs, _flush) = logs::install(&config.log)?;
-    let metrics = metrics::install()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("starting the runtime")?;
-    let result = runtime.block_on(serve(&config, &logs, &metrics));
+    let result = runtime.block_on(serve(&config, &logs));
     if let Err(error) = &result {
         tracing::error!(error = format!("{error:#}"), "the controller ends");
     }
@@ -63,20 +63,21 @@ pub(crate) fn run(config_file: &Path) -> anyhow::Result<()> {
     result
 }
 
-async fn serve(config: &Config, logs: &logs::Control, metrics: &metrics::Metrics) -> anyhow::Result<()> {
+async fn serve(config: &Config, logs: &logs::Control) -> anyhow::Result<()> {
     let shutdown = Shutdown::install()?;
     let folder = Folder::open(&config.state)?;
     // One of an earlier life would mislead.
     folder.remove(ADDRESSES)?;
     let Secrets { authority, tokens } = Secrets::open(config, &folder)?;
     let authority = Arc::new(authority);
-    telemetry::describe(&authority);
     let certificate = Certificate::new(authority.clone(), &config.server_name)?;
 
     let listener = TcpListener::bind(config.listen).await;
     let listener = listener.with_context(|| format!("xDS server: listening on {}", config.listen))?;
     let publisher = Publisher::new();
     let shared = Arc::new(Shared::default());
+    let metrics = Metrics::new();
+    telemetry::show(&metrics, &authority, &shared, &publisher);
     let mut reconciler = Reconciler::new(
         config.objects.clone(),
         folder.path("good"),
@@ -90,11 +91,7 @@ async fn serve(config: &Config, logs: &logs::Control, metrics: &metrics::Metrics
             address: config.admin,
             router: admin::routes(&shared, &publisher).merge(logging_routes(logs)),
         },
-        HttpServer {
-            name: "metrics",
-            address: config.metrics,
-            router: telemetry::metrics_routes(metrics, &publisher),
-        },
+        HttpServer { name: "metrics", address: config.metrics, router: Router::new().metrics(&metrics) },
     ])?;
     let reconciler = tokio::task::spawn_blocking(move || reconciler.begin().map(|()| reconciler))
         .await

@@ -16,7 +16,7 @@ use ambit_runtime::bootstrap::Bootstrap;
 use ambit_runtime::certificates::{self, Certificates};
 use ambit_runtime::drain::Drain;
 use ambit_runtime::signals::Shutdown;
-use ambit_runtime::telemetry::{logs, metrics};
+use ambit_runtime::telemetry::{logs, metrics::Metrics};
 use ambit_xds::client::{Connection, Status};
 use tokio::sync::{broadcast, watch};
 
@@ -36,9 +36,6 @@ use crate::{addresses, admin, report};
 const ADMIN_END: Duration = Duration::from_secs(1);
 /// How often metrics of open connections follow what was carried.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
-
-/// What the kernel's programs refused, by reason, since the instance was attached.
-const KERNEL_REFUSALS: &str = "ambit_kernel_refusals_total";
 
 /// What every connection's task may use.
 pub(crate) struct Node {
@@ -100,8 +97,7 @@ pub(crate) fn kernel_settings(config: &Config) -> Result<ambit_loader::Settings,
 pub(crate) async fn run(config: Config) -> Result<(), Error> {
     let shutdown = Shutdown::install()?;
     let (log, flush) = logs::install(&config.log)?;
-    let metrics = metrics::install()?;
-    ::metrics::describe_counter!(KERNEL_REFUSALS, "Connections that the kernel programs refused, by reason");
+    let metrics = Metrics::new();
     let readiness = Readiness::new();
     let (attached, enrolling, synced) =
         (readiness.condition("dataplane"), readiness.condition("enrolment"), readiness.condition("xds"));
@@ -118,6 +114,7 @@ pub(crate) async fn run(config: Config) -> Result<(), Error> {
 
     let node = Arc::new(Node::new(config, dataplane, certificates));
     let (xds_status, xds) = watch::channel(Status::default());
+    crate::health::show(&node, &metrics);
     let admin = admin::start(&node, &log, &metrics, &readiness, xds.clone())?;
     let server = ambit_enrol::Server::bind(&socket_path(&node.config.run_dir)?)?;
     let enroller = Arc::new(Enroller::start(node.clone(), &node.config.run_dir)?);
@@ -235,21 +232,8 @@ async fn keep_house(node: Arc<Node>) {
     loop {
         ticks.tick().await;
         node.connections.progress();
-        count_refusals(&node);
         if let Some(mesh) = node.state.mesh() {
             node.kernel.retry(&mesh, &node.pods.all());
         }
-    }
-}
-
-/// Connections that the kernel's programs refused never reach a connection's report: their counters are read.
-fn count_refusals(node: &Node) {
-    match node.kernel.dataplane().counters() {
-        Ok(counters) => {
-            for (reason, count) in counters.into_iter().filter(|(_, count)| *count > 0) {
-                ::metrics::counter!(KERNEL_REFUSALS, "reason" => reason.name()).absolute(count);
-            }
-        }
-        Err(error) => tracing::warn!(error = report::chain(&error), "reading what the kernel refused"),
     }
 }

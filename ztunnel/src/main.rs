@@ -14,6 +14,7 @@ mod dial;
 mod enroller;
 mod enrolment;
 mod error;
+mod health;
 mod inbound;
 mod kernel;
 mod netns;

@@ -200,7 +200,6 @@ impl Reconciler {
             problems,
             conditions: said.cloned().collect(),
         };
-        crate::telemetry::objects(&status);
         self.shared.status.store(Arc::new(status));
     }
 }

@@ -23,8 +23,6 @@ pub enum Error {
     LogFilter { filter: String, message: String },
     #[error("starting logs: {message}")]
     InstallLogs { message: String },
-    #[error("starting metrics: {message}")]
-    InstallMetrics { message: String },
     #[error("{server} server: listening on {address}")]
     Bind { server: &'static str, address: SocketAddr, source: std::io::Error },
     #[error("starting the admin thread")]

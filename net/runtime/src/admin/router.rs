@@ -118,7 +118,7 @@ impl Router {
             let text = metrics.render();
             std::future::ready(Response::new(
                 StatusCode::OK,
-                "text/plain; version=0.0.4; charset=utf-8",
+                crate::telemetry::exposition::CONTENT_TYPE,
                 text,
             ))
         })

@@ -121,9 +121,9 @@ fn publish(inner: &Inner, entry: &Entry, certificate: WorkloadCertificate) {
         not_after = super::rfc3339(certificate.not_after),
         "certificate issued"
     );
-    entry.certificate.send_replace(Some(Arc::new(certificate)));
+    let before = entry.certificate.send_replace(Some(Arc::new(certificate)));
     entry.attempt.send_replace(Attempt::Done);
-    metrics::issued(inner);
+    metrics::issued(before.is_some());
     // Without receivers nobody wants to know.
     let _ = inner.changes.send(entry.identity.clone());
 }

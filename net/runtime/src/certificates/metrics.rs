@@ -1,33 +1,40 @@
-//! What is counted about certificates. No identity is a label: a daemon's identities come and go.
+//! What is counted about certificates, and how old those held are.
 
 use std::time::UNIX_EPOCH;
 
-use super::Inner;
+use super::Certificates;
 use crate::Error;
+use crate::telemetry::exposition::{Exposition, Family};
+use crate::telemetry::instruments::{Counter, Counters};
 
-const ISSUED: &str = "ambit_certificates_issued_total";
-const FAILURES: &str = "ambit_certificate_failures_total";
-const IDENTITIES: &str = "ambit_certificate_identities";
-const EARLIEST_EXPIRY: &str = "ambit_certificate_earliest_expiry_timestamp_seconds";
+static ISSUED: Counter = Counter::new("ambit_certificates_issued_total", "Certificates got from the CA.");
+static RENEWED: Counter = Counter::new(
+    "ambit_certificate_renewals_total",
+    "Certificates got from the CA in the place of one that was held.",
+);
+static FAILURES: Counters<1> = Counters::new(
+    "ambit_certificate_failures_total",
+    "Attempts to get a certificate that failed, by reason.",
+    ["reason"],
+);
 
-pub(crate) fn describe() {
-    metrics::describe_counter!(ISSUED, "Certificates got from the CA");
-    metrics::describe_counter!(FAILURES, "Attempts to get a certificate that failed, by reason");
-    metrics::describe_gauge!(IDENTITIES, "Identities of this node's workloads");
-    metrics::describe_gauge!(
-        EARLIEST_EXPIRY,
-        "When the first of the certificates held expires, in seconds since 1970"
-    );
-}
+const IDENTITIES: Family =
+    Family::gauge("ambit_certificate_identities", "Identities that this daemon keeps certificates for.");
+const EARLIEST_EXPIRY: Family = Family::gauge(
+    "ambit_certificate_earliest_expiry_timestamp_seconds",
+    "When the first of the certificates held expires, in seconds since 1970.",
+);
+const EXPIRY: Family = Family::gauge(
+    "ambit_certificate_expiry_timestamp_seconds",
+    "When an identity's certificate expires, in seconds since 1970.",
+);
+const AGE: Family =
+    Family::gauge("ambit_certificate_age_seconds", "How long ago an identity's certificate became valid.");
 
-pub(super) fn issued(inner: &Inner) {
-    metrics::counter!(ISSUED).increment(1);
-    let entries = inner.entries.read();
-    let expiries = entries
-        .values()
-        .filter_map(|kept| kept.entry.certificate.borrow().as_ref().map(|certificate| certificate.not_after));
-    if let Some(seconds) = expiries.min().and_then(|time| time.duration_since(UNIX_EPOCH).ok()) {
-        metrics::gauge!(EARLIEST_EXPIRY).set(seconds.as_secs_f64());
+pub(super) fn issued(renewed: bool) {
+    ISSUED.count();
+    if renewed {
+        RENEWED.count();
     }
 }
 
@@ -38,9 +45,39 @@ pub(super) fn failed(error: &Error) {
         Error::Refused { .. } => "refused",
         _ => "other",
     };
-    metrics::counter!(FAILURES, "reason" => reason).increment(1);
+    FAILURES.count([reason]);
 }
 
-pub(super) fn identities(count: usize) {
-    metrics::gauge!(IDENTITIES).set(f64::from(u32::try_from(count).unwrap_or(u32::MAX)));
+impl Certificates {
+    /// Writes the metrics of all identities.
+    pub fn show(&self, all: &mut Exposition) {
+        ISSUED.show(all);
+        RENEWED.show(all);
+        FAILURES.show(all);
+        let now = (self.0.clock)();
+        let mut held: Vec<_> = {
+            let entries = self.0.entries.read();
+            all.single(&IDENTITIES, entries.len());
+            let held = entries.values().filter_map(|kept| {
+                let certificate = kept.entry.certificate.borrow().clone()?;
+                let expiry = certificate.not_after.duration_since(UNIX_EPOCH).ok()?.as_secs_f64();
+                let age = now.duration_since(certificate.not_before).unwrap_or_default().as_secs_f64();
+                Some((kept.entry.identity.to_string(), expiry, age))
+            });
+            held.collect()
+        };
+        held.sort_by(|a, b| a.0.cmp(&b.0));
+        let mut earliest = all.family(&EARLIEST_EXPIRY);
+        if let Some(first) = held.iter().map(|(_, expiry, _)| *expiry).min_by(f64::total_cmp) {
+            earliest.sample(&[], first);
+        }
+        let mut expiries = all.family(&EXPIRY);
+        for (identity, expiry, _) in &held {
+            expiries.sample(&[("identity", identity)], *expiry);
+        }
+        let mut ages = all.family(&AGE);
+        for (identity, _, age) in &held {
+            ages.sample(&[("identity", identity)], *age);
+        }
+    }
 }

@@ -29,8 +29,6 @@ use tokio::sync::{Semaphore, broadcast, watch};
 use self::entry::{Attempt, Entry, maintain};
 use crate::Error;
 
-pub(crate) use self::metrics::describe;
-
 /// Requests to the CA under way at a time: a node that starts asks for all its identities at once.
 const CONCURRENT_REQUESTS: usize = 16;
 /// Changes a slow follower may be behind before it is told that it lags.
@@ -192,7 +190,6 @@ impl Inner {
         }
         let entry = Arc::new(Entry::new(identity.clone()));
         entries.insert(identity.clone(), Kept { entry: entry.clone(), leases });
-        metrics::identities(entries.len());
         inner.runtime.spawn(maintain(inner.clone(), entry.clone()));
         entry
     }
@@ -207,7 +204,6 @@ impl Inner {
         kept.leases = kept.leases.saturating_sub(1);
         if kept.leases == 0 {
             entries.remove(&entry.identity);
-            metrics::identities(entries.len());
             entry.forgotten.cancel();
         }
     }
@@ -222,7 +218,6 @@ impl Inner {
             return false;
         }
         entries.remove(&entry.identity);
-        metrics::identities(entries.len());
         true
     }
 }

@@ -70,14 +70,14 @@ struct Party<'a> {
 impl<'a> Record<'a> {
     fn new(facts: &'a Facts, bytes: Bytes, duration: Duration) -> Self {
         // "Sent" in the log is what the workload of this node sent.
-        let (direction, bytes_sent, bytes_recv) = match facts.direction {
-            Direction::Outbound => ("outbound", bytes.from_client, bytes.from_server),
-            Direction::Inbound => ("inbound", bytes.from_server, bytes.from_client),
+        let (bytes_sent, bytes_recv) = match facts.direction {
+            Direction::Outbound => (bytes.from_client, bytes.from_server),
+            Direction::Inbound => (bytes.from_server, bytes.from_client),
         };
         Self {
-            source: Party::new(&facts.source, facts.mutual_tls),
-            destination: Party::new(&facts.destination, facts.mutual_tls),
-            direction,
+            source: Party::new(&facts.source, facts.proven()),
+            destination: Party::new(&facts.destination, facts.proven()),
+            direction: facts.direction.as_str(),
             bytes_sent,
             bytes_recv,
             duration: format!("{}ms", duration.as_millis()),
@@ -86,13 +86,13 @@ impl<'a> Record<'a> {
 }
 
 impl<'a> Party<'a> {
-    fn new(end: &'a End, mutual_tls: bool) -> Self {
+    fn new(end: &'a End, proven: bool) -> Self {
         let workload = end.workload.as_deref();
         Self {
             address: end.address,
             workload: workload.map(pod_name),
             namespace: workload.map(|workload| &*workload.namespace),
-            identity: end.identity.as_ref().filter(|_| mutual_tls),
+            identity: end.identity.as_ref().filter(|_| proven),
         }
     }
 }

@@ -1,20 +1,32 @@
 //! The report of a connection: Istio's TCP metrics while it lives and one access log record when it ends.
 //!
 //! [`opened`] when bytes may flow, then [`OpenConnection::progress`] as often as wanted and
-//! [`OpenConnection::closed`] once; [`failed`] for a connection that never came to be.
+//! [`OpenConnection::closed`] once; [`failed`] for a connection that never came to be. Connections that the kernel
+//! carries are reported from its records, with [`observed`].
+
+pub mod observed;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ambit_core::model::{Identity, PolicyKey, Service, Workload};
 use parking_lot::Mutex;
 
 use super::access;
-use super::labels::{self, AllSeries, Labels, Series};
+use super::exposition::Exposition;
+use super::instruments::Counters;
+use super::labels::{AllSeries, Labels, Series};
 
 /// The process's counters, like the recorder they live in.
 static ALL: LazyLock<AllSeries> = LazyLock::new(AllSeries::new);
+
+/// Every ending that is reported, in order or not.
+static ENDED: Counters<3> = Counters::new(
+    "ambit_connections_ended_total",
+    "Connections that ended, were refused or could not be made, by reason.",
+    ["reason", "direction", "path"],
+);
 
 /// Which way a connection goes, seen from the workload that this node hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,7 +37,17 @@ pub enum Direction {
     Inbound,
 }
 
-/// How the bytes are carried; `path` in the access log.
+impl Direction {
+    /// Its name in logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Outbound => "outbound",
+            Self::Inbound => "inbound",
+        }
+    }
+}
+
+/// How the bytes are carried; `path` in logs and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Path {
     /// Plain TCP between two pods of one node, each end checked.
@@ -34,18 +56,21 @@ pub enum Path {
     Tunnel,
     /// HBONE through a waypoint.
     Waypoint,
-    /// Plain TCP: to an endpoint outside the mesh, or from a client without identity.
+    /// Plain TCP that the daemon carries: to an endpoint outside the mesh, or from a client without identity.
     Plaintext,
+    /// Plain TCP that the kernel carries, from a client without identity to a pod whose policies let anybody in.
+    Native,
 }
 
 impl Path {
-    /// Its name in logs.
+    /// Its name in logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Direct => "direct",
             Self::Tunnel => "tunnel",
             Self::Waypoint => "waypoint",
             Self::Plaintext => "plaintext",
+            Self::Native => "native",
         }
     }
 }
@@ -55,7 +80,7 @@ impl Path {
 pub struct End {
     pub address: SocketAddr,
     pub workload: Option<Arc<Workload>>,
-    /// Proven by TLS; never what the address suggests.
+    /// Proven by TLS, or by the kernel on the direct path; never what the address suggests.
     pub identity: Option<Identity>,
 }
 
@@ -64,7 +89,7 @@ pub struct End {
 pub struct Facts {
     pub direction: Direction,
     pub path: Path,
-    /// Whether the bytes leave in mutual TLS on this hop; identities are reported only then.
+    /// Whether the bytes leave in mutual TLS on this hop.
     pub mutual_tls: bool,
     pub source: End,
     /// The address is where the bytes go: for a tunnel the peer's HBONE address (`dst.addr`).
@@ -74,11 +99,29 @@ pub struct Facts {
     pub service: Option<Arc<Service>>,
 }
 
+impl Facts {
+    /// Whether the ends' identities are proven; they are reported only then. On the direct path there is no TLS, but
+    /// the kernel knows each end by its enrolment.
+    pub(super) fn proven(&self) -> bool {
+        self.mutual_tls || self.path == Path::Direct
+    }
+}
+
 /// Bytes carried so far, by who sent them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Bytes {
     pub from_client: u64,
     pub from_server: u64,
+}
+
+impl Bytes {
+    /// What of this came after `earlier`.
+    fn since(self, earlier: Self) -> Self {
+        Self {
+            from_client: self.from_client.saturating_sub(earlier.from_client),
+            from_server: self.from_server.saturating_sub(earlier.from_server),
+        }
+    }
 }
 
 /// The `response_flags` label.
@@ -145,8 +188,29 @@ pub fn opened(facts: Facts) -> OpenConnection {
 
 /// Reports a connection that was refused or could not be made. `since` is when it was tried.
 pub fn failed(facts: &Facts, since: Instant, ending: &Ending) {
+    report_failed(facts, since.elapsed(), ending);
+}
+
+/// How long metrics keep showing names that no connection used, if none that is open has them. An hour unless said.
+pub fn forget_series_after(idle: Duration) {
+    ALL.forget_after(idle);
+}
+
+/// Writes the metrics of all connections.
+pub fn show(all: &mut Exposition) {
+    ALL.show(all);
+    ENDED.show(all);
+}
+
+fn report_failed(facts: &Facts, tried: Duration, ending: &Ending) {
     ALL.of(Labels::new(facts, ending.flag)).failed();
-    access::write(facts, Bytes::default(), since.elapsed(), ending);
+    report_end(facts, Bytes::default(), tried, ending);
+}
+
+/// What every ending leaves, once.
+fn report_end(facts: &Facts, bytes: Bytes, duration: Duration, ending: &Ending) {
+    ENDED.count([ending.reason, facts.direction.as_str(), facts.path.as_str()]);
+    access::write(facts, bytes, duration, ending);
 }
 
 impl OpenConnection {
@@ -164,17 +228,8 @@ impl OpenConnection {
     /// counted already counts nothing.
     pub fn progress(&self, total: Bytes) {
         let mut counted = self.counted.lock();
-        let new = Bytes {
-            from_client: total.from_client.saturating_sub(counted.from_client),
-            from_server: total.from_server.saturating_sub(counted.from_server),
-        };
-        // Istio's metrics are named from the server's side: it sends the response.
-        if new.from_server > 0 {
-            self.series.sent(new.from_server);
-        }
-        if new.from_client > 0 {
-            self.series.received(new.from_client);
-        }
+        let new = total.since(*counted);
+        self.series.carried(new);
         counted.from_client += new.from_client;
         counted.from_server += new.from_server;
     }
@@ -192,7 +247,7 @@ impl OpenConnection {
             flag => ALL.of(Labels::new(&self.facts, flag)).closed(),
         }
         let counted = *self.counted.get_mut();
-        access::write(&self.facts, counted, self.since.elapsed(), ending);
+        report_end(&self.facts, counted, self.since.elapsed(), ending);
     }
 }
 
@@ -207,17 +262,4 @@ impl Drop for OpenConnection {
             });
         }
     }
-}
-
-pub(crate) fn describe() {
-    use metrics::describe_counter;
-    describe_counter!(labels::OPENED, "TCP connections opened");
-    describe_counter!(labels::CLOSED, "TCP connections closed");
-    describe_counter!(labels::FAILED, "TCP connections refused or not made");
-    describe_counter!(labels::SENT, "Bytes sent by servers, in response");
-    describe_counter!(labels::RECEIVED, "Bytes received from clients, in request");
-    describe_counter!(
-        labels::UNTOLD,
-        "Connections counted without names because there were too many label sets"
-    );
 }

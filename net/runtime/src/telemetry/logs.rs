@@ -15,12 +15,19 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Layer, Registry, reload};
 
+use super::exposition::{Exposition, Family};
 pub use super::queue::Flush;
 use super::queue::{self, Queue};
 use crate::Error;
 
 /// Directives a filter may have.
 const MAX_DIRECTIVES: usize = 64;
+
+const DROPPED: Family = Family::counter(
+    "ambit_log_lines_dropped_total",
+    "Log lines dropped because they were not read fast enough.",
+);
+const WAITING: Family = Family::gauge("ambit_log_lines_waiting", "Log lines that wait to be read.");
 
 /// Where the process's log lines go, once they are started.
 static QUEUE: OnceLock<Queue> = OnceLock::new();
@@ -93,9 +100,11 @@ impl Control {
     }
 }
 
-/// How many lines were dropped so far because nobody read them.
-pub(crate) fn dropped_lines() -> u64 {
-    QUEUE.get().map_or(0, Queue::dropped)
+/// Writes the log's own metrics.
+pub(super) fn show(all: &mut Exposition) {
+    let (dropped, waiting) = QUEUE.get().map_or((0, 0), |queue| (queue.dropped(), queue.waiting()));
+    all.single(&DROPPED, dropped);
+    all.single(&WAITING, waiting);
 }
 
 /// The formatting layers over `writer`, and what changes their filter.

@@ -1,66 +1,67 @@
-//! The Prometheus recorder behind the `metrics` facade. Its text is served by our own admin server.
+//! All metrics of the process, as Prometheus reads them: [`Metrics::render`].
+//!
+//! Every module shows its own ([`Metrics::collect`]); what is a state (how many are open, how old something is) is
+//! read when it is asked for, so it is never older than the scrape, and what is gone is not shown.
 
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use std::fmt;
+use std::sync::Arc;
 
-use crate::Error;
+use parking_lot::Mutex;
 
-/// Lines the log dropped because nobody read it.
-const LOG_LINES_DROPPED: &str = "ambit_log_lines_dropped_total";
+use super::exposition::Exposition;
+use super::logs;
 
-/// Renders what was counted.
-#[derive(Clone)]
-pub struct Metrics(PrometheusHandle);
+type Collector = Box<dyn Fn(&mut Exposition) + Send + Sync>;
 
-impl std::fmt::Debug for Metrics {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+/// What there is to show. Clones are the same metrics.
+#[derive(Clone, Default)]
+pub struct Metrics(Arc<Mutex<Vec<Collector>>>);
+
+impl Metrics {
+    /// With what every process has: the log.
+    pub fn new() -> Self {
+        let metrics = Self::default();
+        metrics.collect(logs::show);
+        metrics
+    }
+
+    /// Adds what `show` writes; it is asked at every scrape, on the thread of the HTTP servers.
+    pub fn collect(&self, show: impl Fn(&mut Exposition) + Send + Sync + 'static) {
+        self.0.lock().push(Box::new(show));
+    }
+
+    /// All series in Prometheus' text format.
+    pub fn render(&self) -> String {
+        let mut all = Exposition::default();
+        for show in &*self.0.lock() {
+            show(&mut all);
+        }
+        all.into_text()
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Metrics")
     }
 }
 
-/// Makes the process count. Once per process, before anything is counted.
-pub fn install() -> Result<Metrics, Error> {
-    let recorder = PrometheusBuilder::new().build_recorder();
-    let handle = recorder.handle();
-    metrics::set_global_recorder(recorder)
-        .map_err(|_| Error::InstallMetrics { message: "a recorder is already installed".to_owned() })?;
-    super::connection::describe();
-    crate::certificates::describe();
-    metrics::describe_counter!(LOG_LINES_DROPPED, "Log lines dropped because they were not read fast enough");
-    Ok(Metrics(handle))
-}
-
-impl Metrics {
-    /// All series in Prometheus' text format.
-    pub fn render(&self) -> String {
-        metrics::counter!(LOG_LINES_DROPPED).absolute(super::logs::dropped_lines());
-        // Histograms gather samples until somebody asks for them; a scrape is when they are folded.
-        self.0.run_upkeep();
-        self.0.render()
-    }
-}
-
 #[cfg(test)]
-pub(crate) mod tests {
-    use std::sync::LazyLock;
-
+mod tests {
     use super::*;
-
-    /// The test process's one recorder.
-    pub(crate) fn metrics() -> &'static Metrics {
-        static METRICS: LazyLock<Metrics> = LazyLock::new(|| install().expect("the only recorder"));
-        &METRICS
-    }
+    use crate::telemetry::exposition::Family;
 
     #[test]
     fn the_text_describes_its_series() {
-        let text = metrics().render();
-        assert!(text.contains("# TYPE ambit_log_lines_dropped_total counter\n"), "{text}");
-        assert!(text.contains("# HELP ambit_log_lines_dropped_total "), "{text}");
-    }
-
-    #[test]
-    fn a_second_recorder_is_refused() {
-        metrics();
-        assert!(matches!(install(), Err(Error::InstallMetrics { .. })));
+        let metrics = Metrics::new();
+        metrics.collect(|all| all.single(&Family::gauge("mine", "Mine."), 3_u64));
+        let text = metrics.render();
+        for line in [
+            "# TYPE ambit_log_lines_dropped_total counter\n",
+            "# HELP ambit_log_lines_dropped_total ",
+            "\nmine 3\n",
+        ] {
+            assert!(text.contains(line), "{line:?} is not in {text}");
+        }
     }
 }

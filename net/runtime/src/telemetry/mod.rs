@@ -1,8 +1,10 @@
-//! What a daemon says about itself: [`logs`], [`metrics`](mod@metrics), and for each connection one report that is
+//! What a daemon says about itself: [`logs`], [`metrics`], and for each connection one report that is
 //! both ([`connection`]).
 
 mod access;
 pub mod connection;
+pub mod exposition;
+pub mod instruments;
 mod labels;
 pub mod logs;
 pub mod metrics;

@@ -25,7 +25,14 @@ enum Message {
 #[derive(Clone, Debug)]
 pub(super) struct Queue {
     sender: SyncSender<Message>,
-    dropped: Arc<AtomicU64>,
+    counts: Arc<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    queued: AtomicU64,
+    written: AtomicU64,
+    dropped: AtomicU64,
 }
 
 /// Waits, within a second, until what is queued is written. Made when logs start; dropped at the end of `main`.
@@ -36,20 +43,25 @@ pub struct Flush(SyncSender<Message>);
 /// A queue that is written to `writer` by a thread of its own.
 pub(super) fn start(writer: impl Write + Send + 'static) -> io::Result<(Queue, Flush)> {
     let (sender, receiver) = sync_channel(QUEUED_LINES);
-    thread::Builder::new().name("logs".to_owned()).spawn(move || write_out(&receiver, writer))?;
+    let counts = Arc::new(Counts::default());
+    let written = counts.clone();
+    thread::Builder::new().name("logs".to_owned()).spawn(move || write_out(&receiver, &written, writer))?;
     let flush = Flush(sender.clone());
-    Ok((Queue { sender, dropped: Arc::default() }, flush))
+    Ok((Queue { sender, counts }, flush))
 }
 
 /// Writes lines as they come; many that wait together go out together.
-fn write_out(queue: &Receiver<Message>, writer: impl Write) {
+fn write_out(queue: &Receiver<Message>, counts: &Counts, writer: impl Write) {
     let mut writer = io::BufWriter::new(writer);
     while let Ok(first) = queue.recv() {
         let mut next = Some(first);
         while let Some(message) = next {
             match message {
                 // Without a reader there is nowhere to complain.
-                Message::Line(line) => drop(writer.write_all(&line)),
+                Message::Line(line) => {
+                    drop(writer.write_all(&line));
+                    counts.written.fetch_add(1, Ordering::Relaxed);
+                }
                 Message::Flush(done) => {
                     let _ = writer.flush();
                     let _ = done.send(());
@@ -64,15 +76,23 @@ fn write_out(queue: &Receiver<Message>, writer: impl Write) {
 impl Queue {
     /// How many lines were dropped so far.
     pub(super) fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
+        self.counts.dropped.load(Ordering::Relaxed)
+    }
+
+    /// How many lines wait now.
+    pub(super) fn waiting(&self) -> u64 {
+        let written = self.counts.written.load(Ordering::Relaxed);
+        self.counts.queued.load(Ordering::Relaxed).saturating_sub(written)
     }
 }
 
 impl Write for Queue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if self.sender.try_send(Message::Line(line.to_vec())).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-        }
+        let count = match self.sender.try_send(Message::Line(line.to_vec())) {
+            Ok(()) => &self.counts.queued,
+            Err(_) => &self.counts.dropped,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
         Ok(line.len())
     }
 
@@ -132,6 +152,8 @@ mod tests {
         assert!(before.elapsed() < Duration::from_secs(10), "{:?}", before.elapsed());
         let dropped = queue.dropped();
         assert!(dropped > 0, "no queue holds them all");
+        // A thread that was about to write may have taken some off.
+        assert!(queue.waiting() >= 4096, "{} wait", queue.waiting());
         let before = Instant::now();
         drop(flush);
         let waited = before.elapsed();

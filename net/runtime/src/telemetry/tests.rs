@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ambit_core::model::{PolicyKey, Workload, WorkloadKind};
 use ambit_core::testing;
 use parking_lot::Mutex;
 
+use super::connection::observed::{self, Carried};
 use super::connection::*;
+use super::exposition::Exposition;
 use super::logs::{Format, Settings, subscriber};
-use super::metrics::tests::metrics;
 
 fn workload(name: &str) -> Arc<Workload> {
     let mut workload = testing::pod(&format!("shop/{name}-1"), &[]);
@@ -61,7 +62,9 @@ fn denied() -> Ending {
 
 /// The rendered series of one source workload: name, sorted labels, value.
 fn series(source: &str) -> BTreeMap<String, BTreeMap<String, String>> {
-    let text = metrics().render();
+    let mut all = Exposition::default();
+    show(&mut all);
+    let text = all.into_text();
     let mine = format!("source_workload=\"{source}\"");
     text.lines()
         .filter(|line| line.contains(&mine))
@@ -82,7 +85,6 @@ fn series(source: &str) -> BTreeMap<String, BTreeMap<String, String>> {
 
 #[test]
 fn a_connection_is_counted_with_istios_names_and_labels() {
-    metrics();
     let open = opened(facts("names", "cart"));
     open.progress(Bytes { from_client: 5, from_server: 70 });
     open.progress(Bytes { from_client: 5, from_server: 70 });
@@ -131,7 +133,6 @@ fn a_connection_is_counted_with_istios_names_and_labels() {
 
 #[test]
 fn a_refused_connection_is_failed_and_never_opened() {
-    metrics();
     failed(&facts("refused", "cart"), Instant::now(), &denied());
     let all = series("refused");
     assert_eq!(all.keys().collect::<Vec<_>>(), ["istio_tcp_connections_failed_total"]);
@@ -140,7 +141,6 @@ fn a_refused_connection_is_failed_and_never_opened() {
 
 #[test]
 fn without_tls_no_identity_is_claimed() {
-    metrics();
     let plain = Facts { mutual_tls: false, path: Path::Plaintext, ..facts("plain", "cart") };
     opened(plain).closed(Bytes::default(), &orderly());
     let labels = &series("plain")["istio_tcp_connections_opened_total"];
@@ -153,7 +153,6 @@ fn without_tls_no_identity_is_claimed() {
 
 #[test]
 fn a_dropped_connection_is_reported_once() {
-    metrics();
     drop(opened(facts("dropped", "cart")));
     assert_eq!(series("dropped")["istio_tcp_connections_closed_total"]["VALUE"], "1");
 }
@@ -220,5 +219,56 @@ fn bytes_in_the_log_are_named_from_this_nodes_side() {
         });
         assert!(text.contains(&format!("bytes_sent={sent} bytes_recv={received} ")), "{direction:?}: {text}");
         assert!(text.contains(" INFO access: connection complete "), "{direction:?}: {text}");
+    }
+}
+
+#[test]
+fn what_the_kernel_carries_is_counted_once_whatever_is_seen_of_it() {
+    let direct = Facts { path: Path::Direct, mutual_tls: false, ..facts("observed", "cart") };
+    let bytes = |from_client, from_server| Bytes { from_client, from_server };
+    observed::opened(&direct);
+    let first = observed::carried(&direct, Carried { total: bytes(5, 7), counted: Bytes::default() });
+    assert_eq!(first.counted, bytes(5, 7));
+    let again = observed::carried(&direct, Carried { total: bytes(4, 9), ..first });
+    assert_eq!(again.counted, bytes(5, 9), "what was counted is not taken back");
+    let end = Carried { total: bytes(10, 100), ..again };
+    observed::closed(&direct, end, Duration::from_secs(3), &orderly());
+    // Another, of which only the end was seen.
+    let end = Carried { total: bytes(1, 2), counted: Bytes::default() };
+    observed::closed(&direct, end, Duration::from_secs(3), &orderly());
+    observed::refused(&direct, &denied());
+    let all = series("observed");
+    let values: Vec<_> = all.iter().map(|(name, labels)| (name.as_str(), labels["VALUE"].as_str())).collect();
+    assert_eq!(
+        values,
+        [
+            ("istio_tcp_connections_closed_total", "2"),
+            ("istio_tcp_connections_failed_total", "1"),
+            ("istio_tcp_connections_opened_total", "1"),
+            ("istio_tcp_received_bytes_total", "11"),
+            ("istio_tcp_sent_bytes_total", "102"),
+        ]
+    );
+    let labels = &all["istio_tcp_connections_opened_total"];
+    assert_eq!(labels["connection_security_policy"], "unknown", "there was no TLS");
+    assert_eq!(labels["source_principal"], "spiffe://cluster.local/ns/shop/sa/observed", "the kernel knows");
+}
+
+#[test]
+fn every_ending_is_counted_with_its_reason() {
+    let ended = |reason: &'static str| Ending { reason, ..orderly() };
+    let native = Facts { path: Path::Native, direction: Direction::Inbound, ..facts("ended", "cart") };
+    opened(native.clone()).closed(Bytes::default(), &ended("reason_a"));
+    failed(&native, Instant::now(), &ended("reason_b"));
+    observed::refused(&facts("ended", "cart"), &ended("reason_b"));
+    let mut all = Exposition::default();
+    show(&mut all);
+    let text = all.into_text();
+    for line in [
+        r#"ambit_connections_ended_total{reason="reason_a",direction="inbound",path="native"} 1"#,
+        r#"ambit_connections_ended_total{reason="reason_b",direction="inbound",path="native"} 1"#,
+        r#"ambit_connections_ended_total{reason="reason_b",direction="outbound",path="tunnel"} 1"#,
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line} is not in {text}");
     }
 }

@@ -1,0 +1,55 @@
+//! Reports of connections that the daemon does not carry: the kernel does, and says so in records, perhaps only when
+//! one has closed. Nothing is held for them here.
+//!
+//! For each record `Opened`: [`opened`]; `Closed`: [`closed`]; `Refused`: [`refused`]. None needs the others: one that
+//! was opened under an earlier daemon is only closed in this one, as with any counter of a process that was restarted.
+//!
+//! While one is open, [`carried`] counts its bytes so far; whoever calls it keeps what it said ([`Carried::counted`])
+//! and gives that to [`closed`], so that no byte counts twice. Without it all bytes count at the end. Calling it, even
+//! with nothing new, also keeps the connection's names in the metrics: unused ones are forgotten after an hour.
+
+use std::time::Duration;
+
+use super::{ALL, Bytes, Ending, Facts, Flag, Labels, report_end, report_failed};
+
+/// What a connection has carried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Carried {
+    /// Since it was opened.
+    pub total: Bytes,
+    /// How much of that [`carried`] has counted in this process.
+    pub counted: Bytes,
+}
+
+/// Counts a connection as opened.
+pub fn opened(facts: &Facts) {
+    ALL.of(Labels::new(facts, Flag::None)).opened();
+}
+
+/// Counts what an open connection has carried since `carried.counted`, and returns what to give next time. A total that is below
+/// what was counted counts nothing.
+pub fn carried(facts: &Facts, carried: Carried) -> Carried {
+    let new = carried.total.since(carried.counted);
+    ALL.of(Labels::new(facts, Flag::None)).carried(new);
+    let counted = Bytes {
+        from_client: carried.counted.from_client + new.from_client,
+        from_server: carried.counted.from_server + new.from_server,
+    };
+    Carried { total: carried.total, counted }
+}
+
+/// Reports the end of a connection that was open for `duration`.
+pub fn closed(facts: &Facts, carried: Carried, duration: Duration, ending: &Ending) {
+    let open = ALL.of(Labels::new(facts, Flag::None));
+    open.carried(carried.total.since(carried.counted));
+    match ending.flag {
+        Flag::None => open.closed(),
+        flag => ALL.of(Labels::new(facts, flag)).closed(),
+    }
+    report_end(facts, carried.total, duration, ending);
+}
+
+/// Reports a connection that the kernel refused.
+pub fn refused(facts: &Facts, ending: &Ending) {
+    report_failed(facts, Duration::ZERO, ending);
+}
