@@ -1,55 +1,180 @@
-//! Which endpoint of a service serves a connection: [`pick`].
+//! Which endpoint of a service serves a connection: [`Choice`].
+//!
+//! The set of those that may is the same for every way to choose from it: [`Choice::pick`] throws dice,
+//! [`Choice::sticky`] gives a client always the same one, [`table`] lists the shares for the kernel.
 
+mod affinity;
+mod table;
+
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::model::{Health, LoadBalancing, LoadBalancingMode, LocalityScope, Workload};
+use crate::health::Ejected;
+use crate::mesh::Mesh;
+use crate::model::{Affinity, Health, LoadBalancingMode, LocalityScope, Service, Workload, WorkloadUid};
 
-/// Picks one of the candidates in proportion to their capacities, among those that the rule prefers for the client.
-/// `dice` is a uniformly random number: the same number, the same answer. Allocates nothing.
-///
-/// `candidates` is asked for them several times and must give the same ones each time.
-pub fn pick<'a, I>(
-    candidates: impl Fn() -> I,
-    client: &Workload,
-    rule: &LoadBalancing,
-    dice: u64,
-) -> Option<&'a Arc<Workload>>
-where
-    I: Iterator<Item = &'a Arc<Workload>>,
-{
-    let usable = || {
-        candidates().filter(|endpoint| {
-            endpoint.capacity > 0 && (rule.allow_unhealthy || endpoint.health == Health::Healthy)
-        })
-    };
-    let wanted = match rule.mode {
-        LoadBalancingMode::Unspecified | LoadBalancingMode::Passthrough => 0,
-        LoadBalancingMode::Strict => rule.routing_preference.len(),
-        LoadBalancingMode::Failover => usable().map(|endpoint| rank(rule, client, endpoint)).max()?,
-    };
-    let preferred = || {
-        usable().filter(|endpoint| match rule.mode {
-            LoadBalancingMode::Unspecified | LoadBalancingMode::Passthrough => true,
-            LoadBalancingMode::Strict | LoadBalancingMode::Failover => rank(rule, client, endpoint) == wanted,
-        })
-    };
-    let total: u64 = preferred().map(|endpoint| u64::from(endpoint.capacity)).sum();
-    // Scaling by multiplication keeps every share exact to 2⁻⁶⁴, where a remainder would favour the first ones.
-    let mut left =
-        u64::try_from((u128::from(dice) * u128::from(total)) >> 64).expect("smaller than a u64 total");
-    for endpoint in preferred() {
-        let capacity = u64::from(endpoint.capacity);
-        if left < capacity {
-            return Some(endpoint);
-        }
-        left -= capacity;
-    }
-    None
+pub use affinity::sticky;
+pub use table::table;
+
+/// Whom not to choose.
+#[derive(Clone, Copy, Debug)]
+pub struct Avoid<'a> {
+    /// Those that failed for many: not chosen while there is another.
+    pub ejected: &'a Ejected,
+    /// Those that failed for this very connection: never chosen.
+    pub tried: &'a [WorkloadUid],
 }
 
-/// How many of the scopes, from the most significant on, the endpoint shares with the client.
-fn rank(rule: &LoadBalancing, client: &Workload, endpoint: &Workload) -> usize {
-    rule.routing_preference.iter().take_while(|scope| shares(**scope, client, endpoint)).count()
+impl Avoid<'static> {
+    /// Nobody.
+    pub const NONE: Self = Self { ejected: &Ejected::NONE, tried: &[] };
+}
+
+/// A choice that is to be made: for whom, of which service, without whom.
+#[derive(Clone, Copy, Debug)]
+pub struct Choice<'a> {
+    pub mesh: &'a Mesh,
+    pub client: &'a Workload,
+    pub service: &'a Service,
+    /// The service's address and port that the client asked for.
+    pub asked: SocketAddr,
+    pub avoid: Avoid<'a>,
+}
+
+/// An endpoint and where it listens for the service's port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoint<'a> {
+    pub workload: &'a Arc<Workload>,
+    pub address: SocketAddr,
+}
+
+/// What those that may serve have in common.
+#[derive(Clone, Copy, Debug)]
+struct Preference {
+    without_ejected: bool,
+    /// How many scopes they share with the client; `None`: that does not matter.
+    rank: Option<usize>,
+    /// Not on a node where an endpoint failed for this connection: what ails the node may ail its others.
+    other_nodes: bool,
+}
+
+impl<'a> Choice<'a> {
+    /// The endpoint for a connection: the client's own where the service has affinity, else one by dice.
+    /// `dice` is a uniformly random number: the same number, the same answer.
+    pub fn make(&self, dice: u64) -> Option<Endpoint<'a>> {
+        match self.service.load_balancing.affinity {
+            Affinity::None => self.pick(dice),
+            Affinity::ClientIp => self.sticky(),
+        }
+    }
+
+    /// One of those that may serve, in proportion to their capacities. Allocates nothing.
+    pub fn pick(&self, dice: u64) -> Option<Endpoint<'a>> {
+        let preference = self.preference()?;
+        let total: u64 = self.preferred(preference).map(|endpoint| u64::from(endpoint.capacity)).sum();
+        // Scaling by multiplication keeps every share exact to 2⁻⁶⁴, where a remainder would favour the first ones.
+        let mut left =
+            u64::try_from((u128::from(dice) * u128::from(total)) >> 64).expect("smaller than a u64 total");
+        for workload in self.preferred(preference) {
+            let capacity = u64::from(workload.capacity);
+            if left < capacity {
+                return self.endpoint(workload);
+            }
+            left -= capacity;
+        }
+        None
+    }
+
+    /// The endpoint with this address, if it may serve: for a choice that was made already, from news that may be a
+    /// moment old. Its rank may have been overtaken, its readiness not.
+    pub fn accept(&self, chosen: SocketAddr) -> Option<Endpoint<'a>> {
+        let chosen = SocketAddr::new(chosen.ip().to_canonical(), chosen.port());
+        let rule = &self.service.load_balancing;
+        let workload = self.candidates().find(|workload| {
+            workload.addresses.contains(&chosen.ip())
+                && workload.target_port(self.service, self.asked.port()) == Some(chosen.port())
+        })?;
+        let within =
+            rule.mode != LoadBalancingMode::Strict || self.rank(workload) == rule.routing_preference.len();
+        let ejected = || self.is_ejected(workload) && self.preference().is_some_and(|p| p.without_ejected);
+        (within && !ejected()).then_some(Endpoint { workload, address: chosen })
+    }
+
+    /// Those that may serve now, ordered by uid.
+    pub fn endpoints(&self) -> impl Iterator<Item = &'a Arc<Workload>> {
+        self.preference().into_iter().flat_map(|preference| self.preferred(preference))
+    }
+
+    /// Those that could serve if there were no others: reachable, ready, with capacity, listening for the port, and
+    /// not tried yet.
+    fn candidates(&self) -> impl Iterator<Item = &'a Arc<Workload>> {
+        let Self { client, service, asked, avoid, .. } = *self;
+        let unready = service.load_balancing.allow_unhealthy;
+        self.mesh.endpoints(&service.key).filter(move |endpoint| {
+            endpoint.capacity > 0
+                && (unready || endpoint.health == Health::Healthy)
+                && endpoint.network == client.network
+                && !endpoint.addresses.is_empty()
+                && endpoint.target_port(service, asked.port()).is_some()
+                && !avoid.tried.contains(&endpoint.uid)
+        })
+    }
+
+    fn preferred(&self, preference: Preference) -> impl Iterator<Item = &'a Arc<Workload>> {
+        let choice = *self;
+        self.candidates().filter(move |endpoint| choice.suits(endpoint, preference))
+    }
+
+    fn suits(&self, endpoint: &Workload, preference: Preference) -> bool {
+        preference.rank.is_none_or(|rank| self.rank(endpoint) == rank)
+            && !(preference.without_ejected && self.is_ejected(endpoint))
+            && !(preference.other_nodes && self.failed_on(&endpoint.node))
+    }
+
+    /// The strictest preference that somebody meets; none where nobody may serve. An ejected endpoint serves only
+    /// where the service's rule leaves no other: better a likely failure than a certain one.
+    fn preference(&self) -> Option<Preference> {
+        let any_ejected = self.avoid.ejected.concerns(&self.service.key);
+        let ejections: &[bool] = if any_ejected { &[true, false] } else { &[false] };
+        ejections.iter().find_map(|without_ejected| self.preference_with(*without_ejected))
+    }
+
+    fn preference_with(&self, without_ejected: bool) -> Option<Preference> {
+        let anyone = Preference { without_ejected, rank: None, other_nodes: false };
+        let rule = &self.service.load_balancing;
+        let rank = match rule.mode {
+            LoadBalancingMode::Unspecified | LoadBalancingMode::Passthrough => None,
+            LoadBalancingMode::Strict => Some(rule.routing_preference.len()),
+            LoadBalancingMode::Failover => Some(self.preferred(anyone).map(|e| self.rank(e)).max()?),
+        };
+        let ranked = Preference { rank, ..anyone };
+        let elsewhere = Preference { other_nodes: true, ..ranked };
+        if !self.avoid.tried.is_empty() && self.preferred(elsewhere).next().is_some() {
+            return Some(elsewhere);
+        }
+        self.preferred(ranked).next().map(|_| ranked)
+    }
+
+    fn is_ejected(&self, endpoint: &Workload) -> bool {
+        self.avoid.ejected.contains(&self.service.key, self.asked.port(), &endpoint.uid)
+    }
+
+    fn failed_on(&self, node: &str) -> bool {
+        let tried = self.avoid.tried.iter().filter_map(|uid| self.mesh.workload(uid));
+        !node.is_empty() && tried.into_iter().any(|failed| &*failed.node == node)
+    }
+
+    /// How many of the scopes, from the most significant on, the endpoint shares with the client.
+    fn rank(&self, endpoint: &Workload) -> usize {
+        let scopes = self.service.load_balancing.routing_preference.iter();
+        scopes.take_while(|scope| shares(**scope, self.client, endpoint)).count()
+    }
+
+    fn endpoint(&self, workload: &'a Arc<Workload>) -> Option<Endpoint<'a>> {
+        let address = address_of_family(workload, self.asked)?;
+        let port = workload.target_port(self.service, self.asked.port())?;
+        Some(Endpoint { workload, address: SocketAddr::new(address, port) })
+    }
 }
 
 fn shares(scope: LocalityScope, a: &Workload, b: &Workload) -> bool {
@@ -61,4 +186,10 @@ fn shares(scope: LocalityScope, a: &Workload, b: &Workload) -> bool {
         LocalityScope::Cluster => a.cluster == b.cluster,
         LocalityScope::Network => a.network == b.network,
     }
+}
+
+/// An address of the family the client asked for, or the first: a tunnel carries IPv4 over IPv6 and back.
+fn address_of_family(endpoint: &Workload, asked: SocketAddr) -> Option<IpAddr> {
+    let same = endpoint.addresses.iter().find(|address| address.is_ipv4() == asked.is_ipv4());
+    same.or_else(|| endpoint.addresses.first()).copied()
 }

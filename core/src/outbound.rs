@@ -1,12 +1,13 @@
 //! Where an outbound connection of an enrolled workload goes: [`plan`].
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::Denial;
+use crate::balance::{Avoid, Choice};
 use crate::inbound::HBONE_PORT;
 use crate::mesh::Mesh;
-use crate::model::{Identity, LoadBalancingMode, Service, Workload, WorkloadUid};
-use crate::{Denial, balance};
+use crate::model::{Affinity, Identity, LoadBalancingMode, Service, Workload, WorkloadUid};
 
 /// An outbound connection that the kernel handed over.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +15,8 @@ pub struct Flow {
     pub source: WorkloadUid,
     /// What the application asked for.
     pub destination: SocketAddr,
+    /// The endpoint that the kernel chose among the service's, where it chose.
+    pub chosen: Option<SocketAddr>,
 }
 
 /// How the connection is carried. Direct paths and waypoints will be further variants.
@@ -57,10 +60,15 @@ pub struct Direct {
 /// An address that nobody has any more is refused: it was captured because it was in the mesh a moment ago, and a
 /// second try goes the way that is right then.
 pub fn plan(mesh: &Mesh, flow: &Flow, dice: u64) -> Result<Plan, Denial> {
+    plan_without(mesh, flow, &Avoid::NONE, dice)
+}
+
+/// [`plan`], without some endpoints of the service.
+pub fn plan_without(mesh: &Mesh, flow: &Flow, avoid: &Avoid, dice: u64) -> Result<Plan, Denial> {
     let source = mesh.workload(&flow.source).ok_or_else(|| Denial::SourceUnknown(flow.source.clone()))?;
     let address = SocketAddr::new(flow.destination.ip().to_canonical(), flow.destination.port());
     if let Some(service) = service_at(mesh, source, address) {
-        return plan_service(mesh, source, service, address, dice);
+        return plan_service(mesh, source, service, address, flow.chosen, avoid, dice);
     }
     if let Some(workload) = mesh.workload_by_address(address.ip()) {
         return plan_workload(source, workload, address);
@@ -70,6 +78,33 @@ pub fn plan(mesh: &Mesh, flow: &Flow, dice: u64) -> Result<Plan, Denial> {
             Err(Denial::ServicePortUnknown { service: service.key.clone(), port: address.port() })
         }
         None => Err(Denial::DestinationUnknown(address)),
+    }
+}
+
+/// What else can be done after plans that failed: another endpoint of the same service, if it has one that was not
+/// tried.
+pub fn another(mesh: &Mesh, flow: &Flow, avoid: &Avoid, dice: u64) -> Option<Plan> {
+    let plan = plan_without(mesh, flow, avoid, dice).ok()?;
+    // Where the client named the endpoint itself, there is no other to find.
+    let new = plan.service().is_some() && plan.destination().is_some_and(|w| !avoid.tried.contains(&w.uid));
+    new.then_some(plan)
+}
+
+impl Plan {
+    /// The service the application asked for, if it asked for one.
+    pub fn service(&self) -> Option<&Arc<Service>> {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.service.as_ref(),
+            Self::Local(direct) | Self::Passthrough(direct) => direct.service.as_ref(),
+        }
+    }
+
+    /// The endpoint, where it is known.
+    pub fn destination(&self) -> Option<&Arc<Workload>> {
+        match self {
+            Self::Tunnel(tunnel) => Some(&tunnel.destination),
+            Self::Local(direct) | Self::Passthrough(direct) => direct.destination.as_ref(),
+        }
     }
 }
 
@@ -85,6 +120,8 @@ fn plan_service(
     source: &Arc<Workload>,
     service: &Arc<Service>,
     asked: SocketAddr,
+    chosen: Option<SocketAddr>,
+    avoid: &Avoid,
     dice: u64,
 ) -> Result<Plan, Denial> {
     if service.waypoint.is_some() {
@@ -93,19 +130,14 @@ fn plan_service(
     if service.load_balancing.mode == LoadBalancingMode::Passthrough {
         return plan_passthrough(mesh, source, service, asked);
     }
-    let serves = |endpoint: &Workload| {
-        endpoint.network == source.network
-            && !endpoint.addresses.is_empty()
-            && endpoint.target_port(service, asked.port()).is_some()
-    };
-    let candidates = || mesh.endpoints(&service.key).filter(move |endpoint| serves(endpoint));
-    let picked = balance::pick(candidates, source, &service.load_balancing, dice).and_then(|endpoint| {
-        let address = address_of_family(endpoint, asked)?;
-        Some((endpoint, SocketAddr::new(address, endpoint.target_port(service, asked.port())?)))
-    });
-    let (endpoint, address) =
-        picked.ok_or_else(|| Denial::NoEndpoint { service: service.key.clone(), port: asked.port() })?;
-    Ok(carry(source, endpoint, Some(service), address))
+    let choice = Choice { mesh, client: source, service, asked, avoid: *avoid };
+    // Affinity is no matter of who chose: the answer is the same, or that of newer news.
+    let chosen = chosen.filter(|_| service.load_balancing.affinity == Affinity::None);
+    let endpoint = chosen
+        .and_then(|chosen| choice.accept(chosen))
+        .or_else(|| choice.make(dice))
+        .ok_or_else(|| Denial::NoEndpoint { service: service.key.clone(), port: asked.port() })?;
+    Ok(carry(source, endpoint.workload, Some(service), endpoint.address))
 }
 
 /// The client chose the address itself. What stands behind an address that is no workload's is not known; where it
@@ -166,10 +198,4 @@ fn carry(
         address,
     };
     if endpoint.uid == source.uid { Plan::Local(direct) } else { Plan::Passthrough(direct) }
-}
-
-/// An address of the family the client asked for, or the first: a tunnel carries IPv4 over IPv6 and back.
-fn address_of_family(endpoint: &Workload, asked: SocketAddr) -> Option<IpAddr> {
-    let same = endpoint.addresses.iter().find(|address| address.is_ipv4() == asked.is_ipv4());
-    same.or_else(|| endpoint.addresses.first()).copied()
 }

@@ -91,7 +91,7 @@ impl<'a> Attempt<'a> {
         self.client = client_of(source.as_deref(), self.client, destination);
         self.facts.source.address = self.client;
         self.facts.source.workload = source;
-        let flow = Flow { source: self.pod.uid.clone(), destination };
+        let flow = Flow { source: self.pod.uid.clone(), destination, chosen: None };
         self.try_endpoints(node, &mesh, &flow).await
     }
 
@@ -234,7 +234,7 @@ mod tests {
             put(endpoint_of(workload("cart-1", &["10.0.1.1"]), "cart")),
             put(endpoint_of(workload("cart-2", &["10.0.1.2"]), "cart")),
         ]);
-        let flow = Flow { source: uid("web"), destination: "10.96.0.1:80".parse().unwrap() };
+        let flow = Flow { source: uid("web"), destination: "10.96.0.1:80".parse().unwrap(), chosen: None };
         let mut tried = Vec::new();
         while let Some(plan) = next(&mesh, &flow, &tried).unwrap() {
             tried.push(endpoint(&plan));

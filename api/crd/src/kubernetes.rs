@@ -7,6 +7,7 @@ use ambit_core::derive::{
     ContainerPort, Namespace, Owner, Phase, Pod, PortRef, Service, ServicePort, TrafficDistribution,
     Transport,
 };
+use ambit_core::model::Affinity;
 use k8s_openapi::api::core::v1 as api;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -196,6 +197,7 @@ pub(crate) fn service(service: api::Service) -> Result<Service, Vec<Mistake>> {
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or_default(),
         node_local,
         traffic_distribution: traffic_distribution(&mut report, spec.traffic_distribution.as_deref()),
+        affinity: affinity(&mut report, &spec),
     };
     report.finish(service)
 }
@@ -209,6 +211,25 @@ fn traffic_distribution(report: &mut Report, value: Option<&str>) -> TrafficDist
             let known = "PreferClose, PreferSameZone or PreferSameNode";
             report.add("spec.trafficDistribution", format_args!("{other:?} is none of {known}"));
             TrafficDistribution::Unset
+        }
+    }
+}
+
+/// The timeout is checked, and has no effect: affinity is a function of the client and the endpoints.
+fn affinity(report: &mut Report, spec: &api::ServiceSpec) -> Affinity {
+    let client_ip = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
+    if let Some(seconds) = client_ip.and_then(|client_ip| client_ip.timeout_seconds)
+        && !(1..=86_400).contains(&seconds)
+    {
+        let field = "spec.sessionAffinityConfig.clientIP.timeoutSeconds";
+        report.add(field, format_args!("{seconds} is not between 1 and 86400"));
+    }
+    match spec.session_affinity.as_deref() {
+        None | Some("" | "None") => Affinity::None,
+        Some("ClientIP") => Affinity::ClientIp,
+        Some(other) => {
+            report.add("spec.sessionAffinity", format_args!("{other:?} is neither ClientIP nor None"));
+            Affinity::None
         }
     }
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::model::IpBlock;
+use crate::model::{Affinity, IpBlock};
 
 /// An object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -183,6 +183,8 @@ pub struct Service {
     /// `internalTrafficPolicy: Local`.
     pub node_local: bool,
     pub traffic_distribution: TrafficDistribution,
+    /// `spec.sessionAffinity`.
+    pub affinity: Affinity,
 }
 
 /// `spec.trafficDistribution` of a service.

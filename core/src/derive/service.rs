@@ -94,5 +94,10 @@ fn load_balancing(service: &Service) -> LoadBalancing {
             (LoadBalancingMode::Failover, vec![Network, Region, Zone, Subzone, Node])
         }
     };
-    LoadBalancing { routing_preference, mode, allow_unhealthy: service.publish_not_ready }
+    LoadBalancing {
+        routing_preference,
+        mode,
+        allow_unhealthy: service.publish_not_ready,
+        affinity: service.affinity,
+    }
 }

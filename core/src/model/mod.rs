@@ -12,7 +12,8 @@ pub use policy::{
     Action, Authorization, Clause, IpBlock, Match, PolicyKey, Rule, Scope, ServiceAccountMatch, StringMatch,
 };
 pub use service::{
-    AppProtocol, LoadBalancing, LoadBalancingMode, Locality, LocalityScope, Service, ServiceKey, ServicePort,
+    Affinity, AppProtocol, LoadBalancing, LoadBalancingMode, Locality, LocalityScope, Service, ServiceKey,
+    ServicePort,
 };
 pub use workload::{
     Health, NetworkMode, PortMapping, TunnelProtocol, Waypoint, WaypointDestination, Workload, WorkloadKind,

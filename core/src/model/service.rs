@@ -73,6 +73,17 @@ pub struct LoadBalancing {
     pub mode: LoadBalancingMode,
     /// Also endpoints that are not ready (`publishNotReadyAddresses`).
     pub allow_unhealthy: bool,
+    pub affinity: Affinity,
+}
+
+/// Whether a client's connections stay with one endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Affinity {
+    /// Each connection is chosen for by itself.
+    #[default]
+    None,
+    /// They stay, as long as the endpoint may serve (`sessionAffinity: ClientIP`).
+    ClientIp,
 }
 
 /// What a routing preference compares.

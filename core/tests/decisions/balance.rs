@@ -1,56 +1,90 @@
-//! Balancing: shares by capacity, preference by locality, health.
+//! Balancing: who may serve, by which share, and who stays with whom.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 
-use ambit_core::balance::pick;
-use ambit_core::model::{Health, LoadBalancing, LoadBalancingMode, Locality, LocalityScope, Workload};
+use ambit_core::balance::{Avoid, Choice, sticky, table};
+use ambit_core::health::Ejected;
+use ambit_core::mesh::Mesh;
+use ambit_core::model::{
+    Affinity, Health, LoadBalancing, LoadBalancingMode, Locality, LocalityScope, Service, Waypoint,
+    WaypointDestination, Workload, WorkloadUid,
+};
 use proptest::prelude::*;
 
-use crate::build::pod;
+use crate::build::{behind, ip, mesh, pod, service, service_key, socket, uid};
 
-use LocalityScope::{Network, Node, Region, Zone};
+use LocalityScope::{Cluster, Network, Node, Region, Subzone, Zone};
 
-fn endpoint(name: &str, locality: &str, capacity: u32) -> Arc<Workload> {
-    let mut parts = locality.split('/').map(Into::into);
-    let mut part = || parts.next().unwrap_or_else(|| "".into());
-    let (region, zone, node) = (part(), part(), part());
-    Arc::new(Workload {
-        locality: Locality { region, zone, subzone: "".into() },
-        node,
-        capacity,
-        ..pod(&format!("shop/{name}"), &["10.1.0.1"])
-    })
+const ASKED: &str = "10.96.0.1:80";
+
+fn cart(rule: LoadBalancing) -> Service {
+    Service { load_balancing: rule, ..service("shop/cart", &["10.96.0.1"], &[(80, 8080)]) }
 }
 
-fn unready(endpoint: &Workload) -> Arc<Workload> {
-    Arc::new(Workload { health: Health::Unhealthy, ..endpoint.clone() })
+fn placed(workload: Workload, place: &str) -> Workload {
+    let mut parts = place.split('/').map(Into::into);
+    let mut part = || parts.next().unwrap_or_else(|| "".into());
+    let (region, zone, node) = (part(), part(), part());
+    Workload { locality: Locality { region, zone, subzone: "".into() }, node, ..workload }
+}
+
+/// An endpoint of the service `shop/cart` at a place `region/zone/node`.
+fn endpoint(name: &str, place: &str, capacity: u32) -> Workload {
+    let workload = placed(pod(&format!("shop/{name}"), &["10.1.0.1"]), place);
+    Workload { capacity, ..behind(workload, &cart(LoadBalancing::default())) }
+}
+
+fn unready(endpoint: Workload) -> Workload {
+    Workload { health: Health::Unhealthy, ..endpoint }
 }
 
 fn rule(mode: LoadBalancingMode, routing_preference: &[LocalityScope]) -> LoadBalancing {
-    LoadBalancing { mode, routing_preference: routing_preference.to_vec(), allow_unhealthy: false }
+    LoadBalancing { mode, routing_preference: routing_preference.to_vec(), ..LoadBalancing::default() }
 }
 
-/// How often each endpoint is picked over dice spread evenly over their range.
-fn shares(
-    endpoints: &[Arc<Workload>],
-    client: &Workload,
-    rule: &LoadBalancing,
-    rolls: u64,
-) -> BTreeMap<String, u64> {
-    let mut shares = BTreeMap::new();
-    for roll in 0..rolls {
-        let dice = roll * (u64::MAX / rolls) + u64::MAX / rolls / 2;
-        if let Some(picked) = pick(|| endpoints.iter(), client, rule, dice) {
-            *shares.entry(picked.name.to_string()).or_default() += 1;
-        }
+fn client() -> Workload {
+    placed(pod("shop/client", &["10.1.0.7"]), "eu/a/n1")
+}
+
+fn ejected(names: &[&str]) -> Ejected {
+    names.iter().map(|name| (service_key("shop/cart"), 80, uid(&format!("shop/{name}")))).collect()
+}
+
+/// A choice of `cart`'s endpoint for [`client`] in a mesh of these endpoints.
+struct Scene {
+    mesh: Mesh,
+    client: Workload,
+    service: Service,
+}
+
+impl Scene {
+    fn new(endpoints: &[Workload], rule: &LoadBalancing) -> Self {
+        let service = cart(rule.clone());
+        Self { mesh: mesh(endpoints.iter().cloned(), [service.clone()], []), client: client(), service }
     }
-    shares
-}
 
-fn picked(endpoints: &[Arc<Workload>], rule: &LoadBalancing) -> Vec<String> {
-    let client = endpoint("client", "eu/a/n1", 1);
-    shares(endpoints, &client, rule, 64).into_keys().collect()
+    fn choice<'a>(&'a self, avoid: Avoid<'a>) -> Choice<'a> {
+        let Self { mesh, client, service } = self;
+        Choice { mesh, client, service, asked: socket(ASKED), avoid }
+    }
+
+    /// How often each endpoint is picked over dice spread evenly over their range.
+    fn shares(&self, avoid: Avoid, rolls: u64) -> BTreeMap<String, u64> {
+        let mut shares = BTreeMap::new();
+        for roll in 0..rolls {
+            let dice = roll * (u64::MAX / rolls) + u64::MAX / rolls / 2;
+            if let Some(picked) = self.choice(avoid).pick(dice) {
+                *shares.entry(picked.workload.name.to_string()).or_default() += 1;
+            }
+        }
+        shares
+    }
+
+    fn picked(&self, ejected: &Ejected, tried: &[&str]) -> Vec<String> {
+        let tried: Vec<_> = tried.iter().map(|name| uid(&format!("shop/{name}"))).collect();
+        self.shares(Avoid { ejected, tried: &tried }, 64).into_keys().collect()
+    }
 }
 
 #[test]
@@ -64,7 +98,7 @@ fn preference() {
     let anything = LoadBalancingMode::Unspecified;
     let failover = LoadBalancingMode::Failover;
     let strict = LoadBalancingMode::Strict;
-    let rows: Vec<(&str, Vec<Arc<Workload>>, LoadBalancing, &[&str])> = vec![
+    let rows: Vec<(&str, Vec<Workload>, LoadBalancing, &[&str])> = vec![
         ("no endpoints", vec![], rule(anything, &[]), &none),
         ("no preference takes all", all(), rule(anything, &[]), &["far", "near", "region", "zone"]),
         (
@@ -91,7 +125,7 @@ fn preference() {
         ("failover shares a rank", all(), rule(failover, &[Region, Zone]), &["near", "zone"]),
         (
             "failover passes over those that are not ready",
-            vec![unready(&near()), zone(), far()],
+            vec![unready(near()), zone(), far()],
             rule(failover, &[Region, Zone, Node]),
             &["zone"],
         ),
@@ -103,24 +137,24 @@ fn preference() {
         ),
         ("strict takes nothing less", vec![region(), far()], rule(strict, &[Region, Zone]), &none),
         ("strict on the node", all(), rule(strict, &[Node]), &["near"]),
-        ("strict does not fail over", vec![unready(&near()), zone()], rule(strict, &[Node]), &none),
+        ("strict does not fail over", vec![unready(near()), zone()], rule(strict, &[Node]), &none),
         ("strict without scopes takes all", all(), rule(strict, &[]), &["far", "near", "region", "zone"]),
         (
             "those that are not ready are left out",
-            vec![unready(&near()), far()],
+            vec![unready(near()), far()],
             rule(anything, &[]),
             &["far"],
         ),
-        ("none is ready", vec![unready(&near())], rule(anything, &[]), &none),
+        ("none is ready", vec![unready(near())], rule(anything, &[]), &none),
         (
             "publishNotReadyAddresses takes them too",
-            vec![unready(&near()), far()],
+            vec![unready(near()), far()],
             LoadBalancing { allow_unhealthy: true, ..rule(anything, &[]) },
             &["far", "near"],
         ),
         (
             "publishNotReadyAddresses with failover",
-            vec![unready(&near()), far()],
+            vec![unready(near()), far()],
             LoadBalancing { allow_unhealthy: true, ..rule(failover, &[Region]) },
             &["near"],
         ),
@@ -133,26 +167,258 @@ fn preference() {
         ("all of capacity 0", vec![endpoint("off", "eu/a/n1", 0)], rule(anything, &[]), &none),
     ];
     for (name, endpoints, rule, expected) in rows {
-        assert_eq!(picked(&endpoints, &rule), expected, "{name}");
+        assert_eq!(Scene::new(&endpoints, &rule).picked(&Ejected::NONE, &[]), expected, "{name}");
     }
 }
 
-proptest! {
-    /// Each endpoint's share is its capacity's, to within one roll: with evenly spread dice nothing is left to chance.
-    #[test]
-    fn shares_follow_capacity(capacities in prop::collection::vec(0_u32..50, 1..8)) {
-        let endpoints: Vec<_> =
-            capacities.iter().enumerate().map(|(n, c)| endpoint(&format!("e{n}"), "", *c)).collect();
-        let client = endpoint("client", "", 1);
-        let total: u64 = capacities.iter().map(|c| u64::from(*c)).sum();
-        let rolls = 10_000;
-        let shares = shares(&endpoints, &client, &rule(LoadBalancingMode::Unspecified, &[]), rolls);
-        prop_assert_eq!(shares.values().sum::<u64>(), if total == 0 { 0 } else { rolls });
-        for (n, capacity) in capacities.iter().enumerate() {
-            let got = shares.get(&format!("e{n}")).copied().unwrap_or(0);
-            let due = rolls * u64::from(*capacity) / total.max(1);
-            prop_assert!(got.abs_diff(due) <= 2, "endpoint {} of {:?}: {} of {}", n, capacities, got, due);
+#[test]
+fn those_to_avoid() {
+    let all = [
+        endpoint("near-1", "eu/a/n1", 1),
+        endpoint("near-2", "eu/a/n1", 1),
+        endpoint("zone-1", "eu/a/n2", 1),
+        endpoint("zone-2", "eu/a/n2", 1),
+    ];
+    let anything = rule(LoadBalancingMode::Unspecified, &[]);
+    let failover = rule(LoadBalancingMode::Failover, &[Zone, Node]);
+    let strict = rule(LoadBalancingMode::Strict, &[Node]);
+    let none: &[&str] = &[];
+    let everybody: &[&str] = &["near-1", "near-2", "zone-1", "zone-2"];
+    let rows = [
+        (
+            "one is ejected",
+            &anything,
+            &["near-1"] as &[&str],
+            none,
+            &["near-2", "zone-1", "zone-2"] as &[&str],
+        ),
+        ("all are ejected: none is", &anything, everybody, none, everybody),
+        ("the others of its rank come before failover", &failover, &["near-1"], none, &["near-2"]),
+        ("failover when a rank is ejected", &failover, &["near-1", "near-2"], none, &["zone-1", "zone-2"]),
+        ("failover when all are ejected", &failover, everybody, none, &["near-1", "near-2"]),
+        ("strict does not fail over", &strict, &["near-1", "near-2"], none, &["near-1", "near-2"]),
+        ("one that was tried, nor those of its node", &anything, none, &["near-1"], &["zone-1", "zone-2"]),
+        ("both nodes were tried", &anything, none, &["near-1", "zone-1"], &["near-2", "zone-2"]),
+        ("the rank counts more than the node", &failover, none, &["near-1"], &["near-2"]),
+        ("failover when a rank was tried", &failover, none, &["near-1", "near-2"], &["zone-1", "zone-2"]),
+        ("strict when all were tried", &strict, none, &["near-1", "near-2"], none),
+        ("all were tried", &anything, none, everybody, none),
+        (
+            "an ejected one rather than none",
+            &anything,
+            &["near-1"],
+            &["near-2", "zone-1", "zone-2"],
+            &["near-1"],
+        ),
+        ("an ejected one rather than one that was tried", &strict, &["near-1"], &["near-2"], &["near-1"]),
+    ];
+    for (name, rule, out, tried, expected) in rows {
+        assert_eq!(Scene::new(&all, rule).picked(&ejected(out), tried), expected, "{name}");
+    }
+    let other_port: Ejected = [(service_key("shop/cart"), 81, uid("shop/near-1"))].into_iter().collect();
+    assert_eq!(Scene::new(&all, &anything).picked(&other_port, &[]), everybody, "ejected for another port");
+}
+
+#[test]
+fn a_choice_that_was_made_already() {
+    let at = |name, place, address| Workload { addresses: vec![ip(address)], ..endpoint(name, place, 1) };
+    let endpoints = [
+        at("near", "eu/a/n1", "10.1.0.1"),
+        at("far", "us/a/n2", "10.1.0.2"),
+        unready(at("unready", "eu/a/n1", "10.1.0.3")),
+    ];
+    let anything = rule(LoadBalancingMode::Unspecified, &[]);
+    let failover = rule(LoadBalancingMode::Failover, &[Region]);
+    let strict = rule(LoadBalancingMode::Strict, &[Region]);
+    let not_ready = LoadBalancing { allow_unhealthy: true, ..anything.clone() };
+    let rows = [
+        ("an endpoint", &anything, "10.1.0.2:8080", &[] as &[&str], true),
+        ("written as IPv6", &anything, "[::ffff:10.1.0.2]:8080", &[], true),
+        ("another port", &anything, "10.1.0.2:80", &[], false),
+        ("nobody's address", &anything, "10.1.0.9:8080", &[], false),
+        ("one that is not ready", &anything, "10.1.0.3:8080", &[], false),
+        ("one that need not be ready", &not_ready, "10.1.0.3:8080", &[], true),
+        ("a rank that is not the best any more", &failover, "10.1.0.2:8080", &[], true),
+        ("out of strict bounds", &strict, "10.1.0.2:8080", &[], false),
+        ("within strict bounds", &strict, "10.1.0.1:8080", &[], true),
+        ("ejected", &anything, "10.1.0.2:8080", &["far"], false),
+        ("ejected like all others", &anything, "10.1.0.2:8080", &["far", "near"], true),
+    ];
+    for (name, rule, chosen, out, expected) in rows {
+        let scene = Scene::new(&endpoints, rule);
+        let ejected = ejected(out);
+        let accepted = scene.choice(Avoid { ejected: &ejected, tried: &[] }).accept(socket(chosen));
+        assert_eq!(accepted.is_some(), expected, "{name}");
+    }
+}
+
+#[test]
+fn tables_only_where_the_kernel_may_choose() {
+    let near = || Workload { addresses: vec![ip("10.1.0.1")], ..endpoint("near", "eu/a/n1", 3) };
+    let far = || Workload { addresses: vec![ip("10.1.0.2")], ..endpoint("far", "us/a/n2", 2) };
+    let waypoint = Waypoint { destination: WaypointDestination::Address(ip("10.1.9.9")), hbone_port: 15008 };
+    let anything = || cart(LoadBalancing::default());
+    let with = |rule| cart(rule);
+    let failover = || with(rule(LoadBalancingMode::Failover, &[Region, Zone]));
+    let other = |name, port| service(name, &["10.96.0.1"], &[(port, port)]);
+    let neighbour = |place| placed(pod("shop/neighbour", &["10.1.0.8"]), place);
+    let both: &[(&str, u32)] = &[("10.1.0.2:8080", 2), ("10.1.0.1:8080", 3)];
+    let only_near: &[(&str, u32)] = &[("10.1.0.1:8080", 3)];
+    let none: &[(&str, u32)] = &[];
+    let rows = [
+        ("shares", anything(), vec![], vec![], both),
+        ("the best rank", failover(), vec![], vec![], only_near),
+        (
+            "affinity",
+            with(LoadBalancing { affinity: Affinity::ClientIp, ..LoadBalancing::default() }),
+            vec![],
+            vec![],
+            none,
+        ),
+        ("passthrough", with(rule(LoadBalancingMode::Passthrough, &[])), vec![], vec![], none),
+        ("a waypoint", Service { waypoint: Some(waypoint), ..anything() }, vec![], vec![], none),
+        ("another service there", anything(), vec![other("shop/other", 80)], vec![], none),
+        ("another service there, before it", anything(), vec![other("a/other", 80)], vec![], none),
+        ("another service with another port", anything(), vec![other("shop/other", 81)], vec![], both),
+        ("a neighbour of the same place", failover(), vec![], vec![neighbour("eu/a/n1")], only_near),
+        ("a neighbour that says another zone", failover(), vec![], vec![neighbour("eu/b/n1")], none),
+        ("a neighbour's zone where that is no matter", anything(), vec![], vec![neighbour("eu/b/n1")], both),
+        (
+            "a neighbour in another network",
+            anything(),
+            vec![],
+            vec![Workload { network: "n2".into(), ..neighbour("eu/a/n1") }],
+            none,
+        ),
+        ("a zone on another node", failover(), vec![], vec![neighbour("eu/b/n2")], only_near),
+    ];
+    for (name, service, services, neighbours, expected) in rows {
+        let workloads = [client(), near(), far()].into_iter().chain(neighbours);
+        let mesh = mesh(workloads, [service.clone()].into_iter().chain(services), []);
+        let expected: Vec<_> = expected.iter().map(|(address, share)| (socket(address), *share)).collect();
+        let got = table(&mesh, &client(), &service, socket(ASKED), &Ejected::NONE);
+        assert_eq!(got, expected, "{name}");
+    }
+    let service = anything();
+    let mesh = mesh([client(), near(), far()], [service.clone()], []);
+    let got = table(&mesh, &client(), &service, socket(ASKED), &ejected(&["far"]));
+    assert_eq!(got, [(socket("10.1.0.1:8080"), 3)], "without the ejected");
+    let got = table(&mesh, &client(), &service, socket("10.96.0.1:81"), &Ejected::NONE);
+    assert_eq!(got, [], "a port that the service lacks");
+}
+
+/// What an endpoint is made of in the property tests.
+type Spec = (u32, bool, bool, [u8; 6]);
+
+fn specs() -> impl Strategy<Value = Vec<Spec>> {
+    let place = prop::array::uniform6(0_u8..2);
+    prop::collection::vec((0_u32..6, prop::bool::weighted(0.8), prop::bool::weighted(0.3), place), 0..7)
+}
+
+fn place(place: [u8; 6], workload: Workload) -> Workload {
+    let [region, zone, subzone, node, cluster, _] = place.map(|part| part.to_string().into());
+    Workload { locality: Locality { region, zone, subzone }, node, cluster, ..workload }
+}
+
+fn made((number, (capacity, ready, _, at)): (usize, &Spec)) -> Workload {
+    let health = if *ready { Health::Healthy } else { Health::Unhealthy };
+    let address = ip(&format!("10.1.0.{}", number + 1));
+    // One in two to the sixth shares no network with the client; the same one that shares nothing else.
+    let network = if *at == [1; 6] { "elsewhere" } else { "" };
+    let name = format!("e{number}");
+    place(
+        *at,
+        Workload {
+            addresses: vec![address],
+            health,
+            network: network.into(),
+            ..endpoint(&name, "", *capacity)
+        },
+    )
+}
+
+fn rules() -> impl Strategy<Value = LoadBalancing> {
+    let scopes =
+        prop::sample::subsequence(vec![Network, Region, Zone, Subzone, Node, Cluster], 0..6).prop_shuffle();
+    let modes = [LoadBalancingMode::Unspecified, LoadBalancingMode::Strict, LoadBalancingMode::Failover];
+    (prop::sample::select(modes.to_vec()), scopes, any::<bool>()).prop_map(
+        |(mode, routing_preference, allow_unhealthy)| LoadBalancing {
+            mode,
+            routing_preference,
+            allow_unhealthy,
+            ..LoadBalancing::default()
+        },
+    )
+}
+
+/// The shares, as slowly and plainly as can be: by lists.
+fn reference(
+    endpoints: &[Workload],
+    client: &Workload,
+    rule: &LoadBalancing,
+    out: &BTreeSet<WorkloadUid>,
+) -> Vec<(SocketAddr, u32)> {
+    let equal = |endpoint: &Workload, scope: &LocalityScope| {
+        let of = |w: &Workload| match scope {
+            Region => w.locality.region.to_string(),
+            Zone => w.locality.zone.to_string(),
+            Subzone => w.locality.subzone.to_string(),
+            Node => w.node.to_string(),
+            Cluster => w.cluster.to_string(),
+            Network => w.network.to_string(),
+        };
+        of(endpoint) == of(client)
+    };
+    let ready = |w: &Workload| rule.allow_unhealthy || w.health == Health::Healthy;
+    let usable: Vec<&Workload> =
+        endpoints.iter().filter(|w| w.capacity > 0 && w.network == client.network && ready(w)).collect();
+    let by_rule = |usable: Vec<&Workload>| -> Vec<(SocketAddr, u32)> {
+        // Ranks from best to worst: the first n scopes are all equal.
+        for rank in (0..=rule.routing_preference.len()).rev() {
+            let found: Vec<_> = usable
+                .iter()
+                .filter(|w| match rule.mode {
+                    LoadBalancingMode::Unspecified => true,
+                    _ => rule.routing_preference[..rank].iter().all(|scope| equal(w, scope)),
+                })
+                .map(|w| (SocketAddr::new(w.addresses[0], 8080), w.capacity))
+                .collect();
+            if !found.is_empty() || rule.mode != LoadBalancingMode::Failover {
+                return found;
+            }
         }
+        Vec::new()
+    };
+    let standing = by_rule(usable.iter().copied().filter(|w| !out.contains(&w.uid)).collect());
+    if standing.is_empty() { by_rule(usable) } else { standing }
+}
+
+proptest! {
+    /// The table is the reference's, and pick has exactly its shares: over all dice on a grid as fine as the total.
+    #[test]
+    fn shares_are_the_references(specs in specs(), rule in rules()) {
+        let endpoints: Vec<_> = specs.iter().enumerate().map(made).collect();
+        let out: BTreeSet<_> = specs.iter().zip(&endpoints).filter(|(s, _)| s.2).map(|(_, w)| w.uid.clone()).collect();
+        let ejected: Ejected = out.iter().map(|uid| (service_key("shop/cart"), 80, uid.clone())).collect();
+        let client = place([0; 6], pod("shop/client", &["10.1.0.7"]));
+        // The endpoints are not enrolled, so that they are not clients of the node, whom the table would consider.
+        let scene = Scene { client: client.clone(), ..Scene::new(&endpoints, &rule) };
+        let apart = endpoints.iter().map(|w| Workload { protocol: ambit_core::model::TunnelProtocol::None, ..w.clone() });
+        let scene = Scene { mesh: mesh(apart, [scene.service.clone()], []), ..scene };
+        let expected = reference(&endpoints, &client, &rule, &out);
+        let table = table(&scene.mesh, &client, &scene.service, socket(ASKED), &ejected);
+        prop_assert_eq!(&table, &expected);
+
+        let total: u64 = expected.iter().map(|(_, share)| u64::from(*share)).sum();
+        let mut counts: BTreeMap<SocketAddr, u64> = BTreeMap::new();
+        for step in 0..total.max(1) {
+            let dice = u64::try_from(((u128::from(step) << 64) + (1 << 63)) / u128::from(total.max(1))).expect("in range");
+            if let Some(picked) = scene.choice(Avoid { ejected: &ejected, tried: &[] }).pick(dice) {
+                *counts.entry(picked.address).or_default() += 1;
+            }
+        }
+        let expected: BTreeMap<_, _> = expected.into_iter().map(|(address, share)| (address, u64::from(share))).collect();
+        prop_assert_eq!(counts, expected);
     }
 
     /// With random dice the shares differ from the capacities by no more than chance: chi-squared below the value
@@ -160,26 +426,90 @@ proptest! {
     #[test]
     fn random_dice_give_fair_shares(seed in any::<[u8; 32]>()) {
         let capacities = [1_u32, 2, 3, 4];
-        let endpoints = capacities.map(|c| endpoint(&format!("e{c}"), "", c));
-        let client = endpoint("client", "", 1);
+        let scene = Scene::new(&capacities.map(|c| endpoint(&format!("e{c}"), "", c)), &LoadBalancing::default());
         let rolls = 4_000_u32;
         let mut dice = proptest::test_runner::TestRng::from_seed(proptest::test_runner::RngAlgorithm::ChaCha, &seed);
         let mut counts = [0_u32; 4];
         for _ in 0..rolls {
-            let picked = pick(|| endpoints.iter(), &client, &LoadBalancing::default(), dice.next_u64()).expect("one");
-            counts[picked.capacity as usize - 1] += 1;
+            let picked = scene.choice(Avoid::NONE).pick(dice.next_u64()).expect("one");
+            counts[picked.workload.capacity as usize - 1] += 1;
         }
-        let chi: f64 = capacities.iter().zip(counts).map(|(capacity, count)| {
-            let due = f64::from(rolls * capacity) / 10.0;
-            (f64::from(count) - due).powi(2) / due
-        }).sum();
+        let chi = chi_squared(&capacities, &counts);
         prop_assert!(chi < 30.7, "chi² {} for {:?}", chi, counts);
     }
 
     #[test]
     fn extreme_dice_are_in_range(capacity in 1_u32.., dice in prop_oneof![Just(0), Just(u64::MAX), any::<u64>()]) {
-        let endpoints = [endpoint("a", "", capacity), endpoint("b", "", u32::MAX)];
-        let client = endpoint("client", "", 1);
-        prop_assert!(pick(|| endpoints.iter(), &client, &LoadBalancing::default(), dice).is_some());
+        let scene = Scene::new(&[endpoint("a", "", capacity), endpoint("b", "", u32::MAX)], &LoadBalancing::default());
+        prop_assert!(scene.choice(Avoid::NONE).pick(dice).is_some());
     }
+
+    /// When an endpoint leaves, its clients move and nobody else; when it comes back, they are its clients again.
+    #[test]
+    fn only_the_clients_of_a_lost_endpoint_move(capacities in prop::collection::vec(1_u32..5, 2..8), lost in any::<prop::sample::Index>()) {
+        let endpoints: Vec<_> = capacities.iter().enumerate().map(|(n, c)| made((n, &(*c, true, false, [0; 6])))).collect();
+        let lost = lost.index(endpoints.len());
+        let before = Scene::new(&endpoints, &affinity());
+        let mut fewer = endpoints.clone();
+        let gone = fewer.remove(lost);
+        let after = Scene::new(&fewer, &affinity());
+        let out: Ejected = [(service_key("shop/cart"), 80, gone.uid.clone())].into_iter().collect();
+        for number in 0..200 {
+            let client = pod(&format!("shop/client-{number}"), &["10.1.0.7"]);
+            let of = |scene: &Scene, ejected: &Ejected| sticky(&scene.mesh, &client, &scene.service, socket(ASKED), ejected).expect("one");
+            let (was, is) = (of(&before, &Ejected::NONE), of(&after, &Ejected::NONE));
+            prop_assert_ne!(is.ip(), gone.addresses[0]);
+            if was.ip() != gone.addresses[0] {
+                prop_assert_eq!(was, is, "client {}", number);
+            }
+            prop_assert_eq!(of(&before, &out), is, "an ejected endpoint is one that left");
+        }
+    }
+}
+
+fn affinity() -> LoadBalancing {
+    LoadBalancing { affinity: Affinity::ClientIp, ..LoadBalancing::default() }
+}
+
+fn chi_squared(weights: &[u32], counts: &[u32]) -> f64 {
+    let (total, rolls) = (weights.iter().sum::<u32>(), counts.iter().sum::<u32>());
+    let terms = weights.iter().zip(counts).map(|(weight, count)| {
+        let due = f64::from(rolls) * f64::from(*weight) / f64::from(total);
+        (f64::from(*count) - due).powi(2) / due
+    });
+    terms.sum()
+}
+
+/// Clients are named as real ones are. The names are fixed, and so is the answer: no chance is involved.
+#[test]
+fn affinity_gives_each_endpoint_its_share_of_clients() {
+    let capacities = [1_u32, 2, 3, 4];
+    let endpoints: Vec<_> = (0..4).map(|n| made((n, &(capacities[n], true, false, [0; 6])))).collect();
+    let scene = Scene::new(&endpoints, &affinity());
+    let mut counts = [0_u32; 4];
+    for number in 0..20_000 {
+        let client = pod(&format!("shop/client-{number}"), &["10.1.0.7"]);
+        let scene = Scene { client, service: scene.service.clone(), mesh: scene.mesh.clone() };
+        let sticky = scene.choice(Avoid::NONE).make(number).expect("one");
+        assert_eq!(Some(sticky), scene.choice(Avoid::NONE).make(!number), "the dice do not matter");
+        counts[sticky.workload.capacity as usize - 1] += 1;
+    }
+    let chi = chi_squared(&capacities, &counts);
+    assert!(chi < 30.7, "chi² {chi} for {counts:?}");
+}
+
+#[test]
+fn affinity_follows_preference_and_failures() {
+    let endpoints =
+        [endpoint("near", "eu/a/n1", 1), endpoint("far-1", "us/a/n2", 1), endpoint("far-2", "us/a/n3", 1)];
+    let rule = LoadBalancing { affinity: Affinity::ClientIp, ..rule(LoadBalancingMode::Failover, &[Region]) };
+    let scene = Scene::new(&endpoints, &rule);
+    let name = |avoid: Avoid| scene.choice(avoid).sticky().map(|endpoint| endpoint.workload.name.to_string());
+    assert_eq!(name(Avoid::NONE).as_deref(), Some("near"));
+    let mut tried = Vec::new();
+    while let Some(next) = name(Avoid { tried: &tried, ..Avoid::NONE }) {
+        tried.push(uid(&format!("shop/{next}")));
+    }
+    assert_eq!(tried[0], uid("shop/near"));
+    assert_eq!(tried.iter().collect::<BTreeSet<_>>().len(), 3, "each once: {tried:?}");
 }

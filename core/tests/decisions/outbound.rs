@@ -55,7 +55,7 @@ fn shop() -> Mesh {
 }
 
 fn describe(mesh: &Mesh, destination: &str) -> String {
-    let flow = Flow { source: uid("shop/web"), destination: socket(destination) };
+    let flow = Flow { source: uid("shop/web"), destination: socket(destination), chosen: None };
     match plan(mesh, &flow, 0) {
         Ok(Plan::Tunnel(t)) => format!("tunnel {} for {} to {}", t.peer, t.authority, t.destination.name),
         Ok(Plan::Local(d)) => format!("local {}", d.address),
@@ -106,7 +106,7 @@ fn plans() {
 
 #[test]
 fn an_unknown_client_is_refused() {
-    let flow = Flow { source: uid("shop/gone"), destination: socket("10.1.0.1:80") };
+    let flow = Flow { source: uid("shop/gone"), destination: socket("10.1.0.1:80"), chosen: None };
     assert_eq!(plan(&shop(), &flow, 0), Err(Denial::SourceUnknown(uid("shop/gone"))));
 }
 
@@ -120,7 +120,7 @@ fn identities_that_may_answer() {
         Workload { service_account: "cart".into(), ..behind(pod("shop/cart-1", &["10.1.0.1"]), &cart) };
     let mesh = mesh([pod("shop/web", &["10.1.0.7"]), endpoint], [cart], []);
     let identities = |destination: &str| {
-        let flow = Flow { source: uid("shop/web"), destination: socket(destination) };
+        let flow = Flow { source: uid("shop/web"), destination: socket(destination), chosen: None };
         match plan(&mesh, &flow, 0) {
             Ok(Plan::Tunnel(tunnel)) => tunnel.identities,
             other => panic!("{destination}: {other:?}"),
@@ -209,7 +209,7 @@ fn endpoints_share_the_connections() {
         load_balancing: LoadBalancing {
             mode: LoadBalancingMode::Failover,
             routing_preference: vec![LocalityScope::Node],
-            allow_unhealthy: false,
+            ..LoadBalancing::default()
         },
         ..service("shop/cart", &["10.96.0.1"], &[(80, 8080)])
     };
@@ -229,7 +229,7 @@ fn endpoints_share_the_connections() {
     );
     let mut shares: BTreeMap<String, u32> = BTreeMap::new();
     for roll in 0..100_u64 {
-        let flow = Flow { source: uid("shop/web"), destination: socket("10.96.0.1:80") };
+        let flow = Flow { source: uid("shop/web"), destination: socket("10.96.0.1:80"), chosen: None };
         match plan(&mesh, &flow, roll * (u64::MAX / 100) + u64::MAX / 200) {
             Ok(Plan::Tunnel(tunnel)) => *shares.entry(tunnel.destination.name.to_string()).or_default() += 1,
             other => panic!("{other:?}"),

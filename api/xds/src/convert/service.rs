@@ -1,7 +1,8 @@
 //! Services.
 
 use ambit_core::model::{
-    AppProtocol, Identity, LoadBalancing, LoadBalancingMode, LocalityScope, Service, ServiceKey, ServicePort,
+    Affinity, AppProtocol, Identity, LoadBalancing, LoadBalancingMode, LocalityScope, Service, ServiceKey,
+    ServicePort,
 };
 
 use super::common::{
@@ -9,7 +10,7 @@ use super::common::{
     network_address, required,
 };
 use super::{DecodeError, Problem, extension};
-use crate::proto::ambit::v1::ServiceExtension;
+use crate::proto::ambit::v1::{ServiceExtension, service_extension};
 use crate::proto::istio::workload as wire;
 use crate::proto::istio::workload::load_balancing::{HealthPolicy, Mode, Scope};
 
@@ -26,15 +27,8 @@ pub fn encode_service(service: &Service) -> wire::Service {
         ports: service.ports.iter().copied().map(encode_port).collect(),
         subject_alt_names: service.subject_alt_names.iter().map(ToString::to_string).collect(),
         waypoint: service.waypoint.as_ref().map(encode_waypoint),
-        load_balancing: (service.load_balancing != LoadBalancing::default())
-            .then(|| encode_load_balancing(&service.load_balancing)),
-        extensions: extension::encode(
-            SERVICE_EXTENSION,
-            "ambit.v1.ServiceExtension",
-            &ServiceExtension { virtual_addresses: service.virtual_addresses },
-        )
-        .into_iter()
-        .collect(),
+        load_balancing: encode_load_balancing(&service.load_balancing),
+        extensions: encode_extension(service).into_iter().collect(),
         // What the model does not have.
         ip_families: wire::IpFamilies::Automatic.into(),
         canonical: false,
@@ -60,7 +54,8 @@ fn encode_port(port: ServicePort) -> wire::Port {
     }
 }
 
-fn encode_load_balancing(balancing: &LoadBalancing) -> wire::LoadBalancing {
+/// None where there is nothing to say in Istio's words.
+fn encode_load_balancing(balancing: &LoadBalancing) -> Option<wire::LoadBalancing> {
     let scope = |scope: &LocalityScope| match scope {
         LocalityScope::Region => Scope::Region.into(),
         LocalityScope::Zone => Scope::Zone.into(),
@@ -69,7 +64,7 @@ fn encode_load_balancing(balancing: &LoadBalancing) -> wire::LoadBalancing {
         LocalityScope::Cluster => Scope::Cluster.into(),
         LocalityScope::Network => Scope::Network.into(),
     };
-    wire::LoadBalancing {
+    let message = wire::LoadBalancing {
         routing_preference: balancing.routing_preference.iter().map(scope).collect(),
         mode: match balancing.mode {
             LoadBalancingMode::Unspecified => Mode::UnspecifiedMode,
@@ -84,7 +79,18 @@ fn encode_load_balancing(balancing: &LoadBalancing) -> wire::LoadBalancing {
             HealthPolicy::OnlyHealthy
         }
         .into(),
-    }
+    };
+    (message != wire::LoadBalancing::default()).then_some(message)
+}
+
+fn encode_extension(service: &Service) -> Option<wire::Extension> {
+    let affinity = match service.load_balancing.affinity {
+        Affinity::None => service_extension::Affinity::None,
+        Affinity::ClientIp => service_extension::Affinity::ClientIp,
+    };
+    let extension =
+        ServiceExtension { virtual_addresses: service.virtual_addresses, affinity: affinity.into() };
+    extension::encode(SERVICE_EXTENSION, "ambit.v1.ServiceExtension", &extension)
 }
 
 /// A message as a service.
@@ -105,9 +111,14 @@ fn decode(service: &wire::Service) -> Result<Service, Problem> {
         ports: each("ports", &service.ports, decode_service_port)?,
         subject_alt_names: decode_identities(&service.subject_alt_names)?,
         waypoint: service.waypoint.as_ref().map(|w| decode_waypoint("waypoint", w)).transpose()?,
-        load_balancing: match &service.load_balancing {
-            Some(balancing) => decode_load_balancing(balancing).map_err(|p| p.within("load_balancing"))?,
-            None => LoadBalancing::default(),
+        load_balancing: LoadBalancing {
+            affinity: decode_affinity(&extension)?,
+            ..match &service.load_balancing {
+                Some(balancing) => {
+                    decode_load_balancing(balancing).map_err(|p| p.within("load_balancing"))?
+                }
+                None => LoadBalancing::default(),
+            }
         },
         virtual_addresses: extension.virtual_addresses,
     })
@@ -161,5 +172,14 @@ fn decode_load_balancing(balancing: &wire::LoadBalancing) -> Result<LoadBalancin
             HealthPolicy::OnlyHealthy => false,
             HealthPolicy::AllowAll => true,
         },
+        affinity: Affinity::None,
     })
+}
+
+fn decode_affinity(extension: &ServiceExtension) -> Result<Affinity, Problem> {
+    let field = format!("{}.affinity", extension::field(SERVICE_EXTENSION));
+    match decode_enum(&field, extension.affinity)? {
+        service_extension::Affinity::None => Ok(Affinity::None),
+        service_extension::Affinity::ClientIp => Ok(Affinity::ClientIp),
+    }
 }

@@ -108,12 +108,13 @@ prop_compose! {
             Just(LoadBalancingMode::Passthrough),
         ],
         (allow_unhealthy, virtual_addresses) in any::<(bool, bool)>(),
+        affinity in prop_oneof![Just(Affinity::None), Just(Affinity::ClientIp)],
     ) -> Service {
         let port = |(port, target_port, app_protocol)| ServicePort { port, target_port, app_protocol };
         Service {
             key, name, addresses, waypoint, subject_alt_names,
             ports: ports.into_iter().map(port).collect(),
-            load_balancing: LoadBalancing { routing_preference, mode, allow_unhealthy },
+            load_balancing: LoadBalancing { routing_preference, mode, allow_unhealthy, affinity },
             virtual_addresses,
         }
     }
