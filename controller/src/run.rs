@@ -76,7 +76,8 @@ async fn serve(config: &Config, logs: &logs::Control) -> anyhow::Result<()> {
     let listener = listener.with_context(|| format!("xDS server: listening on {}", config.listen))?;
     let publisher = Publisher::new();
     let shared = Arc::new(Shared::default());
-    let metrics = Metrics::new();
+    let metrics = Metrics::new("controller");
+    metrics.collect_runtime();
     telemetry::show(&metrics, &authority, &shared, &publisher);
     let mut reconciler = Reconciler::new(
         config.objects.clone(),

@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::daemon::Node;
 use crate::error::Error;
 use crate::pods::{Listeners, Pod, Role};
-use crate::{inbound, outbound, socket};
+use crate::{health, inbound, outbound, socket};
 
 /// After an error that more of the same would not mend, such as no descriptors left.
 const BACK_OFF: Duration = Duration::from_millis(50);
@@ -36,6 +36,7 @@ async fn accept(node: Arc<Node>, pod: Arc<Pod>, role: Role, listener: TcpListene
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 tracing::warn!(uid = %pod.uid, ?role, %error, "accepting");
+                health::ACCEPT_ERRORS.count([role.as_str()]);
                 tokio::time::sleep(BACK_OFF).await;
             }
         }

@@ -46,13 +46,30 @@ fn dump(node: &Node, xds: &Status) -> Value {
         "version": env!("CARGO_PKG_VERSION"),
         "instance": node.config.instance,
         "node": node.config.node,
-        "xds": { "connected": xds.connected, "synced": xds.synced, "error": xds.error },
+        "xds": xds_view(xds),
         "pods": node.pods.all().iter().map(|pod| pod_view(node, &mesh, pod)).collect::<Vec<_>>(),
         "certificates": node.certificates.status(),
         "kernel": kernel_view(node),
         "workloads": mesh.workloads().map(|workload| workload_view(workload)).collect::<Vec<_>>(),
         "services": mesh.services().map(|service| service_view(service)).collect::<Vec<_>>(),
         "policies": mesh.policies().map(|policy| policy_view(policy)).collect::<Vec<_>>(),
+    })
+}
+
+fn xds_view(xds: &Status) -> Value {
+    let types: serde_json::Map<String, Value> = xds
+        .types
+        .iter()
+        .map(|(kind, held)| {
+            ((*kind).to_owned(), json!({ "resources": held.resources, "answered_nonce": held.nonce }))
+        })
+        .collect();
+    json!({
+        "connected": xds.connected,
+        "synced": xds.synced,
+        "error": xds.error,
+        "types": types,
+        "rejected": xds.rejected,
     })
 }
 

@@ -48,6 +48,9 @@ pub(crate) struct Config {
     /// How long a connection may take to be made: deciding, every endpoint tried, the application's answer.
     #[serde(default = "ten")]
     connect_timeout_seconds: u64,
+    /// How long metrics keep showing the names of connections that have ended.
+    #[serde(default = "hour")]
+    metrics_idle_seconds: u64,
 }
 
 fn two() -> usize {
@@ -56,6 +59,10 @@ fn two() -> usize {
 
 fn ten() -> u64 {
     10
+}
+
+fn hour() -> u64 {
+    60 * 60
 }
 
 fn day() -> u64 {
@@ -101,7 +108,12 @@ impl Config {
         in_range("workers", self.workers as u64, 1..=256)?;
         in_range("certificate_ttl_seconds", self.certificate_ttl_seconds, 1..=366 * day())?;
         in_range("drain_timeout_seconds", self.drain_timeout_seconds, 0..=3600)?;
+        in_range("metrics_idle_seconds", self.metrics_idle_seconds, 1..=366 * day())?;
         in_range("connect_timeout_seconds", self.connect_timeout_seconds, 1..=300)
+    }
+
+    pub(crate) fn metrics_idle(&self) -> Duration {
+        Duration::from_secs(self.metrics_idle_seconds)
     }
 
     pub(crate) fn certificate_ttl(&self) -> Duration {

@@ -16,7 +16,7 @@ use ambit_runtime::bootstrap::Bootstrap;
 use ambit_runtime::certificates::{self, Certificates};
 use ambit_runtime::drain::Drain;
 use ambit_runtime::signals::Shutdown;
-use ambit_runtime::telemetry::{logs, metrics::Metrics};
+use ambit_runtime::telemetry::{connection, logs, metrics::Metrics};
 use ambit_xds::client::{Connection, Status};
 use tokio::sync::{broadcast, watch};
 
@@ -30,7 +30,7 @@ use crate::pods::{Pod, Pods};
 use crate::signer::Ca;
 use crate::state::State;
 use crate::sync::Sync;
-use crate::{addresses, admin, report};
+use crate::{addresses, admin, health, report};
 
 /// How long the last scrape and the last question may take at the very end.
 const ADMIN_END: Duration = Duration::from_secs(1);
@@ -97,7 +97,9 @@ pub(crate) fn kernel_settings(config: &Config) -> Result<ambit_loader::Settings,
 pub(crate) async fn run(config: Config) -> Result<(), Error> {
     let shutdown = Shutdown::install()?;
     let (log, flush) = logs::install(&config.log)?;
-    let metrics = Metrics::new();
+    let metrics = Metrics::new("ztunnel");
+    metrics.collect_runtime();
+    connection::forget_series_after(config.metrics_idle());
     let readiness = Readiness::new();
     let (attached, enrolling, synced) =
         (readiness.condition("dataplane"), readiness.condition("enrolment"), readiness.condition("xds"));
@@ -114,7 +116,7 @@ pub(crate) async fn run(config: Config) -> Result<(), Error> {
 
     let node = Arc::new(Node::new(config, dataplane, certificates));
     let (xds_status, xds) = watch::channel(Status::default());
-    crate::health::show(&node, &metrics);
+    health::show(&node, xds.clone(), &metrics);
     let admin = admin::start(&node, &log, &metrics, &readiness, xds.clone())?;
     let server = ambit_enrol::Server::bind(&socket_path(&node.config.run_dir)?)?;
     let enroller = Arc::new(Enroller::start(node.clone(), &node.config.run_dir)?);

@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
+use std::time::Instant;
 
 use ambit_core::model::{Workload, WorkloadKind};
 use ambit_core::outbound::Tunnel as Plan;
@@ -14,14 +15,14 @@ use ambit_hbone::pool::{Dial, Key, PoolError};
 use ambit_hbone::request::{Baggage, ConnectRequest};
 use ambit_hbone::{Http2, tls};
 use ambit_loader::Reason;
-use ambit_runtime::telemetry::connection::{Ending, Flag};
+use ambit_runtime::telemetry::connection::Ending;
 use http::StatusCode;
 use tokio::net::TcpStream;
 
 use crate::daemon::Node;
 use crate::kernel::Kernel;
 use crate::pods::{Pod, Pods};
-use crate::report;
+use crate::{health, report};
 
 /// Why a connection could not be made.
 #[derive(Debug)]
@@ -66,7 +67,10 @@ impl Dial for PodDialer {
         self.kernel.dataplane().mark_outbound(socket.as_fd()).map_err(DialError::Mark)?;
         let stream = socket.connect(key.address).await.map_err(DialError::Connect)?;
         let config = tls::client_config(&certificate, &key.peers);
-        client::connect(stream, config, &self.http2).await.map_err(DialError::Hbone)
+        let since = Instant::now();
+        let connection = client::connect(stream, config, &self.http2).await.map_err(DialError::Hbone)?;
+        health::HANDSHAKE.observe("client", since.elapsed());
+        Ok(connection)
     }
 }
 
@@ -78,9 +82,9 @@ pub(crate) async fn tunnel(
     client: SocketAddr,
 ) -> Result<Tunnel, Failure> {
     // A connection made under an earlier certificate may still stand; who has no valid one now gets no tunnel on it.
-    pod.certificate().await.map_err(|error| {
-        failure(Reason::CertificateMissing, Flag::IdentityFailed, format!("certificate: {error}"), false)
-    })?;
+    pod.certificate()
+        .await
+        .map_err(|error| failure(Reason::CertificateMissing, format!("certificate: {error}"), false))?;
     let key = Key {
         source: pod.uid.clone(),
         identity: plan.source.identity(),
@@ -120,39 +124,39 @@ pub(crate) async fn plain(node: &Node, pod: &Pod, address: SocketAddr) -> Result
     }
 }
 
-fn failure(reason: Reason, flag: Flag, error: String, elsewhere: bool) -> Failure {
-    Failure { ending: report::unmade(reason, flag, error), elsewhere }
+fn failure(reason: Reason, error: String, elsewhere: bool) -> Failure {
+    Failure { ending: report::unmade(reason, error), elsewhere }
 }
 
 fn connect_failure(address: SocketAddr, error: &io::Error) -> Failure {
-    failure(Reason::ConnectFailed, Flag::ConnectFailed, format!("connecting to {address}: {error}"), true)
+    failure(Reason::ConnectFailed, format!("connecting to {address}: {error}"), true)
 }
 
 fn mark_failure(error: &ambit_loader::Error) -> Failure {
     let error = format!("marking the daemon's socket: {}", report::chain(error));
-    failure(Reason::ConnectFailed, Flag::ConnectFailed, error, false)
+    failure(Reason::ConnectFailed, error, false)
 }
 
 fn pool_failure(error: &PoolError<DialError>) -> Failure {
     use ambit_hbone::Error as Hbone;
-    let (reason, flag, elsewhere) = match error {
+    let (reason, elsewhere) = match error {
         PoolError::Dial { source, .. } => match &**source {
-            DialError::PodGone | DialError::Mark(_) => (Reason::ConnectFailed, Flag::ConnectFailed, false),
-            DialError::Certificate(_) => (Reason::CertificateMissing, Flag::IdentityFailed, false),
-            DialError::Connect(_) => (Reason::ConnectFailed, Flag::ConnectFailed, true),
-            DialError::Hbone(Hbone::Connection { .. }) => (Reason::TunnelFailed, Flag::TunnelFailed, true),
-            DialError::Hbone(_) => (Reason::TlsFailed, Flag::TlsFailed, true),
+            DialError::PodGone | DialError::Mark(_) => (Reason::ConnectFailed, false),
+            DialError::Certificate(_) => (Reason::CertificateMissing, false),
+            DialError::Connect(_) => (Reason::ConnectFailed, true),
+            DialError::Hbone(Hbone::Connection { .. }) => (Reason::TunnelFailed, true),
+            DialError::Hbone(_) => (Reason::TlsFailed, true),
         },
-        PoolError::DialTimeout { .. } => (Reason::ConnectTimeout, Flag::ConnectFailed, true),
-        PoolError::DialLost { .. } => (Reason::ConnectFailed, Flag::ConnectFailed, true),
+        PoolError::DialTimeout { .. } => (Reason::ConnectTimeout, true),
+        PoolError::DialLost { .. } => (Reason::ConnectFailed, true),
         PoolError::Open { source: Hbone::Refused { status }, .. } => match *status {
-            StatusCode::UNAUTHORIZED => (Reason::TunnelRefused, Flag::Denied, false),
-            StatusCode::SERVICE_UNAVAILABLE => (Reason::ConnectFailed, Flag::ConnectFailed, true),
-            _ => (Reason::TunnelRefused, Flag::TunnelFailed, false),
+            StatusCode::UNAUTHORIZED => (Reason::TunnelRefused, false),
+            StatusCode::SERVICE_UNAVAILABLE => (Reason::ConnectFailed, true),
+            _ => (Reason::TunnelFailed, false),
         },
-        PoolError::Open { .. } => (Reason::TunnelFailed, Flag::TunnelFailed, true),
+        PoolError::Open { .. } => (Reason::TunnelFailed, true),
     };
-    failure(reason, flag, report::chain(error), elsewhere)
+    failure(reason, report::chain(error), elsewhere)
 }
 
 /// What the source says of itself, for the other side's telemetry.

@@ -26,7 +26,7 @@ use crate::daemon::Node;
 use crate::dial;
 use crate::pods::Pod;
 use crate::relay::{self, Far};
-use crate::{report, socket};
+use crate::{health, report, socket};
 
 /// Serves one peer's HBONE connection to its end; each tunnel on it gets a task of its own.
 pub(crate) async fn tunnels(node: Arc<Node>, pod: Arc<Pod>, stream: TcpStream, client: SocketAddr) {
@@ -36,7 +36,7 @@ pub(crate) async fn tunnels(node: Arc<Node>, pod: Arc<Pod>, stream: TcpStream, c
         Ok(config) => config,
         Err(error) => {
             socket::reset(stream);
-            let ending = report::unmade(Reason::CertificateMissing, Flag::IdentityFailed, error);
+            let ending = report::unmade(Reason::CertificateMissing, error);
             failed(&facts(&node, &pod, client, local, None), since, &ending);
             return;
         }
@@ -63,7 +63,7 @@ pub(crate) async fn tunnels(node: Arc<Node>, pod: Arc<Pod>, stream: TcpStream, c
             tracing::debug!(uid = %pod.uid, %client, error = error.chain(), "a peer's connection ended");
         }
         Err(error) => {
-            let ending = report::unmade(Reason::TlsFailed, Flag::TlsFailed, error.chain());
+            let ending = report::unmade(Reason::TlsFailed, error.chain());
             failed(&facts(&node, &pod, client, local, None), since, &ending);
         }
     }
@@ -99,7 +99,7 @@ async fn open_tunnel(
         }
         () = responder.abandoned() => {
             let error = "the peer gave up before the application answered";
-            failed(&facts, since, &report::unmade(Reason::Reset, Flag::ConnectFailed, error));
+            failed(&facts, since, &Ending { flag: Flag::ConnectFailed, ..report::unmade(Reason::Reset, error) });
             return None;
         }
     };
@@ -115,7 +115,7 @@ async fn open_tunnel(
         Ok(tunnel) => Some((enter(node, facts, &permit, &mesh), application, Far::Tunnel(tunnel))),
         Err(error) => {
             socket::reset(application);
-            failed(&facts, since, &report::unmade(Reason::TunnelFailed, Flag::TunnelFailed, error.chain()));
+            failed(&facts, since, &report::unmade(Reason::TunnelFailed, error.chain()));
             None
         }
     }
@@ -190,7 +190,7 @@ async fn make_tunnel(
 ) -> Result<Made, Refusal> {
     let Authority::Address(authority) = request.authority else {
         let error = format!("{} is not an address of {}", request.authority, pod.uid);
-        let ending = report::unmade(Reason::BadRequest, Flag::ConnectFailed, error);
+        let ending = report::unmade(Reason::BadRequest, error);
         return Err(Refusal { status: StatusCode::BAD_REQUEST, ending });
     };
     facts.hbone_address = Some(authority);
@@ -198,7 +198,7 @@ async fn make_tunnel(
     know(facts, &mesh, &pod.uid, client, authority);
     let decision =
         inbound::request(&mesh, &pod.uid, authority, &peer.identity, peer.address.ip().to_canonical());
-    let permit = decide(decision, pod)?;
+    let permit = decide(decision, pod, facts)?;
     let application = connect(node, pod, &permit, client).await?;
     Ok((mesh, permit, application))
 }
@@ -213,7 +213,7 @@ async fn make_plaintext(
     let mesh = wait(node, pod).await?;
     know(facts, &mesh, &pod.uid, client, local);
     let peer = policy::Peer { identity: None, source: client.ip(), destination: local };
-    let permit = decide(policy::authorize(&mesh, &pod.uid, &peer), pod)?;
+    let permit = decide(policy::authorize(&mesh, &pod.uid, &peer), pod, facts)?;
     let application = connect(node, pod, &permit, client).await?;
     Ok((mesh, permit, application))
 }
@@ -221,20 +221,14 @@ async fn make_plaintext(
 async fn wait(node: &Node, pod: &Pod) -> Result<Arc<Mesh>, Refusal> {
     node.state.wait(&pod.uid).await.ok_or_else(|| {
         let error = "no configuration from the controller yet";
-        let ending = report::unmade(Reason::NotSynchronized, Flag::ConnectFailed, error);
+        let ending = report::unmade(Reason::NotSynchronized, error);
         Refusal { status: StatusCode::SERVICE_UNAVAILABLE, ending }
     })
 }
 
-fn decide(decision: Decision, pod: &Pod) -> Result<Permit, Refusal> {
+fn decide(decision: Decision, pod: &Pod, facts: &Facts) -> Result<Permit, Refusal> {
     for dry_run in decision.dry_run {
-        tracing::info!(
-            uid = %pod.uid,
-            policy = %dry_run.policy,
-            action = ?dry_run.action,
-            matched = dry_run.matched,
-            "dry run"
-        );
+        report::dry_run(&dry_run, &pod.uid, facts);
     }
     decision.outcome.map_err(|denial| {
         let ending = report::denied(&denial);
@@ -250,14 +244,17 @@ fn decide(decision: Decision, pod: &Pod) -> Result<Permit, Refusal> {
 }
 
 async fn connect(node: &Node, pod: &Pod, permit: &Permit, client: SocketAddr) -> Result<TcpStream, Refusal> {
-    dial::application(node, pod, permit.address(), client)
-        .await
-        .map_err(|failure| Refusal { status: StatusCode::SERVICE_UNAVAILABLE, ending: failure.ending })
+    let since = Instant::now();
+    let application = dial::application(node, pod, permit.address(), client).await;
+    if application.is_ok() {
+        health::APPLICATION_CONNECT.observe("inbound", since.elapsed());
+    }
+    application.map_err(|failure| Refusal { status: StatusCode::SERVICE_UNAVAILABLE, ending: failure.ending })
 }
 
 fn too_late(node: &Node) -> Refusal {
     let error = format!("the application did not accept within {:?}", node.config.connect_timeout());
-    let ending = report::unmade(Reason::ConnectTimeout, Flag::ConnectFailed, error);
+    let ending = report::unmade(Reason::ConnectTimeout, error);
     Refusal { status: StatusCode::SERVICE_UNAVAILABLE, ending }
 }
 

@@ -12,7 +12,7 @@ use ambit_core::mesh::Mesh;
 use ambit_core::model::Workload;
 use ambit_core::outbound::{Direct, Flow, Plan, Tunnel, plan};
 use ambit_loader::Reason;
-use ambit_runtime::telemetry::connection::{Direction, End, Ending, Facts, Flag, Path, failed};
+use ambit_runtime::telemetry::connection::{Direction, End, Ending, Facts, Path, failed};
 use tokio::net::TcpStream;
 use tokio::time::{error::Elapsed, timeout};
 
@@ -22,7 +22,7 @@ use crate::daemon::Node;
 use crate::dial::{self, Failure};
 use crate::pods::Pod;
 use crate::relay::{self, Far};
-use crate::{report, socket};
+use crate::{health, report, socket};
 
 /// How often the dice are thrown to find one that was not tried yet.
 const THROWS: usize = 16;
@@ -85,7 +85,7 @@ impl<'a> Attempt<'a> {
         self.facts.destination.address = destination;
         let Some(mesh) = node.state.wait(&self.pod.uid).await else {
             let error = "no configuration from the controller yet";
-            return Err(report::unmade(Reason::NotSynchronized, Flag::ConnectFailed, error));
+            return Err(report::unmade(Reason::NotSynchronized, error));
         };
         let source = mesh.workload(&self.pod.uid).cloned();
         self.client = client_of(source.as_deref(), self.client, destination);
@@ -105,15 +105,17 @@ impl<'a> Attempt<'a> {
             };
             tried.push(endpoint(&plan));
             self.describe(&plan);
+            let since = Instant::now();
             match self.follow(node, &plan).await {
-                Ok(far) => return Ok(far),
+                Ok(far) => {
+                    health::CONNECT.observe(self.facts.path.as_str(), since.elapsed());
+                    return Ok(far);
+                }
                 Err(Failure { ending, elsewhere: true }) => last = Some(ending),
                 Err(Failure { ending, elsewhere: false }) => return Err(ending),
             }
         }
-        Err(last.unwrap_or_else(|| {
-            report::unmade(Reason::ConnectFailed, Flag::ConnectFailed, "no endpoint to try")
-        }))
+        Err(last.unwrap_or_else(|| report::unmade(Reason::ConnectFailed, "no endpoint to try")))
     }
 
     async fn follow(&mut self, node: &Arc<Node>, plan: &Plan) -> Result<Far, Failure> {
@@ -161,12 +163,12 @@ impl<'a> Attempt<'a> {
 
     fn too_late(node: &Node) -> Ending {
         let error = format!("not connected within {:?}", node.config.connect_timeout());
-        report::unmade(Reason::ConnectTimeout, Flag::ConnectFailed, error)
+        report::unmade(Reason::ConnectTimeout, error)
     }
 }
 
 fn original_destination(node: &Node, stream: &TcpStream) -> Result<SocketAddr, Ending> {
-    let missing = |error| report::unmade(Reason::OriginalDestinationMissing, Flag::ConnectFailed, error);
+    let missing = |error| report::unmade(Reason::OriginalDestinationMissing, error);
     match node.kernel.dataplane().original_destination(stream.as_fd()) {
         Ok(Some(destination)) => Ok(destination),
         Ok(None) => Err(missing("not captured: an application dialled the daemon itself".to_owned())),

@@ -137,6 +137,17 @@ pub(crate) enum Role {
     Plaintext,
 }
 
+impl Role {
+    /// Its name in metrics.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Outbound => "outbound",
+            Self::Hbone => "hbone",
+            Self::Plaintext => "plaintext",
+        }
+    }
+}
+
 /// A pod's listeners of one family.
 #[derive(Debug)]
 pub(crate) struct Listener {

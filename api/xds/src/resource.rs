@@ -39,6 +39,14 @@ impl ResourceType {
         }
     }
 
+    /// The short name, for metrics and dumps.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Authorization => "Authorization",
+            Self::Address => "Address",
+        }
+    }
+
     /// The type of that name, if it is one of ours.
     pub fn from_type_url(url: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|t| t.type_url() == url)

@@ -6,8 +6,9 @@ mod state;
 #[cfg(test)]
 mod state_tests;
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use ambit_core::mesh::Change;
 use tokio::sync::{mpsc, watch};
@@ -55,6 +56,26 @@ pub struct Status {
     pub synced: bool,
     /// Why the last connection failed or ended.
     pub error: Option<String>,
+    /// When the controller last sent something.
+    pub updated: Option<SystemTime>,
+    /// What is held of each type, by the type's short name.
+    pub types: BTreeMap<&'static str, HeldType>,
+    /// Responses that were taken.
+    pub acknowledged: u64,
+    /// Responses of which something was refused.
+    pub refused: u64,
+    /// Resources that were refused.
+    pub rejected: u64,
+    /// Connections that failed or ended.
+    pub lost: u64,
+}
+
+/// What is held of one type.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeldType {
+    pub resources: usize,
+    /// Of the response that was answered last.
+    pub nonce: String,
 }
 
 /// Keeps the caller's mesh up to date, for ever: `on_update` gets what changes, and says what it refuses of it.
@@ -78,6 +99,7 @@ pub async fn run(
         status.send_modify(|s| {
             s.connected = false;
             s.error = Some(ended);
+            s.lost += 1;
         });
         if began.elapsed() > LAST_RETRY {
             retry = FIRST_RETRY;
@@ -126,13 +148,18 @@ async fn converse(
         for Rejected { resource, reason } in received.rejected.iter().chain(&rejected) {
             tracing::warn!(resource, reason, "refused a resource; what was known of it stays");
         }
+        let problems = received.rejected.len() + rejected.len();
+        let kind = received.kind();
         let answer = state.answer(received, &rejected);
-        let synced = state.synced();
-        status.send_if_modified(|s| {
-            let now = Status { connected: true, synced, error: None };
-            let changed = *s != now;
-            *s = now;
-            changed
+        let held = HeldType { resources: state.held(kind), nonce: answer.response_nonce.clone() };
+        status.send_modify(|s| {
+            s.connected = true;
+            s.synced = state.synced();
+            s.error = None;
+            s.updated = Some(SystemTime::now());
+            s.types.insert(kind.name(), held);
+            *(if problems == 0 { &mut s.acknowledged } else { &mut s.refused }) += 1;
+            s.rejected += problems as u64;
         });
         if requests.send(answer).await.is_err() {
             return "the stream to the controller ended".to_owned();

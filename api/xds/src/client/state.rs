@@ -75,7 +75,18 @@ pub(super) struct Received {
     removed: Vec<String>,
 }
 
+impl Received {
+    pub(super) fn kind(&self) -> ResourceType {
+        self.kind
+    }
+}
+
 impl State {
+    /// How many resources of a type are held.
+    pub(super) fn held(&self, kind: ResourceType) -> usize {
+        self.types[kind.index()].resources.len()
+    }
+
     /// The first request of a type on a new stream: everything, and what is held of it.
     pub(super) fn hello(&self, kind: ResourceType, node: &str) -> DeltaDiscoveryRequest {
         let held = &self.types[kind.index()].resources;

@@ -7,6 +7,7 @@
 pub mod observed;
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use ambit_core::model::{Identity, PolicyKey, Service, Workload};
 use parking_lot::Mutex;
 
 use super::access;
-use super::exposition::Exposition;
+use super::exposition::{Exposition, Family};
 use super::instruments::Counters;
 use super::labels::{AllSeries, Labels, Series};
 
@@ -27,6 +28,11 @@ static ENDED: Counters<3> = Counters::new(
     "Connections that ended, were refused or could not be made, by reason.",
     ["reason", "direction", "path"],
 );
+
+/// How many are open now.
+static OPEN: Open = Open([const { [const { AtomicU64::new(0) }; Path::ALL.len()] }; 2]);
+const OPEN_FAMILY: Family =
+    Family::gauge("ambit_connections_open", "Connections that are open now, by direction and path.");
 
 /// Which way a connection goes, seen from the workload that this node hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -63,6 +69,9 @@ pub enum Path {
 }
 
 impl Path {
+    /// Every path.
+    pub const ALL: [Self; 5] = [Self::Direct, Self::Tunnel, Self::Waypoint, Self::Plaintext, Self::Native];
+
     /// Its name in logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -167,6 +176,26 @@ pub struct Ending {
     pub policy: Option<PolicyKey>,
 }
 
+/// The open ones, by direction and path.
+#[derive(Debug)]
+struct Open([[AtomicU64; Path::ALL.len()]; 2]);
+
+impl Open {
+    fn of(&self, direction: Direction, path: Path) -> &AtomicU64 {
+        &self.0[direction as usize][path as usize]
+    }
+
+    fn show(&self, all: &mut Exposition) {
+        let mut open = all.family(&OPEN_FAMILY);
+        for direction in [Direction::Outbound, Direction::Inbound] {
+            for path in Path::ALL {
+                let count = self.of(direction, path).load(Ordering::Relaxed);
+                open.sample(&[("direction", direction.as_str()), ("path", path.as_str())], count);
+            }
+        }
+    }
+}
+
 /// An open connection's report. Dropping it reports the end too, as abandoned.
 #[derive(Debug)]
 #[must_use = "dropping it reports the connection as abandoned"]
@@ -183,6 +212,7 @@ pub struct OpenConnection {
 pub fn opened(facts: Facts) -> OpenConnection {
     let series = ALL.of(Labels::new(&facts, Flag::None));
     series.opened();
+    OPEN.of(facts.direction, facts.path).fetch_add(1, Ordering::Relaxed);
     OpenConnection { facts, since: Instant::now(), series, counted: Mutex::default(), reported: false }
 }
 
@@ -199,6 +229,7 @@ pub fn forget_series_after(idle: Duration) {
 /// Writes the metrics of all connections.
 pub fn show(all: &mut Exposition) {
     ALL.show(all);
+    OPEN.show(all);
     ENDED.show(all);
 }
 
@@ -242,6 +273,7 @@ impl OpenConnection {
 
     fn report(&mut self, ending: &Ending) {
         self.reported = true;
+        OPEN.of(self.facts.direction, self.facts.path).fetch_sub(1, Ordering::Relaxed);
         match ending.flag {
             Flag::None => self.series.closed(),
             flag => ALL.of(Labels::new(&self.facts, flag)).closed(),

@@ -5,11 +5,12 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use parking_lot::Mutex;
 
 use super::exposition::Exposition;
-use super::logs;
+use super::{logs, process};
 
 type Collector = Box<dyn Fn(&mut Exposition) + Send + Sync>;
 
@@ -18,11 +19,18 @@ type Collector = Box<dyn Fn(&mut Exposition) + Send + Sync>;
 pub struct Metrics(Arc<Mutex<Vec<Collector>>>);
 
 impl Metrics {
-    /// With what every process has: the log.
-    pub fn new() -> Self {
-        let metrics = Self::default();
+    /// With what every process has: its build, its memory and time, the log. `component`: which program it is.
+    pub fn new(component: &'static str) -> Self {
+        let (metrics, began) = (Self::default(), SystemTime::now());
+        metrics.collect(move |all| process::show(component, began, all));
         metrics.collect(logs::show);
         metrics
+    }
+
+    /// Adds how the runtime does that the caller runs in.
+    pub fn collect_runtime(&self) {
+        let runtime = tokio::runtime::Handle::current();
+        self.collect(move |all| process::show_runtime(&runtime, all));
     }
 
     /// Adds what `show` writes; it is asked at every scrape, on the thread of the HTTP servers.
@@ -53,7 +61,7 @@ mod tests {
 
     #[test]
     fn the_text_describes_its_series() {
-        let metrics = Metrics::new();
+        let metrics = Metrics::new("test");
         metrics.collect(|all| all.single(&Family::gauge("mine", "Mine."), 3_u64));
         let text = metrics.render();
         for line in [

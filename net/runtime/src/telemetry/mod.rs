@@ -8,6 +8,7 @@ pub mod instruments;
 mod labels;
 pub mod logs;
 pub mod metrics;
+mod process;
 mod queue;
 #[cfg(test)]
 mod tests;

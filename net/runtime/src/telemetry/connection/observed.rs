@@ -8,9 +8,10 @@
 //! and gives that to [`closed`], so that no byte counts twice. Without it all bytes count at the end. Calling it, even
 //! with nothing new, also keeps the connection's names in the metrics: unused ones are forgotten after an hour.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{ALL, Bytes, Ending, Facts, Flag, Labels, report_end, report_failed};
+use super::{ALL, Bytes, Direction, Ending, Facts, Flag, Labels, OPEN, Path, report_end, report_failed};
 
 /// What a connection has carried.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,6 +20,11 @@ pub struct Carried {
     pub total: Bytes,
     /// How much of that [`carried`] has counted in this process.
     pub counted: Bytes,
+}
+
+/// How many connections of a path are open now; nothing counts them here, as their beginning may not have been seen.
+pub fn open_now(direction: Direction, path: Path, count: u64) {
+    OPEN.of(direction, path).store(count, Ordering::Relaxed);
 }
 
 /// Counts a connection as opened.
