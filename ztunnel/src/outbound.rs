@@ -170,7 +170,7 @@ impl<'a> Attempt<'a> {
 fn original_destination(node: &Node, stream: &TcpStream) -> Result<SocketAddr, Ending> {
     let missing = |error| report::unmade(Reason::OriginalDestinationMissing, error);
     match node.kernel.dataplane().original_destination(stream.as_fd()) {
-        Ok(Some(destination)) => Ok(destination),
+        Ok(Some(captured)) => Ok(captured.asked),
         Ok(None) => Err(missing("not captured: an application dialled the daemon itself".to_owned())),
         Err(error) => Err(missing(report::chain(&error))),
     }

@@ -10,20 +10,26 @@
 )]
 
 mod address;
+mod direct;
 mod maps;
+mod number;
 mod path;
 mod reason;
+mod record;
 
 pub use address::Address;
+pub use direct::{Accepted, Flow, Place, Service, Slot, SlotKey, Towards, Tuple, Yes};
 pub use maps::{
-    FlowKey, Handoff, InboundMode, ListenerKey, ListenerSlot, NetnsCookie, Pod, PodName, PortKey, PortRule,
-    Role, Socket, limits, names,
+    FlowKey, Handoff, InboundMode, ListenerKey, ListenerSlot, Pod, PodName, PortKey, PortRule, Role, Socket,
+    limits, names,
 };
+pub use number::{NetnsCookie, WorkloadNumber};
 pub use path::Path;
 pub use reason::Reason;
+pub use record::{Record, RecordKind};
 
 /// The version of this interface; maps and links of different versions never meet.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The port on which enrolled pods receive tunnels.
 pub const HBONE_PORT: u16 = 15008;

@@ -1,23 +1,10 @@
-//! The maps: their names, limits, keys and values.
+//! The maps: their names and limits, and the keys and values of capture.
 
-use core::fmt;
-
-use crate::Address;
-
-/// A network namespace, by the cookie the kernel gives it; never reused while the machine runs.
-#[repr(transparent)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NetnsCookie(pub u64);
-
-impl fmt::Display for NetnsCookie {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
+use crate::{Address, NetnsCookie, Place, WorkloadNumber};
 
 /// Names of maps and programs, in the object and as pins.
 pub mod names {
-    /// [`NetnsCookie`](super::NetnsCookie) → [`Pod`](super::Pod): who is enrolled.
+    /// [`NetnsCookie`](crate::NetnsCookie) → [`Pod`](super::Pod): who is enrolled.
     pub const PODS: &str = "PODS";
     /// Cookie → [`PodName`](super::PodName); read by daemons only.
     pub const POD_NAMES: &str = "POD_NAMES";
@@ -38,8 +25,33 @@ pub mod names {
     /// [`Reason`](crate::Reason) → how often (u64 for each CPU).
     pub const REFUSALS: &str = "REFUSALS";
 
+    /// [`WorkloadNumber`](crate::WorkloadNumber) → u64: the generation of a destination's policy.
+    pub const GENERATIONS: &str = "GENERATIONS";
+    /// [`Towards`](crate::Towards) → [`Yes`](crate::Yes).
+    pub const VERDICTS: &str = "VERDICTS";
+    /// 0 → until when verdicts hold (u64, nanoseconds of the monotonic clock).
+    pub const LEASE: &str = "LEASE";
+    /// [`Address`](crate::Address) → `WorkloadNumber`: whose it probably is; for names, never for decisions.
+    pub const LOCALS: &str = "LOCALS";
+    /// [`Place`](crate::Place) → [`Service`](crate::Service).
+    pub const SERVICES: &str = "SERVICES";
+    /// [`SlotKey`](crate::SlotKey) → [`Slot`](crate::Slot).
+    pub const ENDPOINTS: &str = "ENDPOINTS";
+    /// `Towards` a service → `Place`: the endpoint that a client with session affinity has.
+    pub const STICKY: &str = "STICKY";
+    /// [`Tuple`](crate::Tuple) → [`Flow`](crate::Flow).
+    pub const FLOWS: &str = "FLOWS";
+    /// Cookie → how many entries of `FLOWS` are the pod's (u64).
+    pub const POD_FLOWS: &str = "POD_FLOWS";
+    /// Socket → [`Accepted`](crate::Accepted), in the storage of servers' sockets.
+    pub const ACCEPTED: &str = "ACCEPTED";
+    /// Socket → u8: ztunnel's own listeners and what they accept.
+    pub const OWN: &str = "OWN";
+    /// The ring buffer of [`Record`](crate::Record)s.
+    pub const RECORDS: &str = "RECORDS";
+
     /// Every map that is pinned.
-    pub const MAPS: [&str; 10] = [
+    pub const MAPS: [&str; 22] = [
         PODS,
         POD_NAMES,
         POD_HANDOFFS,
@@ -50,6 +62,18 @@ pub mod names {
         HANDOFFS,
         SOCKETS,
         REFUSALS,
+        GENERATIONS,
+        VERDICTS,
+        LEASE,
+        LOCALS,
+        SERVICES,
+        ENDPOINTS,
+        STICKY,
+        FLOWS,
+        POD_FLOWS,
+        ACCEPTED,
+        OWN,
+        RECORDS,
     ];
 
     /// The programs on the cgroup, which are also the beginnings of their links' pins.
@@ -77,6 +101,22 @@ pub mod limits {
     pub const POD_HANDOFFS: u64 = 1 << 12;
     /// Hand-offs of all pods.
     pub const HANDOFFS: u32 = 1 << 18;
+    /// Remembered verdicts.
+    pub const VERDICTS: u32 = 1 << 18;
+    /// Addresses of enrolled pods.
+    pub const LOCALS: u32 = 1 << 14;
+    /// Services with a choice in the kernel.
+    pub const SERVICES: u32 = 1 << 16;
+    /// Slots of their tables.
+    pub const ENDPOINTS: u32 = 1 << 18;
+    /// Clients with session affinity.
+    pub const STICKY: u32 = 1 << 17;
+    /// Listed connections of one pod: direct ones as their client, native ones as their server.
+    pub const POD_FLOWS: u64 = 1 << 15;
+    /// Listed connections of all pods.
+    pub const FLOWS: u32 = 1 << 19;
+    /// Bytes of the ring buffer.
+    pub const RECORDS: u32 = 1 << 20;
 }
 
 /// How plaintext that arrives at an enrolled pod is treated.
@@ -115,6 +155,8 @@ pub struct Pod {
     pub mode: u8,
     /// Zero.
     pub reserved: [u8; 3],
+    /// This enrolment.
+    pub number: WorkloadNumber,
 }
 
 /// A pod's workload name.
@@ -229,6 +271,10 @@ pub struct Handoff {
     pub reserved: u16,
     /// [`Role`] of the accepted socket.
     pub role: u32,
+    /// The endpoint that the kernel chose for the connection, if it did.
+    pub chosen: Place,
+    /// Zero.
+    pub unused: u32,
 }
 
 /// What a socket is to the mesh.
@@ -245,6 +291,8 @@ pub enum Role {
     Captured = 4,
     /// An app's accepted socket; the address is the real client's.
     Server = 5,
+    /// An app's client socket on the direct path; the address is the one it asked for.
+    DirectClient = 6,
 }
 
 /// What the mesh remembers in a socket.
@@ -261,6 +309,16 @@ pub struct Socket {
     pub address: Address,
     /// Connecting sockets: their hand-off; all zero before there is one.
     pub flow: FlowKey,
+    /// The endpoint that the kernel chose, if it did.
+    pub chosen: Place,
+    /// Zero.
+    pub unused: u32,
+    /// `DirectClient`: who connects.
+    pub source: WorkloadNumber,
+    /// `DirectClient`: to whom.
+    pub destination: WorkloadNumber,
+    /// `DirectClient`: the generation of the verdict.
+    pub generation: u64,
 }
 
 impl Socket {
@@ -274,18 +332,31 @@ impl Socket {
             server_port: 0,
             reserved: 0,
         };
-        Self { role: role as u32, port, reserved: 0, address, flow }
+        let chosen = Place::new(Address([0; 4]), 0);
+        let (source, destination) = (WorkloadNumber::NONE, WorkloadNumber::NONE);
+        Self {
+            role: role as u32,
+            port,
+            reserved: 0,
+            address,
+            flow,
+            chosen,
+            unused: 0,
+            source,
+            destination,
+            generation: 0,
+        }
     }
 }
 
 // The kernel sees these sizes; a change is a new version.
 const _: () = {
-    assert!(size_of::<Pod>() == 8);
+    assert!(size_of::<Pod>() == 16);
     assert!(size_of::<PodName>() == 512);
     assert!(size_of::<PortKey>() == 16);
     assert!(size_of::<PortRule>() == 4);
     assert!(size_of::<ListenerKey>() == 16);
     assert!(size_of::<FlowKey>() == 32);
-    assert!(size_of::<Handoff>() == 32);
-    assert!(size_of::<Socket>() == 56);
+    assert!(size_of::<Handoff>() == 56);
+    assert!(size_of::<Socket>() == 104);
 };

@@ -1,6 +1,6 @@
 //! The paths a connection may take.
 
-/// How a connection travels. `Direct` and `Waypoint` are not taken yet; their places are.
+/// How a connection travels. `Waypoint` is not taken yet; its place is.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Path {
@@ -15,6 +15,17 @@ pub enum Path {
 }
 
 impl Path {
+    /// The path with this number.
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            0 => Some(Self::Native),
+            1 => Some(Self::Direct),
+            2 => Some(Self::Tunnel),
+            3 => Some(Self::Waypoint),
+            _ => None,
+        }
+    }
+
     /// The stable name, for logs, metrics and statuses.
     pub const fn name(self) -> &'static str {
         match self {

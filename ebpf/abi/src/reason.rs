@@ -12,6 +12,11 @@ macro_rules! reasons {
             /// Every reason, in the order of their numbers.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
+            /// The reason with this number.
+            pub const fn from_number(number: u32) -> Option<Self> {
+                match number { $($number => Some(Self::$variant),)* _ => None }
+            }
+
             /// The stable name.
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)* }
@@ -38,6 +43,20 @@ reasons! {
     PlaintextRefused = 6, "plaintext_refused";
     /// A connection was made, but its other end could not be told about it.
     HandoffLost = 7, "handoff_lost";
+    /// A direct connection arrived whose verdict is no longer current: the policy changed on its way.
+    FlowStale = 8, "flow_stale";
+    /// A direct connection arrived at another pod than the one it was let pass for.
+    FlowMisdirected = 9, "flow_misdirected";
+    /// A connection was not listed, because the pod has too many: a native one passed unlisted.
+    FlowsExhausted = 10, "flows_exhausted";
+    /// A direct connection was not listed, because its addresses and ports are another's.
+    FlowTaken = 11, "flow_taken";
+    /// A direct connection was established when its client's end had closed already.
+    FlowGone = 12, "flow_gone";
+    /// A record did not fit into the ring buffer.
+    RecordLost = 13, "record_lost";
+    /// The connection ended in order.
+    Closed = 14, "closed";
 
     // Decided by ztunnel; the names are those of the core's denials.
     /// The client's workload is unknown.
@@ -103,6 +122,7 @@ mod tests {
     fn numbers_fit_and_names_differ() {
         for (index, reason) in Reason::ALL.iter().enumerate() {
             assert!((*reason as u32) < Reason::COUNTERS, "{reason:?} has no counter");
+            assert_eq!(Reason::from_number(*reason as u32), Some(*reason));
             assert!(
                 Reason::ALL[..index].iter().all(|other| other.name() != reason.name()),
                 "{reason:?} shares its name"

@@ -10,7 +10,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use ambit_abi::{
-    Address, FlowKey, Handoff, ListenerKey, NetnsCookie, Pod, PodName, PortKey, PortRule, Socket,
+    Address, Flow, FlowKey, Handoff, ListenerKey, NetnsCookie, Place, Pod, PodName, PortKey, PortRule,
+    Service, Slot, SlotKey, Socket, Towards, Tuple, WorkloadNumber, Yes,
 };
 
 /// Values that are only bytes: no padding, no invalid patterns.
@@ -31,15 +32,24 @@ plain!(
     u64,
     i32,
     Address,
+    Flow,
     FlowKey,
     Handoff,
     ListenerKey,
     NetnsCookie,
+    Place,
     Pod,
     PodName,
     PortKey,
     PortRule,
-    Socket
+    Service,
+    Slot,
+    SlotKey,
+    Socket,
+    Towards,
+    Tuple,
+    WorkloadNumber,
+    Yes
 );
 
 const MAP_LOOKUP_ELEM: libc::c_long = 1;
@@ -47,6 +57,7 @@ const MAP_UPDATE_ELEM: libc::c_long = 2;
 const MAP_DELETE_ELEM: libc::c_long = 3;
 const MAP_GET_NEXT_KEY: libc::c_long = 4;
 const OBJ_GET: libc::c_long = 7;
+const MAP_LOOKUP_BATCH: libc::c_long = 24;
 const LINK_UPDATE: libc::c_long = 29;
 const LINK_DETACH: libc::c_long = 34;
 
@@ -72,6 +83,19 @@ impl Element {
     fn new<K: Plain>(map: &impl AsFd, key: *const K) -> Self {
         Self { map: number(map), padding: 0, key: key.addr() as u64, value: 0, flags: 0 }
     }
+}
+
+/// As the batch commands read it.
+#[repr(C)]
+struct Batch {
+    from: u64,
+    to: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map: u32,
+    element_flags: u64,
+    flags: u64,
 }
 
 /// As `BPF_OBJ_GET` reads it.
@@ -162,6 +186,43 @@ pub(crate) fn next_key<K: Plain>(map: &impl AsFd, key: Option<&K>) -> io::Result
     let mut element = Element { value: (&raw mut next).addr() as u64, ..Element::new(map, key) };
     // SAFETY: both keys live until the call returns, and have the map's size.
     absent_is_none(unsafe { call(MAP_GET_NEXT_KEY, &mut element) }).map(|found| found.map(|_| next))
+}
+
+/// A hash map's entries, many in one call. What comes and goes meanwhile may be missing or not.
+pub(crate) fn entries<K: Plain, V: Plain>(map: &impl AsFd) -> io::Result<Vec<(K, V)>> {
+    let mut entries = Vec::new();
+    let mut room = 1024;
+    let mut place: Option<u64> = None;
+    loop {
+        let (mut keys, mut values) = (vec![zeroed::<K>(); room], vec![zeroed::<V>(); room]);
+        let mut next = 0_u64;
+        let mut batch = Batch {
+            from: place.as_ref().map_or(0, |place| (&raw const *place).addr() as u64),
+            to: (&raw mut next).addr() as u64,
+            keys: keys.as_mut_ptr().addr() as u64,
+            values: values.as_mut_ptr().addr() as u64,
+            count: u32::try_from(room).map_err(io::Error::other)?,
+            map: number(map),
+            element_flags: 0,
+            flags: 0,
+        };
+        // SAFETY: there is room for as many keys and values as `count` says, and places are four bytes.
+        let result = unsafe { call(MAP_LOOKUP_BATCH, &mut batch) };
+        match result.as_ref().map_err(io::Error::raw_os_error) {
+            Err(Some(libc::ENOSPC)) => {
+                // One bucket holds more than that.
+                room *= 2;
+                continue;
+            }
+            Err(code) if code != Some(libc::ENOENT) => return result.map(|_| entries),
+            _ => {}
+        }
+        entries.extend(keys.into_iter().zip(values).take(batch.count as usize));
+        if result.is_err() {
+            return Ok(entries);
+        }
+        place = Some(next);
+    }
 }
 
 /// Opens what is pinned there.

@@ -6,15 +6,25 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use ambit_abi::{
-    Address, FlowKey, Handoff, ListenerKey, NetnsCookie, Pod, PodName, PortKey, PortRule, Reason, Role,
-    Socket, names,
+    Address, Flow, FlowKey, Handoff, ListenerKey, NetnsCookie, Place, Pod, PodName, PortKey, PortRule,
+    Reason, Role, Service, Slot, SlotKey, Socket, Towards, Tuple, WorkloadNumber, Yes, names,
 };
 use parking_lot::Mutex;
 
 use crate::map::Map;
 use crate::pins::Pins;
 use crate::pods::Enrolled;
+use crate::ring::Ring;
 use crate::{Error, Settings, bpf, object};
+
+/// What the kernel knows of a captured connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Captured {
+    /// Where the app wanted to go.
+    pub asked: SocketAddr,
+    /// The endpoint that the kernel chose, if it had a table.
+    pub chosen: Option<SocketAddr>,
+}
 
 /// An instance's programs and maps. Calls for connections take no lock.
 #[derive(Debug)]
@@ -32,6 +42,22 @@ pub struct Dataplane {
     sockets: Map<i32, Socket>,
     refusals: Map<u32, u64>,
     cpus: usize,
+    /// Written with a socket's descriptor.
+    pub(crate) own: Map<i32, u8>,
+    pub(crate) pod_flows: Map<NetnsCookie, u64>,
+    pub(crate) generations: Map<WorkloadNumber, u64>,
+    pub(crate) verdicts: Map<Towards, Yes>,
+    pub(crate) lease: Map<u32, u64>,
+    pub(crate) locals: Map<Address, WorkloadNumber>,
+    pub(crate) services: Map<Place, Service>,
+    pub(crate) endpoints: Map<SlotKey, Slot>,
+    pub(crate) sticky: Map<Towards, Place>,
+    pub(crate) flows: Map<Tuple, Flow>,
+    pub(crate) ring: Mutex<Ring>,
+    /// Held while a service's table changes.
+    pub(crate) tables: Mutex<()>,
+    /// What `LOCALS` holds.
+    pub(crate) own_addresses: Mutex<BTreeMap<WorkloadNumber, BTreeSet<Address>>>,
     /// What the maps hold for each pod: changes read, compare and write.
     pub(crate) enrolled: Mutex<BTreeMap<NetnsCookie, Enrolled>>,
 }
@@ -60,10 +86,24 @@ impl Dataplane {
             sockets: Map::open(&pins, names::SOCKETS)?,
             refusals: Map::open(&pins, names::REFUSALS)?,
             cpus,
+            own: Map::open(&pins, names::OWN)?,
+            pod_flows: Map::open(&pins, names::POD_FLOWS)?,
+            generations: Map::open(&pins, names::GENERATIONS)?,
+            verdicts: Map::open(&pins, names::VERDICTS)?,
+            lease: Map::open(&pins, names::LEASE)?,
+            locals: Map::open(&pins, names::LOCALS)?,
+            services: Map::open(&pins, names::SERVICES)?,
+            endpoints: Map::open(&pins, names::ENDPOINTS)?,
+            sticky: Map::open(&pins, names::STICKY)?,
+            flows: Map::open(&pins, names::FLOWS)?,
+            ring: Mutex::new(Ring::open(&pins)?),
+            tables: Mutex::default(),
+            own_addresses: Mutex::default(),
             enrolled: Mutex::default(),
             pins,
         };
         dataplane.read_enrolled()?;
+        dataplane.read_direct()?;
         drop(lock);
         Ok(dataplane)
     }
@@ -95,10 +135,13 @@ impl Dataplane {
 
     /// Where the app wanted to go whose connection this accepted socket is. None: it was not captured, an app
     /// dialled the listener itself.
-    pub fn original_destination(&self, accepted: BorrowedFd<'_>) -> Result<Option<SocketAddr>, Error> {
+    pub fn original_destination(&self, accepted: BorrowedFd<'_>) -> Result<Option<Captured>, Error> {
         let socket = self.sockets.get(&accepted.as_raw_fd())?;
         let captured = socket.filter(|socket| socket.role == Role::Captured as u32);
-        Ok(captured.map(|socket| socket.address.with_port(socket.port)))
+        Ok(captured.map(|socket| Captured {
+            asked: socket.address.with_port(socket.port),
+            chosen: (!socket.chosen.is_none()).then(|| socket.chosen.address.with_port(socket.chosen.port)),
+        }))
     }
 
     /// Before `connect()`: the daemon's own socket towards a peer, which the programs leave alone.

@@ -38,6 +38,9 @@ pub enum Error {
     /// A map operation failed.
     #[error("cannot {operation} {map}")]
     Map { operation: &'static str, map: &'static str, source: io::Error },
+    /// A clock could not be read.
+    #[error("cannot read the clock")]
+    Clock(#[source] io::Error),
     /// The pod is not enrolled, or no more.
     #[error("network namespace {0} is not enrolled")]
     NotEnrolled(NetnsCookie),

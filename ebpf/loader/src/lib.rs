@@ -6,21 +6,29 @@
 //! the daemon, so that an enrolled pod is never without its programs.
 
 mod bpf;
+mod clock;
 mod dataplane;
 mod detach;
+mod direct;
 mod error;
+mod flow;
 mod map;
 mod object;
 mod pins;
 mod pods;
+mod ring;
 mod settings;
 mod socket;
+mod table;
 
-pub use ambit_abi::{HBONE_PORT, InboundMode, NetnsCookie, Path, Reason};
+pub use ambit_abi::{HBONE_PORT, InboundMode, NetnsCookie, Path, Reason, RecordKind, WorkloadNumber};
 
-pub use dataplane::Dataplane;
+pub use dataplane::{Captured, Dataplane};
 pub use detach::detach;
+pub use direct::Verdict;
 pub use error::Error;
+pub use flow::{Flow, Record};
 pub use pods::{Inbound, Listeners};
 pub use settings::{InstanceName, InstanceNameError, Settings};
 pub use socket::netns_cookie;
+pub use table::Table;

@@ -52,6 +52,15 @@ impl<K: Plain, V: Plain> Map<K, V> {
         bpf::update(&self.descriptor, key, value, Update::Any).map_err(self.error("write to"))
     }
 
+    /// Writes an entry, if the map is not full; whether it is written.
+    pub(crate) fn put_if_room(&self, key: &K, value: &V) -> Result<bool, Error> {
+        match bpf::update(&self.descriptor, key, value, Update::Any) {
+            Ok(()) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::E2BIG) => Ok(false),
+            Err(error) => Err(self.error("write to")(error)),
+        }
+    }
+
     /// Writes an entry that must be there; whether it was.
     pub(crate) fn replace(&self, key: &K, value: &V) -> Result<bool, Error> {
         match bpf::update(&self.descriptor, key, value, Update::Present) {
@@ -72,6 +81,11 @@ impl<K: Plain, V: Plain> Map<K, V> {
     /// Removes an entry, if there is one.
     pub(crate) fn remove(&self, key: &K) -> Result<(), Error> {
         bpf::delete(&self.descriptor, key).map(drop).map_err(self.error("remove from"))
+    }
+
+    /// All entries. What comes and goes meanwhile may be missing or not.
+    pub(crate) fn entries(&self) -> Result<Vec<(K, V)>, Error> {
+        bpf::entries(&self.descriptor).map_err(self.error("list"))
     }
 
     /// All keys. What comes and goes meanwhile may be missing or not.

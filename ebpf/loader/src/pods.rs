@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use ambit_abi::{InboundMode, ListenerKey, ListenerSlot, NetnsCookie, Pod, PodName, PortKey, PortRule};
+use ambit_abi::{
+    InboundMode, ListenerKey, ListenerSlot, NetnsCookie, Pod, PodName, PortKey, PortRule, WorkloadNumber,
+};
 
 use crate::pins::inbound_link;
-use crate::{Dataplane, Error, object};
+use crate::{Dataplane, Error, clock, object};
 
 /// How long a workload's name may be.
 pub(crate) const LONGEST_NAME: usize = size_of::<PodName>() - size_of::<u32>();
@@ -87,8 +89,13 @@ impl Dataplane {
     }
 
     /// Enrols a pod, or finds it enrolled. From here on its connections to captured destinations are refused
-    /// until there are listeners, and what arrives is checked.
-    pub fn enrol(&self, netns: BorrowedFd<'_>, cookie: NetnsCookie, uid: &str) -> Result<(), Error> {
+    /// until there are listeners, and what arrives is checked. Returns the number of this enrolment.
+    pub fn enrol(
+        &self,
+        netns: BorrowedFd<'_>,
+        cookie: NetnsCookie,
+        uid: &str,
+    ) -> Result<WorkloadNumber, Error> {
         let name = name(uid)?;
         let _lock = self.pins.lock()?;
         let mut enrolled = self.enrolled.lock();
@@ -96,10 +103,16 @@ impl Dataplane {
         // The name comes first and goes last: a daemon that dies in between leaves something to release.
         self.pod_names.put(&cookie, &name)?;
         self.pod_handoffs.put_new(&cookie, &0)?;
+        self.pod_flows.put_new(&cookie, &0)?;
+        let number = match known {
+            Some(pod) => pod.number,
+            None => self.new_number()?,
+        };
+        self.generations.put_new(&number, &1)?;
         if let Some(pod) = known {
             enrolled.entry(cookie).or_default().pod = pod;
         } else {
-            let pod = Pod { mode: InboundMode::Check as u8, ..Pod::default() };
+            let pod = Pod { mode: InboundMode::Check as u8, number, ..Pod::default() };
             self.pods.put(&cookie, &pod)?;
             enrolled.insert(cookie, Enrolled { pod, rules: BTreeMap::new() });
         }
@@ -107,7 +120,7 @@ impl Dataplane {
         if attached.is_err() && known.is_none() {
             self.forget(cookie, enrolled.remove(&cookie))?;
         }
-        attached
+        attached.map(|()| number)
     }
 
     /// Says where the daemon listens for a pod.
@@ -119,7 +132,11 @@ impl Dataplane {
         for (slot, socket) in ListenerSlot::ALL.into_iter().zip(sockets) {
             let key = ListenerKey::new(cookie, slot);
             match socket {
-                Some(socket) => self.listeners.put(&key, &socket.as_raw_fd().cast_unsigned())?,
+                // Marked first: no connection that it accepts is taken for an app's.
+                Some(socket) => self
+                    .own
+                    .put(&socket.as_raw_fd(), &1)
+                    .and_then(|()| self.listeners.put(&key, &socket.as_raw_fd().cast_unsigned()))?,
                 None => self.listeners.remove(&key)?,
             }
         }
@@ -170,11 +187,21 @@ impl Dataplane {
         Ok(())
     }
 
+    /// Greater than every number in the maps, so also greater than those of a daemon whose clock was ahead.
+    fn new_number(&self) -> Result<WorkloadNumber, Error> {
+        let held = self.generations.keys()?.last().copied().unwrap_or_default();
+        clock::fresh(held.0).map(WorkloadNumber)
+    }
+
     fn forget(&self, cookie: NetnsCookie, held: Option<Enrolled>) -> Result<(), Error> {
         for link in self.pins.links(&inbound_link(cookie))? {
             link.remove()?;
         }
+        let pod = self.pods.get(&cookie)?;
         self.pods.remove(&cookie)?;
+        if let Some(pod) = pod {
+            self.forget_number(pod.number)?;
+        }
         for slot in ListenerSlot::ALL {
             self.listeners.remove(&ListenerKey::new(cookie, slot))?;
         }
@@ -182,6 +209,7 @@ impl Dataplane {
             self.ports.remove(&PortKey::new(cookie, *port))?;
         }
         self.pod_handoffs.remove(&cookie)?;
+        self.pod_flows.remove(&cookie)?;
         self.pod_names.remove(&cookie)
     }
 }

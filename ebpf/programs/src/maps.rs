@@ -1,13 +1,13 @@
 //! The maps. Plain hashes that allocate as they fill: an LRU would let one pod's flood evict another's entries.
 
 use ambit_abi::{
-    Address, FlowKey, Handoff, ListenerKey, NetnsCookie, Pod, PodName, PortKey, PortRule, Reason, Socket,
-    limits,
+    Accepted, Address, Flow, FlowKey, Handoff, ListenerKey, NetnsCookie, Place, Pod, PodName, PortKey,
+    PortRule, Reason, Service, Slot, SlotKey, Socket, Towards, Tuple, WorkloadNumber, Yes, limits,
 };
-use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_map_type};
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::{btf_map, map};
-use aya_ebpf::maps::{HashMap, PerCpuArray, SockHash};
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf, SockHash};
 
 const ON_DEMAND: u32 = BPF_F_NO_PREALLOC;
 
@@ -39,8 +39,64 @@ pub static HANDOFFS: HashMap<FlowKey, Handoff> = HashMap::with_max_entries(limit
 #[map]
 static REFUSALS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Reason::COUNTERS, 0);
 
+#[map]
+pub static GENERATIONS: HashMap<WorkloadNumber, u64> = HashMap::with_max_entries(limits::PODS, ON_DEMAND);
+
+#[map]
+pub static VERDICTS: HashMap<Towards, Yes> = HashMap::with_max_entries(limits::VERDICTS, ON_DEMAND);
+
+#[map]
+pub static LEASE: Array<u64> = Array::with_max_entries(1, 0);
+
+#[map]
+pub static LOCALS: HashMap<Address, WorkloadNumber> = HashMap::with_max_entries(limits::LOCALS, ON_DEMAND);
+
+#[map]
+pub static SERVICES: HashMap<Place, Service> = HashMap::with_max_entries(limits::SERVICES, ON_DEMAND);
+
+#[map]
+pub static ENDPOINTS: HashMap<SlotKey, Slot> = HashMap::with_max_entries(limits::ENDPOINTS, ON_DEMAND);
+
+#[map]
+pub static STICKY: HashMap<Towards, Place> = HashMap::with_max_entries(limits::STICKY, ON_DEMAND);
+
+#[map]
+pub static FLOWS: HashMap<Tuple, Flow> = HashMap::with_max_entries(limits::FLOWS, ON_DEMAND);
+
+#[map]
+pub static POD_FLOWS: HashMap<NetnsCookie, u64> = HashMap::with_max_entries(limits::PODS, ON_DEMAND);
+
+#[map]
+pub static RECORDS: RingBuf = RingBuf::with_byte_size(limits::RECORDS, 0);
+
 #[btf_map]
 pub static SOCKETS: SkStorage<Socket> = SkStorage::new();
+
+#[btf_map]
+pub static ACCEPTED: SkStorage<Accepted> = SkStorage::new();
+
+#[btf_map]
+pub static OWN: InheritedStorage = InheritedStorage::new();
+
+/// Storage of a socket that the sockets it accepts get a copy of; the library has no such definition.
+#[repr(C)]
+pub struct InheritedStorage {
+    r#type: *const [i32; bpf_map_type::BPF_MAP_TYPE_SK_STORAGE as usize],
+    key: *const i32,
+    value: *const u8,
+    max_entries: *const [i32; 0],
+    map_flags: *const [i32; (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize],
+}
+
+// SAFETY: a description for the loader, which nobody reads here.
+unsafe impl Sync for InheritedStorage {}
+
+impl InheritedStorage {
+    const fn new() -> Self {
+        use core::ptr::null;
+        Self { r#type: null(), key: null(), value: null(), max_entries: null(), map_flags: null() }
+    }
+}
 
 /// Counts one refusal.
 #[inline(always)]

@@ -57,6 +57,8 @@ fn connecting(context: &SockOpsContext, sk: *mut bpf_sock) {
         port: socket.port,
         reserved: 0,
         role: role as u32,
+        chosen: socket.chosen,
+        unused: 0,
     };
     if !sockets::leave(&flow, &handoff) {
         count(Reason::HandoffLost);
@@ -89,7 +91,8 @@ fn accepted(context: &SockOpsContext, sk: *mut bpf_sock) {
     // SAFETY: the entry is not changed in place, and the kernel keeps it until the program ends.
     let Some(handoff) = (unsafe { HANDOFFS.get(flow) }) else { return };
     let role = if handoff.role == Role::Captured as u32 { Role::Captured } else { Role::Server };
-    if !sockets::set(sk, Socket::new(role, handoff.address, handoff.port)) {
+    let known = Socket { chosen: handoff.chosen, ..Socket::new(role, handoff.address, handoff.port) };
+    if !sockets::set(sk, known) {
         count(Reason::HandoffLost);
     }
     sockets::take(&flow);

@@ -300,6 +300,6 @@ impl Daemon {
     ) -> (Socket, Option<SocketAddr>) {
         let (socket, _) = accept(self.outbound(destination));
         let original = dataplane.original_destination(socket.as_fd()).expect("the socket's storage");
-        (socket, original)
+        (socket, original.map(|captured| captured.asked))
     }
 }

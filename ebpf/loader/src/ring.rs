@@ -1,0 +1,112 @@
+//! The reading end of the ring buffer. Its position lies in a page shared with the kernel and is read afresh
+//! each time, so that the next daemon goes on where the last one stopped.
+
+#![expect(unsafe_code, reason = "memory shared with the kernel")]
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use ambit_abi::{Record, limits, names};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::unistd::{SysconfVar, sysconf};
+
+use crate::pins::Pins;
+use crate::{Error, bpf};
+
+/// In an entry's first word, beside its length.
+const BUSY: u32 = 1 << 31;
+const DISCARDED: u32 = 1 << 30;
+/// Before each entry.
+const HEADER: u64 = 8;
+
+/// The ring buffer, mapped.
+#[derive(Debug)]
+pub(crate) struct Ring {
+    /// The consumer's page, which we write.
+    consumer: NonNull<u8>,
+    /// The producer's page and the data, twice in a row: no entry is ever cut in two.
+    producer: NonNull<u8>,
+    page: usize,
+}
+
+// SAFETY: the memory is shared with the kernel in any case; positions are atomic, and `drain` takes `&mut`.
+unsafe impl Send for Ring {}
+
+const SIZE: usize = limits::RECORDS as usize;
+
+impl Ring {
+    pub(crate) fn open(pins: &Pins) -> Result<Self, Error> {
+        let path = pins.path(names::RECORDS);
+        let descriptor =
+            bpf::open_pin(&path).map_err(|source| Error::Pin { operation: "open the map", path, source })?;
+        Self::map(&descriptor).map_err(|source| Error::Map {
+            operation: "map the memory of",
+            map: names::RECORDS,
+            source,
+        })
+    }
+
+    fn map(descriptor: &OwnedFd) -> io::Result<Self> {
+        let page = sysconf(SysconfVar::PAGE_SIZE)?.unwrap_or(4096);
+        let page = usize::try_from(page).map_err(io::Error::other)?;
+        let map = |length: usize, access, offset: usize| {
+            let length = NonZeroUsize::new(length).ok_or(io::ErrorKind::InvalidInput)?;
+            let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
+            // SAFETY: a new mapping, at an address of the kernel's choice.
+            let memory = unsafe { mmap(None, length, access, MapFlags::MAP_SHARED, descriptor, offset) };
+            memory.map(NonNull::cast::<u8>).map_err(io::Error::from)
+        };
+        let consumer = map(page, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, 0)?;
+        match map(page + 2 * SIZE, ProtFlags::PROT_READ, page) {
+            Ok(producer) => Ok(Self { consumer, producer, page }),
+            Err(error) => {
+                // SAFETY: mapped above, and nobody else knows it.
+                unsafe { munmap(consumer.cast(), page) }.map_err(io::Error::from).and(Err(error))
+            }
+        }
+    }
+
+    /// Hands every finished entry over; how many there were.
+    pub(crate) fn drain(&mut self, mut each: impl FnMut(&Record)) -> usize {
+        // SAFETY: both pages begin with a position, aligned, and live as long as the mapping.
+        let (consumed, produced) = unsafe {
+            (self.consumer.cast::<AtomicU64>().as_ref(), self.producer.cast::<AtomicU64>().as_ref())
+        };
+        let mut position = consumed.load(Ordering::Acquire);
+        let mut count = 0;
+        while position < produced.load(Ordering::Acquire) {
+            // SAFETY: positions count bytes, and entries lie in the data modulo its size.
+            let entry = unsafe { self.producer.add(self.page + (position % SIZE as u64) as usize) };
+            // SAFETY: an entry begins with its length, aligned to eight bytes.
+            let length = unsafe { entry.cast::<AtomicU32>().as_ref() }.load(Ordering::Acquire);
+            if length & BUSY != 0 {
+                break;
+            }
+            let size = length & !DISCARDED;
+            if length & DISCARDED == 0 && size as usize == size_of::<Record>() {
+                // SAFETY: the kernel has finished the entry, whose size is a record's; a record is plain bytes.
+                each(&unsafe { entry.add(HEADER as usize).cast::<Record>().read() });
+                count += 1;
+            }
+            position += (u64::from(size) + HEADER).next_multiple_of(8);
+            // What was handed over may be overwritten.
+            consumed.store(position, Ordering::Release);
+        }
+        count
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // SAFETY: both were mapped with these lengths, and nothing refers to them any more.
+        let unmapped = unsafe {
+            munmap(self.consumer.cast(), self.page).and(munmap(self.producer.cast(), self.page + 2 * SIZE))
+        };
+        if let Err(error) = unmapped {
+            tracing::warn!(%error, "the ring buffer's memory cannot be given back");
+        }
+    }
+}
