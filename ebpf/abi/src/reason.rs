@@ -55,8 +55,6 @@ reasons! {
     FlowGone = 12, "flow_gone";
     /// A record did not fit into the ring buffer.
     RecordLost = 13, "record_lost";
-    /// The connection ended in order.
-    Closed = 14, "closed";
 
     // Decided by ztunnel; the names are those of the core's denials.
     /// The client's workload is unknown.
