@@ -60,6 +60,7 @@ fn flag(reason: Reason) -> Flag {
         | Reason::PolicyNotAllowed
         | Reason::PolicyMissing
         | Reason::PlaintextRefused
+        | Reason::FlowStale
         | Reason::TunnelRefused => Flag::Denied,
         Reason::CertificateMissing => Flag::IdentityFailed,
         Reason::TlsFailed => Flag::TlsFailed,
@@ -71,6 +72,11 @@ fn flag(reason: Reason) -> Flag {
         | Reason::HboneListenerMissing
         | Reason::PlaintextListenerMissing
         | Reason::HandoffLost
+        | Reason::FlowMisdirected
+        | Reason::FlowsExhausted
+        | Reason::FlowTaken
+        | Reason::FlowGone
+        | Reason::RecordLost
         | Reason::SourceUnknown
         | Reason::DestinationUnknown
         | Reason::ServicePortUnknown
