@@ -12,6 +12,7 @@ use ambit_xds::client::Status;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use crate::connections::View;
 use crate::daemon::Node;
 use crate::error::Error;
 use crate::pods::Pod;
@@ -28,7 +29,7 @@ pub(crate) fn start(
     let (dumped, listed) = (node.clone(), node.clone());
     let admin = Router::new()
         .get("/config_dump", move |_| ready(Response::json(&dump(&dumped, &xds.borrow()))))
-        .get("/connections", move |_| ready(Response::json(&listed.connections.list())))
+        .get("/connections", move |_| ready(Response::json(&connections(&listed))))
         .merge(logging_routes(log));
     let server = |name, address, router| Server { name, address, router };
     let servers = vec![
@@ -37,6 +38,14 @@ pub(crate) fn start(
         server("readiness", node.config.readiness, readiness.routes()),
     ];
     Ok(Admin::start(servers)?)
+}
+
+/// What is open, whoever carries it.
+fn connections(node: &Node) -> Vec<View> {
+    node.report_records();
+    let mut open = node.connections.list();
+    open.extend(node.kernel_connections());
+    open
 }
 
 /// Everything the daemon knows, without secrets.

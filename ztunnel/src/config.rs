@@ -51,6 +51,29 @@ pub(crate) struct Config {
     /// How long metrics keep showing the names of connections that have ended.
     #[serde(default = "hour")]
     metrics_idle_seconds: u64,
+    #[serde(default)]
+    pub(crate) direct: Direct,
+}
+
+/// The direct path between two pods of this node.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Direct {
+    pub(crate) enabled: bool,
+    /// How long the kernel believes what this daemon said without hearing of it again.
+    lease_seconds: u64,
+}
+
+impl Default for Direct {
+    fn default() -> Self {
+        Self { enabled: true, lease_seconds: 60 }
+    }
+}
+
+impl Direct {
+    pub(crate) fn lease(&self) -> Duration {
+        Duration::from_secs(self.lease_seconds)
+    }
 }
 
 fn two() -> usize {
@@ -109,7 +132,8 @@ impl Config {
         in_range("certificate_ttl_seconds", self.certificate_ttl_seconds, 1..=366 * day())?;
         in_range("drain_timeout_seconds", self.drain_timeout_seconds, 0..=3600)?;
         in_range("metrics_idle_seconds", self.metrics_idle_seconds, 1..=366 * day())?;
-        in_range("connect_timeout_seconds", self.connect_timeout_seconds, 1..=300)
+        in_range("connect_timeout_seconds", self.connect_timeout_seconds, 1..=300)?;
+        in_range("direct.lease_seconds", self.direct.lease_seconds, 1..=3600)
     }
 
     pub(crate) fn metrics_idle(&self) -> Duration {
@@ -152,6 +176,8 @@ mod tests {
         assert_eq!(config.drain_timeout(), Duration::from_secs(10));
         assert_eq!(config.connect_timeout(), Duration::from_secs(10));
         assert_eq!(config.cgroup, None);
+        assert!(config.direct.enabled);
+        assert_eq!(config.direct.lease(), Duration::from_mins(1));
     }
 
     #[test]
@@ -164,6 +190,8 @@ mod tests {
             ("lifetime of nothing", "certificate_ttl_seconds: 0", "certificate_ttl_seconds: 0"),
             ("no time to connect", "connect_timeout_seconds: 0", "connect_timeout_seconds: 0"),
             ("endless drain", "drain_timeout_seconds: 99999", "drain_timeout_seconds: 99999"),
+            ("no lease", "direct: {lease_seconds: 0}", "direct.lease_seconds: 0"),
+            ("a switch that is none", "direct: {enabled: perhaps}", "enabled"),
             ("log format", "log: {format: xml}", "xml"),
         ];
         for (name, line, expected) in rows {

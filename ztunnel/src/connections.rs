@@ -182,7 +182,12 @@ impl Drop for Registered {
 /// A connection as `/connections` shows it.
 #[derive(Debug, Serialize)]
 pub(crate) struct View {
-    id: u64,
+    /// Of those that the daemon carries.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<u64>,
+    /// Of those that the kernel carries: the socket's, as `ss -e` shows it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    socket_cookie: Option<u64>,
     direction: &'static str,
     path: &'static str,
     mutual_tls: bool,
@@ -212,25 +217,32 @@ impl View {
     fn new(id: u64, open: &Open) -> Option<Self> {
         let report = open.report.lock();
         let report = report.as_ref()?;
-        let facts = report.facts();
-        let bytes = open.bytes();
-        Some(Self {
-            id,
-            direction: match open.direction {
-                Direction::Outbound => "outbound",
-                Direction::Inbound => "inbound",
-            },
+        let policy = open.policy.as_ref().map(ToString::to_string);
+        let seconds = report.since().elapsed().as_secs_f64();
+        Some(Self { id: Some(id), policy, ..Self::of(report.facts(), open.bytes(), seconds) })
+    }
+
+    /// One that the kernel carries.
+    pub(crate) fn in_kernel(facts: &Facts, bytes: Bytes, seconds: f64, socket_cookie: Option<u64>) -> Self {
+        Self { socket_cookie, ..Self::of(facts, bytes, seconds) }
+    }
+
+    fn of(facts: &Facts, bytes: Bytes, seconds: f64) -> Self {
+        Self {
+            id: None,
+            socket_cookie: None,
+            direction: facts.direction.as_str(),
             path: facts.path.as_str(),
             mutual_tls: facts.mutual_tls,
             source: EndView::new(&facts.source),
             destination: EndView::new(&facts.destination),
             hbone_address: facts.hbone_address.map(|address| address.to_string()),
             service: facts.service.as_ref().map(|service| service.key.to_string()),
-            policy: open.policy.as_ref().map(ToString::to_string),
-            seconds: report.since().elapsed().as_secs_f64(),
+            policy: None,
+            seconds,
             bytes_from_client: bytes.from_client,
             bytes_from_server: bytes.from_server,
-        })
+        }
     }
 }
 

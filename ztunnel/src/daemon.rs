@@ -23,6 +23,7 @@ use tokio::sync::{broadcast, watch};
 use crate::config::Config;
 use crate::connections::Connections;
 use crate::dial::PodDialer;
+use crate::direct::{self, Direct};
 use crate::enroller::Enroller;
 use crate::error::Error;
 use crate::kernel::Kernel;
@@ -44,6 +45,7 @@ pub(crate) struct Node {
     pub(crate) kernel: Arc<Kernel>,
     pub(crate) pods: Arc<Pods>,
     pub(crate) connections: Arc<Connections>,
+    pub(crate) direct: Direct,
     pub(crate) certificates: Certificates,
     pub(crate) pool: Pool<PodDialer>,
     pub(crate) server: Server,
@@ -51,7 +53,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    fn new(config: Config, dataplane: Dataplane, certificates: Certificates) -> Self {
+    fn new(config: Config, dataplane: Dataplane, direct: Direct, certificates: Certificates) -> Self {
         let kernel = Arc::new(Kernel::new(dataplane));
         let pods = Arc::new(Pods::default());
         let dialer =
@@ -63,6 +65,7 @@ impl Node {
             kernel,
             pods,
             connections: Arc::default(),
+            direct,
             certificates,
             drain: Drain::new(),
             config,
@@ -83,6 +86,7 @@ impl Node {
         if let Some(pod) = self.pods.remove(&uid) {
             pod.released.cancel();
         }
+        self.direct.released(self, &uid);
         self.pool.retire_source(&uid);
     }
 }
@@ -114,7 +118,9 @@ pub(crate) async fn run(config: Config) -> Result<(), Error> {
     let (dataplane, own) = attach(&config)?;
     attached.met();
 
-    let node = Arc::new(Node::new(config, dataplane, certificates));
+    let (direct, asked) = Direct::new(&config.direct, &dataplane)?;
+    let node = Arc::new(Node::new(config, dataplane, direct, certificates));
+    direct::start(&node, asked)?;
     let (xds_status, xds) = watch::channel(Status::default());
     health::show(&node, xds.clone(), &metrics);
     let admin = admin::start(&node, &log, &metrics, &readiness, xds.clone())?;
@@ -156,6 +162,7 @@ async fn finish(node: &Node, admin: Admin) {
     if let Err(error) = node.drain.finish(node.config.drain_timeout()).await {
         tracing::warn!(error = report::chain(&error), "connections were cut");
     }
+    node.report_records();
     admin.stop(ADMIN_END).await;
     tracing::info!("ztunnel has ended");
 }
@@ -236,6 +243,7 @@ async fn keep_house(node: Arc<Node>) {
         node.connections.progress();
         if let Some(mesh) = node.state.mesh() {
             node.kernel.retry(&mesh, &node.pods.all());
+            node.direct.retry(&node, &mesh);
         }
     }
 }

@@ -173,7 +173,9 @@ impl Worker {
         let dataplane = node.kernel.dataplane();
         let failed = |source| Error::Dataplane { object: pod.uid.to_string(), source };
         let listeners = pod.listen()?;
-        dataplane.enrol(pod.descriptor(), pod.cookie, &pod.uid.0).map_err(failed)?;
+        let number = dataplane.enrol(pod.descriptor(), pod.cookie, &pod.uid.0).map_err(failed)?;
+        pod.numbered(number);
+        node.direct.enrolled(node, number, &pod.uid);
         dataplane.set_listeners(pod.cookie, &listeners.borrow()).map_err(failed)?;
         // In the table first: from now on changes of the mesh reach it, and the mode set here is not older.
         node.pods.insert(pod.clone());
@@ -188,7 +190,9 @@ impl Worker {
         };
         mode.and_then(|()| accept::start(node, pod, listeners)).inspect_err(|_| {
             node.pods.remove(&pod.uid);
-        })
+        })?;
+        node.direct.settled(node, pod);
+        Ok(())
     }
 
     fn release(&mut self, releases: impl IntoIterator<Item = Release>) -> Result<(), String> {

@@ -3,6 +3,7 @@
 //! A connection: [`accept`] → [`outbound`] or [`inbound`] → decide (`ambit-core`) → dial → relay → report, once.
 //! State: [`sync`] takes what the controller sends to [`state`] (decisions), [`kernel`] (capture) and [`connections`]
 //! (those already open). Pods come and go through [`enroller`].
+//! Connections that the kernel carries by itself: [`direct`].
 
 mod accept;
 mod addresses;
@@ -11,6 +12,7 @@ mod config;
 mod connections;
 mod daemon;
 mod dial;
+mod direct;
 mod enroller;
 mod enrolment;
 mod error;

@@ -108,6 +108,9 @@ impl<'a> Attempt<'a> {
             let since = Instant::now();
             match self.follow(node, &plan).await {
                 Ok(far) => {
+                    if let Plan::Tunnel(tunnel) = &plan {
+                        node.direct.remember(node, self.pod, tunnel, flow.destination);
+                    }
                     health::CONNECT.observe(self.facts.path.as_str(), since.elapsed());
                     return Ok(far);
                 }

@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use ambit_core::model::{Identity, WorkloadUid};
+use ambit_diag::Diag;
 use ambit_enrol::NetworkNamespace;
 use ambit_hbone::tls::{self, WorkloadCertificate};
-use ambit_loader::NetnsCookie;
+use ambit_loader::{NetnsCookie, WorkloadNumber};
 use ambit_runtime::certificates::{Certificates, Lease};
 use arc_swap::ArcSwapOption;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use rustls::ServerConfig;
 use socket2::Socket;
 use tokio::net::TcpSocket;
@@ -26,11 +27,15 @@ use crate::socket::{self, Family};
 pub(crate) struct Pod {
     pub(crate) uid: WorkloadUid,
     pub(crate) cookie: NetnsCookie,
+    /// Of this enrolment, once there is one.
+    number: OnceLock<WorkloadNumber>,
     namespace: NetworkNamespace,
     /// Set when the pod's workload is known.
     lease: RwLock<Option<Arc<Lease>>>,
     /// Made once for each certificate.
     server_config: ArcSwapOption<(Arc<WorkloadCertificate>, Arc<ServerConfig>)>,
+    /// Made when it is first needed.
+    diag: Mutex<Option<Diag>>,
     /// Cancelled when the pod is released: nothing new is accepted for it.
     pub(crate) released: CancellationToken,
 }
@@ -51,7 +56,9 @@ impl Pod {
         Ok(Self {
             uid,
             cookie,
+            number: OnceLock::new(),
             namespace,
+            diag: Mutex::default(),
             lease: RwLock::default(),
             server_config: ArcSwapOption::empty(),
             released: CancellationToken::new(),
@@ -61,6 +68,32 @@ impl Pod {
     /// Its network namespace.
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
         self.namespace.as_fd()
+    }
+
+    /// How the kernel's maps call this enrolment.
+    pub(crate) fn number(&self) -> Option<WorkloadNumber> {
+        self.number.get().copied()
+    }
+
+    /// The kernel has given the enrolment its number.
+    pub(crate) fn numbered(&self, number: WorkloadNumber) {
+        self.number.get_or_init(|| number);
+    }
+
+    /// Asks the kernel about the sockets in the pod's namespace.
+    pub(crate) fn with_diag<T>(
+        &self,
+        ask: impl FnOnce(&mut Diag) -> Result<T, ambit_diag::Error>,
+    ) -> Result<T, ambit_diag::Error> {
+        let mut held = self.diag.lock();
+        let mut diag = match held.take() {
+            Some(diag) => diag,
+            None => within(&self.namespace, || Ok(Diag::open())).map_err(ambit_diag::Error::Open)??,
+        };
+        // After an error there may be answers left in it that nobody waits for: the next question gets a new one.
+        let answer = ask(&mut diag)?;
+        *held = Some(diag);
+        Ok(answer)
     }
 
     /// A socket in the pod's namespace, to connect with.

@@ -55,7 +55,12 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 fn flag(reason: Reason) -> Flag {
     match reason {
         // It was made, and carried bytes.
-        Reason::Closed | Reason::Reset | Reason::Drained | Reason::Abandoned => Flag::None,
+        Reason::Closed
+        | Reason::Reset
+        | Reason::Drained
+        | Reason::Abandoned
+        | Reason::DirectDisabled
+        | Reason::TlsDemanded => Flag::None,
         Reason::PolicyDenied
         | Reason::PolicyNotAllowed
         | Reason::PolicyMissing
@@ -134,6 +139,14 @@ mod tests {
     #[test]
     fn only_what_was_made_has_no_flag() {
         let without: Vec<_> = Reason::ALL.iter().filter(|reason| flag(**reason) == Flag::None).collect();
-        assert_eq!(without, [&Reason::Reset, &Reason::Drained, &Reason::Closed, &Reason::Abandoned]);
+        let made = [
+            Reason::Reset,
+            Reason::Drained,
+            Reason::Closed,
+            Reason::Abandoned,
+            Reason::DirectDisabled,
+            Reason::TlsDemanded,
+        ];
+        assert_eq!(without, made.iter().collect::<Vec<_>>());
     }
 }

@@ -19,8 +19,8 @@ impl Sync {
         Self { node, mesh: Mesh::new(), synced: false }
     }
 
-    /// One update. Order: decisions first, then what the kernel sends to be decided, then connections that were
-    /// decided before.
+    /// One update. Order: decisions first, then what the kernel remembers of earlier ones, then what it sends to be
+    /// decided, then connections that were decided before.
     pub(crate) fn apply(&mut self, update: Update) -> Vec<Rejected> {
         let touched = self.mesh.apply(update.changes);
         if !self.synced && update.synced {
@@ -35,7 +35,9 @@ impl Sync {
     /// Makes the mesh known; without `touched` everything is looked at.
     fn publish(&self, touched: Option<&Touched>) {
         let node = &self.node;
+        let before = node.state.mesh();
         node.state.publish(self.mesh.clone());
+        let whom = node.direct.void(node, before.as_deref(), &self.mesh, touched);
         let pods = node.pods.all();
         for pod in &pods {
             if touched.is_none_or(|touched| touched.workloads.contains(&pod.uid)) {
@@ -46,6 +48,12 @@ impl Sync {
             Some(touched) => node.kernel.follow(&self.mesh, touched, &pods),
             None => node.kernel.reconcile(&self.mesh, &pods),
         }
+        node.direct.follow(node, before.as_deref(), &self.mesh, touched);
+        if touched.is_none() {
+            // All that an earlier daemon said was taken back above.
+            node.direct.renew(node);
+        }
         node.connections.recheck(&self.mesh, touched);
+        node.direct.look_at(whom);
     }
 }

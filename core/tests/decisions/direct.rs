@@ -40,8 +40,7 @@ fn what_may_be_remembered() {
         policy.dry_run = true;
         policy
     };
-    type Row = (&'static str, Workload, Workload, Vec<Authorization>, &'static str, Option<&'static str>);
-    let rows: Vec<Row> = vec![
+    let rows: Vec<(&str, Workload, Workload, Vec<Authorization>, &str, Option<&str>)> = vec![
         ("no policy", web(), cart(), vec![], "10.1.0.2:80", None),
         ("allowed", web(), cart(), vec![allow("shop/a", vec![only(from_web.clone())])], "10.1.0.2:80", None),
         ("denied", web(), cart(), vec![deny("shop/a", vec![only(from_web)])], "10.1.0.2:80", Some("denies")),
@@ -139,8 +138,7 @@ fn what_may_be_remembered() {
 fn what_is_open_stays_open_unless_it_is_forbidden() {
     let deny_web = || deny("shop/a", vec![only(m! { principals: ["cluster.local/ns/shop/sa/default"] })]);
     let from_there = allow("shop/a", vec![only(m! { source_ips: ["10.1.0.1"] })]);
-    type Row = (&'static str, Workload, Vec<Workload>, Vec<Authorization>, Option<&'static str>);
-    let rows: Vec<Row> = vec![
+    let rows: Vec<(&str, Workload, Vec<Workload>, Vec<Authorization>, Option<&str>)> = vec![
         ("nothing changed", web(), vec![web(), cart()], vec![], None),
         ("a policy by address, and it is the one", web(), vec![web(), cart()], vec![from_there], None),
         ("the source leaves before it ends", web(), vec![cart()], vec![], None),

@@ -105,6 +105,10 @@ reasons! {
     Closed = 38, "closed";
     /// Its task in the daemon ended before it did: a fault of the daemon's.
     Abandoned = 39, "abandoned";
+    /// The direct path was switched off for one of the ends: the next connection takes the tunnel.
+    DirectDisabled = 40, "direct_disabled";
+    /// The destination has come to demand TLS on its own node too: the next connection takes the tunnel.
+    TlsDemanded = 41, "tls_demanded";
 }
 
 impl Reason {

@@ -88,6 +88,17 @@ impl Dataplane {
         Ok(pods)
     }
 
+    /// The numbers of the pods that are enrolled, also by earlier daemons of the instance, with their workloads.
+    pub fn numbers(&self) -> Result<Vec<(WorkloadNumber, String)>, Error> {
+        let mut numbers = Vec::new();
+        for (cookie, uid) in self.pods()? {
+            if let Some(pod) = self.pods.get(&cookie)? {
+                numbers.push((pod.number, uid));
+            }
+        }
+        Ok(numbers)
+    }
+
     /// Enrols a pod, or finds it enrolled. From here on its connections to captured destinations are refused
     /// until there are listeners, and what arrives is checked. Returns the number of this enrolment.
     pub fn enrol(

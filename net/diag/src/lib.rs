@@ -15,8 +15,10 @@ use message::{Answer, Family};
 
 const AF_NETLINK: i32 = 16;
 const NETLINK_SOCK_DIAG: i32 = 4;
-/// The kernel fills what the reader offers, up to 32 KiB: fewer calls for long lists.
+/// The kernel fills what the reader offers, up to 32 KiB: fewer calls for long lists. Not kept between questions.
 const BUFFER: usize = 32 * 1024;
+/// For the answer to a question with one answer.
+const SMALL_BUFFER: usize = 1024;
 /// The kernel answers within the call; waiting longer means that an answer was lost.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -85,7 +87,6 @@ impl TcpSocket {
 pub struct Diag {
     socket: Socket,
     sequence: u32,
-    buffer: Vec<u8>,
 }
 
 impl Diag {
@@ -98,7 +99,7 @@ impl Diag {
             Ok(socket)
         };
         let socket = make().map_err(Error::Open)?;
-        Ok(Self { socket, sequence: 0, buffer: vec![0; BUFFER] })
+        Ok(Self { socket, sequence: 0 })
     }
 
     /// Every TCP socket that has a peer and is held by a process, or was and still has something to send.
@@ -115,9 +116,9 @@ impl Diag {
     pub fn destroy(&mut self, local: SocketAddr, remote: SocketAddr, cookie: u64) -> Result<bool, Error> {
         const OPERATION: &str = "closing a socket";
         self.send(OPERATION, |sequence| message::destroy(sequence, local, remote, cookie))?;
+        let mut buffer = [0; SMALL_BUFFER];
         loop {
-            let answers = self.receive(OPERATION)?;
-            for answer in answers {
+            for answer in self.receive(OPERATION, &mut buffer)? {
                 match answer? {
                     Answer::Done => return Ok(true),
                     Answer::Failed(error) if is_gone(&error) => return Ok(false),
@@ -131,8 +132,9 @@ impl Diag {
     fn list(&mut self, family: Family, sockets: &mut Vec<TcpSocket>) -> Result<(), Error> {
         const OPERATION: &str = "listing sockets";
         self.send(OPERATION, |sequence| message::list(sequence, family))?;
+        let mut buffer = vec![0; BUFFER];
         loop {
-            for answer in self.receive(OPERATION)? {
+            for answer in self.receive(OPERATION, &mut buffer)? {
                 match answer? {
                     Answer::Socket(socket) => sockets.push(socket),
                     Answer::Done => return Ok(()),
@@ -155,15 +157,16 @@ impl Diag {
     fn receive(
         &mut self,
         operation: &'static str,
-    ) -> Result<impl Iterator<Item = Result<Answer, Error>>, Error> {
+        buffer: &mut [u8],
+    ) -> Result<Vec<Result<Answer, Error>>, Error> {
         let length = loop {
-            match self.socket.read(&mut self.buffer) {
+            match self.socket.read(buffer) {
                 Ok(length) => break length,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(source) => return Err(Error::Transfer { operation, source }),
             }
         };
-        Ok(message::answers(&self.buffer[..length], self.sequence))
+        Ok(message::answers(&buffer[..length], self.sequence))
     }
 }
 

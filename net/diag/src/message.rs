@@ -106,7 +106,7 @@ fn address(address: IpAddr) -> [u8; 16] {
 }
 
 /// The answers to question `sequence` in a packet.
-pub(crate) fn answers(mut packet: &[u8], sequence: u32) -> impl Iterator<Item = Result<Answer, Error>> {
+pub(crate) fn answers(mut packet: &[u8], sequence: u32) -> Vec<Result<Answer, Error>> {
     let mut answers = Vec::new();
     while !packet.is_empty() {
         let (length, answer) = match split(packet) {
@@ -119,7 +119,7 @@ pub(crate) fn answers(mut packet: &[u8], sequence: u32) -> impl Iterator<Item = 
         answers.extend(answer.transpose());
         packet = packet.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
-    answers.into_iter()
+    answers
 }
 
 struct Message<'a> {
@@ -247,7 +247,7 @@ mod tests {
             ("a socket without its fields", header(16, SOCK_DIAG_BY_FAMILY)),
         ];
         for (name, packet) in rows {
-            let answers: Vec<_> = answers(&packet, 7).collect();
+            let answers = answers(&packet, 7);
             assert!(matches!(answers[..], [Err(Error::Malformed(_))]), "{name}: {answers:?}");
         }
     }
@@ -255,7 +255,7 @@ mod tests {
     #[test]
     fn answers_to_other_questions_are_left_out() {
         let packet = framed(NLMSG_DONE, 0, 8, &[0; 4]);
-        assert_eq!(answers(&packet, 7).count(), 0);
-        assert!(matches!(answers(&packet, 8).next(), Some(Ok(Answer::Done))));
+        assert!(answers(&packet, 7).is_empty());
+        assert!(matches!(answers(&packet, 8)[..], [Ok(Answer::Done)]));
     }
 }

@@ -1,0 +1,162 @@
+//! The open connections that the kernel carries: which of them are no longer allowed ([`recheck`]), and what they
+//! carry ([`list`]).
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ambit_core::Denial;
+use ambit_core::direct::{Refusal, stays};
+use ambit_core::mesh::Mesh;
+use ambit_core::model::WorkloadUid;
+use ambit_core::policy::{Peer, authorize};
+use ambit_loader::{Flow, Path, Reason};
+use ambit_runtime::telemetry::connection::{Bytes, Direction, Ending};
+use nix::time::{ClockId, clock_gettime};
+
+use super::Whom;
+use super::facts::Seen;
+use crate::connections::View;
+use crate::daemon::Node;
+use crate::pods::Pod;
+use crate::report;
+
+/// Ends those of the destinations' open connections that the mesh, as it is now, does not allow.
+pub(super) fn recheck(node: &Node, whom: &Whom) {
+    if whom.is_nobody() {
+        return;
+    }
+    let Some(mesh) = node.state.mesh() else { return };
+    for flow in open(node) {
+        let Some(uid) = node.direct.names.uid(flow.destination) else { continue };
+        // One that has left is on its own, as it was before it came.
+        if whom.contains(&uid)
+            && node.direct.names.is_enrolled(flow.destination)
+            && let Err(refusal) = may_stay(node, &mesh, &uid, &flow)
+        {
+            cut(node, &uid, &flow, ending(&refusal));
+        }
+    }
+}
+
+fn open(node: &Node) -> Vec<Flow> {
+    node.kernel.dataplane().flows().unwrap_or_else(|error| {
+        tracing::error!(error = report::chain(&error), "reading the kernel's open connections");
+        Vec::new()
+    })
+}
+
+fn may_stay(node: &Node, mesh: &Mesh, destination: &WorkloadUid, flow: &Flow) -> Result<(), Refusal> {
+    match flow.path {
+        _ if flow.probe => Ok(()),
+        Path::Direct => {
+            if !node.direct.settings.enabled {
+                return Err(Refusal::SwitchedOff(destination.clone()));
+            }
+            // Nobody knows whose it is: an earlier daemon let it pass, and its pod has left since.
+            let unknown = || Denial::SourceUnknown(WorkloadUid("".into()));
+            let source = flow.source.and_then(|number| node.direct.names.workload(number));
+            stays(mesh, &*source.ok_or_else(unknown)?, destination, flow.client, flow.server)
+        }
+        _ => Ok(may_stay_native(mesh, destination, flow.client, flow.server)?),
+    }
+}
+
+/// Whether a connection without identity may reach a workload.
+pub(super) fn may_stay_native(
+    mesh: &Mesh,
+    destination: &WorkloadUid,
+    client: SocketAddr,
+    server: SocketAddr,
+) -> Result<(), Denial> {
+    let peer = Peer { identity: None, source: client.ip(), destination: server };
+    authorize(mesh, destination, &peer).outcome.map(drop)
+}
+
+fn ending(refusal: &Refusal) -> Ending {
+    let ended = |reason: Reason| report::broken(reason, refusal.to_string());
+    match refusal {
+        Refusal::Denied(denial) => report::denied(denial),
+        Refusal::SwitchedOff(_) | Refusal::AskAgain => ended(Reason::DirectDisabled),
+        Refusal::TlsDemanded(_) => ended(Reason::TlsDemanded),
+    }
+}
+
+/// Closes the server's end, which resets the client's; where there is none yet, or it cannot be got at, the client's.
+fn cut(node: &Node, destination: &WorkloadUid, flow: &Flow, ending: Ending) {
+    let source = || node.pods.get(&node.direct.names.uid(flow.source?)?);
+    let server = node.pods.get(destination).zip(flow.server_cookie);
+    let client = source().zip(flow.client_cookie);
+    tracing::info!(
+        client = %flow.client,
+        server = %flow.server,
+        path = flow.path.name(),
+        reason = ending.reason,
+        "a connection is no longer allowed"
+    );
+    let key = (flow.client, flow.server);
+    node.direct.cut.lock().insert(key, (Instant::now(), ending));
+    let ends = [
+        server.map(|(pod, cookie)| (pod, flow.server, flow.client, cookie)),
+        client.map(|(pod, cookie)| (pod, flow.client, flow.server, cookie)),
+    ];
+    let reached =
+        ends.iter().flatten().any(|(pod, local, remote, cookie)| destroy(pod, *local, *remote, *cookie));
+    if !reached {
+        // It has just ended by itself, or its pod's namespace is not here yet: then it is looked at when that comes.
+        node.direct.cut.lock().remove(&key);
+    }
+}
+
+fn destroy(pod: &Pod, local: SocketAddr, remote: SocketAddr, cookie: u64) -> bool {
+    pod.with_diag(|diag| diag.destroy(local, remote, cookie)).unwrap_or_else(|error| {
+        tracing::error!(uid = %pod.uid, error = report::chain(&error), "closing a connection");
+        false
+    })
+}
+
+/// All of them, each with what it has carried until now.
+pub(super) fn list(node: &Node) -> Vec<View> {
+    let mesh = node.state.mesh().unwrap_or_default();
+    let flows = open(node);
+    let now = monotonic();
+    let mut sockets: HashMap<WorkloadUid, HashMap<u64, Bytes>> = HashMap::new();
+    let mut views = Vec::new();
+    for flow in flows {
+        let carried = node.direct.names.uid(flow.destination).and_then(|uid| {
+            let of_pod = sockets.entry(uid).or_insert_with_key(|uid| carried(node.pods.get(uid)));
+            of_pod.get(&flow.server_cookie?).copied()
+        });
+        let seconds = Duration::from_nanos(now.saturating_sub(flow.opened)).as_secs_f64();
+        for facts in Seen::from(&flow).reports(&mesh, &node.direct.names) {
+            let cookie = match facts.direction {
+                Direction::Outbound => flow.client_cookie,
+                Direction::Inbound => flow.server_cookie,
+            };
+            views.push(View::in_kernel(&facts, carried.unwrap_or_default(), seconds, cookie));
+        }
+    }
+    views
+}
+
+/// What each of a pod's accepted sockets has carried.
+fn carried(pod: Option<Arc<Pod>>) -> HashMap<u64, Bytes> {
+    let Some(pod) = pod else { return HashMap::new() };
+    let sockets = pod.with_diag(ambit_diag::Diag::sockets).unwrap_or_else(|error| {
+        tracing::warn!(uid = %pod.uid, error = report::chain(&error), "reading a pod's sockets");
+        Vec::new()
+    });
+    let bytes = |socket: ambit_diag::TcpSocket| {
+        (socket.cookie, Bytes { from_client: socket.received(), from_server: socket.sent_by_server() })
+    };
+    sockets.into_iter().map(bytes).collect()
+}
+
+/// The clock of the kernel's records.
+fn monotonic() -> u64 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC)
+        .ok()
+        .and_then(|now| u64::try_from(Duration::from(now).as_nanos()).ok())
+        .unwrap_or_default()
+}
