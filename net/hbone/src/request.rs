@@ -47,10 +47,6 @@ pub enum RequestError {
     NoAuthority,
     #[error("authority {0:?} is not address:port or host:port")]
     Authority(String),
-    #[error("header {0} is there twice")]
-    Repeated(HeaderName),
-    #[error("header forwarded is not for=\"address:port\"")]
-    Forwarded,
 }
 
 impl RequestError {
@@ -58,9 +54,7 @@ impl RequestError {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
-            Self::NoAuthority | Self::Authority(_) | Self::Repeated(_) | Self::Forwarded => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::NoAuthority | Self::Authority(_) => StatusCode::BAD_REQUEST,
         }
     }
 }
@@ -100,28 +94,31 @@ impl ConnectRequest {
         let headers = request.headers();
         Ok(Self {
             authority: authority.as_str().parse()?,
-            baggage: single(headers, BAGGAGE).ok().flatten().and_then(Baggage::from_header),
-            forwarded: single(headers, FORWARDED)?.map(parse_forwarded).transpose()?,
-            traceparent: single(headers, TRACEPARENT).ok().flatten().cloned(),
+            baggage: Baggage::from_headers(headers.get_all(BAGGAGE)),
+            forwarded: headers.get_all(FORWARDED).iter().filter_map(parse_forwarded).next_back(),
+            traceparent: single(headers, TRACEPARENT).cloned(),
         })
     }
 }
 
-fn single(headers: &HeaderMap, name: HeaderName) -> Result<Option<&HeaderValue>, RequestError> {
+/// The header, unless it is there twice: then nobody knows which is meant.
+fn single(headers: &HeaderMap, name: HeaderName) -> Option<&HeaderValue> {
     let mut values = headers.get_all(&name).iter();
     let first = values.next();
-    if values.next().is_some() { Err(RequestError::Repeated(name)) } else { Ok(first) }
+    first.filter(|_| values.next().is_none())
 }
 
-/// RFC 7239, one element: `for="10.0.0.1:4711"`, perhaps with further parameters; IPv6 in brackets.
-fn parse_forwarded(value: &HeaderValue) -> Result<SocketAddr, RequestError> {
-    let text = value.to_str().map_err(|_| RequestError::Forwarded)?;
-    text.split(';')
+/// RFC 7239: `for="10.0.0.1:4711"`, perhaps with further parameters (`;host=cart.shop`); IPv6 in brackets. Of several
+/// elements the last is the nearest proxy's. None for what is no address with a port: it is only shown, so it refuses
+/// nobody.
+fn parse_forwarded(value: &HeaderValue) -> Option<SocketAddr> {
+    let element = value.to_str().ok()?.rsplit(',').next()?;
+    let (_, node) = element
+        .split(';')
         .filter_map(|pair| pair.trim().split_once('='))
-        .find(|(name, _)| name.eq_ignore_ascii_case("for"))
-        .map(|(_, node)| node.strip_prefix('"').and_then(|node| node.strip_suffix('"')).unwrap_or(node))
-        .and_then(|node| node.parse().ok())
-        .ok_or(RequestError::Forwarded)
+        .find(|(name, _)| name.eq_ignore_ascii_case("for"))?;
+    let node = node.strip_prefix('"').and_then(|node| node.strip_suffix('"')).unwrap_or(node);
+    node.parse().ok()
 }
 
 impl FromStr for Authority {

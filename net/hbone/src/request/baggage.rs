@@ -47,15 +47,17 @@ impl Baggage {
         if text.is_empty() { None } else { HeaderValue::from_str(&text).ok() }
     }
 
-    /// Reads what it understands. The first of a key counts.
-    pub(super) fn from_header(value: &HeaderValue) -> Option<Self> {
+    /// Reads what it understands, of one header or several. Of a key that is there twice the last counts, as others
+    /// read it.
+    pub(super) fn from_headers<'a>(values: impl IntoIterator<Item = &'a HeaderValue>) -> Option<Self> {
         let mut baggage = Self::default();
-        for member in value.to_str().ok()?.split(',') {
+        let texts = values.into_iter().filter_map(|value| value.to_str().ok());
+        for member in texts.flat_map(|text| text.split(',')) {
             // What follows a semicolon are properties of the member.
             let pair = member.split(';').next().unwrap_or_default();
-            let Some((key, value)) = pair.split_once('=') else { continue };
-            let Some(value) = decode(value.trim()) else { continue };
-            baggage.set(key.trim(), value);
+            if let Some((key, value)) = pair.split_once('=') {
+                baggage.set(key.trim(), decode(value.trim()));
+            }
         }
         (baggage != Self::default()).then_some(baggage)
     }
@@ -71,15 +73,11 @@ impl Baggage {
             _ => {
                 let kind = key.strip_prefix("k8s.").and_then(|rest| rest.strip_suffix(".name"));
                 let Some(kind) = kind.filter(|kind| KINDS.contains(kind)) else { return };
-                if self.workload.is_empty() {
-                    kind.clone_into(&mut self.workload_kind);
-                }
+                (if value.is_empty() { "" } else { kind }).clone_into(&mut self.workload_kind);
                 &mut self.workload
             }
         };
-        if field.is_empty() {
-            *field = value;
-        }
+        *field = value;
     }
 }
 
@@ -100,8 +98,14 @@ fn digit(half: u8) -> char {
     char::from_digit(half.into(), 16).map_or('0', |digit| digit.to_ascii_uppercase())
 }
 
-/// `None` for what is no percent-encoded UTF-8, or holds control characters (it goes into logs).
-fn decode(value: &str) -> Option<String> {
+/// Others send names as they are, so what is no percent-encoded UTF-8 is taken as it stands. Empty for what holds control
+/// characters: it goes into logs.
+fn decode(value: &str) -> String {
+    let text = percent_decoded(value).unwrap_or_else(|| value.to_owned());
+    if text.chars().any(char::is_control) { String::new() } else { text }
+}
+
+fn percent_decoded(value: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(value.len());
     let mut rest = value.bytes();
     while let Some(byte) = rest.next() {
@@ -110,7 +114,7 @@ fn decode(value: &str) -> Option<String> {
             byte => byte,
         });
     }
-    String::from_utf8(bytes).ok().filter(|text| !text.chars().any(char::is_control))
+    String::from_utf8(bytes).ok()
 }
 
 fn hex(digit: u8) -> Option<u8> {

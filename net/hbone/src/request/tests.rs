@@ -59,8 +59,7 @@ proptest! {
             request.headers_mut().insert(BAGGAGE, value.clone());
             prop_assert!(ConnectRequest::from_http(&request).is_ok(), "telemetry refuses nobody");
             request.headers_mut().insert(FORWARDED, value);
-            // Whatever it is, it is no crash.
-            let _read = ConnectRequest::from_http(&request);
+            prop_assert!(ConnectRequest::from_http(&request).is_ok(), "nor does what is only shown");
         }
     }
 }
@@ -105,34 +104,135 @@ fn forwarded_elements() {
         ("for=\"10.0.0.1\"", None),
         ("for=\"10.0.0.1:4711", None),
         ("for=_hidden", None),
-        ("for=\"10.0.0.1:4711\", for=\"10.0.0.2:1\"", None),
+        // As Istio's ztunnel sends it to a waypoint.
+        ("for=\"10.0.0.1:4711\";host=cart.shop.svc.cluster.local", Some(good)),
+        ("for=\"10.0.0.2:1\", for=\"10.0.0.1:4711\"", Some(good)),
         ("", None),
     ] {
         let value = HeaderValue::from_str(text).expect("a value");
-        assert_eq!(parse_forwarded(&value).ok(), expected, "{text}");
+        assert_eq!(parse_forwarded(&value), expected, "{text}");
+    }
+}
+
+fn read(headers: &[&'static str]) -> Option<Baggage> {
+    let values: Vec<_> = headers.iter().map(|text| HeaderValue::from_static(text)).collect();
+    Baggage::from_headers(&values)
+}
+
+fn said(cluster: &str, namespace: &str, workload: &str, service: &str, version: &str) -> Baggage {
+    Baggage {
+        cluster: cluster.to_owned(),
+        namespace: namespace.to_owned(),
+        workload_kind: "deployment".to_owned(),
+        workload: workload.to_owned(),
+        service: service.to_owned(),
+        version: version.to_owned(),
+        ..Baggage::default()
     }
 }
 
 #[test]
 fn baggage_as_others_write_it() {
-    let value = "k8s.cluster.name=Kubernetes,k8s.namespace.name=shop, k8s.deployment.name=web;x=y,service.name=we%20b,\
-                 k8s.node.name=n1,cloud.region=,service.version=v1,service.version=v2,broken,zone=%zz,a=b=c";
-    let read = Baggage::from_header(&HeaderValue::from_static(value)).expect("baggage");
-    let expected = Baggage {
-        cluster: "Kubernetes".to_owned(),
-        namespace: "shop".to_owned(),
-        workload_kind: "deployment".to_owned(),
-        workload: "web".to_owned(),
-        service: "we b".to_owned(),
-        version: "v1".to_owned(),
-        ..Baggage::default()
-    };
-    assert_eq!(read, expected);
+    let rows: [(&str, &[&str], Option<Baggage>); 7] = [
+        (
+            "Istio's ztunnel, 1.2x",
+            &[
+                "k8s.cluster.name=K1,k8s.namespace.name=NS1,k8s.deployment.name=N1,service.name=N2,service.version=V1",
+            ],
+            Some(said("K1", "NS1", "N1", "N2", "V1")),
+        ),
+        (
+            "with empty values",
+            &["k8s.cluster.name=,k8s.namespace.name=,k8s.deployment.name=,service.name=,service.version="],
+            None,
+        ),
+        (
+            "one header each",
+            &[
+                "k8s.cluster.name=K1",
+                "k8s.namespace.name=NS1",
+                "k8s.deployment.name=N1",
+                "service.name=N2",
+                "service.version=V1",
+            ],
+            Some(said("K1", "NS1", "N1", "N2", "V1")),
+        ),
+        (
+            "with a locality",
+            &["k8s.cluster.name=Kubernetes,k8s.namespace.name=default,k8s.deployment.name=fake-deploy,\
+               service.name=fake,service.version=latest,cloud.region=r,cloud.availability_zone=z"],
+            Some(Baggage {
+                region: "r".to_owned(),
+                zone: "z".to_owned(),
+                ..said("Kubernetes", "default", "fake-deploy", "fake", "latest")
+            }),
+        ),
+        (
+            "W3C: spaces, properties, escapes, foreign keys",
+            &[
+                "k8s.cluster.name=K1 , k8s.namespace.name = NS1;x=y,k8s.deployment.name=N1,service.name=we%20b,\
+               k8s.node.name=n1,broken,a=b=c,service.version=V1",
+            ],
+            Some(said("K1", "NS1", "N1", "we b", "V1")),
+        ),
+        (
+            "the last of a key counts",
+            &[
+                "k8s.cluster.name=K1,k8s.namespace.name=NS1,k8s.deployment.name=N1,service.name=N2,service.version=V1",
+                "service.version=V2",
+            ],
+            Some(said("K1", "NS1", "N1", "N2", "V2")),
+        ),
+        (
+            "a percent sign that escapes nothing",
+            &[
+                "k8s.cluster.name=K1,k8s.namespace.name=NS1,k8s.deployment.name=N1,service.name=50%,service.version=%zz",
+            ],
+            Some(said("K1", "NS1", "N1", "50%", "%zz")),
+        ),
+    ];
+    for (name, headers, expected) in rows {
+        assert_eq!(read(headers), expected, "{name}");
+    }
+}
+
+#[test]
+fn what_is_sent_is_what_others_send() {
+    let rows = [
+        (
+            Baggage { region: "r".to_owned(), zone: "z".to_owned(), ..said("K1", "NS1", "N1", "N2", "V1") },
+            Some(
+                "k8s.cluster.name=K1,k8s.namespace.name=NS1,k8s.deployment.name=N1,service.name=N2,service.version=V1,\
+                 cloud.region=r,cloud.availability_zone=z",
+            ),
+        ),
+        (
+            said("K1", "NS1", "N1", "N2", ""),
+            Some("k8s.cluster.name=K1,k8s.namespace.name=NS1,k8s.deployment.name=N1,service.name=N2"),
+        ),
+        (
+            Baggage { workload_kind: "cronjob".to_owned(), ..said("", "", "N1", "", "") },
+            Some("k8s.cronjob.name=N1"),
+        ),
+        (Baggage::default(), None),
+    ];
+    for (baggage, expected) in rows {
+        let header = baggage.to_header();
+        assert_eq!(header.as_ref().map(|value| value.to_str().expect("a text")), expected);
+    }
+    let mut request = ConnectRequest::to("10.0.0.1:80".parse().expect("an address"));
+    for (client, expected) in
+        [("10.0.0.9:4711", "for=\"10.0.0.9:4711\""), ("[fd00::9]:4711", "for=\"[fd00::9]:4711\"")]
+    {
+        request.forwarded = client.parse().ok();
+        let http = request.to_http().expect("a request");
+        assert_eq!(http.headers()[FORWARDED], expected);
+    }
 }
 
 #[test]
 fn baggage_that_would_break_a_log_is_left_out() {
-    let value = HeaderValue::from_static("k8s.namespace.name=shop,service.name=a%0Ab,service.version=%FF");
-    let read = Baggage::from_header(&value).expect("baggage");
-    assert_eq!(read, Baggage { namespace: "shop".to_owned(), ..Baggage::default() });
+    let read = read(&["k8s.namespace.name=shop,service.name=a%0Ab,service.version=%FF"]);
+    let expected = Baggage { namespace: "shop".to_owned(), version: "%FF".to_owned(), ..Baggage::default() };
+    assert_eq!(read, Some(expected));
 }

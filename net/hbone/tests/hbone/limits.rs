@@ -152,15 +152,11 @@ async fn bad_requests_are_answered_and_not_handled() {
         request.headers_mut().append(name, HeaderValue::from_str(value).expect("a value"));
         request
     };
-    let mut twice = with("forwarded", "for=\"10.0.0.1:1\"");
-    twice.headers_mut().append("forwarded", HeaderValue::from_static("for=\"10.0.0.2:1\""));
     let rows = [
         ("GET", get("http://127.0.0.1/"), StatusCode::METHOD_NOT_ALLOWED),
         ("port 0", connect_to("127.0.0.1:0"), StatusCode::BAD_REQUEST),
         ("no port", connect_to("127.0.0.1"), StatusCode::BAD_REQUEST),
         ("half an address", connect_to("10.0.0:80"), StatusCode::BAD_REQUEST),
-        ("forwarded nonsense", with("forwarded", "for=nobody"), StatusCode::BAD_REQUEST),
-        ("forwarded twice", twice, StatusCode::BAD_REQUEST),
         (
             "20 KB of header",
             with("baggage", &"x".repeat(20_000)),
