@@ -47,9 +47,14 @@ pub(crate) const EBPF: [Need; 2] = [
 ];
 
 /// Namespaces, bridges and clients for the laboratory.
-pub(crate) const LAB: [Need; 2] = [
+pub(crate) const LAB: [Need; 3] = [
     Need { what: "ip (iproute2)", present: || on_path("ip").is_some(), install: Install::Apt(&["iproute2"]) },
     Need { what: "curl", present: || on_path("curl").is_some(), install: Install::Apt(&["curl"]) },
+    Need {
+        what: "Prometheus, with promtool",
+        present: || on_path("prometheus").is_some() && on_path("promtool").is_some(),
+        install: Install::Apt(&["prometheus"]),
+    },
 ];
 
 /// Load generators and a server that is not ours.
