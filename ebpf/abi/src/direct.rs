@@ -157,8 +157,10 @@ pub struct Accepted {
     pub tuple: Tuple,
     /// Where the peer's stream ends: the sequence number after its FIN, if `ends` says that it came.
     pub end: u32,
-    /// As it was entered, with the source's name even where that is only probable.
+    /// As it was entered.
     pub flow: Flow,
+    /// The client, by its address where nothing better is known: for records only.
+    pub probable: WorkloadNumber,
     /// [`Accepted::FIN_SEEN`] and so on.
     pub ends: u32,
     /// Zero.
@@ -182,5 +184,5 @@ const _: () = {
     assert!(size_of::<Slot>() == 44);
     assert!(size_of::<Tuple>() == 36);
     assert!(size_of::<Flow>() == 88);
-    assert!(size_of::<Accepted>() == 136);
+    assert!(size_of::<Accepted>() == 144);
 };

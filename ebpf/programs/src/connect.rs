@@ -1,19 +1,22 @@
 //! `cgroup/connect4`, `cgroup/connect6`: which connections ztunnel carries, decided before the first packet.
 //!
-//! What is captured is sent to ztunnel's listener on loopback in the pod, and the socket remembers where it
-//! wanted to go. What should be captured and cannot be is refused.
+//! A connection to a pod of this node that ztunnel has said yes to goes there directly. What else is captured
+//! is sent to ztunnel's listener on loopback in the pod, and the socket remembers where it wanted to go. What
+//! should be captured and cannot be is refused.
 
 use core::mem::offset_of;
 
-use ambit_abi::{Address, NetnsCookie, Reason, Role, Socket};
+use ambit_abi::{Address, NetnsCookie, Path, Place, Pod, Reason, Role, Socket, Tuple, WorkloadNumber};
 use aya_ebpf::EbpfContext;
-use aya_ebpf::bindings::bpf_sock_addr;
+use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr};
 use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 
 use crate::context::{address, field, store};
+use crate::flows::{self, Choice};
 use crate::maps::{DESTINATIONS, PODS, count};
+use crate::records::{self, Refused};
 use crate::sockets;
 
 const SOCK_STREAM: u32 = 1;
@@ -30,6 +33,8 @@ enum Verdict {
     Leave,
     /// To ztunnel's listener on this port.
     Capture(u16),
+    /// Straight to a pod of this node.
+    Direct(Place),
     Refuse(Reason),
 }
 
@@ -48,7 +53,15 @@ pub fn connect4(context: SockAddrContext) -> i32 {
             }
             ALLOW
         }
-        Verdict::Refuse(reason) => refuse(reason),
+        Verdict::Direct(endpoint) => {
+            // SAFETY: as above. The endpoint is of the socket's family, in the last word.
+            unsafe {
+                store::<{ offset_of!(bpf_sock_addr, user_ip4) }>(addr, endpoint.address.0[3]);
+                store::<{ offset_of!(bpf_sock_addr, user_port) }>(addr, endpoint.port.to_be().into());
+            }
+            ALLOW
+        }
+        Verdict::Refuse(reason) => refuse(&context, destination, reason),
     }
 }
 
@@ -76,33 +89,65 @@ pub fn connect6(context: SockAddrContext) -> i32 {
             }
             ALLOW
         }
-        Verdict::Refuse(reason) => refuse(reason),
+        Verdict::Direct(endpoint) => {
+            let [first, second, third, fourth] = endpoint.address.0;
+            // SAFETY: as above.
+            unsafe {
+                store::<IP>(addr, first);
+                store::<{ IP + 4 }>(addr, second);
+                store::<{ IP + 8 }>(addr, third);
+                store::<{ IP + 12 }>(addr, fourth);
+                store::<{ offset_of!(bpf_sock_addr, user_port) }>(addr, endpoint.port.to_be().into());
+            }
+            ALLOW
+        }
+        Verdict::Refuse(reason) => refuse(&context, destination, reason),
     }
 }
 
 #[inline(always)]
-fn refuse(reason: Reason) -> i32 {
-    count(reason);
+fn refuse(context: &SockAddrContext, destination: Address, reason: Reason) -> i32 {
+    if matches!(reason, Reason::PodUnknown) {
+        // The daemon's own socket: it will say itself what failed.
+        count(reason);
+        return REFUSE;
+    }
+    let netns = netns(context);
+    // SAFETY: the entry is not changed in place, and the kernel keeps it until the program ends.
+    let source = unsafe { PODS.get(netns) }.map_or(WorkloadNumber::NONE, |pod| pod.number);
+    let asked = Place::new(destination, port(context));
+    let refused = Refused { reason, path: Path::Tunnel, source, destination: WorkloadNumber::NONE, netns };
+    let tuple =
+        Tuple { client: Address([0; 4]), server: destination, client_port: 0, server_port: asked.port };
+    records::refused(&refused, &tuple, &asked);
     REFUSE
+}
+
+#[inline(always)]
+fn netns(context: &SockAddrContext) -> NetnsCookie {
+    // SAFETY: the helper takes this context.
+    NetnsCookie(unsafe { bpf_get_netns_cookie(context.as_ptr()) })
+}
+
+/// The port asked for.
+#[inline(always)]
+fn port(context: &SockAddrContext) -> u16 {
+    // In network byte order, in the lower half.
+    // SAFETY: a field of this hook's context.
+    u16::from_be(unsafe { field!(context.sock_addr, bpf_sock_addr.user_port) } as u16)
 }
 
 #[inline(always)]
 fn decide(context: &SockAddrContext, destination: Address) -> Verdict {
     let addr: *mut bpf_sock_addr = context.sock_addr;
     // SAFETY: fields of this hook's context.
-    let (kind, protocol, port, sk) = unsafe {
-        (
-            field!(addr, bpf_sock_addr.type_),
-            field!(addr, bpf_sock_addr.protocol),
-            field!(addr, bpf_sock_addr.user_port),
-            (*addr).__bindgen_anon_1.sk,
-        )
+    let (kind, protocol, sk) = unsafe {
+        (field!(addr, bpf_sock_addr.type_), field!(addr, bpf_sock_addr.protocol), (*addr).__bindgen_anon_1.sk)
     };
     if kind != SOCK_STREAM || (protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP) {
         return Verdict::Leave;
     }
-    // SAFETY: the helper takes this context.
-    let netns = NetnsCookie(unsafe { bpf_get_netns_cookie(context.as_ptr()) });
+    let netns = netns(context);
     if let Some(socket) = sockets::get(sk) {
         match socket.role {
             role if role == Role::Outbound as u32 => return Verdict::Leave,
@@ -123,6 +168,14 @@ fn decide(context: &SockAddrContext, destination: Address) -> Verdict {
     if DESTINATIONS.get_ptr(destination).is_none() {
         return Verdict::Leave;
     }
+    let asked = Place::new(destination, port(context));
+    let choice = flows::choose(pod.number, asked);
+    if protocol == IPPROTO_TCP
+        && whole.is_none()
+        && let Some(endpoint) = direct(sk, netns, pod, asked, choice)
+    {
+        return Verdict::Direct(endpoint);
+    }
     let listener = if destination.v4().is_some() { pod.outbound_v4 } else { pod.outbound_v6 };
     if listener == 0 {
         return Verdict::Refuse(Reason::OutboundListenerMissing);
@@ -130,14 +183,42 @@ fn decide(context: &SockAddrContext, destination: Address) -> Verdict {
     if sockets::exhausted(netns) {
         return Verdict::Refuse(Reason::HandoffsExhausted);
     }
-    // The port is in network byte order, in the lower half.
-    let asked = Socket::new(Role::Client, destination, u16::from_be(port as u16));
+    let chosen = match choice {
+        Choice::Endpoint(endpoint) => endpoint,
+        Choice::Itself | Choice::Daemon => Place::new(Address([0; 4]), 0),
+    };
+    let client = Socket { chosen, ..Socket::new(Role::Client, asked.address, asked.port) };
     // `getpeername()` asks the whole, the rest happens to the subflow.
-    let kept = whole.is_none_or(|whole| sockets::set(whole, asked)) && sockets::set(sk, asked);
+    let kept = whole.is_none_or(|whole| sockets::set(whole, client)) && sockets::set(sk, client);
     if !kept {
         return Verdict::Refuse(Reason::KernelMemory);
     }
     Verdict::Capture(listener)
+}
+
+/// Where the connection goes directly, if it may; the socket remembers what it is then.
+#[inline(always)]
+fn direct(sk: *mut bpf_sock, netns: NetnsCookie, pod: &Pod, asked: Place, choice: Choice) -> Option<Place> {
+    let endpoint = match choice {
+        Choice::Itself => asked,
+        Choice::Endpoint(endpoint) => endpoint,
+        Choice::Daemon => return None,
+    };
+    // The socket can reach only its own family, and a pod reaches itself by other ways.
+    if endpoint.address.v4().is_some() != asked.address.v4().is_some() {
+        return None;
+    }
+    let yes = flows::permitted(pod.number, endpoint)?;
+    if yes.destination == pod.number || flows::exhausted(netns) {
+        return None;
+    }
+    let client = Socket {
+        source: pod.number,
+        destination: yes.destination,
+        generation: yes.generation,
+        ..Socket::new(Role::DirectClient, asked.address, asked.port)
+    };
+    sockets::set(sk, client).then_some(endpoint)
 }
 
 /// ztunnel's own socket towards an app: without a hand-off the app would take ztunnel for its client.

@@ -26,6 +26,26 @@ pub unsafe fn load<const OFFSET: usize>(context: *const impl Sized) -> u32 {
     value as u32
 }
 
+/// Reads the eight bytes at an offset.
+///
+/// # Safety
+/// The pointer must be the hook's context, and the offset that of a field of eight bytes.
+#[inline(always)]
+pub unsafe fn load_long<const OFFSET: usize>(context: *const impl Sized) -> u64 {
+    let value: u64;
+    // SAFETY: by the caller.
+    unsafe {
+        asm!(
+            "{value} = *(u64 *)({context} + {offset})",
+            value = out(reg) value,
+            context = in(reg) context,
+            offset = const OFFSET,
+            options(nostack, readonly),
+        );
+    }
+    value
+}
+
 /// Writes the four bytes at an offset.
 ///
 /// # Safety

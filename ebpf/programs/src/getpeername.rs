@@ -51,5 +51,6 @@ pub fn getpeername6(context: SockAddrContext) -> i32 {
 fn shown<'a>(context: &SockAddrContext) -> Option<&'a Socket> {
     // SAFETY: a field of this hook's context.
     let socket = sockets::get(unsafe { (*context.sock_addr).__bindgen_anon_1.sk })?;
-    (socket.role == Role::Client as u32 || socket.role == Role::Server as u32).then_some(socket)
+    let held_by_app = [Role::Client, Role::Server, Role::DirectClient].map(|role| role as u32);
+    held_by_app.contains(&socket.role).then_some(socket)
 }

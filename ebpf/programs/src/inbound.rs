@@ -1,7 +1,10 @@
 //! `sk_lookup`: which socket gets a connection that arrives at an enrolled pod. One program load for each
 //! pod, because the helper that tells the namespace is not to be had here: the cookie is in read-only data.
 
-use ambit_abi::{Address, HBONE_PORT, InboundMode, ListenerKey, ListenerSlot, NetnsCookie, PortKey, Reason};
+use ambit_abi::{
+    Address, HBONE_PORT, InboundMode, ListenerKey, ListenerSlot, NetnsCookie, Path, Place, Pod, PortKey,
+    Reason, Tuple, WorkloadNumber,
+};
 use aya_ebpf::Global;
 use aya_ebpf::bindings::bpf_sk_lookup;
 use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
@@ -9,7 +12,9 @@ use aya_ebpf::macros::sk_lookup;
 use aya_ebpf::programs::SkLookupContext;
 
 use crate::context::{address, field};
-use crate::maps::{LISTENERS, NODE_ADDRESSES, PODS, PORTS, count};
+use crate::flows::is_current;
+use crate::maps::{FLOWS, LISTENERS, NODE_ADDRESSES, PODS, PORTS};
+use crate::records::{self, Refused, probably};
 
 /// The pod's namespace, written when the program is loaded.
 #[unsafe(no_mangle)]
@@ -25,7 +30,7 @@ pub fn inbound(context: SkLookupContext) -> u32 {
     match decide(&context) {
         Ok(()) => SK_PASS,
         Err(reason) => {
-            count(reason);
+            refuse(&context, reason);
             SK_DROP
         }
     }
@@ -48,7 +53,11 @@ fn decide(context: &SkLookupContext) -> Result<(), Reason> {
         return Ok(());
     }
     let netns = NetnsCookie(NETNS_COOKIE.load());
-    // The place of direct flows: a 4-tuple that this node's own pods announced passes here.
+    // SAFETY: as below.
+    let pod = unsafe { PODS.get(netns) };
+    if let Some(decided) = announced(pod, &tuple(context, v4)) {
+        return decided;
+    }
     // SAFETY: entries are replaced, not changed in place, and the kernel keeps them until the program ends.
     let rule = unsafe { PORTS.get(PortKey::new(netns, port)) };
     if rule.is_some_and(|rule| rule.probe != 0) && NODE_ADDRESSES.get_ptr(remote(context, v4)).is_some() {
@@ -58,8 +67,7 @@ fn decide(context: &SkLookupContext) -> Result<(), Reason> {
         let slot = if v4 { ListenerSlot::HboneV4 } else { ListenerSlot::HboneV6 };
         return assign(context, netns, slot).map_err(|()| Reason::HboneListenerMissing);
     }
-    // SAFETY: as above.
-    let Some(pod) = (unsafe { PODS.get(netns) }) else { return Err(Reason::PodUnknown) };
+    let Some(pod) = pod else { return Err(Reason::PodUnknown) };
     let mode = rule.map(|rule| rule.mode).filter(|mode| *mode != 0).unwrap_or(pod.mode);
     match InboundMode::from_number(mode) {
         Some(InboundMode::Open) => Ok(()),
@@ -68,6 +76,59 @@ fn decide(context: &SkLookupContext) -> Result<(), Reason> {
             assign(context, netns, slot).map_err(|()| Reason::PlaintextListenerMissing)
         }
         Some(InboundMode::Strict) | None => Err(Reason::PlaintextRefused),
+    }
+}
+
+/// A direct connection that a pod of this node has announced: the kernel let it pass there, for this pod, under
+/// a policy that must still be the same. None: nobody has.
+#[inline(always)]
+fn announced(pod: Option<&Pod>, tuple: &Tuple) -> Option<Result<(), Reason>> {
+    // SAFETY: the kernel keeps the entry until the program ends; what is read is not changed in place.
+    let flow = unsafe { FLOWS.get(tuple) }.filter(|flow| flow.path == Path::Direct as u8)?;
+    Some(match pod {
+        Some(pod) if pod.number == flow.destination => {
+            if is_current(flow.destination, flow.generation) {
+                Ok(())
+            } else {
+                Err(Reason::FlowStale)
+            }
+        }
+        _ => Err(Reason::FlowMisdirected),
+    })
+}
+
+#[inline(always)]
+fn refuse(context: &SkLookupContext, reason: Reason) {
+    // SAFETY: a field of this hook's context.
+    let v4 = unsafe { field!(context.lookup, bpf_sk_lookup.family) } == AF_INET;
+    let netns = NetnsCookie(NETNS_COOKIE.load());
+    let tuple = tuple(context, v4);
+    let direct = matches!(reason, Reason::FlowStale | Reason::FlowMisdirected);
+    let refused = Refused {
+        reason,
+        path: if direct { Path::Direct } else { Path::Native },
+        source: probably(tuple.client),
+        // SAFETY: the kernel keeps the entry until the program ends.
+        destination: unsafe { PODS.get(netns) }.map_or(WorkloadNumber::NONE, |pod| pod.number),
+        netns,
+    };
+    records::refused(&refused, &tuple, &Place::new(Address([0; 4]), 0));
+}
+
+#[inline(always)]
+fn tuple(context: &SkLookupContext, v4: bool) -> Tuple {
+    // SAFETY: fields of this hook's context; the remote port is in network byte order, in the lower half.
+    let (server_port, client_port) = unsafe {
+        (
+            field!(context.lookup, bpf_sk_lookup.local_port) as u16,
+            field!(context.lookup, bpf_sk_lookup.remote_port) as u16,
+        )
+    };
+    Tuple {
+        client: remote(context, v4),
+        server: local(context, v4),
+        client_port: u16::from_be(client_port),
+        server_port,
     }
 }
 

@@ -7,9 +7,12 @@
 
 mod connect;
 mod context;
+mod established;
+mod flows;
 mod getpeername;
 mod inbound;
 mod maps;
+mod records;
 mod socket_operations;
 mod sockets;
 

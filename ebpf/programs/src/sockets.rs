@@ -3,12 +3,12 @@
 use core::arch::asm;
 use core::ffi::c_void;
 
-use ambit_abi::{FlowKey, Handoff, NetnsCookie, Socket, limits};
+use ambit_abi::{Accepted, FlowKey, Handoff, NetnsCookie, Socket, limits};
 use aya_ebpf::Global;
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock};
 use aya_ebpf::helpers::generated::{bpf_sk_storage_delete, bpf_sk_storage_get, bpf_skc_to_mptcp_sock};
 
-use crate::maps::{HANDOFFS, POD_HANDOFFS, SOCKETS};
+use crate::maps::{ACCEPTED, HANDOFFS, OWN, POD_HANDOFFS, SOCKETS};
 
 /// Whether the kernel knows Multipath TCP, written when the programs are loaded: where it does not, the helper
 /// is refused, but code that a constant makes unreachable is not looked at.
@@ -43,6 +43,31 @@ pub fn clear(sk: *mut bpf_sock) {
     unsafe { bpf_sk_storage_delete(map(), sk.cast()) };
 }
 
+/// What a server's socket remembers of its connection, if the mesh looks at it.
+#[inline(always)]
+pub fn accepted<'a>(sk: *mut bpf_sock) -> Option<&'a mut Accepted> {
+    let map = (&raw const ACCEPTED).cast_mut().cast();
+    // SAFETY: as in `get`.
+    unsafe { bpf_sk_storage_get(map, sk.cast(), core::ptr::null_mut(), 0).cast::<Accepted>().as_mut() }
+}
+
+/// Makes room in a server's socket, all zero; none if the kernel has no memory for it.
+#[inline(always)]
+pub fn accept<'a>(sk: *mut bpf_sock) -> Option<&'a mut Accepted> {
+    let map = (&raw const ACCEPTED).cast_mut().cast();
+    let create = BPF_SK_STORAGE_GET_F_CREATE.into();
+    // SAFETY: as in `get`.
+    unsafe { bpf_sk_storage_get(map, sk.cast(), core::ptr::null_mut(), create).cast::<Accepted>().as_mut() }
+}
+
+/// Whether the socket was accepted by one of ztunnel's own listeners.
+#[inline(always)]
+pub fn is_own(sk: *mut bpf_sock) -> bool {
+    let map = (&raw const OWN).cast_mut().cast();
+    // SAFETY: as in `get`.
+    !unsafe { bpf_sk_storage_get(map, sk.cast(), core::ptr::null_mut(), 0) }.is_null()
+}
+
 /// The socket that the app holds, if this is a subflow of it; `connect()` sees the first subflow.
 #[inline(always)]
 pub fn multipath(sk: *mut bpf_sock) -> Option<*mut bpf_sock> {
@@ -67,7 +92,7 @@ pub fn exhausted(netns: NetnsCookie) -> bool {
 #[inline(always)]
 pub fn leave(key: &FlowKey, handoff: &Handoff) -> bool {
     if HANDOFFS.insert(key, handoff, BPF_NOEXIST.into()).is_ok() {
-        add(key.netns, 1);
+        counted(key.netns, 1);
         return true;
     }
     // Two live connections cannot have one key: what is there has been left behind, and stays counted.
@@ -78,18 +103,23 @@ pub fn leave(key: &FlowKey, handoff: &Handoff) -> bool {
 #[inline(always)]
 pub fn take(key: &FlowKey) {
     if HANDOFFS.remove(key).is_ok() {
-        add(key.netns, -1);
+        counted(key.netns, -1);
     }
 }
 
-/// Changes a pod's count. `core`'s atomics know no addition on this target; the instruction itself is as old
+#[inline(always)]
+fn counted(netns: NetnsCookie, change: i64) {
+    if let Some(counter) = POD_HANDOFFS.get_ptr_mut(netns) {
+        add(counter, change);
+    }
+}
+
+/// Changes a count in a map. `core`'s atomics know no addition on this target; the instruction itself is as old
 /// as the machine.
 #[inline(always)]
-fn add(netns: NetnsCookie, change: i64) {
-    if let Some(counter) = POD_HANDOFFS.get_ptr_mut(netns) {
-        // SAFETY: the value is an aligned u64, which the kernel keeps until the program ends.
-        unsafe {
-            asm!("lock *(u64 *)({counter} + 0) += {change}", counter = in(reg) counter, change = in(reg) change)
-        };
-    }
+pub fn add(counter: *mut u64, change: i64) {
+    // SAFETY: the value is an aligned u64, which the kernel keeps until the program ends.
+    unsafe {
+        asm!("lock *(u64 *)({counter} + 0) += {change}", counter = in(reg) counter, change = in(reg) change)
+    };
 }

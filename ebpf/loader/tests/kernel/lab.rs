@@ -9,7 +9,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use ambit_loader::{Dataplane, Listeners, NetnsCookie, Settings, detach, netns_cookie};
+use ambit_loader::{Dataplane, Listeners, NetnsCookie, Settings, WorkloadNumber, detach, netns_cookie};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -127,7 +127,7 @@ impl Namespace {
         })
     }
 
-    fn path(&self) -> String {
+    pub(crate) fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd())
     }
 
@@ -151,6 +151,23 @@ impl Namespace {
 
     pub(crate) fn socket(&self, domain: Domain) -> Socket {
         self.run(|| Socket::new(domain, Type::STREAM, Some(Protocol::TCP)).expect("a socket"))
+    }
+
+    /// Enrols the pod and sets the listeners up as a daemon does.
+    pub(crate) fn enrol(&self, dataplane: &Dataplane) -> Daemon {
+        let uid = format!("Kubernetes//Pod/test/{}", self.cookie);
+        let number = dataplane.enrol(self.as_fd(), self.cookie, &uid).expect("the pod is enrolled");
+        let daemon = Daemon {
+            number,
+            outbound_v4: self.listen("127.0.0.1"),
+            outbound_v6: self.listen("::1"),
+            hbone_v4: self.listen("127.0.0.1"),
+            hbone_v6: self.listen("::1"),
+            plaintext_v4: self.listen("127.0.0.1"),
+            plaintext_v6: self.listen("::1"),
+        };
+        dataplane.set_listeners(self.cookie, &daemon.listeners()).expect("the listeners are set");
+        daemon
     }
 
     pub(crate) fn connect(&self, address: SocketAddr) -> io::Result<Socket> {
@@ -247,26 +264,11 @@ impl Pod {
         });
         Self { inside, outside }
     }
-
-    /// Enrols the pod and sets the listeners up as a daemon does.
-    pub(crate) fn enrol(&self, dataplane: &Dataplane) -> Daemon {
-        let uid = format!("Kubernetes//Pod/test/{}", self.cookie);
-        dataplane.enrol(self.as_fd(), self.cookie, &uid).expect("the pod is enrolled");
-        let daemon = Daemon {
-            outbound_v4: self.listen("127.0.0.1"),
-            outbound_v6: self.listen("::1"),
-            hbone_v4: self.listen("127.0.0.1"),
-            hbone_v6: self.listen("::1"),
-            plaintext_v4: self.listen("127.0.0.1"),
-            plaintext_v6: self.listen("::1"),
-        };
-        dataplane.set_listeners(self.cookie, &daemon.listeners()).expect("the listeners are set");
-        daemon
-    }
 }
 
 /// The listeners of a daemon in a pod.
 pub(crate) struct Daemon {
+    pub(crate) number: WorkloadNumber,
     pub(crate) outbound_v4: Socket,
     pub(crate) outbound_v6: Socket,
     pub(crate) hbone_v4: Socket,

@@ -1,8 +1,11 @@
 //! The programs on a real kernel, with real sockets in real network namespaces. Needs root.
 
+mod closing;
+mod direct;
 mod inbound;
 mod lab;
 mod leaks;
 mod lifecycle;
+mod neighbours;
 mod outbound;
 mod unusual;

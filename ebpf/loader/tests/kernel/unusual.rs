@@ -27,7 +27,7 @@ pub(crate) fn disconnect(socket: &Socket) -> io::Result<()> {
     checked(unsafe { libc::connect(socket.as_raw_fd(), &raw const nowhere, length) } as libc::ssize_t)
 }
 
-fn set_option(socket: &Socket, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+pub(crate) fn set_option(socket: &Socket, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
     let length = libc::socklen_t::try_from(size_of_val(&value)).expect("a small size");
     // SAFETY: the value lives until the call returns.
     let result = unsafe {

@@ -1,0 +1,1 @@
+//! What a record says at the end: byte counts are exact, whoever closes first and however.

@@ -1,0 +1,126 @@
+//! Pods of one node, which reach each other without a router, all enrolled and strict: what a pod's app gets in
+//! plaintext came by the direct path.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::lab::{Daemon, Lab, Namespace, address, ip, until};
+use ambit_loader::{Dataplane, Flow, Inbound, InboundMode, Record, RecordKind, Verdict, WorkloadNumber};
+
+pub(crate) const CLIENT: usize = 0;
+pub(crate) const SERVER: usize = 1;
+pub(crate) const OTHER: usize = 2;
+
+/// Addresses of pods by their place; the node itself is 10.3.0.1.
+pub(crate) const V4: [&str; 3] = ["10.3.0.2", "10.3.0.3", "10.3.0.4"];
+pub(crate) const V6: [&str; 3] = ["fd00:3::2", "fd00:3::3", "fd00:3::4"];
+pub(crate) const NODE: &str = "10.3.0.1";
+/// A service's address, which exists nowhere.
+pub(crate) const SERVICE_V4: &str = "10.96.0.10";
+pub(crate) const SERVICE_V6: &str = "fd00:96::10";
+
+pub(crate) const LEASE: Duration = Duration::from_secs(600);
+
+pub(crate) struct Neighbours {
+    // Before the lab: a dataplane that is gone when its instance is detached.
+    pub(crate) dataplane: Dataplane,
+    pub(crate) daemons: Vec<Daemon>,
+    pub(crate) pods: Vec<Namespace>,
+    pub(crate) node: Namespace,
+    records: RefCell<Vec<Record>>,
+    // Last: what the others hold goes before the instance.
+    _lab: Lab,
+}
+
+impl Neighbours {
+    pub(crate) fn new() -> Self {
+        let mut lab = Lab::new();
+        let dataplane = lab.dataplane();
+        let node = Namespace::new();
+        node.run(|| {
+            ip("link add br0 type bridge");
+            ip(&format!("addr add {NODE}/24 dev br0"));
+            ip("link set br0 up");
+        });
+        let pods: Vec<Namespace> = V4.iter().map(|_| Namespace::new()).collect();
+        for (index, pod) in pods.iter().enumerate() {
+            node.run(|| {
+                ip(&format!("link add pod{index} type veth peer name eth0 netns {}", pod.path()));
+                ip(&format!("link set pod{index} master br0 up"));
+            });
+            pod.run(|| {
+                ip(&format!("addr add {}/24 dev eth0", V4[index]));
+                ip(&format!("addr add {}/64 dev eth0 nodad", V6[index]));
+                ip("link set eth0 up");
+            });
+        }
+        let daemons: Vec<Daemon> = pods.iter().map(|pod| pod.enrol(&dataplane)).collect();
+        for (index, pod) in pods.iter().enumerate() {
+            let own = [address(V4[index]), address(V6[index])];
+            dataplane.set_addresses(daemons[index].number, &own.into()).expect("addresses");
+            for address in own {
+                dataplane.add_destination(address).expect("a destination");
+            }
+            let strict = Inbound { default: InboundMode::Strict, ports: [].into(), probe_ports: [].into() };
+            dataplane.set_inbound(pod.cookie, &strict).expect("a mode");
+        }
+        for service in [SERVICE_V4, SERVICE_V6] {
+            dataplane.add_destination(address(service)).expect("a destination");
+        }
+        dataplane.set_node_addresses(&[address(NODE)].into()).expect("node addresses");
+        dataplane.renew_lease(LEASE).expect("a lease");
+        Self { dataplane, daemons, pods, node, records: RefCell::default(), _lab: lab }
+    }
+
+    pub(crate) fn number(&self, pod: usize) -> WorkloadNumber {
+        self.daemons[pod].number
+    }
+
+    /// What the daemon would say if it said yes now.
+    pub(crate) fn yes(&self, source: usize, destination: usize, to: SocketAddr) -> Verdict {
+        let destination = self.number(destination);
+        let generation = self.dataplane.generation(destination).expect("generations").expect("enrolled");
+        Verdict { source: self.number(source), destination, address: to, generation }
+    }
+
+    /// The daemon says yes.
+    pub(crate) fn allow(&self, source: usize, destination: usize, to: SocketAddr) {
+        self.dataplane.remember(&self.yes(source, destination, to)).expect("remembered");
+    }
+
+    pub(crate) fn flows(&self) -> Vec<Flow> {
+        self.dataplane.flows().expect("flows")
+    }
+
+    fn drain(&self) {
+        let mut records = self.records.borrow_mut();
+        self.dataplane.records(&mut |record| records.push(record)).expect("records");
+    }
+
+    /// Waits for a record of this kind about a connection from here (or to here, where nobody connected), takes
+    /// it and leaves the others.
+    pub(crate) fn record(&self, kind: RecordKind, about: SocketAddr) -> Record {
+        let mut found = None;
+        until(&format!("a record {kind:?} about {about}"), || {
+            self.drain();
+            let mut records = self.records.borrow_mut();
+            let fits =
+                |record: &Record| record.kind == kind && record.client.unwrap_or(record.server) == about;
+            found = records.iter().position(fits).map(|index| records.remove(index));
+            found.is_some()
+        });
+        found.expect("just found")
+    }
+
+    /// What was recorded and not taken yet.
+    pub(crate) fn rest(&self) -> Vec<Record> {
+        self.drain();
+        self.records.take()
+    }
+
+    /// Waits until no connection is listed.
+    pub(crate) fn until_none_is_listed(&self) {
+        until("no connection is listed", || self.flows().is_empty());
+    }
+}
