@@ -12,7 +12,7 @@ use ambit_xds::client::Status;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::connections::View;
+use crate::connections::{EndedView, View};
 use crate::daemon::Node;
 use crate::error::Error;
 use crate::pods::Pod;
@@ -26,10 +26,11 @@ pub(crate) fn start(
     readiness: &Readiness,
     xds: watch::Receiver<Status>,
 ) -> Result<Admin, Error> {
-    let (dumped, listed) = (node.clone(), node.clone());
+    let (dumped, listed, ended) = (node.clone(), node.clone(), node.clone());
     let admin = Router::new()
         .get("/config_dump", move |_| ready(Response::json(&dump(&dumped, &xds.borrow()))))
         .get("/connections", move |_| ready(Response::json(&connections(&listed))))
+        .get("/connections/recent", move |_| ready(Response::json(&recent(&ended))))
         .merge(logging_routes(log));
     let server = |name, address, router| Server { name, address, router };
     let servers = vec![
@@ -46,6 +47,12 @@ fn connections(node: &Node) -> Vec<View> {
     let mut open = node.connections.list();
     open.extend(node.kernel_connections());
     open
+}
+
+/// What has ended, or was refused, and why; the newest first.
+fn recent(node: &Node) -> Vec<EndedView> {
+    node.report_records();
+    ambit_runtime::telemetry::recent::recent().iter().map(EndedView::new).collect()
 }
 
 /// Everything the daemon knows, without secrets.

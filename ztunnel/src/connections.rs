@@ -12,6 +12,7 @@ use ambit_core::policy::{Peer, authorize};
 use ambit_core::{Denial, inbound};
 use ambit_hbone::relay::Traffic;
 use ambit_runtime::telemetry::connection::{Bytes, Direction, End, Ending, Facts, OpenConnection, opened};
+use ambit_runtime::telemetry::recent::Ended;
 use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 use tokio::sync::Notify;
@@ -242,6 +243,33 @@ impl View {
             seconds,
             bytes_from_client: bytes.from_client,
             bytes_from_server: bytes.from_server,
+        }
+    }
+}
+
+/// A connection that is over, as `/connections/recent` shows it.
+#[derive(Debug, Serialize)]
+pub(crate) struct EndedView {
+    #[serde(flatten)]
+    connection: View,
+    seconds_ago: f64,
+    reason: &'static str,
+    /// As `response_flags` in metrics.
+    flags: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+impl EndedView {
+    pub(crate) fn new(ended: &Ended) -> Self {
+        let policy = ended.ending.policy.as_ref().map(ToString::to_string);
+        Self {
+            connection: View { policy, ..View::of(&ended.facts, ended.bytes, ended.duration.as_secs_f64()) },
+            // A clock that was set back says nothing.
+            seconds_ago: ended.at.elapsed().unwrap_or_default().as_secs_f64(),
+            reason: ended.ending.reason,
+            flags: ended.ending.flag.as_str(),
+            error: ended.ending.error.clone(),
         }
     }
 }

@@ -18,6 +18,7 @@ use super::access;
 use super::exposition::{Exposition, Family};
 use super::instruments::Counters;
 use super::labels::{AllSeries, Labels, Series};
+use super::recent;
 
 /// The process's counters, like the recorder they live in.
 static ALL: LazyLock<AllSeries> = LazyLock::new(AllSeries::new);
@@ -242,6 +243,7 @@ fn report_failed(facts: &Facts, tried: Duration, ending: &Ending) {
 fn report_end(facts: &Facts, bytes: Bytes, duration: Duration, ending: &Ending) {
     ENDED.count([ending.reason, facts.direction.as_str(), facts.path.as_str()]);
     access::write(facts, bytes, duration, ending);
+    recent::remember(facts, bytes, duration, ending);
 }
 
 impl OpenConnection {

@@ -10,5 +10,6 @@ pub mod logs;
 pub mod metrics;
 mod process;
 mod queue;
+pub mod recent;
 #[cfg(test)]
 mod tests;
