@@ -58,11 +58,14 @@ fn recent(node: &Node) -> Vec<EndedView> {
 /// Everything the daemon knows, without secrets.
 fn dump(node: &Node, xds: &Status) -> Value {
     let mesh = node.state.mesh().unwrap_or_default();
+    // Asked after the mesh was taken: what is shown below is in force if this says so.
+    let enforced = node.state.is_enforced(&mesh);
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "instance": node.config.instance,
         "node": node.config.node,
         "xds": xds_view(xds),
+        "enforced": enforced,
         "pods": node.pods.all().iter().map(|pod| pod_view(node, &mesh, pod)).collect::<Vec<_>>(),
         "certificates": node.certificates.status(),
         "kernel": kernel_view(node),

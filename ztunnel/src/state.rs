@@ -18,12 +18,14 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct State {
     mesh: ArcSwapOption<Mesh>,
+    /// The newest mesh that the kernel follows too.
+    enforced: ArcSwapOption<Mesh>,
     revision: watch::Sender<u64>,
 }
 
 impl State {
     pub(crate) fn new() -> Self {
-        Self { mesh: ArcSwapOption::empty(), revision: watch::Sender::new(0) }
+        Self { mesh: ArcSwapOption::empty(), enforced: ArcSwapOption::empty(), revision: watch::Sender::new(0) }
     }
 
     /// The newest mesh; none before the first full synchronization.
@@ -35,6 +37,16 @@ impl State {
     pub(crate) fn publish(&self, mesh: Mesh) {
         self.mesh.store(Some(Arc::new(mesh)));
         self.revision.send_modify(|revision| *revision += 1);
+    }
+
+    /// Notes that what was published last is in force for new connections, also where the kernel decides; open ones are being looked at.
+    pub(crate) fn enforced(&self) {
+        self.enforced.store(self.mesh());
+    }
+
+    /// Whether a mesh is in force for new connections.
+    pub(crate) fn is_enforced(&self, mesh: &Arc<Mesh>) -> bool {
+        self.enforced.load().as_ref().is_some_and(|enforced| Arc::ptr_eq(enforced, mesh))
     }
 
     /// The newest mesh, once there is one and the workload is in it. After [`PATIENCE`] what there is then.

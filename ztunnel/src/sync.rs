@@ -55,5 +55,6 @@ impl Sync {
         }
         node.connections.recheck(&self.mesh, touched);
         node.direct.look_at(whom);
+        node.state.enforced();
     }
 }
