@@ -165,6 +165,27 @@ impl Dataplane {
         Reason::ALL.iter().copied().map(read).collect()
     }
 
+    /// How many entries the maps have that fill and empty, by their names.
+    pub fn occupancy(&self) -> Result<BTreeMap<&'static str, usize>, Error> {
+        Ok([
+            self.pods.occupancy()?,
+            self.pod_names.occupancy()?,
+            self.pod_handoffs.occupancy()?,
+            self.pod_flows.occupancy()?,
+            self.ports.occupancy()?,
+            self.destinations.occupancy()?,
+            self.handoffs.occupancy()?,
+            self.generations.occupancy()?,
+            self.verdicts.occupancy()?,
+            self.locals.occupancy()?,
+            self.services.occupancy()?,
+            self.endpoints.occupancy()?,
+            self.sticky.occupancy()?,
+            self.flows.occupancy()?,
+        ]
+        .into())
+    }
+
     /// Connections inside pods whose accepting end has not been told yet what the connecting end knows.
     pub fn pending_handoffs(&self) -> Result<usize, Error> {
         self.handoffs.keys().map(|keys| keys.len())

@@ -72,11 +72,6 @@ impl Dataplane {
         })
     }
 
-    /// How many verdicts the kernel remembers, whether they hold or not.
-    pub fn verdicts(&self) -> Result<usize, Error> {
-        Ok(self.verdicts.entries()?.len())
-    }
-
     /// From now on verdicts hold for this long.
     pub fn renew_lease(&self, lease: Duration) -> Result<(), Error> {
         let lease = u64::try_from(lease.as_nanos()).unwrap_or(u64::MAX);

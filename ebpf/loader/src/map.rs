@@ -78,6 +78,11 @@ impl<K: Plain, V: Plain> Map<K, V> {
         }
     }
 
+    /// Its name, and how many entries it has.
+    pub(crate) fn occupancy(&self) -> Result<(&'static str, usize), Error> {
+        Ok((self.name, self.entries()?.len()))
+    }
+
     /// Removes an entry, if there is one.
     pub(crate) fn remove(&self, key: &K) -> Result<(), Error> {
         bpf::delete(&self.descriptor, key).map(drop).map_err(self.error("remove from"))

@@ -20,7 +20,7 @@ use crate::{Error, bpf};
 const BUSY: u32 = 1 << 31;
 const DISCARDED: u32 = 1 << 30;
 /// Before each entry.
-const HEADER: u64 = 8;
+const HEADER: usize = 8;
 
 /// The ring buffer, mapped.
 #[derive(Debug)]
@@ -79,7 +79,7 @@ impl Ring {
         let mut count = 0;
         while position < produced.load(Ordering::Acquire) {
             // SAFETY: positions count bytes, and entries lie in the data modulo its size.
-            let entry = unsafe { self.producer.add(self.page + (position % SIZE as u64) as usize) };
+            let entry = unsafe { self.producer.add(self.page + place(position)) };
             // SAFETY: an entry begins with its length, aligned to eight bytes.
             let length = unsafe { entry.cast::<AtomicU32>().as_ref() }.load(Ordering::Acquire);
             if length & BUSY != 0 {
@@ -88,15 +88,20 @@ impl Ring {
             let size = length & !DISCARDED;
             if length & DISCARDED == 0 && size as usize == size_of::<Record>() {
                 // SAFETY: the kernel has finished the entry, whose size is a record's; a record is plain bytes.
-                each(&unsafe { entry.add(HEADER as usize).cast::<Record>().read() });
+                each(&unsafe { entry.add(HEADER).cast::<Record>().read() });
                 count += 1;
             }
-            position += (u64::from(size) + HEADER).next_multiple_of(8);
+            position += (u64::from(size) + HEADER as u64).next_multiple_of(8);
             // What was handed over may be overwritten.
             consumed.store(position, Ordering::Release);
         }
         count
     }
+}
+
+/// Where in the data this position is.
+fn place(position: u64) -> usize {
+    usize::try_from(position % u64::from(limits::RECORDS)).unwrap_or(0)
 }
 
 impl Drop for Ring {

@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     fn endpoint(index: usize) -> SocketAddr {
-        SocketAddr::new([10, 0, (index >> 8) as u8, (index & 0xff) as u8].into(), 8080)
+        SocketAddr::new([10, 0, 0, 1].into(), u16::try_from(index + 1).expect("a port"))
     }
 
     /// What each endpoint gets of all draws.

@@ -1,7 +1,9 @@
 //! The programs on a real kernel, with real sockets in real network namespaces. Needs root.
 
+mod choice;
 mod closing;
 mod direct;
+mod flood;
 mod inbound;
 mod lab;
 mod leaks;

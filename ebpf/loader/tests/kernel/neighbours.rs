@@ -1,12 +1,14 @@
 //! Pods of one node, which reach each other without a router, all enrolled and strict: what a pod's app gets in
 //! plaintext came by the direct path.
 
-use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::lab::{Daemon, Lab, Namespace, address, ip, until};
-use ambit_loader::{Dataplane, Flow, Inbound, InboundMode, Record, RecordKind, Verdict, WorkloadNumber};
+use ambit_loader::{
+    Dataplane, Flow, Inbound, InboundMode, Record, RecordKind, Settings, Verdict, WorkloadNumber,
+};
 
 pub(crate) const CLIENT: usize = 0;
 pub(crate) const SERVER: usize = 1;
@@ -20,7 +22,7 @@ pub(crate) const NODE: &str = "10.3.0.1";
 pub(crate) const SERVICE_V4: &str = "10.96.0.10";
 pub(crate) const SERVICE_V6: &str = "fd00:96::10";
 
-pub(crate) const LEASE: Duration = Duration::from_secs(600);
+pub(crate) const LEASE: Duration = Duration::from_mins(10);
 
 pub(crate) struct Neighbours {
     // Before the lab: a dataplane that is gone when its instance is detached.
@@ -28,9 +30,9 @@ pub(crate) struct Neighbours {
     pub(crate) daemons: Vec<Daemon>,
     pub(crate) pods: Vec<Namespace>,
     pub(crate) node: Namespace,
-    records: RefCell<Vec<Record>>,
+    records: Mutex<Vec<Record>>,
     // Last: what the others hold goes before the instance.
-    _lab: Lab,
+    lab: Lab,
 }
 
 impl Neighbours {
@@ -70,7 +72,7 @@ impl Neighbours {
         }
         dataplane.set_node_addresses(&[address(NODE)].into()).expect("node addresses");
         dataplane.renew_lease(LEASE).expect("a lease");
-        Self { dataplane, daemons, pods, node, records: RefCell::default(), _lab: lab }
+        Self { dataplane, daemons, pods, node, records: Mutex::default(), lab }
     }
 
     pub(crate) fn number(&self, pod: usize) -> WorkloadNumber {
@@ -93,8 +95,27 @@ impl Neighbours {
         self.dataplane.flows().expect("flows")
     }
 
+    /// Plaintext is welcome at a pod.
+    pub(crate) fn open(&self, pod: usize) {
+        let open = Inbound { default: InboundMode::Open, ports: [].into(), probe_ports: [].into() };
+        self.dataplane.set_inbound(self.pods[pod].cookie, &open).expect("a mode");
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        self.lab.last()
+    }
+
+    /// How many entries a map has.
+    pub(crate) fn held(&self, map: &str) -> usize {
+        self.dataplane.occupancy().expect("maps")[map]
+    }
+
+    fn taken(&self) -> std::sync::MutexGuard<'_, Vec<Record>> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn drain(&self) {
-        let mut records = self.records.borrow_mut();
+        let mut records = self.taken();
         self.dataplane.records(&mut |record| records.push(record)).expect("records");
     }
 
@@ -104,7 +125,7 @@ impl Neighbours {
         let mut found = None;
         until(&format!("a record {kind:?} about {about}"), || {
             self.drain();
-            let mut records = self.records.borrow_mut();
+            let mut records = self.taken();
             let fits =
                 |record: &Record| record.kind == kind && record.client.unwrap_or(record.server) == about;
             found = records.iter().position(fits).map(|index| records.remove(index));
@@ -116,7 +137,7 @@ impl Neighbours {
     /// What was recorded and not taken yet.
     pub(crate) fn rest(&self) -> Vec<Record> {
         self.drain();
-        self.records.take()
+        std::mem::take(&mut *self.taken())
     }
 
     /// Waits until no connection is listed.

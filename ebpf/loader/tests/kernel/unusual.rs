@@ -37,7 +37,7 @@ pub(crate) fn set_option(socket: &Socket, option: libc::c_int, value: libc::c_in
 }
 
 /// Data with the SYN: `sendto(MSG_FASTOPEN)`, without a `connect()`.
-fn send_fast_open(socket: &Socket, data: &[u8], to: &SockAddr) -> io::Result<()> {
+pub(crate) fn send_fast_open(socket: &Socket, data: &[u8], to: &SockAddr) -> io::Result<()> {
     // SAFETY: data and address live until the call returns.
     checked(unsafe {
         libc::sendto(
