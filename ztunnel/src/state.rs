@@ -25,7 +25,11 @@ pub(crate) struct State {
 
 impl State {
     pub(crate) fn new() -> Self {
-        Self { mesh: ArcSwapOption::empty(), enforced: ArcSwapOption::empty(), revision: watch::Sender::new(0) }
+        Self {
+            mesh: ArcSwapOption::empty(),
+            enforced: ArcSwapOption::empty(),
+            revision: watch::Sender::new(0),
+        }
     }
 
     /// The newest mesh; none before the first full synchronization.

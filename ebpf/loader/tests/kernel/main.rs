@@ -2,6 +2,7 @@
 
 mod choice;
 mod closing;
+mod cost;
 mod direct;
 mod flood;
 mod inbound;
