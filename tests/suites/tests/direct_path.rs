@@ -151,7 +151,9 @@ fn a_policy_cuts_what_is_open_and_refuses_what_is_new() -> Result<()> {
     let mut stream = open_direct(&lab, service(&lab))?;
     let mark = lab.nodes[0].ztunnel.log_mark();
     lab.apply("deny", DENY_WEB)?;
+    let applied = Instant::now();
     let error = stream.read(&mut [0]).expect_err("the connection is cut");
+    println!("cut {:?} after the file was written", applied.elapsed());
     ensure!(error.kind() == ErrorKind::ConnectionReset, "{error}");
     eventually("the reason is reported", || {
         let cut = reports(&lab, mark, "direct");
