@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
+use ambit_loader::Reason;
 use ambit_runtime::telemetry::connection;
 use ambit_runtime::telemetry::exposition::{Exposition, Family};
 use ambit_runtime::telemetry::instruments::{Counters, Durations};
@@ -42,6 +43,10 @@ pub(crate) static ACCEPT_ERRORS: Counters<1> = Counters::new(
 const KERNEL_REFUSALS: Family = Family::counter(
     "ambit_kernel_refusals_total",
     "Connections that the kernel programs refused, by reason.",
+);
+const RECORDS_LOST: Family = Family::counter(
+    "ambit_kernel_records_lost_total",
+    "Records of connections that found no room because the daemon did not read them fast enough.",
 );
 const PODS: Family = Family::gauge("ambit_pods_enrolled", "Pods that this daemon serves.");
 const POOL: Family =
@@ -110,12 +115,17 @@ fn configuration(status: &Status, all: &mut Exposition) {
 /// Connections that the kernel's programs refused may never reach a connection's report: their counters are read.
 fn kernel(node: &Node, all: &mut Exposition) {
     let mut refusals = all.family(&KERNEL_REFUSALS);
-    match node.kernel.dataplane().counters() {
-        Ok(counters) => {
-            for (reason, count) in counters.into_iter().filter(|(_, count)| *count > 0) {
-                refusals.sample(&[("reason", reason.name())], count);
-            }
+    let counters = node.kernel.dataplane().counters().unwrap_or_else(|error| {
+        tracing::warn!(error = report::chain(&error), "reading what the kernel refused");
+        Default::default()
+    });
+    let mut lost = 0;
+    for (reason, count) in counters.into_iter().filter(|(_, count)| *count > 0) {
+        if reason == Reason::RecordLost {
+            lost = count;
+        } else {
+            refusals.sample(&[("reason", reason.name())], count);
         }
-        Err(error) => tracing::warn!(error = report::chain(&error), "reading what the kernel refused"),
     }
+    all.single(&RECORDS_LOST, lost);
 }

@@ -1,0 +1,195 @@
+//! The daemons' metrics as a real Prometheus sees them: format, names, the guide, and every query of the dashboard.
+
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Stdio;
+
+use ambit_harness::{Lab, Process, eventually};
+use ambit_suites::shop::{DB, shop};
+use ambit_suites::{Rows, ask};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+const ZTUNNEL: u16 = 15020;
+const CONTROLLER: u16 = 15014;
+const PROMETHEUS: u16 = 19090;
+
+/// Refuses a port of the database to the bank, and asks a dry run about everybody.
+const POLICIES: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {namespace: shop, name: no-bank}\n\
+     spec:\n  selector: {matchLabels: {app: db}}\n  action: DENY\n  rules: [{from: [{source: {namespaces: [bank]}}]}]\n\
+     ---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
+     metadata: {namespace: shop, name: dry, annotations: {istio.io/dry-run: \"true\"}}\n\
+     spec:\n  selector: {matchLabels: {app: db}}\n  action: DENY\n  rules: [{from: [{source: {namespaces: [shop]}}]}]\n";
+
+fn guide() -> Result<String> {
+    read("docs/guide/telemetry.md")
+}
+
+fn read(path: &str) -> Result<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path);
+    std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
+}
+
+/// The metrics that an exposition announces.
+fn announced(text: &str) -> BTreeSet<String> {
+    let names = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+    names.map(str::to_owned).collect()
+}
+
+/// The metrics that have a row in the guide.
+fn documented(guide: &str) -> BTreeSet<String> {
+    let names = guide.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    names
+        .filter(|name| ["ambit_", "istio_", "process_"].iter().any(|start| name.starts_with(start)))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// What promtool says against an exposition; nothing when all is well. Istio's names are not ours to choose.
+fn promtool(text: &str) -> Result<String> {
+    let mut child = std::process::Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("starting promtool")?;
+    child.stdin.take().context("promtool has no input")?.write_all(text.as_bytes())?;
+    let output = child.wait_with_output()?;
+    Ok(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+}
+
+/// A real server that scrapes both nodes and the controller every second.
+fn prometheus(lab: &Lab) -> Result<Process> {
+    let place = &lab.nodes[0].place;
+    let folder = lab.dir().join("prometheus");
+    std::fs::create_dir_all(&folder)?;
+    let targets: Vec<String> =
+        lab.nodes.iter().map(|node| format!("\"{}:{ZTUNNEL}\"", node.place.v4)).collect();
+    let config = folder.join("prometheus.yml");
+    let text = format!(
+        "global: {{scrape_interval: 1s, scrape_timeout: 1s}}\nscrape_configs:\n  - job_name: ztunnel\n    static_configs: [{{targets: [{}]}}]\n",
+        targets.join(", ")
+    );
+    std::fs::write(&config, text)?;
+    place.start(
+        "prometheus",
+        &[
+            &format!("--config.file={}", config.display()),
+            &format!("--storage.tsdb.path={}", folder.join("data").display()),
+            &format!("--web.listen-address=127.0.0.1:{PROMETHEUS}"),
+        ],
+    )
+}
+
+/// One question of Prometheus' HTTP interface; the data of the answer.
+fn get(lab: &Lab, path: &str, query: Option<&str>) -> Result<Value> {
+    let url = format!("http://127.0.0.1:{PROMETHEUS}{path}");
+    let mut arguments = vec!["-sS", "--max-time", "5", "-G", &url];
+    let parameter = query.map(|query| format!("query={query}"));
+    if let Some(parameter) = &parameter {
+        arguments.extend(["--data-urlencode", parameter]);
+    }
+    let answer: Value = serde_json::from_str(&lab.nodes[0].place.output("curl", &arguments)?)?;
+    ensure!(answer["status"] == "success", "{query:?}: {answer}");
+    Ok(answer["data"].clone())
+}
+
+#[test]
+fn a_real_prometheus_reads_all_metrics_and_the_guide_has_them() -> Result<()> {
+    let (lab, _servers) = shop()?;
+    lab.apply("policies", POLICIES)?;
+    let db = SocketAddr::new(lab.pod("shop/db").v4.into(), DB);
+    eventually("the bank is refused", || {
+        ensure!(ask(&lab.pod("bank/teller"), db).is_err());
+        Ok(())
+    })?;
+    for client in ["shop/web", "shop/cart-2", "legacy/old"] {
+        ask(&lab.pod(client), db)?;
+    }
+
+    let mut table = Rows::new();
+    let mut shown = BTreeSet::new();
+    let texts = [
+        ("ztunnel, node a", lab.nodes[0].get(ZTUNNEL, "/metrics")?),
+        ("ztunnel, node b", lab.nodes[1].get(ZTUNNEL, "/metrics")?),
+        ("controller", lab.controller_get(CONTROLLER, "/metrics")?),
+    ];
+    for (name, text) in &texts {
+        shown.extend(announced(text));
+        table.row(&format!("promtool: {name}"), || {
+            let said = promtool(text)?;
+            ensure!(said.trim().is_empty(), "{said}");
+            Ok(())
+        });
+    }
+    table.row("the guide and the daemons have the same metrics", || {
+        let documented = documented(&guide()?);
+        let missing: Vec<_> = shown.difference(&documented).collect();
+        let gone: Vec<_> = documented.difference(&shown).collect();
+        ensure!(missing.is_empty() && gone.is_empty(), "not in the guide: {missing:?}; not shown: {gone:?}");
+        Ok(())
+    });
+    table.row("dry runs are counted, matched and not", || {
+        let metrics = lab.nodes[1].metrics()?;
+        for matched in ["true", "false"] {
+            let labels = [("policy", "dry"), ("namespace", "shop"), ("action", "deny"), ("matched", matched)];
+            let count = metrics.sum("ambit_policy_dry_run_total", &labels);
+            ensure!(count >= 1.0, "matched {matched}: {count}");
+        }
+        Ok(())
+    });
+    table.row("handshakes and connecting are measured", || {
+        let metrics = lab.nodes[0].metrics()?;
+        for (name, labels) in [
+            ("ambit_connect_duration_seconds_count", ("path", "tunnel")),
+            ("ambit_tls_handshake_duration_seconds_count", ("role", "client")),
+        ] {
+            ensure!(metrics.sum(name, &[labels]) >= 1.0, "{name}");
+        }
+        Ok(())
+    });
+
+    let mut server = prometheus(&lab)?;
+    table.row("both nodes are scraped", || {
+        eventually("both targets are up", || {
+            let data = get(&lab, "/api/v1/query", Some("sum(up)"))?;
+            ensure!(data["result"][0]["value"][1] == "2", "{data}\n{}", server.log());
+            Ok(())
+        })
+    });
+    table.row("Prometheus holds what the daemons count", || {
+        let query =
+            "sum(istio_tcp_connections_failed_total{response_flags=\"DENY\",reporter=\"destination\"})";
+        eventually("the refused connections are there", || {
+            let data = get(&lab, "/api/v1/query", Some(query))?;
+            let count: f64 = data["result"][0]["value"][1].as_str().context("no value")?.parse()?;
+            ensure!(count >= 1.0, "{count}");
+            Ok(())
+        })
+    });
+    let dashboard: Value = serde_json::from_str(&read("deploy/dashboards/ambit.json")?)?;
+    let panels = dashboard["panels"].as_array().context("no panels")?;
+    ensure!(panels.len() >= 10, "{} panels", panels.len());
+    for panel in panels {
+        let title = panel["title"].as_str().context("no title")?;
+        let query = panel["targets"][0]["expr"].as_str().context("no query")?;
+        table.row(&format!("dashboard: {title}"), || {
+            get(&lab, "/api/v1/query", Some(query))?;
+            // A query about a metric that does not exist succeeds as well.
+            let words = query.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+            for name in
+                words.filter(|word| ["ambit_", "istio_", "process_"].iter().any(|s| word.starts_with(s)))
+            {
+                let family = name.trim_end_matches("_bucket");
+                ensure!(shown.contains(family), "{family} is no metric of ours");
+            }
+            Ok(())
+        });
+    }
+    server.kill()?;
+    table.finish();
+    lab.finish()
+}
