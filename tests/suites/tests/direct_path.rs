@@ -18,6 +18,9 @@ const DENY_WEB: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPol
      spec:\n  selector: {matchLabels: {app: db}}\n  action: DENY\n  \
      rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}]}]\n";
 
+const STRICT: &str = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata:\n  namespace: shop\n  name: strict\n\
+     spec: {mtls: {mode: STRICT}}\n";
+
 /// Two pods of one node, and a neighbour outside the mesh.
 fn lab() -> Result<(Lab, Server)> {
     let lab = Lab::builder()
@@ -232,5 +235,66 @@ fn the_switch_is_obeyed_by_new_and_by_open_connections() -> Result<()> {
     ensure!(reports(&lab, mark, "direct").is_empty(), "one went direct");
     switch("enabled")?;
     warm(&lab, service(&lab))?;
+    lab.finish()
+}
+
+#[test]
+fn plaintext_that_the_kernel_lets_in_is_reported_and_cut() -> Result<()> {
+    let (lab, _server) = lab()?;
+    let (node, old) = (&lab.nodes[0], lab.pod("legacy/old"));
+    let db = SocketAddr::new(lab.pod("shop/db").v4.into(), DB);
+    let native = |mark| {
+        let mut found = reports(&lab, mark, "native");
+        found.retain(|report| report["src.workload"] == "old" && report["direction"] == "inbound");
+        found
+    };
+    let mut table = Rows::new();
+    table.row("what ended is reported", || {
+        let mark = node.ztunnel.log_mark();
+        exchange(&old, db, &[7; 3000])?;
+        eventually("it is reported once", || {
+            let found = native(mark);
+            ensure!(found.len() == 1, "{found:?}");
+            ensure!(found[0]["bytes_recv"] == 3000 && found[0]["reason"] == "closed", "{found:?}");
+            ensure!(found[0]["src.identity"].is_null() && found[0]["dst.workload"] == "db", "{found:?}");
+            Ok(())
+        })
+    });
+    table.row("what is open is listed, and cut by a policy", || {
+        let mut stream = connect(&old, db)?;
+        let mut byte = [0];
+        while byte != [b'\n'] {
+            stream.read_exact(&mut byte)?;
+        }
+        echo(&mut stream)?;
+        let open = node.connections()?;
+        let listed = |open: &Value| open["path"] == "native" && open["bytes_from_client"] == 12;
+        ensure!(open.as_array().context("a list")?.iter().any(listed), "{open}");
+        let mark = node.ztunnel.log_mark();
+        lab.apply("strict", STRICT)?;
+        let error = stream.read(&mut [0]).expect_err("the connection is cut");
+        ensure!(error.kind() == ErrorKind::ConnectionReset, "{error}");
+        eventually("the reason is reported", || {
+            let found = native(mark);
+            ensure!(found.iter().any(|report| report["reason"] == "policy_denied"), "{found:?}");
+            Ok(())
+        })
+    });
+    table.row("what is refused is reported", || {
+        let mark = node.ztunnel.log_mark();
+        ensure!(ask(&old, db).is_err(), "it gets an answer");
+        eventually("the refusal is reported", || {
+            let found = native(mark);
+            ensure!(found.iter().any(|report| report["reason"] == "plaintext_refused"), "{found:?}");
+            Ok(())
+        })?;
+        let failed = [("source_workload", "old"), ("reporter", "destination"), ("response_flags", "DENY")];
+        ensure!(
+            node.metrics()?.sum("istio_tcp_connections_failed_total", &failed) >= 1.0,
+            "it is not counted"
+        );
+        Ok(())
+    });
+    table.finish();
     lab.finish()
 }
