@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ambit_core::derive;
@@ -35,6 +36,8 @@ struct Written {
     admin: SocketAddr,
     #[serde(default = "default_trust_domain")]
     trust_domain: String,
+    #[serde(default)]
+    trust_domain_aliases: Vec<String>,
     #[serde(default = "default_root_namespace")]
     root_namespace: String,
     #[serde(default = "default_cluster")]
@@ -162,8 +165,10 @@ impl Written {
         }
         let trust_domain: TrustDomain =
             self.trust_domain.parse().map_err(|error| ("trust_domain".to_owned(), format!("{error}")))?;
+        let trust_domain_aliases = aliases(&trust_domain, &self.trust_domain_aliases)?;
         let derive = derive::Settings {
             trust_domain,
+            trust_domain_aliases,
             root_namespace: self.root_namespace,
             cluster: self.cluster,
             ..derive::Settings::default()
@@ -181,6 +186,20 @@ impl Written {
             log: self.log,
         })
     }
+}
+
+/// The mesh's other trust domains.
+fn aliases(own: &TrustDomain, written: &[String]) -> Result<Arc<[TrustDomain]>, (String, String)> {
+    let mut aliases: Vec<TrustDomain> = Vec::with_capacity(written.len());
+    for (index, text) in written.iter().enumerate() {
+        let wrong = |message: String| (format!("trust_domain_aliases[{index}]"), message);
+        let alias = text.parse().map_err(|error| wrong(format!("{error}")))?;
+        if alias == *own || aliases.contains(&alias) {
+            return Err(wrong(format!("{alias} is named twice")));
+        }
+        aliases.push(alias);
+    }
+    Ok(aliases.into())
 }
 
 #[cfg(test)]
@@ -203,12 +222,14 @@ mod tests {
     fn everything_said() {
         let config = Config::parse(
             "{objects: o, state: s, listen: '127.0.0.1:0', metrics: '127.0.0.1:1', admin: '[::1]:2', \
-             trust_domain: example.org, root_namespace: root, cluster: c-1, server_name: ctl.example.org, \
+             trust_domain: example.org, trust_domain_aliases: [old.example, older.example], root_namespace: root, cluster: c-1, server_name: ctl.example.org, \
              max_certificate_ttl_seconds: 10, drain_timeout_seconds: 1, log: {format: json, filter: debug}}",
         )
         .unwrap();
         assert_eq!(config.listen.to_string(), "127.0.0.1:0");
         assert_eq!(config.derive.trust_domain.as_str(), "example.org");
+        let aliases: Vec<&str> = config.derive.trust_domain_aliases.iter().map(TrustDomain::as_str).collect();
+        assert_eq!(aliases, ["old.example", "older.example"]);
         assert_eq!((config.derive.root_namespace.as_str(), config.derive.cluster.as_str()), ("root", "c-1"));
         assert_eq!(config.max_certificate_ttl, Duration::from_secs(10));
         assert_eq!(config.log, logs::Settings { format: logs::Format::Json, filter: "debug".to_owned() });
@@ -245,6 +266,18 @@ mod tests {
                 "objects: o\nstate: s\ntrust_domain: A B",
                 "trust_domain",
                 "is not a trust domain",
+            ),
+            (
+                "trust domain alias",
+                "objects: o\nstate: s\ntrust_domain_aliases: [a.b, A]",
+                "trust_domain_aliases[1]",
+                "is not a trust domain",
+            ),
+            (
+                "an alias that is the trust domain",
+                "objects: o\nstate: s\ntrust_domain_aliases: [cluster.local]",
+                "trust_domain_aliases[0]",
+                "named twice",
             ),
             ("namespace", "objects: o\nstate: s\nroot_namespace: ''", "root_namespace", "is not a name"),
             ("log format", "objects: o\nstate: s\nlog: {format: xml}", "log.format", "unknown variant `xml`"),

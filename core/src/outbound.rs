@@ -180,7 +180,7 @@ fn carry(
     address: SocketAddr,
 ) -> Plan {
     if endpoint.in_mesh() && endpoint.uid != source.uid {
-        let mut identities = vec![endpoint.identity()];
+        let mut identities: Vec<Identity> = endpoint.identities().collect();
         identities.extend(service.into_iter().flat_map(|service| service.subject_alt_names.iter().cloned()));
         return Plan::Tunnel(Tunnel {
             source: source.clone(),

@@ -43,6 +43,7 @@ pub fn pod(name: &str, addresses: &[&str]) -> Workload {
         hostname: None,
         direct: true,
         same_node_tls: false,
+        trust_domain_aliases: [].into(),
     }
 }
 

@@ -32,7 +32,9 @@ use crate::{health, report, socket};
 pub(crate) async fn tunnels(node: Arc<Node>, pod: Arc<Pod>, stream: TcpStream, client: SocketAddr) {
     let since = Instant::now();
     let local = stream.local_addr().unwrap_or_else(|_| SocketAddr::new(client.ip(), HBONE_PORT));
-    let config = match pod.server_config().await {
+    let workload = node.state.workload(&pod.uid);
+    let aliases = workload.map_or_else(Default::default, |workload| workload.trust_domain_aliases.clone());
+    let config = match pod.server_config(aliases).await {
         Ok(config) => config,
         Err(error) => {
             socket::reset(stream);

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, OnceLock};
 
-use ambit_core::model::{Identity, WorkloadUid};
+use ambit_core::model::{Identity, TrustDomain, WorkloadUid};
 use ambit_diag::Diag;
 use ambit_enrol::NetworkNamespace;
 use ambit_hbone::tls::{self, WorkloadCertificate};
@@ -32,8 +32,8 @@ pub(crate) struct Pod {
     namespace: NetworkNamespace,
     /// Set when the pod's workload is known.
     lease: RwLock<Option<Arc<Lease>>>,
-    /// Made once for each certificate.
-    server_config: ArcSwapOption<(Arc<WorkloadCertificate>, Arc<ServerConfig>)>,
+    /// Made once for each certificate and what it accepts.
+    server_config: ArcSwapOption<Terminator>,
     /// Made when it is first needed.
     diag: Mutex<Option<Diag>>,
     /// Cancelled when the pod is released: nothing new is accepted for it.
@@ -131,16 +131,19 @@ impl Pod {
         self.lease.read().clone()
     }
 
-    /// How tunnels to the pod are terminated: with the certificate in force.
-    pub(crate) async fn server_config(&self) -> Result<Arc<ServerConfig>, String> {
+    /// How tunnels to the pod are terminated: with the certificate in force, for peers of its trust domain and of
+    /// these that are as good.
+    pub(crate) async fn server_config(&self, aliases: Arc<[TrustDomain]>) -> Result<Arc<ServerConfig>, String> {
         let certificate = self.certificate().await?;
         if let Some(made) = &*self.server_config.load()
-            && Arc::ptr_eq(&made.0, &certificate)
+            && Arc::ptr_eq(&made.certificate, &certificate)
+            && made.aliases == aliases
         {
-            return Ok(made.1.clone());
+            return Ok(made.config.clone());
         }
-        let config = tls::server_config(&certificate);
-        self.server_config.store(Some(Arc::new((certificate, config.clone()))));
+        let config = tls::server_config_with_aliases(&certificate, &aliases);
+        let made = Terminator { certificate, aliases, config: config.clone() };
+        self.server_config.store(Some(Arc::new(made)));
         Ok(config)
     }
 
@@ -157,6 +160,13 @@ impl Pod {
             Err(_) => Err(format!("no certificate for {} in time", lease.identity())),
         }
     }
+}
+
+/// What a configuration for accepting tunnels was made from, and the configuration.
+struct Terminator {
+    certificate: Arc<WorkloadCertificate>,
+    aliases: Arc<[TrustDomain]>,
+    config: Arc<ServerConfig>,
 }
 
 /// What a pod's listener is for.

@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use ambit_core::derive::{MtlsMode, PeerAuthentication};
+use ambit_core::derive::{Metadata, MtlsMode, PeerAuthentication};
 
 use crate::Mistake;
 use crate::field::Report;
 use crate::metadata;
 use crate::security as written;
+
+/// Whether TLS is demanded also on the same node.
+const SAME_NODE_TLS: &str = "ambit.dev/same-node-tls";
 
 pub(crate) fn convert(policy: written::PeerAuthentication) -> Result<PeerAuthentication, Vec<Mistake>> {
     let mut report = Report::default();
@@ -33,7 +36,21 @@ pub(crate) fn convert(policy: written::PeerAuthentication) -> Result<PeerAuthent
             }
         }
     }
-    report.finish(PeerAuthentication { metadata, selector, mode, port_modes })
+    let same_node_tls = same_node_tls(&mut report, &metadata);
+    report.finish(PeerAuthentication { metadata, selector, mode, port_modes, same_node_tls })
+}
+
+/// What the annotation says about TLS between workloads of one node.
+fn same_node_tls(report: &mut Report, metadata: &Metadata) -> Option<bool> {
+    match metadata.annotations.get(SAME_NODE_TLS)?.as_str() {
+        "required" => Some(true),
+        "optional" => Some(false),
+        other => {
+            let field = format_args!("metadata.annotations[{SAME_NODE_TLS}]");
+            report.add(field, format_args!("{other:?} is neither required nor optional"));
+            None
+        }
+    }
 }
 
 fn mode_of(report: &mut Report, field: &str, mode: Option<&str>) -> MtlsMode {

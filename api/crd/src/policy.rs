@@ -1,13 +1,16 @@
 //! AuthorizationPolicy: what is written → what is meant, with Istio's checks. What Istio would refuse is refused:
 //! a list that is there but empty, a source without a condition, a denial that can never happen.
 
-use ambit_core::derive::{AuthorizationPolicy, Operation, PolicyAction, PolicyRule, Source, TargetRef, When};
+use ambit_core::derive::{AuthorizationPolicy, Metadata, Operation, PolicyAction, PolicyRule, Source, TargetRef, When};
 use ambit_core::model::IpBlock;
 
 use crate::Mistake;
 use crate::field::Report;
 use crate::metadata;
 use crate::security as written;
+
+/// Evaluated and reported, never enforced.
+const DRY_RUN: &str = "istio.io/dry-run";
 
 pub(crate) fn convert(policy: written::AuthorizationPolicy) -> Result<AuthorizationPolicy, Vec<Mistake>> {
     let mut report = Report::default();
@@ -18,11 +21,24 @@ pub(crate) fn convert(policy: written::AuthorizationPolicy) -> Result<Authorizat
     if attachments.into_iter().filter(|set| *set).count() > 1 {
         report.add("spec", "only one of selector, targetRef and targetRefs may be set");
     }
+    dry_run(&mut report, &metadata);
     let selector = metadata::selector(&mut report, spec.selector);
     let target_refs = target_refs(&mut report, &metadata.namespace, spec.target_ref, spec.target_refs);
     let rules = spec.rules.unwrap_or_default().into_iter().enumerate();
     let rules = rules.map(|(index, rule)| self::rule(&mut report, index, rule)).collect();
     report.finish(AuthorizationPolicy { metadata, selector, target_refs, action, rules })
+}
+
+/// A boolean as Go reads it, as Istio has it. A policy that was meant to be tried must not be enforced for a slip.
+fn dry_run(report: &mut Report, metadata: &Metadata) {
+    const KNOWN: [&str; 12] =
+        ["1", "t", "T", "true", "TRUE", "True", "0", "f", "F", "false", "FALSE", "False"];
+    if let Some(value) = metadata.annotations.get(DRY_RUN)
+        && !KNOWN.contains(&value.as_str())
+    {
+        let field = format_args!("metadata.annotations[{DRY_RUN}]");
+        report.add(field, format_args!("{value:?} is neither true nor false"));
+    }
 }
 
 fn action(report: &mut Report, spec: &written::AuthorizationPolicySpec) -> PolicyAction {

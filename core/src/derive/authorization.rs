@@ -10,6 +10,7 @@ use super::object::{AuthorizationPolicy, ObjectKey, Operation, PolicyAction, Pol
 use super::{Condition, Settings};
 use crate::model::{
     Action, Authorization, Clause, IpBlock, Match, PolicyKey, Rule, Scope, ServiceAccountMatch, StringMatch,
+    TrustDomain,
 };
 
 const DRY_RUN: &str = "istio.io/dry-run";
@@ -76,7 +77,7 @@ pub(super) fn derive(policy: &AuthorizationPolicy, settings: &Settings) -> Resul
     let mut http = Http { found: BTreeSet::new() };
     let mut rules = Vec::new();
     for (index, rule) in policy.rules.iter().enumerate() {
-        rules.extend(self::rule(&format!("spec.rules[{index}]"), rule, policy, &mut http)?);
+        rules.extend(self::rule(&format!("spec.rules[{index}]"), rule, policy, settings, &mut http)?);
     }
     let elsewhere = elsewhere(policy);
     let scope = if !policy.selector.is_empty() {
@@ -91,7 +92,7 @@ pub(super) fn derive(policy: &AuthorizationPolicy, settings: &Settings) -> Resul
         scope,
         action: if policy.action == PolicyAction::Deny { Action::Deny } else { Action::Allow },
         rules,
-        dry_run: metadata.annotations.get(DRY_RUN).is_some_and(|value| value == "true"),
+        dry_run: metadata.annotations.get(DRY_RUN).is_some_and(|value| is_true(value)),
     };
     Ok(Enforced {
         policy: elsewhere.is_none().then_some(authorization),
@@ -99,6 +100,11 @@ pub(super) fn derive(policy: &AuthorizationPolicy, settings: &Settings) -> Resul
         http: http.found.into_iter().collect(),
         action: policy.action,
     })
+}
+
+/// A boolean as Go reads it, and with it Istio. What is neither yes nor no was refused at the edge.
+fn is_true(value: &str) -> bool {
+    matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True")
 }
 
 /// Why ztunnel does not enforce the policy at all: the field, and what to say.
@@ -137,6 +143,7 @@ fn rule(
     path: &str,
     rule: &PolicyRule,
     policy: &AuthorizationPolicy,
+    settings: &Settings,
     http: &mut Http,
 ) -> Result<Option<Rule>, Problem> {
     let mut clauses = Vec::new();
@@ -154,13 +161,13 @@ fn rule(
     for (index, source) in rule.from.iter().enumerate() {
         let path = format!("{path}.from[{index}].source");
         has_http |= http.note(&path, &http_source(source));
-        sources.push(source_match(&path, source, &policy.metadata.namespace)?);
+        sources.push(source_match(&path, source, &policy.metadata.namespace, settings)?);
     }
     clauses.push(sources);
 
     for (index, when) in rule.when.iter().enumerate() {
         let path = format!("{path}.when[{index}]");
-        let (m, is_http) = when_match(&path, when, &policy.metadata.namespace)?;
+        let (m, is_http) = when_match(&path, when, &policy.metadata.namespace, settings)?;
         has_http |= http.note(&path, &[("key", is_http)]);
         clauses.push(vec![m]);
     }
@@ -204,7 +211,7 @@ fn http_source(s: &Source) -> [(&'static str, bool); 4] {
     ]
 }
 
-fn source_match(path: &str, s: &Source, namespace: &str) -> Result<Match, Problem> {
+fn source_match(path: &str, s: &Source, namespace: &str, settings: &Settings) -> Result<Match, Problem> {
     if *s == Source::default() {
         return Err(problem(path, "names no condition"));
     }
@@ -214,8 +221,8 @@ fn source_match(path: &str, s: &Source, namespace: &str) -> Result<Match, Proble
         not_namespaces: texts(&at("notNamespaces"), &s.not_namespaces)?,
         service_accounts: accounts(&at("serviceAccounts"), &s.service_accounts, namespace)?,
         not_service_accounts: accounts(&at("notServiceAccounts"), &s.not_service_accounts, namespace)?,
-        principals: texts(&at("principals"), &s.principals)?,
-        not_principals: texts(&at("notPrincipals"), &s.not_principals)?,
+        principals: principals(&at("principals"), &s.principals, settings)?,
+        not_principals: principals(&at("notPrincipals"), &s.not_principals, settings)?,
         source_ips: s.ip_blocks.clone(),
         not_source_ips: s.not_ip_blocks.clone(),
         ..Match::default()
@@ -223,7 +230,12 @@ fn source_match(path: &str, s: &Source, namespace: &str) -> Result<Match, Proble
 }
 
 /// A condition's match, and whether it is about HTTP (then the match is empty).
-fn when_match(path: &str, when: &When, namespace: &str) -> Result<(Match, bool), Problem> {
+fn when_match(
+    path: &str,
+    when: &When,
+    namespace: &str,
+    settings: &Settings,
+) -> Result<(Match, bool), Problem> {
     if when.values.is_empty() && when.not_values.is_empty() {
         return Err(problem(path, "names neither values nor notValues"));
     }
@@ -235,8 +247,8 @@ fn when_match(path: &str, when: &When, namespace: &str) -> Result<(Match, bool),
             m.not_namespaces = texts(&no, &when.not_values)?;
         }
         "source.principal" => {
-            m.principals = texts(&yes, &when.values)?;
-            m.not_principals = texts(&no, &when.not_values)?;
+            m.principals = principals(&yes, &when.values, settings)?;
+            m.not_principals = principals(&no, &when.not_values, settings)?;
         }
         "source.serviceAccount" => {
             m.service_accounts = accounts(&yes, &when.values, namespace)?;
@@ -288,6 +300,40 @@ fn texts(path: &str, values: &[String]) -> Result<Vec<StringMatch>, Problem> {
             StringMatch::Exact(text(value))
         })
     })
+}
+
+/// Principals as written, and what they mean in each of the mesh's trust domains.
+fn principals(path: &str, values: &[String], settings: &Settings) -> Result<Vec<StringMatch>, Problem> {
+    let everywhere: Vec<String> = values.iter().flat_map(|value| in_all_domains(value, settings)).collect();
+    // What is wrong is said of what was written.
+    let written = texts(path, values)?;
+    if everywhere == values { Ok(written) } else { texts(path, &everywhere) }
+}
+
+/// As Istio does it: the trust domain of a principal that is one of the mesh's, or `cluster.local`, which stands for
+/// them, becomes all of them. One that begins with `*` is kept where it matches and replaced where it does not. A
+/// principal that leaves the trust domain open, or has a foreign one, stays.
+fn in_all_domains(value: &str, settings: &Settings) -> Vec<String> {
+    let unchanged = || vec![value.to_owned()];
+    let Some((domain, path)) = value.split_once('/').filter(|(domain, _)| *domain != "*") else {
+        return unchanged();
+    };
+    let matches = |ours: &TrustDomain| match domain.strip_prefix('*') {
+        Some(suffix) => ours.as_str().ends_with(suffix),
+        None => ours.as_str() == domain,
+    };
+    let ours = || std::iter::once(&settings.trust_domain).chain(settings.trust_domain_aliases.iter());
+    if domain != TrustDomain::default().as_str() && !ours().any(matches) {
+        return unchanged();
+    }
+    let mut all = Vec::new();
+    for our in ours() {
+        let meant = if matches(our) { value.to_owned() } else { format!("{our}/{path}") };
+        if !all.contains(&meant) {
+            all.push(meant);
+        }
+    }
+    all
 }
 
 /// `namespace/account`, or an account of the policy's own namespace.

@@ -31,6 +31,8 @@ pub use object::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     pub trust_domain: TrustDomain,
+    /// Trust domains that are as good as `trust_domain`: in policies, and on peers' certificates.
+    pub trust_domain_aliases: Arc<[TrustDomain]>,
     /// Policies without selector in this namespace concern the whole mesh.
     pub root_namespace: String,
     pub cluster: String,
@@ -43,6 +45,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             trust_domain: TrustDomain::default(),
+            trust_domain_aliases: [].into(),
             root_namespace: "ambit-system".to_owned(),
             cluster: "Kubernetes".to_owned(),
             domain: "cluster.local".to_owned(),

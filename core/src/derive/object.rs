@@ -319,6 +319,8 @@ pub struct PeerAuthentication {
     pub mode: MtlsMode,
     /// `portLevelMtls`, by workload port; only with a selector.
     pub port_modes: BTreeMap<u16, MtlsMode>,
+    /// The annotation `ambit.dev/same-node-tls`: whether TLS is demanded on the same node too. `None`: not said.
+    pub same_node_tls: Option<bool>,
 }
 
 /// `mtls.mode`.

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use super::object::{Kind, MtlsMode, ObjectKey, PeerAuthentication};
+use super::object::{Kind, MtlsMode, ObjectKey, PeerAuthentication, Selector};
 use super::store::{Contents, Labelled, Store, selects};
 use super::{Condition, Settings};
 use crate::model::{self, Action, Authorization, Clause, Match, PolicyKey, Rule, StringMatch};
@@ -73,6 +73,14 @@ impl<'a> Scope<'a> {
         deciding.map(|object| policy_key(&object.metadata.namespace, &object.metadata.name))
     }
 
+    /// Whether a workload of this namespace demands TLS also on its own node: the most specific object that says
+    /// something decides.
+    pub(super) fn same_node_tls(&self, workload: &impl Labelled) -> bool {
+        let selecting = self.selecting.iter().find(|object| selects(&object.selector, workload));
+        let said = [selecting.copied(), self.namespace, self.mesh].into_iter().flatten();
+        said.filter_map(|object| object.same_node_tls).next().unwrap_or(false)
+    }
+
     /// What there is to say about an object of this namespace.
     pub(super) fn conditions(&self, object: &PeerAuthentication) -> Vec<Condition> {
         let metadata = &object.metadata;
@@ -97,6 +105,10 @@ impl<'a> Scope<'a> {
                 format!("is not in force: {} is older and has no selector either", rival.metadata.name);
             return condition("metadata.creationTimestamp", false, message);
         }
+        if let Some((rival, message)) = self.selecting_rival(object) {
+            let lost = rival == Rivalry::Lost;
+            return condition("metadata.creationTimestamp", !lost, message);
+        }
         if object.selector.is_empty() && !object.port_modes.is_empty() {
             let message = "needs a selector: the ports are not looked at".to_owned();
             return condition("spec.portLevelMtls", true, message);
@@ -107,6 +119,21 @@ impl<'a> Scope<'a> {
             return condition("spec.mtls.mode", true, "DISABLE means PERMISSIVE here".to_owned());
         }
         vec![Condition::accepted(key)]
+    }
+
+    /// An older object with a selector that takes workloads from this one, and what to say about it.
+    fn selecting_rival(&self, object: &PeerAuthentication) -> Option<(Rivalry, String)> {
+        let own = self.selecting.iter().position(|other| is(other, object))?;
+        let older = &self.selecting[..own];
+        if let Some(rival) = older.iter().find(|older| covers(&older.selector, &object.selector)) {
+            let name = &rival.metadata.name;
+            let message = format!("is not in force: {name} is older and selects all of the same workloads");
+            return Some((Rivalry::Lost, message));
+        }
+        let rival = older.iter().find(|older| may_overlap(&older.selector, &object.selector))?;
+        let name = &rival.metadata.name;
+        let message = format!("is in force only for workloads that {name} does not select too: it is older");
+        Some((Rivalry::Partial, message))
     }
 
     /// The object by which the namespace is STRICT, if it is.
@@ -134,6 +161,25 @@ impl<'a> Scope<'a> {
         }
         None
     }
+}
+
+/// What an older object leaves to a younger one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rivalry {
+    /// No workload at all.
+    Lost,
+    /// Those that the older one does not select.
+    Partial,
+}
+
+/// Whether the first selector selects whatever the second does.
+fn covers(first: &Selector, second: &Selector) -> bool {
+    first.iter().all(|(name, value)| second.get(name) == Some(value))
+}
+
+/// Whether one workload could have the labels of both.
+fn may_overlap(first: &Selector, second: &Selector) -> bool {
+    first.iter().all(|(name, value)| second.get(name).is_none_or(|other| other == value))
 }
 
 /// The oldest object of a namespace without selector.

@@ -15,6 +15,9 @@ use crate::model::{
 /// Enrols a namespace or a pod, or keeps a pod out.
 const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
 
+/// Switches the direct path, on a namespace or a pod.
+const DIRECT: &str = "ambit.dev/direct";
+
 /// Says that a workload entry's machine takes HBONE.
 const TUNNEL: &str = "networking.istio.io/tunnel";
 
@@ -158,9 +161,17 @@ impl<'a> Context<'a> {
             canonical_revision: first(&canonical_revision).unwrap_or("latest").into(),
             probe_ports: Vec::new(),
             hostname: None,
-            direct: true,
-            same_node_tls: false,
+            direct: self.direct(labels),
+            same_node_tls: self.peers.same_node_tls(labels),
+            trust_domain_aliases: settings.trust_domain_aliases.clone(),
         }
+    }
+
+    /// Whether the direct path may be taken: the workload's label decides, else its namespace's.
+    fn direct(&self, labels: &impl Labelled) -> bool {
+        let namespace = self.contents.and_then(|contents| contents.namespace.as_ref());
+        let by_namespace = || switch(namespace?.metadata.labels.get(DIRECT).map(String::as_str));
+        switch(labels.label(DIRECT)).or_else(by_namespace).unwrap_or(true)
     }
 
     fn pod_protocol(&self, pod: &Pod) -> TunnelProtocol {
@@ -210,6 +221,15 @@ fn enrols(mode: Option<&str>) -> Option<bool> {
     match mode? {
         "ambient" | "ambit" => Some(true),
         "none" => Some(false),
+        _ => None,
+    }
+}
+
+/// What a label that switches something says, if it says anything that is known.
+fn switch(value: Option<&str>) -> Option<bool> {
+    match value? {
+        "enabled" => Some(true),
+        "disabled" => Some(false),
         _ => None,
     }
 }

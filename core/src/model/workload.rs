@@ -56,6 +56,8 @@ pub struct Workload {
     pub direct: bool,
     /// Whether it demands TLS also from peers on its own node.
     pub same_node_tls: bool,
+    /// Other trust domains that are as good as its own: peers of these are let in, and its certificate may name one.
+    pub trust_domain_aliases: Arc<[TrustDomain]>,
 }
 
 impl Workload {
@@ -66,6 +68,12 @@ impl Workload {
             namespace: self.namespace.clone(),
             service_account: self.service_account.clone(),
         }
+    }
+
+    /// Its identity, and the same one in each of the trust domains that are as good as its own.
+    pub fn identities(&self) -> impl Iterator<Item = Identity> {
+        let domains = std::iter::once(&self.trust_domain).chain(self.trust_domain_aliases.iter());
+        domains.map(|domain| Identity { trust_domain: domain.clone(), ..self.identity() })
     }
 
     /// Whether the address is one of its own (a v4-mapped one counts as IPv4).

@@ -97,6 +97,7 @@ pub(crate) fn peer(
         metadata: Metadata { created: Some(created), ..metadata(name, &[]) },
         selector: metadata(name, selector).labels,
         mode,
+        same_node_tls: None,
         port_modes: ports.iter().copied().collect(),
     }
 }

@@ -72,7 +72,7 @@ prop_compose! {
         services in btree_map(service_key(), vec(mapping(), 0..4), 0..4),
         (policies, probe_ports, capacity) in (vec(policy_key(), 0..3), vec(any::<u16>(), 0..3), any::<u32>()),
         (hbone, host, healthy, direct, same_node_tls) in any::<(bool, bool, bool, bool, bool)>(),
-        hostname in option::of(text()),
+        (hostname, aliases) in (option::of(text()), vec(trust_domain(), 0..3)),
         kind in prop_oneof![
             Just(WorkloadKind::Deployment), Just(WorkloadKind::CronJob), Just(WorkloadKind::Pod), Just(WorkloadKind::Job),
         ],
@@ -87,6 +87,7 @@ prop_compose! {
             locality: Locality { region, zone, subzone },
             capacity, kind, workload_name, canonical_name, canonical_revision, probe_ports,
             hostname, direct, same_node_tls,
+            trust_domain_aliases: aliases.into(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Workloads.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use ambit_core::model::{
     Health, Locality, NetworkMode, PortMapping, ServiceKey, TrustDomain, TunnelProtocol, Workload,
@@ -91,6 +92,7 @@ fn encode_extension(workload: &Workload) -> Option<wire::Extension> {
         probe_ports: workload.probe_ports.iter().copied().map(Into::into).collect(),
         direct_disabled: !workload.direct,
         same_node_tls: workload.same_node_tls,
+        trust_domain_aliases: workload.trust_domain_aliases.iter().map(ToString::to_string).collect(),
     };
     extension::encode(WORKLOAD_EXTENSION, "ambit.v1.WorkloadExtension", &extension)
 }
@@ -154,6 +156,7 @@ fn decode(workload: &wire::Workload) -> Result<Workload, Problem> {
         hostname: Some(workload.hostname.as_str()).filter(|name| !name.is_empty()).map(Into::into),
         direct: !extension.direct_disabled,
         same_node_tls: extension.same_node_tls,
+        trust_domain_aliases: decode_aliases(&extension)?,
     })
 }
 
@@ -181,6 +184,13 @@ fn decode_services(
         decoded.insert(key, ports.map_err(|problem| problem.within(&outer))?);
     }
     Ok(decoded)
+}
+
+fn decode_aliases(extension: &WorkloadExtension) -> Result<Arc<[TrustDomain]>, Problem> {
+    let parse = |field: &str, text: &String| text.parse().map_err(|e| Problem::new(field, format!("{e}")));
+    each("trust_domain_aliases", &extension.trust_domain_aliases, parse)
+        .map(Into::into)
+        .map_err(|problem| problem.within(&extension::field(WORKLOAD_EXTENSION)))
 }
 
 fn decode_probe_ports(extension: &WorkloadExtension) -> Result<Vec<u16>, Problem> {

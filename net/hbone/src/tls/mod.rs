@@ -9,7 +9,7 @@ mod verify;
 use std::sync::{Arc, LazyLock};
 use std::time::SystemTime;
 
-use ambit_core::model::Identity;
+use ambit_core::model::{Identity, TrustDomain};
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::NoServerSessionStorage;
@@ -84,8 +84,17 @@ static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
 /// For accepting tunnels to a workload: the client must show a certificate from the workload's roots, in force,
 /// that names exactly one identity, of the workload's own trust domain.
 pub fn server_config(certificate: &WorkloadCertificate) -> Arc<ServerConfig> {
-    let verifier =
-        VerifyClient::new(certificate.roots.clone(), certificate.identity.trust_domain.clone(), &PROVIDER);
+    server_config_with_aliases(certificate, &[])
+}
+
+/// The same where other trust domains are as good as the workload's own.
+pub fn server_config_with_aliases(
+    certificate: &WorkloadCertificate,
+    aliases: &[TrustDomain],
+) -> Arc<ServerConfig> {
+    let own = std::iter::once(&certificate.identity.trust_domain);
+    let trust_domains = own.chain(aliases).cloned().collect();
+    let verifier = VerifyClient::new(certificate.roots.clone(), trust_domains, &PROVIDER);
     let mut config = ServerConfig::builder_with_provider(PROVIDER.clone())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("the provider has TLS 1.3 suites")

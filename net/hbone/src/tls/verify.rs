@@ -63,16 +63,17 @@ impl Chain {
 #[derive(Debug)]
 pub(super) struct VerifyClient {
     chain: Chain,
-    trust_domain: TrustDomain,
+    /// Any of these.
+    trust_domains: Box<[TrustDomain]>,
 }
 
 impl VerifyClient {
     pub(super) fn new(
         roots: Arc<RootCertStore>,
-        trust_domain: TrustDomain,
+        trust_domains: Box<[TrustDomain]>,
         provider: &CryptoProvider,
     ) -> Self {
-        Self { chain: Chain { roots, algorithms: provider.signature_verification_algorithms }, trust_domain }
+        Self { chain: Chain { roots, algorithms: provider.signature_verification_algorithms }, trust_domains }
     }
 }
 
@@ -88,7 +89,7 @@ impl ClientCertVerifier for VerifyClient {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let client = self.chain.verify(leaf, intermediates, now, KeyUsage::client_auth())?;
-        if client.trust_domain != self.trust_domain {
+        if !self.trust_domains.contains(&client.trust_domain) {
             return Err(name_error(NameError::TrustDomain(client)));
         }
         Ok(ClientCertVerified::assertion())

@@ -97,6 +97,35 @@ async fn servers_refuse_clients() {
     assert!(got_in, "a client with a DNS name too: {error:?}");
 }
 
+#[tokio::test]
+async fn an_aliased_trust_domain_is_as_good_as_the_own() {
+    let ca = Ca::new();
+    let (server, aliases) = (ca.good(SERVER), ["old.example".parse().expect("a trust domain")]);
+    let rows = [
+        ("the own", CLIENT, true),
+        ("the alias", "spiffe://old.example/ns/shop/sa/web", true),
+        ("a foreign one", "spiffe://evil.example/ns/shop/sa/web", false),
+        ("one that begins like the alias", "spiffe://old.example.evil/ns/shop/sa/web", false),
+    ];
+    for (name, client, good) in rows {
+        let acceptor = TlsAcceptor::from(tls::server_config_with_aliases(&server, &aliases));
+        let (listener, address) = listen().await;
+        let connector =
+            tokio_rustls::TlsConnector::from(tls::client_config(&ca.good(client), &[identity(SERVER)]));
+        let (_client, accepted) = tokio::join!(
+            async {
+                let socket = TcpStream::connect(address).await.expect("a connection");
+                connector.connect(address.ip().into(), socket).await
+            },
+            async {
+                let (socket, _) = listener.accept().await.expect("a connection");
+                acceptor.accept(socket).await
+            }
+        );
+        assert_eq!(accepted.is_ok(), good, "{name}: {:?}", accepted.err());
+    }
+}
+
 #[derive(Debug)]
 struct Nothing;
 
