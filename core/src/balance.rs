@@ -6,7 +6,7 @@
 mod affinity;
 mod table;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use crate::health::Ejected;
@@ -114,7 +114,7 @@ impl<'a> Choice<'a> {
             endpoint.capacity > 0
                 && (unready || endpoint.health == Health::Healthy)
                 && endpoint.network == client.network
-                && !endpoint.addresses.is_empty()
+                && (!endpoint.addresses.is_empty() || endpoint.hostname.is_some())
                 && endpoint.target_port(service, asked.port()).is_some()
                 && !avoid.tried.contains(&endpoint.uid)
         })
@@ -171,7 +171,9 @@ impl<'a> Choice<'a> {
     }
 
     fn endpoint(&self, workload: &'a Arc<Workload>) -> Option<Endpoint<'a>> {
-        let address = address_of_family(workload, self.asked)?;
+        // What is reached by name has no address yet.
+        let unresolved = || workload.hostname.as_ref().map(|_| unspecified(self.asked));
+        let address = address_of_family(workload, self.asked).or_else(unresolved)?;
         let port = workload.target_port(self.service, self.asked.port())?;
         Some(Endpoint { workload, address: SocketAddr::new(address, port) })
     }
@@ -186,6 +188,11 @@ fn shares(scope: LocalityScope, a: &Workload, b: &Workload) -> bool {
         LocalityScope::Cluster => a.cluster == b.cluster,
         LocalityScope::Network => a.network == b.network,
     }
+}
+
+/// Stands for an address that is still to be resolved.
+fn unspecified(family: SocketAddr) -> IpAddr {
+    if family.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
 }
 
 /// An address of the family the client asked for, or the first: a tunnel carries IPv4 over IPv6 and back.

@@ -153,15 +153,15 @@ impl Mesh {
     }
 
     /// Whether an enrolled client's connection to the address goes to ztunnel: the address of an enrolled workload,
-    /// of a service with an enrolled endpoint, or of anything with a waypoint.
+    /// of a service with an enrolled endpoint or with addresses that only the mesh knows, or of anything with a waypoint.
     pub fn captures(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         let workloads = self.workloads_by_address.get(&address).into_iter().flatten();
         let mut workloads = workloads.filter_map(|uid| self.workloads.get(uid));
         workloads.any(|w| w.in_mesh() || w.waypoint.is_some())
-            || self
-                .services_by_address(address)
-                .any(|s| s.waypoint.is_some() || self.endpoints(&s.key).any(|w| w.in_mesh()))
+            || self.services_by_address(address).any(|s| {
+                s.waypoint.is_some() || s.virtual_addresses || self.endpoints(&s.key).any(|w| w.in_mesh())
+            })
     }
 
     fn set_workload(&mut self, uid: &WorkloadUid, new: Option<Arc<Workload>>, touched: &mut Touched) {

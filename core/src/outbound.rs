@@ -1,6 +1,6 @@
 //! Where an outbound connection of an enrolled workload goes: [`plan`].
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::Denial;
@@ -52,7 +52,10 @@ pub struct Direct {
     /// `None`: an address that no workload is known for.
     pub destination: Option<Arc<Workload>>,
     pub service: Option<Arc<Service>>,
+    /// Unspecified (with the right port) where there is a host name.
     pub address: SocketAddr,
+    /// The endpoint is reached by this name: it is resolved when connecting, and [`resolved`] says how to go on.
+    pub hostname: Option<Arc<str>>,
 }
 
 /// Decides where a flow goes. `dice` is a uniformly random number: the same number, the same answer.
@@ -71,7 +74,7 @@ pub fn plan_without(mesh: &Mesh, flow: &Flow, avoid: &Avoid, dice: u64) -> Resul
         return plan_service(mesh, source, service, address, flow.chosen, avoid, dice);
     }
     if let Some(workload) = mesh.workload_by_address(address.ip()) {
-        return plan_workload(source, workload, address);
+        return plan_workload(mesh, source, workload, address);
     }
     match mesh.services_by_address(address.ip()).next() {
         Some(service) => {
@@ -79,6 +82,16 @@ pub fn plan_without(mesh: &Mesh, flow: &Flow, avoid: &Avoid, dice: u64) -> Resul
         }
         None => Err(Denial::DestinationUnknown(address)),
     }
+}
+
+/// How to go on when the name of a plan's endpoint was resolved to an address: an enrolled workload may have it.
+/// `None` where no peer can have that address.
+pub fn resolved(mesh: &Mesh, named: &Direct, address: IpAddr) -> Option<Plan> {
+    let address = address.to_canonical();
+    let nobody = address.is_unspecified() || address.is_loopback() || address.is_multicast();
+    let endpoint = named.destination.as_ref().filter(|_| !nobody)?;
+    let address = SocketAddr::new(address, named.address.port());
+    Some(carry(mesh, &named.source, endpoint, named.service.as_ref(), address))
 }
 
 /// What else can be done after plans that failed: another endpoint of the same service, if it has one that was not
@@ -137,7 +150,7 @@ fn plan_service(
         .and_then(|chosen| choice.accept(chosen))
         .or_else(|| choice.make(dice))
         .ok_or_else(|| Denial::NoEndpoint { service: service.key.clone(), port: asked.port() })?;
-    Ok(carry(source, endpoint.workload, Some(service), endpoint.address))
+    Ok(carry(mesh, source, endpoint.workload, Some(service), endpoint.address))
 }
 
 /// The client chose the address itself. What stands behind an address that is no workload's is not known; where it
@@ -149,7 +162,7 @@ fn plan_passthrough(
     address: SocketAddr,
 ) -> Result<Plan, Denial> {
     if let Some(workload) = mesh.workload_by_address(address.ip()) {
-        return Ok(carry(source, workload, Some(service), address));
+        return Ok(carry(mesh, source, workload, Some(service), address));
     }
     if mesh.endpoints(&service.key).any(|endpoint| endpoint.in_mesh()) {
         return Err(Denial::DestinationUnknown(address));
@@ -158,11 +171,13 @@ fn plan_passthrough(
         source: source.clone(),
         destination: None,
         service: Some(service.clone()),
+        hostname: None,
         address,
     }))
 }
 
 fn plan_workload(
+    mesh: &Mesh,
     source: &Arc<Workload>,
     workload: &Arc<Workload>,
     address: SocketAddr,
@@ -170,15 +185,20 @@ fn plan_workload(
     if workload.waypoint.is_some() && workload.uid != source.uid {
         return Err(Denial::WaypointUnsupported(format!("workload {}", workload.uid)));
     }
-    Ok(carry(source, workload, None, address))
+    Ok(carry(mesh, source, workload, None, address))
 }
 
 fn carry(
+    mesh: &Mesh,
     source: &Arc<Workload>,
     endpoint: &Arc<Workload>,
     service: Option<&Arc<Service>>,
     address: SocketAddr,
 ) -> Plan {
+    // Something written down elsewhere may have the address of an enrolled workload: then it is that workload, and
+    // gets no plaintext.
+    let owner = || mesh.workload_by_address(address.ip()).filter(|owner| owner.in_mesh());
+    let endpoint = if endpoint.in_mesh() { endpoint } else { owner().unwrap_or(endpoint) };
     if endpoint.in_mesh() && endpoint.uid != source.uid {
         let mut identities: Vec<Identity> = endpoint.identities().collect();
         identities.extend(service.into_iter().flat_map(|service| service.subject_alt_names.iter().cloned()));
@@ -195,6 +215,7 @@ fn carry(
         source: source.clone(),
         destination: Some(endpoint.clone()),
         service: service.cloned(),
+        hostname: endpoint.hostname.clone().filter(|_| address.ip().is_unspecified()),
         address,
     };
     if endpoint.uid == source.uid { Plan::Local(direct) } else { Plan::Passthrough(direct) }

@@ -133,7 +133,10 @@ impl Pod {
 
     /// How tunnels to the pod are terminated: with the certificate in force, for peers of its trust domain and of
     /// these that are as good.
-    pub(crate) async fn server_config(&self, aliases: Arc<[TrustDomain]>) -> Result<Arc<ServerConfig>, String> {
+    pub(crate) async fn server_config(
+        &self,
+        aliases: Arc<[TrustDomain]>,
+    ) -> Result<Arc<ServerConfig>, String> {
         let certificate = self.certificate().await?;
         if let Some(made) = &*self.server_config.load()
             && Arc::ptr_eq(&made.certificate, &certificate)

@@ -11,6 +11,7 @@ mod networking;
 mod peer_authentication;
 mod policy;
 mod security;
+mod service_entry;
 mod workload_entry;
 
 use std::fmt;
@@ -91,6 +92,7 @@ fn known(api_version: &str, kind: &str) -> Known {
         ("", "Service") => (Kind::Service, &["v1"]),
         // Istio serves these three versions with one schema.
         ("networking.istio.io", "WorkloadEntry") => (Kind::WorkloadEntry, &["v1", "v1beta1", "v1alpha3"]),
+        ("networking.istio.io", "ServiceEntry") => (Kind::ServiceEntry, &["v1", "v1beta1", "v1alpha3"]),
         ("security.istio.io", "AuthorizationPolicy") => (Kind::AuthorizationPolicy, &["v1", "v1beta1"]),
         ("security.istio.io", "PeerAuthentication") => (Kind::PeerAuthentication, &["v1", "v1beta1"]),
         _ => return Known::Unknown,
@@ -140,6 +142,7 @@ fn read(kind: Kind, value: &Value) -> Result<Object, Vec<Mistake>> {
         Kind::Pod => typed(value).and_then(kubernetes::pod).map(Object::Pod),
         Kind::Service => typed(value).and_then(kubernetes::service).map(Object::Service),
         Kind::WorkloadEntry => typed(value).and_then(workload_entry::convert).map(Object::WorkloadEntry),
+        Kind::ServiceEntry => typed(value).and_then(service_entry::convert).map(Object::ServiceEntry),
         Kind::AuthorizationPolicy => typed(value).and_then(policy::convert).map(Object::AuthorizationPolicy),
         Kind::PeerAuthentication => {
             typed(value).and_then(peer_authentication::convert).map(Object::PeerAuthentication)

@@ -1,7 +1,9 @@
 //! AuthorizationPolicy: what is written → what is meant, with Istio's checks. What Istio would refuse is refused:
 //! a list that is there but empty, a source without a condition, a denial that can never happen.
 
-use ambit_core::derive::{AuthorizationPolicy, Metadata, Operation, PolicyAction, PolicyRule, Source, TargetRef, When};
+use ambit_core::derive::{
+    AuthorizationPolicy, Metadata, Operation, PolicyAction, PolicyRule, Source, TargetRef, When,
+};
 use ambit_core::model::IpBlock;
 
 use crate::Mistake;

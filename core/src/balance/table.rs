@@ -9,7 +9,7 @@ use crate::model::{Affinity, LoadBalancingMode, LocalityScope, Service, Workload
 
 /// The endpoints that may serve the clients of `client`'s node, each with its share: exactly those of
 /// [`Choice::pick`]. Empty where the kernel must not choose, because the answer is not one of shares (affinity,
-/// passthrough, a waypoint), or not the same for all clients of the node (several services at the address and port,
+/// passthrough, a waypoint, an endpoint by name), or not the same for all clients of the node (several services at the address and port,
 /// clients of different localities), or there is nobody to choose.
 pub fn table(
     mesh: &Mesh,
@@ -27,6 +27,10 @@ pub fn table(
         return Vec::new();
     }
     let choice = Choice { mesh, client, service, asked, avoid: Avoid { ejected, tried: &[] } };
+    // The kernel resolves no names.
+    if choice.endpoints().any(|workload| workload.addresses.is_empty()) {
+        return Vec::new();
+    }
     let shares = choice.endpoints().filter_map(|workload| {
         let endpoint = choice.endpoint(workload)?;
         Some((endpoint.address, workload.capacity))

@@ -5,11 +5,15 @@ use std::collections::BTreeSet;
 
 use super::object::{Kind, ObjectKey, Selector};
 use super::store::Store;
+use super::{Settings, service};
+use crate::model::ServiceKey;
 
 /// What must be derived again.
 #[derive(Debug, Default)]
 pub(super) struct Dirty {
-    services: BTreeSet<ObjectKey>,
+    service_entries: BTreeSet<ObjectKey>,
+    /// Host names, by namespace, whose service may be another.
+    hosts: BTreeSet<(String, String)>,
     authorization_policies: BTreeSet<ObjectKey>,
     peer_authentications: BTreeSet<ObjectKey>,
     workloads: BTreeSet<ObjectKey>,
@@ -20,14 +24,24 @@ pub(super) struct Dirty {
 
 impl Dirty {
     /// Marks what the version of the object that the store holds reaches.
-    pub(super) fn mark(&mut self, store: &Store, root: &str, key: &ObjectKey) {
+    pub(super) fn mark(&mut self, store: &Store, settings: &Settings, key: &ObjectKey) {
+        let root = &settings.root_namespace;
         match key.kind {
             Kind::Namespace => self.mark_selected(store, &key.name, &Selector::new()),
             Kind::Pod | Kind::WorkloadEntry => {
                 self.workloads.insert(key.clone());
             }
+            Kind::ServiceEntry => {
+                self.service_entries.insert(key.clone());
+                let Some(entry) = store.service_entry(key) else { return };
+                self.hosts.extend(entry.hosts.iter().map(|host| (key.namespace.clone(), host.clone())));
+                if !entry.selector.is_empty() {
+                    self.mark_selected(store, &key.namespace, &entry.selector);
+                }
+            }
             Kind::Service => {
-                self.services.insert(key.clone());
+                let host = service::key(&key.namespace, &key.name, settings).hostname.to_string();
+                self.hosts.insert((key.namespace.clone(), host));
                 if let Some(service) = store.service(key).filter(|service| !service.selector.is_empty()) {
                     self.mark_selected(store, &key.namespace, &service.selector);
                 }
@@ -36,7 +50,7 @@ impl Dirty {
                 self.authorization_policies.insert(key.clone());
                 let selector = store.authorization_policy(key).map(|policy| &policy.selector);
                 let Some(selector) = selector.filter(|selector| !selector.is_empty()) else { return };
-                if key.namespace == root {
+                if key.namespace == *root {
                     for namespace in store.names() {
                         self.mark_selected(store, namespace, selector);
                     }
@@ -47,13 +61,14 @@ impl Dirty {
             Kind::PeerAuthentication => {
                 self.peer_authentications.insert(key.clone());
                 self.peers.insert(key.namespace.clone());
-                self.all_peers |= key.namespace == root;
+                self.all_peers |= key.namespace == *root;
             }
         }
     }
 
     /// Adds what follows from the marks.
     pub(super) fn widen(&mut self, store: &Store) {
+        self.widen_to_rivals(store);
         let namespaces: Vec<String> = if self.all_peers {
             store.names().map(str::to_owned).collect()
         } else {
@@ -71,8 +86,15 @@ impl Dirty {
         }
     }
 
-    pub(super) fn services(&self) -> &BTreeSet<ObjectKey> {
-        &self.services
+    pub(super) fn hosts(&self) -> impl Iterator<Item = ServiceKey> {
+        self.hosts.iter().map(|(namespace, host)| ServiceKey {
+            namespace: namespace.as_str().into(),
+            hostname: host.as_str().into(),
+        })
+    }
+
+    pub(super) fn service_entries(&self) -> &BTreeSet<ObjectKey> {
+        &self.service_entries
     }
 
     pub(super) fn authorization_policies(&self) -> &BTreeSet<ObjectKey> {
@@ -85,6 +107,26 @@ impl Dirty {
 
     pub(super) fn workloads(&self) -> &BTreeSet<ObjectKey> {
         &self.workloads
+    }
+
+    /// Entries that claim one of the hosts: they may have won or lost it.
+    fn widen_to_rivals(&mut self, store: &Store) {
+        let namespaces: BTreeSet<String> =
+            self.hosts.iter().map(|(namespace, _)| namespace.clone()).collect();
+        for namespace in namespaces {
+            let Some(contents) = store.contents(&namespace) else { continue };
+            for (name, entry) in &contents.service_entries {
+                let claims = |host: &String| self.hosts.contains(&(namespace.clone(), host.clone()));
+                if !entry.hosts.iter().any(claims) {
+                    continue;
+                }
+                let (namespace, name) = (namespace.clone(), name.clone());
+                self.service_entries.insert(ObjectKey { kind: Kind::ServiceEntry, namespace, name });
+                if !entry.selector.is_empty() {
+                    self.workloads.extend(contents.selected(&entry.selector));
+                }
+            }
+        }
     }
 
     fn mark_selected(&mut self, store: &Store, namespace: &str, selector: &Selector) {

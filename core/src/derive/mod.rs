@@ -8,10 +8,11 @@ mod dirty;
 mod object;
 mod peer_authentication;
 mod service;
+mod service_entry;
 mod store;
 mod workload;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::mesh::Change;
@@ -21,10 +22,10 @@ use dirty::Dirty;
 use store::Store;
 
 pub use object::{
-    AuthorizationPolicy, ContainerPort, Kind, LocalityText, Metadata, MtlsMode, Namespace, Object,
+    AuthorizationPolicy, ContainerPort, EntryPort, Kind, LocalityText, Metadata, MtlsMode, Namespace, Object,
     ObjectEvent, ObjectKey, Operation, Owner, PeerAuthentication, Phase, Pod, PolicyAction, PolicyRule,
-    PortRef, Selector, Service, ServicePort, Source, TargetRef, TrafficDistribution, Transport, When,
-    WorkloadEntry,
+    PortRef, Resolution, Selector, Service, ServiceEntry, ServicePort, Source, TargetRef,
+    TrafficDistribution, Transport, When, WorkloadEntry,
 };
 
 /// What objects do not say themselves.
@@ -89,6 +90,8 @@ pub struct World {
     settings: Settings,
     store: Store,
     workloads: BTreeMap<WorkloadUid, Arc<model::Workload>>,
+    /// The workloads that are endpoints written out in service entries.
+    endpoints: BTreeMap<ObjectKey, BTreeSet<WorkloadUid>>,
     services: BTreeMap<ServiceKey, Arc<model::Service>>,
     policies: BTreeMap<PolicyKey, Arc<Authorization>>,
     conditions: BTreeMap<ObjectKey, Vec<Condition>>,
@@ -100,6 +103,7 @@ impl World {
             settings,
             store: Store::default(),
             workloads: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
             services: BTreeMap::new(),
             policies: BTreeMap::new(),
             conditions: BTreeMap::new(),
@@ -132,6 +136,7 @@ impl World {
         self.derive_authorization_policies(&dirty, &mut steps, &mut report);
         self.derive_peer_authentications(&dirty, &mut steps, &mut report);
         self.derive_workloads(&dirty, &mut steps, &mut report);
+        self.derive_service_entries(&dirty, &mut steps, &mut report);
         Derived { changes: steps.into_changes(), conditions: report.finish(&mut self.conditions) }
     }
 
@@ -148,13 +153,13 @@ impl World {
         }
         report.forget(&key);
         // What the old version reached is touched as well as what the new one reaches.
-        dirty.mark(&self.store, &self.settings.root_namespace, &key);
+        dirty.mark(&self.store, &self.settings, &key);
         self.store.put(object);
-        dirty.mark(&self.store, &self.settings.root_namespace, &key);
+        dirty.mark(&self.store, &self.settings, &key);
     }
 
     fn delete(&mut self, key: &ObjectKey, dirty: &mut Dirty, report: &mut Report) {
-        dirty.mark(&self.store, &self.settings.root_namespace, key);
+        dirty.mark(&self.store, &self.settings, key);
         self.store.delete(key);
         report.set(key.clone(), Vec::new());
     }
@@ -164,14 +169,46 @@ impl World {
     }
 
     fn derive_services(&mut self, dirty: &Dirty, steps: &mut Steps) {
-        for key in dirty.services() {
-            let name = service::key(&key.namespace, &key.name, &self.settings);
-            let new = self.store.service(key).and_then(|service| service::derive(service, &self.settings));
+        for name in dirty.hosts() {
+            let new = service_entry::owner(&self.store, &self.settings, &name)
+                .and_then(|owner| owner.service(&name, &self.settings));
             match replace(&mut self.services, name.clone(), new) {
                 Some(Replaced::Put(service)) => steps.put_services.push(Change::PutService(service)),
                 Some(Replaced::Removed) => steps.removed_services.push(Change::RemoveService(name)),
                 None => {}
             }
+        }
+    }
+
+    fn derive_service_entries(&mut self, dirty: &Dirty, steps: &mut Steps, report: &mut Report) {
+        for key in dirty.service_entries() {
+            let mut new = BTreeMap::new();
+            if let Some(entry) = self.store.service_entry(key) {
+                let claims = service_entry::Claims::of(entry, &self.store, &self.settings);
+                report.set(key.clone(), claims.conditions(key));
+                let context = workload::Context::new(&self.store, &self.settings, &key.namespace);
+                new = claims.endpoints(&context).map(|workload| (workload.uid.clone(), workload)).collect();
+            }
+            let uids: BTreeSet<_> = new.keys().cloned().collect();
+            let old = if uids.is_empty() {
+                self.endpoints.remove(key)
+            } else {
+                self.endpoints.insert(key.clone(), uids)
+            };
+            for uid in old.into_iter().flatten().filter(|uid| !new.contains_key(uid)) {
+                self.put_workload(uid, None, steps);
+            }
+            for (uid, workload) in new {
+                self.put_workload(uid, Some(workload), steps);
+            }
+        }
+    }
+
+    fn put_workload(&mut self, uid: WorkloadUid, new: Option<model::Workload>, steps: &mut Steps) {
+        match replace(&mut self.workloads, uid.clone(), new) {
+            Some(Replaced::Put(workload)) => steps.put_workloads.push(Change::PutWorkload(workload)),
+            Some(Replaced::Removed) => steps.removed_workloads.push(Change::RemoveWorkload(uid)),
+            None => {}
         }
     }
 
@@ -217,11 +254,7 @@ impl World {
                 }),
                 _ => self.store.pod(key).and_then(|pod| context.pod(pod)),
             };
-            match replace(&mut self.workloads, uid.clone(), new) {
-                Some(Replaced::Put(workload)) => steps.put_workloads.push(Change::PutWorkload(workload)),
-                Some(Replaced::Removed) => steps.removed_workloads.push(Change::RemoveWorkload(uid)),
-                None => {}
-            }
+            self.put_workload(uid, new, steps);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::model::{Affinity, IpBlock};
+use crate::model::{Affinity, Identity, IpBlock};
 
 /// An object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +16,7 @@ pub enum Object {
     Pod(Pod),
     Service(Service),
     WorkloadEntry(WorkloadEntry),
+    ServiceEntry(ServiceEntry),
     AuthorizationPolicy(AuthorizationPolicy),
     PeerAuthentication(PeerAuthentication),
 }
@@ -28,6 +29,7 @@ impl Object {
             Self::Pod(o) => (Kind::Pod, &o.metadata),
             Self::Service(o) => (Kind::Service, &o.metadata),
             Self::WorkloadEntry(o) => (Kind::WorkloadEntry, &o.metadata),
+            Self::ServiceEntry(o) => (Kind::ServiceEntry, &o.metadata),
             Self::AuthorizationPolicy(o) => (Kind::AuthorizationPolicy, &o.metadata),
             Self::PeerAuthentication(o) => (Kind::PeerAuthentication, &o.metadata),
         };
@@ -42,6 +44,7 @@ pub enum Kind {
     Pod,
     Service,
     WorkloadEntry,
+    ServiceEntry,
     AuthorizationPolicy,
     PeerAuthentication,
 }
@@ -217,6 +220,8 @@ pub struct WorkloadEntry {
     pub metadata: Metadata,
     /// `None` for entries named by host name.
     pub address: Option<IpAddr>,
+    /// The host name of one that is reached by name; empty for the others.
+    pub hostname: String,
     pub ports: BTreeMap<String, u16>,
     /// `spec.labels`.
     pub labels: BTreeMap<String, String>,
@@ -225,6 +230,50 @@ pub struct WorkloadEntry {
     pub weight: Option<u32>,
     /// Empty means `default`.
     pub service_account: String,
+}
+
+/// Services by host name that Kubernetes knows nothing of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceEntry {
+    pub metadata: Metadata,
+    /// One service each. A host may begin with `*.`.
+    pub hosts: Vec<String>,
+    /// The addresses that clients use for any of the hosts.
+    pub addresses: Vec<IpBlock>,
+    pub ports: Vec<EntryPort>,
+    pub resolution: Resolution,
+    /// Endpoints written out; their metadata is the entry's.
+    pub endpoints: Vec<WorkloadEntry>,
+    /// Selects pods and workload entries as endpoints; empty selects none.
+    pub selector: Selector,
+    /// Identities that may answer besides the endpoints' own.
+    pub subject_alt_names: Vec<Identity>,
+    /// Whether `exportTo` names less than all namespaces.
+    pub restricted: bool,
+}
+
+/// A port of a service entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EntryPort {
+    pub name: String,
+    pub port: u16,
+    /// Where endpoints listen that do not say themselves.
+    pub target: u16,
+    pub transport: Transport,
+    /// In lower case: `http`, `tls`, …
+    pub protocol: String,
+}
+
+/// How a service entry's endpoints are found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Resolution {
+    /// The client chose the address itself.
+    #[default]
+    None,
+    /// By the endpoints' addresses.
+    Static,
+    /// By the endpoints' host names, or the hosts themselves.
+    Dns,
 }
 
 /// `region/zone/subzone`, later parts optional.

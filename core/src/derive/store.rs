@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::object::{
     AuthorizationPolicy, Kind, Namespace, Object, ObjectKey, PeerAuthentication, Pod, Selector, Service,
-    WorkloadEntry,
+    ServiceEntry, WorkloadEntry,
 };
 
 /// All objects.
@@ -20,6 +20,7 @@ pub(super) struct Contents {
     pub(super) pods: BTreeMap<String, Pod>,
     pub(super) services: BTreeMap<String, Service>,
     pub(super) workload_entries: BTreeMap<String, WorkloadEntry>,
+    pub(super) service_entries: BTreeMap<String, ServiceEntry>,
     pub(super) authorization_policies: BTreeMap<String, AuthorizationPolicy>,
     pub(super) peer_authentications: BTreeMap<String, PeerAuthentication>,
 }
@@ -34,6 +35,7 @@ impl Store {
             Object::Pod(o) => drop(contents.pods.insert(key.name, o)),
             Object::Service(o) => drop(contents.services.insert(key.name, o)),
             Object::WorkloadEntry(o) => drop(contents.workload_entries.insert(key.name, o)),
+            Object::ServiceEntry(o) => drop(contents.service_entries.insert(key.name, o)),
             Object::AuthorizationPolicy(o) => drop(contents.authorization_policies.insert(key.name, o)),
             Object::PeerAuthentication(o) => drop(contents.peer_authentications.insert(key.name, o)),
         }
@@ -47,6 +49,7 @@ impl Store {
             Kind::Pod => drop(contents.pods.remove(&key.name)),
             Kind::Service => drop(contents.services.remove(&key.name)),
             Kind::WorkloadEntry => drop(contents.workload_entries.remove(&key.name)),
+            Kind::ServiceEntry => drop(contents.service_entries.remove(&key.name)),
             Kind::AuthorizationPolicy => drop(contents.authorization_policies.remove(&key.name)),
             Kind::PeerAuthentication => drop(contents.peer_authentications.remove(&key.name)),
         }
@@ -63,6 +66,7 @@ impl Store {
             Object::Pod(o) => self.pod(&key) == Some(o),
             Object::Service(o) => self.service(&key) == Some(o),
             Object::WorkloadEntry(o) => self.workload_entry(&key) == Some(o),
+            Object::ServiceEntry(o) => self.service_entry(&key) == Some(o),
             Object::AuthorizationPolicy(o) => self.authorization_policy(&key) == Some(o),
             Object::PeerAuthentication(o) => self.peer_authentication(&key) == Some(o),
         }
@@ -89,6 +93,10 @@ impl Store {
         self.contents(&key.namespace)?.workload_entries.get(&key.name)
     }
 
+    pub(super) fn service_entry(&self, key: &ObjectKey) -> Option<&ServiceEntry> {
+        self.contents(&key.namespace)?.service_entries.get(&key.name)
+    }
+
     pub(super) fn authorization_policy(&self, key: &ObjectKey) -> Option<&AuthorizationPolicy> {
         self.contents(&key.namespace)?.authorization_policies.get(&key.name)
     }
@@ -104,6 +112,7 @@ impl Contents {
             && self.pods.is_empty()
             && self.services.is_empty()
             && self.workload_entries.is_empty()
+            && self.service_entries.is_empty()
             && self.authorization_policies.is_empty()
             && self.peer_authentications.is_empty()
     }

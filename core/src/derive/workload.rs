@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::object::{Kind, Metadata, ObjectKey, Phase, Pod, PortRef, Transport, WorkloadEntry};
 use super::store::{Contents, Labelled, Store, selects};
-use super::{Condition, Settings, peer_authentication, service};
+use super::{Condition, Settings, peer_authentication, service, service_entry};
 use crate::model::{
     Health, Locality, NetworkMode, PolicyKey, PortMapping, ServiceKey, TunnelProtocol, Workload,
     WorkloadKind, WorkloadUid,
@@ -39,7 +39,8 @@ pub(super) fn entry_conditions(entry: &WorkloadEntry) -> Vec<Condition> {
         name: entry.metadata.name.clone(),
     };
     let message = match entry.address {
-        None => "has no IP address, so nothing is sent to it: host names are not resolved".to_owned(),
+        None if !entry.hostname.is_empty() => return vec![Condition::accepted(object)],
+        None => "has no address, so nothing is sent to it".to_owned(),
         Some(address) if !is_peer_address(address) => format!("{address} cannot be the address of a peer"),
         Some(_) => return vec![Condition::accepted(object)],
     };
@@ -48,6 +49,7 @@ pub(super) fn entry_conditions(entry: &WorkloadEntry) -> Vec<Condition> {
 
 /// Where workloads of one namespace are derived.
 pub(super) struct Context<'a> {
+    store: &'a Store,
     settings: &'a Settings,
     contents: Option<&'a Contents>,
     root: Option<&'a Contents>,
@@ -57,6 +59,7 @@ pub(super) struct Context<'a> {
 impl<'a> Context<'a> {
     pub(super) fn new(store: &'a Store, settings: &'a Settings, namespace: &str) -> Self {
         Self {
+            store,
             settings,
             contents: store.contents(namespace),
             root: store.contents(&settings.root_namespace).filter(|_| namespace != settings.root_namespace),
@@ -88,7 +91,11 @@ impl<'a> Context<'a> {
             addresses: distinct(&pod.addresses),
             protocol: self.pod_protocol(pod),
             health: if pod.ready { Health::Healthy } else { Health::Unhealthy },
-            services: self.services(pod, port_named),
+            services: {
+                let mut services = self.services(pod, port_named);
+                services.extend(self.entries(pod, |_| None));
+                services
+            },
             locality: Locality {
                 region: label_or_empty(pod, "topology.kubernetes.io/region"),
                 zone: label_or_empty(pod, "topology.kubernetes.io/zone"),
@@ -116,13 +123,19 @@ impl<'a> Context<'a> {
                 .map(IpAddr::to_canonical)
                 .collect(),
             protocol: if enrolled { TunnelProtocol::Hbone } else { TunnelProtocol::None },
-            services: self.services(entry, |name| entry.ports.get(name).copied()),
+            services: {
+                let named = |name: &str| entry.ports.get(name).copied();
+                let mut services = self.services(entry, named);
+                services.extend(self.entries(entry, named));
+                services
+            },
             locality: Locality {
                 region: entry.locality.region.as_str().into(),
                 zone: entry.locality.zone.as_str().into(),
                 subzone: entry.locality.subzone.as_str().into(),
             },
             capacity: entry.weight.filter(|weight| *weight > 0).unwrap_or(1),
+            hostname: Some(entry.hostname.as_str()).filter(|name| !name.is_empty()).map(Into::into),
             ..base
         }
     }
@@ -197,6 +210,23 @@ impl<'a> Context<'a> {
         mapped.collect()
     }
 
+    /// The services of the namespace's service entries that select the workload. `named` is what the workload itself
+    /// says of a port's name.
+    fn entries(
+        &self,
+        labels: &impl Labelled,
+        named: impl Fn(&str) -> Option<u16>,
+    ) -> BTreeMap<ServiceKey, Vec<PortMapping>> {
+        let entries = self.contents.into_iter().flat_map(|contents| contents.service_entries.values());
+        let selecting = entries.filter(|e| !e.selector.is_empty() && selects(&e.selector, labels));
+        let claimed = selecting.flat_map(|entry| {
+            let claims = service_entry::Claims::of(entry, self.store, self.settings);
+            let mappings = service_entry::mappings(entry, &named);
+            claims.won().map(move |key| (key, mappings.clone())).collect::<Vec<_>>()
+        });
+        claimed.collect()
+    }
+
     /// The policies with selectors that select the workload: its namespace's and the root namespace's.
     fn policies(&self, labels: &impl Labelled) -> Vec<PolicyKey> {
         let candidates = self
@@ -258,7 +288,7 @@ fn managed_by(pod: &Pod) -> (WorkloadKind, String) {
     }
 }
 
-fn is_peer_address(address: IpAddr) -> bool {
+pub(super) fn is_peer_address(address: IpAddr) -> bool {
     let address = address.to_canonical();
     !(address.is_unspecified() || address.is_loopback() || address.is_multicast())
 }

@@ -373,7 +373,7 @@ fn workload_entries() {
         assert!(vm(&lab).in_mesh(), "{labels:?}");
     }
 
-    for (address, says) in [(None, "host names"), (Some("127.0.0.1"), "127.0.0.1"), (Some("::"), "::")] {
+    for (address, says) in [(None, "no address"), (Some("127.0.0.1"), "127.0.0.1"), (Some("::"), "::")] {
         lab.put([Object::WorkloadEntry(entry(&[], address))]);
         assert!(vm(&lab).addresses.is_empty(), "{address:?}");
         let conditions = lab.conditions(Kind::WorkloadEntry, "shop/vm");
