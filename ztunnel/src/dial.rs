@@ -2,7 +2,7 @@
 //! application ([`application`]), to endpoints outside the mesh ([`plain`]).
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Instant;
@@ -122,6 +122,21 @@ pub(crate) async fn plain(node: &Node, pod: &Pod, address: SocketAddr) -> Result
         Ok(connected) => connected.map_err(|error| connect_failure(address, &error)),
         Err(_) => Err(connect_failure(address, &io::ErrorKind::TimedOut.into())),
     }
+}
+
+/// The addresses of a name, those of the wanted family first. The daemon asks, as its node does.
+pub(crate) async fn resolve(name: &str, wanted: SocketAddr) -> Result<Vec<IpAddr>, Failure> {
+    let found = tokio::net::lookup_host((name, wanted.port())).await;
+    let found = found.map_err(|error| unresolved(name, &error.to_string()))?;
+    let mut addresses: Vec<IpAddr> = found.map(|address| address.ip().to_canonical()).collect();
+    addresses.sort_by_key(|address| address.is_ipv4() != wanted.is_ipv4());
+    addresses.dedup();
+    Ok(addresses)
+}
+
+/// A name that leads nowhere; another endpoint's may.
+pub(crate) fn unresolved(name: &str, why: &str) -> Failure {
+    failure(Reason::ConnectFailed, format!("resolving {name}: {why}"), true)
 }
 
 fn failure(reason: Reason, error: String, elsewhere: bool) -> Failure {

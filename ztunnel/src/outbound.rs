@@ -10,7 +10,7 @@ use std::time::Instant;
 use ambit_core::Denial;
 use ambit_core::mesh::Mesh;
 use ambit_core::model::Workload;
-use ambit_core::outbound::{Direct, Flow, Plan, Tunnel, plan};
+use ambit_core::outbound::{Direct, Flow, Plan, Tunnel, plan, resolved};
 use ambit_loader::Reason;
 use ambit_runtime::telemetry::connection::{Direction, End, Ending, Facts, Path, failed};
 use tokio::net::TcpStream;
@@ -106,7 +106,7 @@ impl<'a> Attempt<'a> {
             tried.push(endpoint(&plan));
             self.describe(&plan);
             let since = Instant::now();
-            match self.follow(node, &plan).await {
+            match self.follow(node, mesh, &plan).await {
                 Ok(far) => {
                     if let Plan::Tunnel(tunnel) = &plan {
                         node.direct.remember(node, self.pod, tunnel, flow.destination);
@@ -121,7 +121,7 @@ impl<'a> Attempt<'a> {
         Err(last.unwrap_or_else(|| report::unmade(Reason::ConnectFailed, "no endpoint to try")))
     }
 
-    async fn follow(&mut self, node: &Arc<Node>, plan: &Plan) -> Result<Far, Failure> {
+    async fn follow(&mut self, node: &Arc<Node>, mesh: &Mesh, plan: &Plan) -> Result<Far, Failure> {
         match plan {
             Plan::Tunnel(tunnel) => {
                 let far = dial::tunnel(node, self.pod, tunnel, self.client).await?;
@@ -137,8 +137,31 @@ impl<'a> Attempt<'a> {
                 // The application talks to itself, and sees itself as the peer.
                 dial::application(node, self.pod, direct.address, self.client).await.map(Far::Plain)
             }
+            Plan::Passthrough(named @ Direct { hostname: Some(name), .. }) => {
+                self.follow_name(node, mesh, named, name).await
+            }
             Plan::Passthrough(direct) => dial::plain(node, self.pod, direct.address).await.map(Far::Plain),
         }
+    }
+
+    /// Goes on with the addresses that an endpoint's name has now, one after the other.
+    async fn follow_name(
+        &mut self,
+        node: &Arc<Node>,
+        mesh: &Mesh,
+        named: &Direct,
+        name: &str,
+    ) -> Result<Far, Failure> {
+        let mut last = None;
+        for address in dial::resolve(name, named.address).await? {
+            let Some(plan) = resolved(mesh, named, address) else { continue };
+            self.describe(&plan);
+            match Box::pin(self.follow(node, mesh, &plan)).await {
+                Err(failure @ Failure { elsewhere: true, .. }) => last = Some(failure),
+                done => return done,
+            }
+        }
+        Err(last.unwrap_or_else(|| dial::unresolved(name, "no address that a peer can have")))
     }
 
     fn describe(&mut self, plan: &Plan) {

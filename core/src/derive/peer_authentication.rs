@@ -77,8 +77,8 @@ impl<'a> Scope<'a> {
     /// something decides.
     pub(super) fn same_node_tls(&self, workload: &impl Labelled) -> bool {
         let selecting = self.selecting.iter().find(|object| selects(&object.selector, workload));
-        let said = [selecting.copied(), self.namespace, self.mesh].into_iter().flatten();
-        said.filter_map(|object| object.same_node_tls).next().unwrap_or(false)
+        let mut said = [selecting.copied(), self.namespace, self.mesh].into_iter().flatten();
+        said.find_map(|object| object.same_node_tls).unwrap_or(false)
     }
 
     /// What there is to say about an object of this namespace.
