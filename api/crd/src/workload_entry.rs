@@ -33,7 +33,7 @@ pub(crate) fn endpoint(
     let weight = spec.weight.and_then(|weight| {
         u32::try_from(weight)
             .inspect_err(|_| {
-                report.add(format_args!("{field}.weight"), format_args!("{weight} is not a weight"))
+                report.add(format_args!("{field}.weight"), format_args!("{weight} is not a weight"));
             })
             .ok()
     });
