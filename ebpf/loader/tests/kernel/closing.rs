@@ -291,6 +291,28 @@ fn direct_connections_are_counted_exactly() {
 }
 
 #[test]
+fn a_server_that_is_done_does_not_wait_for_the_clients_end() {
+    let world = Neighbours::new();
+    let app = world.pods[SERVER].listen(V4[SERVER]);
+    world.allow(CLIENT, SERVER, local(&app));
+    let client = world.pods[CLIENT].connect(local(&app)).expect("direct");
+    let (server, from) = accept(&app);
+    both_ways(&client, &server, 100);
+    drop(server);
+    // The client's kernel acknowledges the end after a while, and the server's socket is gone.
+    let closed = world.record(RecordKind::Closed, from);
+    assert_ended("without the client's end", &closed, (100, 100), Some(Reason::Closed));
+    world.until_none_is_listed();
+    // What the client sends now reaches no app.
+    (&client).write_all(b"late").expect("writing");
+    until("it is reset", || {
+        client.take_error().expect("its error").is_some() || (&client).write(b"x").is_err()
+    });
+    drop(client);
+    assert!(world.rest().iter().all(|record| record.kind == RecordKind::Opened), "one record of its end");
+}
+
+#[test]
 fn a_full_window_is_counted_exactly() {
     let world = Neighbours::new();
     let app = world.pods[SERVER].listen(V4[SERVER]);
