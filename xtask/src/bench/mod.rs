@@ -1,157 +1,238 @@
 //! `cargo xtask bench`: the same traffic with and without the mesh, in turn, within one run.
 //!
-//! Machines differ and drift, so every figure is also a ratio to plain TCP of the same run. Node 0 has CPU 0, node 1 has CPU 1;
-//! each ztunnel has one worker. `loads` holds what is measured, `report` what is made of it.
+//! Machines differ and drift, so every figure is also a ratio to plain TCP of its own round. Node 0 has CPU 0, node 1 has CPU 1;
+//! each proxy has one worker. `system` says what is compared, `loads` what is measured, `report` what is made of it.
 
+mod chart;
+mod cpu;
+mod envoy;
+mod expected;
 mod loads;
+mod profile;
 mod report;
+mod system;
 
-use std::net::SocketAddr;
+use std::time::Instant;
 
-use ambit_harness::{Family, Lab, NamespaceSpec, Node, Pod, PodSpec, Process, eventually};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Args;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::{build, ebpf, setup};
+use cpu::Meter;
+use loads::{Better, Figure, Load};
 use report::Report;
+use system::{Stage, System};
 
 /// How much is measured.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// How often each load runs on each system; medians are reported.
-    #[arg(long, default_value_t = 3)]
-    rounds: usize,
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
     /// How long one load runs, in seconds.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 4)]
     seconds: u32,
     /// Idle connections for the memory figure.
     #[arg(long, default_value_t = 3000)]
     connections: usize,
+    /// Only these; what is no plain traffic has ratios only if its plain counterpart is there too.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<System>,
+    /// Take the release build that is there.
+    #[arg(long)]
+    no_build: bool,
+    /// Sample the daemons with `perf` while they work, and write hot lists instead of fair figures.
+    #[arg(long)]
+    profile: bool,
 }
 
-/// One way of getting from a client on node 0 to a server on node 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum System {
-    /// Pods outside the mesh.
-    Plain,
-    /// Enrolled pods: HBONE between two ztunnels.
-    Tunnel,
-}
-
-impl System {
-    /// In the order in which they take turns.
-    const ALL: [Self; 2] = [Self::Plain, Self::Tunnel];
-
-    /// Its name in reports and the namespace of its pods.
-    fn name(self) -> &'static str {
-        match self {
-            Self::Plain => "plain",
-            Self::Tunnel => "tunnel",
-        }
-    }
-
-    fn client(self, lab: &Lab) -> Pod {
-        lab.pod(&format!("{}/client", self.name()))
-    }
-
-    fn server(self, lab: &Lab) -> Pod {
-        lab.pod(&format!("{}/server", self.name()))
-    }
-}
-
-/// Builds the release, lays the lab out, measures, writes `target/bench/report.{md,json}`.
+/// Builds the release, lays the lab out, measures, writes `target/bench/report.{md,json}` and `chart.svg`.
 pub(crate) fn run(options: &Options) -> Result<()> {
     setup::ensure_root("bench")?;
+    let systems: Vec<System> =
+        System::ALL.into_iter().filter(|s| options.only.is_empty() || options.only.contains(s)).collect();
     for needs in [&setup::EBPF[..], &setup::LAB, &setup::BENCH] {
         setup::ensure(needs)?;
     }
-    ebpf::run()?;
-    let arguments = ["build", "--release", "--package", "ambit-ztunnel", "--package", "ambit-controller"];
-    build::step("building the release", &mut build::cargo(&arguments))?;
-    let lab = Lab::builder()
-        .binaries(&build::target().join("release"))
-        .workers(1)
-        .namespace(NamespaceSpec::mesh("tunnel"))
-        .namespace(NamespaceSpec::new("plain"))
-        .pod(PodSpec::new("tunnel/client"))
-        .pod(PodSpec::new("tunnel/server").node(1))
-        .pod(PodSpec::new("plain/client"))
-        .pod(PodSpec::new("plain/server").node(1))
-        .start()?;
-    for (cpu, node) in lab.nodes.iter().enumerate() {
-        loads::pin(node.ztunnel.pid().context("ztunnel is not running")?, cpu)?;
+    if systems.contains(&System::Envoy) {
+        setup::ensure(&setup::ENVOY)?;
     }
-    let mut report = Report::default();
-    measure(&lab, options, &mut report)?;
-    memory(&lab, options.connections, &mut report)?;
-    lab.finish()?;
-    report.write(&build::target().join("bench"))
-}
-
-/// Every load on every system in turn, so that a slow minute of the machine hits all alike.
-fn measure(lab: &Lab, options: &Options, report: &mut Report) -> Result<()> {
-    let mut servers = Vec::new();
-    for system in System::ALL {
-        servers.extend(serve(lab, &system.server(lab))?);
+    if options.profile {
+        setup::ensure(&setup::PERF)?;
     }
+    allow_many_files()?;
+    if !options.no_build {
+        ebpf::run()?;
+        let arguments = ["build", "--release", "--package", "ambit-ztunnel", "--package", "ambit-controller"];
+        build::step("building the release", &mut build::cargo(&arguments))?;
+    }
+    let start = Instant::now();
+    let folder = build::target().join("bench");
+    std::fs::create_dir_all(&folder)?;
+    let mut report = Report::new(options.rounds, options.profile);
+    let mut stage = Stage::start(&systems)?;
     for round in 1..=options.rounds {
-        for load in loads::ALL {
-            for system in System::ALL {
-                let value = load.run(&system.client(lab), &system.server(lab), options.seconds)?;
-                build::say(&format!(
-                    "round {round}: {} {}: {value:.1} {}",
-                    system.name(),
-                    load.name(),
-                    load.unit()
-                ));
-                report.add(system.name(), load.name(), load.unit(), load.better(), value);
-            }
+        let mut bench = Bench { stage: &stage, options, report: &mut report, round };
+        bench.loads(&systems)?;
+        // The hot lists are not about memory.
+        if !options.profile {
+            stage.renew()?;
+            Bench { stage: &stage, options, report: &mut report, round }.memory()?;
         }
     }
-    Ok(())
+    stage.finish()?;
+    build::say(&format!("measured for {} s", start.elapsed().as_secs()));
+    report.write(&folder)
 }
 
-/// iperf3 and nginx, on node 1's CPU.
-fn serve(lab: &Lab, pod: &Pod) -> Result<Vec<Process>> {
-    let folder = lab.dir().join(format!("nginx-{}", pod.spec.namespace));
-    std::fs::create_dir(&folder)?;
-    let config = folder.join("nginx.conf");
-    std::fs::write(&config, loads::nginx_config(&folder))?;
-    let config = config.to_string_lossy().into_owned();
-    let servers = vec![
-        pod.start("taskset", &["-c", "1", "iperf3", "--server"])?,
-        pod.start("taskset", &["-c", "1", "nginx", "-c", &config])?,
-    ];
-    for port in [loads::IPERF, loads::HTTP] {
-        let address = SocketAddr::new(pod.ip(Family::V4), port);
-        eventually(&format!("{address} listens"), || {
-            pod.run(|| std::net::TcpStream::connect(address))?.map(drop).context("not yet")
-        })?;
-    }
-    Ok(servers)
+/// Whether setup has put Envoy where it is looked for.
+pub(crate) fn envoy_present() -> bool {
+    envoy::program().is_some()
 }
 
-/// What the daemons weigh in KiB, idle and with many idle connections. Plain has no daemon.
-fn memory(lab: &Lab, connections: usize, report: &mut Report) -> Result<()> {
-    let weigh = |node: &Node| node.ztunnel.memory().map(loads::count);
-    let (client, server) = (System::Tunnel.client(lab), System::Tunnel.server(lab));
-    // A daemon that has just carried gigabytes is not idle: a new one is.
-    for (cpu, node) in lab.nodes.iter().enumerate() {
-        node.restart()?;
-        loads::pin(node.ztunnel.pid().context("ztunnel is not running")?, cpu)?;
+/// One round.
+struct Bench<'a> {
+    stage: &'a Stage,
+    options: &'a Options,
+    report: &'a mut Report,
+    round: u32,
+}
+
+impl Bench<'_> {
+    /// Every load on every system in turn, so that a slow minute of the machine hits all alike.
+    fn loads(&mut self, systems: &[System]) -> Result<()> {
+        for system in systems {
+            self.warm_up(*system)?;
+        }
+        for load in loads::ALL {
+            for system in systems {
+                if !self.report.is_absent(*system) {
+                    self.load(*system, load)?;
+                }
+            }
+        }
+        Ok(())
     }
-    let idle = lab.nodes.iter().map(weigh).collect::<Result<Vec<_>>>()?;
-    let held = loads::hold(&client, &server, connections)?;
-    let busy = lab.nodes.iter().map(weigh).collect::<Result<Vec<_>>>()?;
-    ensure!(held.len() == connections, "{} connections of {connections}", held.len());
-    for (side, (idle, busy)) in ["client's ztunnel", "server's ztunnel"].iter().zip(idle.iter().zip(&busy)) {
-        report.alone("tunnel", &format!("{side}, idle"), "MiB", idle / 1024.0);
-        report.alone(
-            "tunnel",
-            &format!("{side}, per idle connection"),
-            "KiB",
-            (busy - idle) / loads::count(connections as u64),
-        );
+
+    /// The direct path may be switched off, or not there yet: that is a finding, not a failure of the others' figures.
+    fn warm_up(&mut self, system: System) -> Result<()> {
+        match self.stage.warm_up(system) {
+            Err(error) if system == System::Direct => {
+                build::say(&format!("{}: {error:#}", system.name()));
+                self.report.absent(system, &format!("{error:#}"));
+                Ok(())
+            }
+            result => result,
+        }
     }
-    Ok(())
+
+    fn load(&mut self, system: System, load: Load) -> Result<()> {
+        let daemons = self.stage.daemons(system)?;
+        let route = self.stage.route(system);
+        let before = self.carried(system)?;
+        let profile =
+            self.options.profile.then(|| profile::Recording::start(&daemons, system, load)).transpose()?;
+        let meter = Meter::start(&daemons)?;
+        let (mut figures, work) = load.run(&route, self.options.seconds)?;
+        let used = meter.read()?;
+        if let Some(recording) = profile.flatten() {
+            recording.finish()?;
+        }
+        if !self.was_direct(system, before, load.name())? {
+            return Ok(());
+        }
+        if let Some(work) = work {
+            let per = |cpu: f64| cpu * work.scale / work.amount;
+            let figure = |metric, value| Figure { metric, unit: work.unit, better: Better::Lower, value };
+            figures.push(figure(work.everything, per(used.ours)));
+            if !daemons.is_empty() {
+                figures.push(figure(work.daemons, per(used.daemons)));
+            }
+        }
+        self.add(system, &figures);
+        self.report.used += used;
+        Ok(())
+    }
+
+    /// What of the direct path's traffic the daemon has carried so far; nothing for the others.
+    fn carried(&self, system: System) -> Result<f64> {
+        if system == System::Direct { self.stage.tunnelled(system) } else { Ok(0.0) }
+    }
+
+    /// Whether the daemon has carried nothing more. If it has, the figures are not the direct path's, and none are reported.
+    fn was_direct(&mut self, system: System, before: f64, what: &str) -> Result<bool> {
+        let more = self.carried(system)? - before;
+        if more > 0.0 {
+            let why = format!("{more} connections went through the daemon ({what}).");
+            build::say(&format!("{}: {why}", system.name()));
+            self.report.absent(system, &why);
+        }
+        Ok(more <= 0.0)
+    }
+
+    /// What the daemons weigh, idle and with many idle connections.
+    fn memory(&mut self) -> Result<()> {
+        // First what leaves no trace in a daemon's memory, or should.
+        for system in [System::Direct, System::Tunnel, System::Envoy] {
+            if !self.stage.has(system) || self.report.is_absent(system) {
+                continue;
+            }
+            let daemons = self.stage.daemons(system)?;
+            let idle = weights(&daemons)?;
+            self.warm_up(system)?;
+            let before = weights(&daemons)?;
+            let carried = self.carried(system)?;
+            let held = loads::hold(&self.stage.route(system), self.options.connections)?;
+            let after = weights(&daemons)?;
+            ensure!(held.len() == self.options.connections, "{} connections were held", held.len());
+            if !self.was_direct(system, carried, "idle connections")? {
+                continue;
+            }
+            let connections = count(held.len() as u64);
+            for index in 0..daemons.len() {
+                let per_connection = (after[index] - before[index]) / connections * 1e3;
+                let lower = |metric, unit, value| Figure { metric, unit, better: Better::Lower, value };
+                let mut figures = vec![lower(expected::PER_CONNECTION[index], "KB", per_connection)];
+                // Idle, the direct path's daemon is the tunnel's.
+                if system != System::Direct {
+                    figures.insert(0, lower(expected::IDLE[index], "MB", idle[index]));
+                }
+                self.add(system, &figures);
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, system: System, figures: &[Figure]) {
+        for figure in figures {
+            build::say(&format!(
+                "round {} of {}: {}: {}: {:.2} {}",
+                self.round,
+                self.options.rounds,
+                system.name(),
+                figure.metric,
+                figure.value,
+                figure.unit
+            ));
+            self.report.add(system, self.round, *figure);
+        }
+    }
+}
+
+/// Memory of processes in MB (resident set).
+fn weights(processes: &[u32]) -> Result<Vec<f64>> {
+    processes.iter().map(|process| cpu::memory(*process).map(|kib| count(kib) * 1024.0 / 1e6)).collect()
+}
+
+/// Thousands of connections are held open here and in every proxy; they inherit the limit.
+fn allow_many_files() -> Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
+}
+
+/// A count as a figure.
+#[expect(clippy::cast_precision_loss, reason = "counts here are far below 2^52")]
+fn count(count: u64) -> f64 {
+    count as f64
 }

@@ -1,139 +1,504 @@
-//! Figures as medians with their spread and their ratio to plain, as a table for people and rows for programs.
+//! Figures as medians with their spread and their ratio to plain, as tables for people and rows for programs.
+//!
+//! A ratio is taken within each round, of two runs that were seconds apart; the median of these ratios is reported. It moves less
+//! with the machine than the ratio of two medians.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::loads::Better;
+use super::chart;
+use super::cpu::Used;
+use super::expected::{self, Expected, Of};
+use super::loads::{self, Better, Figure};
+use super::system::System;
+use crate::build;
 
 /// Above this spread of plain TCP's own figures, (max − min) ÷ median, ratios of this run say little.
-const NOISY: f64 = 0.25;
+const NOISY_SPREAD: f64 = 0.15;
+/// Above this share of all CPU time in the hands of others, likewise.
+const NOISY_OTHERS: f64 = 0.05;
+/// What the machine's noise is judged by.
+const STEADY: [&str; 4] = [loads::THROUGHPUT, loads::REQUESTS, loads::CONNECTIONS, loads::ROUND_TRIP];
 
 /// All figures of a run.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Report {
+    rounds: u32,
+    profiled: bool,
     series: Vec<Series>,
+    absent: BTreeMap<System, String>,
+    /// CPU time while loads ran.
+    pub(super) used: Used,
 }
 
 #[derive(Debug)]
 struct Series {
-    system: String,
-    metric: String,
-    unit: String,
-    better: Option<Better>,
-    values: Vec<f64>,
+    system: System,
+    metric: &'static str,
+    unit: &'static str,
+    better: Better,
+    /// By round.
+    values: BTreeMap<u32, f64>,
+}
+
+/// Least, median, greatest.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(super) struct Spread {
+    pub(super) min: f64,
+    pub(super) median: f64,
+    pub(super) max: f64,
 }
 
 /// One row of `report.json`.
 #[derive(Debug, Serialize)]
-struct Row<'a> {
-    system: &'a str,
-    metric: &'a str,
-    unit: &'a str,
-    value: f64,
-    min: f64,
-    max: f64,
-    ratio_to_plain: Option<f64>,
+pub(super) struct Row {
+    pub(super) system: &'static str,
+    pub(super) metric: &'static str,
+    /// The median.
+    pub(super) value: f64,
+    pub(super) unit: &'static str,
+    pub(super) min: f64,
+    pub(super) max: f64,
+    /// (max − min) ÷ median.
+    pub(super) spread: f64,
+    better: &'static str,
+    /// To plain traffic of its kind: between nodes, or on one node.
+    pub(super) ratio_to_plain: Option<Spread>,
+}
+
+/// One expectation and what became of it.
+#[derive(Debug, Serialize)]
+struct Verdict {
+    system: &'static str,
+    metric: &'static str,
+    of: &'static str,
+    measured: Option<f64>,
+    expected: String,
+    reached: Option<bool>,
+    aim: String,
+    aim_reached: Option<bool>,
+}
+
+/// `report.json`.
+#[derive(Serialize)]
+struct Document<'a> {
+    commit: &'a str,
+    machine: &'a str,
+    rounds: u32,
+    too_noisy: &'a [String],
+    absent: BTreeMap<&'static str, &'a str>,
+    rows: &'a [Row],
+    expected: &'a [Verdict],
 }
 
 impl Report {
-    /// One more value of a figure that plain has too.
-    pub(super) fn add(&mut self, system: &str, metric: &str, unit: &str, better: Better, value: f64) {
+    pub(super) fn new(rounds: u32, profiled: bool) -> Self {
+        Self { rounds, profiled, series: Vec::new(), absent: BTreeMap::new(), used: Used::default() }
+    }
+
+    /// One more value.
+    pub(super) fn add(&mut self, system: System, round: u32, figure: Figure) {
+        let Figure { metric, unit, better, value } = figure;
         let known = self.series.iter_mut().find(|series| series.system == system && series.metric == metric);
-        if let Some(series) = known {
-            series.values.push(value);
-            return;
+        match known {
+            Some(series) => drop(series.values.insert(round, value)),
+            None => {
+                let values = BTreeMap::from([(round, value)]);
+                self.series.push(Series { system, metric, unit, better, values });
+            }
         }
-        self.push(system, metric, unit, Some(better), value);
     }
 
-    /// A figure that has no plain counterpart.
-    pub(super) fn alone(&mut self, system: &str, metric: &str, unit: &str, value: f64) {
-        self.push(system, metric, unit, None, value);
+    /// A system was not what it is taken for: nothing of it is reported but this.
+    pub(super) fn absent(&mut self, system: System, why: &str) {
+        self.series.retain(|series| series.system != system);
+        self.absent.insert(system, why.to_owned());
     }
 
-    fn push(&mut self, system: &str, metric: &str, unit: &str, better: Option<Better>, value: f64) {
-        let [system, metric, unit] = [system, metric, unit].map(str::to_owned);
-        self.series.push(Series { system, metric, unit, better, values: vec![value] });
+    pub(super) fn is_absent(&self, system: System) -> bool {
+        self.absent.contains_key(&system)
     }
 
-    /// Writes `report.md` and `report.json` into a folder and prints the table.
+    /// Writes `report.md`, `report.json` and `chart.svg` into a folder and prints the tables.
     pub(super) fn write(&self, folder: &Path) -> Result<()> {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        let rows: Vec<Row<'_>> = self.series.iter().map(|series| self.row(series)).collect();
-        let text = self.table(&rows);
-        std::fs::write(folder.join("report.json"), serde_json::to_vec_pretty(&rows)?)?;
-        std::fs::write(folder.join("report.md"), &text)?;
-        println!("{text}\n{}", folder.join("report.md").display());
+        let rows: Vec<Row> = self.in_order().map(|series| self.row(series)).collect();
+        let verdicts = self.verdicts();
+        let noise = self.noise();
+        let (commit, machine) = (commit(), machine());
+        let document = Document {
+            commit: &commit,
+            machine: &machine,
+            rounds: self.rounds,
+            too_noisy: &noise,
+            absent: self.absent.iter().map(|(system, why)| (system.name(), why.as_str())).collect(),
+            rows: &rows,
+            expected: &verdicts,
+        };
+        let text = self.text(&document);
+        let write = |name: &str, text: &str| {
+            let path = folder.join(name);
+            std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+        };
+        write("report.json", &serde_json::to_string_pretty(&document)?)?;
+        write("report.md", &text)?;
+        write("chart.svg", &chart::draw(&rows, &expected::all()))?;
+        println!("{text}");
+        build::say(&format!("{0}/report.md, {0}/report.json, {0}/chart.svg", folder.display()));
         Ok(())
     }
 
-    fn row<'a>(&self, series: &'a Series) -> Row<'a> {
-        let [min, value, max] = spread(&series.values);
-        let plain = self.series.iter().find(|other| other.system == "plain" && other.metric == series.metric);
-        let ratio_to_plain = plain.map(|plain| value / spread(&plain.values)[1]);
+    /// By metric, and the systems of each in their order.
+    fn in_order(&self) -> impl Iterator<Item = &Series> {
+        let mut metrics: Vec<&str> = Vec::new();
+        for series in &self.series {
+            if !metrics.contains(&series.metric) {
+                metrics.push(series.metric);
+            }
+        }
+        metrics.into_iter().flat_map(move |metric| {
+            System::ALL.into_iter().filter_map(move |system| self.find(system, metric))
+        })
+    }
+
+    fn find(&self, system: System, metric: &str) -> Option<&Series> {
+        self.series.iter().find(|series| series.system == system && series.metric == metric)
+    }
+
+    fn row(&self, series: &Series) -> Row {
+        let Spread { min, median, max } = spread(series.values.values().copied());
         Row {
-            system: &series.system,
-            metric: &series.metric,
-            unit: &series.unit,
-            value,
+            system: series.system.name(),
+            metric: series.metric,
+            value: median,
+            unit: series.unit,
             min,
             max,
-            ratio_to_plain,
+            spread: (max - min) / median,
+            better: match series.better {
+                Better::Higher => "higher",
+                Better::Lower => "lower",
+            },
+            ratio_to_plain: self.ratio(series),
         }
     }
 
-    fn table(&self, rows: &[Row<'_>]) -> String {
-        let mut out = String::from(
-            "| metric | system | median | min – max | unit | ratio to plain |\n|---|---|---|---|---|---|\n",
+    fn ratio(&self, series: &Series) -> Option<Spread> {
+        let plain = self.find(series.system.baseline(), series.metric)?;
+        let ratios: Vec<f64> = series
+            .values
+            .iter()
+            .filter_map(|(round, value)| plain.values.get(round).map(|plain| value / plain))
+            .collect();
+        (!ratios.is_empty()).then(|| spread(ratios.into_iter()))
+    }
+
+    fn verdicts(&self) -> Vec<Verdict> {
+        let of_all = expected::all().into_iter().map(|expected| self.verdict(&expected));
+        of_all.chain(expected::ABOVE_ENVOY.iter().map(|metric| self.above_envoy(metric))).collect()
+    }
+
+    fn verdict(&self, expected: &Expected) -> Verdict {
+        let series = self.find(expected.system, expected.metric);
+        let (of, measured) = match expected.of {
+            Of::Ratio => ("ratio", series.and_then(|series| self.ratio(series)).map(|ratio| ratio.median)),
+            Of::Value => (
+                series.map_or("", |series| series.unit),
+                series.map(|series| spread(series.values.values().copied()).median),
+            ),
+        };
+        Verdict {
+            system: expected.system.name(),
+            metric: expected.metric,
+            of,
+            measured,
+            expected: expected.floor.map_or_else(|| "–".to_owned(), |floor| floor.to_string()),
+            reached: measured.zip(expected.floor).map(|(measured, floor)| floor.holds(measured)),
+            aim: expected.aim.to_string(),
+            aim_reached: measured.map(|measured| expected.aim.holds(measured)),
+        }
+    }
+
+    fn above_envoy(&self, metric: &'static str) -> Verdict {
+        let median =
+            |system| self.find(system, metric).map(|series| spread(series.values.values().copied()).median);
+        let ratio = median(System::Tunnel).zip(median(System::Envoy)).map(|(tunnel, envoy)| tunnel / envoy);
+        Verdict {
+            system: System::Tunnel.name(),
+            metric,
+            of: "× Envoy pair",
+            measured: ratio,
+            expected: "> 1".to_owned(),
+            reached: ratio.map(|ratio| ratio > 1.0),
+            aim: "> 1".to_owned(),
+            aim_reached: ratio.map(|ratio| ratio > 1.0),
+        }
+    }
+
+    /// Why this run's figures should not be believed.
+    fn noise(&self) -> Vec<String> {
+        let plain =
+            |series: &&Series| series.system.baseline() == series.system && STEADY.contains(&series.metric);
+        let mut reasons: Vec<String> = self
+            .series
+            .iter()
+            .filter(plain)
+            .map(|series| self.row(series))
+            .filter(|row| row.spread > NOISY_SPREAD)
+            .map(|row| {
+                format!("{}, {}: {:.0} % between its own runs", row.system, row.metric, row.spread * 100.0)
+            })
+            .collect();
+        let share = self.others();
+        if share > NOISY_OTHERS {
+            reasons.push(format!("others took {:.0} % of the CPU time while loads ran", share * 100.0));
+        }
+        if self.profiled {
+            reasons.push("perf sampled the daemons".to_owned());
+        }
+        reasons
+    }
+
+    fn others(&self) -> f64 {
+        if self.used.available > 0.0 { self.used.others / self.used.available } else { 0.0 }
+    }
+
+    fn text(&self, document: &Document<'_>) -> String {
+        let mut out = format!(
+            "# Ambit beside plain TCP and others\n\nCommit {}, {}, medians of {} rounds.\n",
+            document.commit, document.machine, document.rounds
         );
-        for row in rows {
-            let ratio = row.ratio_to_plain.map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}"));
-            let _ = writeln!(
+        if document.too_noisy.is_empty() {
+            out.push_str("The machine was quiet.");
+        } else {
+            let _ = write!(
                 out,
-                "| {} | {} | {:.1} | {:.1} – {:.1} | {} | {ratio} |",
-                row.metric, row.system, row.value, row.min, row.max, row.unit
+                "**The machine was too noisy to believe all of this:** {}.",
+                document.too_noisy.join("; ")
             );
         }
-        let noisy = self.series.iter().filter(|series| series.system == "plain").filter(|series| {
-            let [min, median, max] = spread(&series.values);
-            (max - min) / median > NOISY
-        });
-        for series in noisy {
+        let _ = writeln!(
+            out,
+            " Others took {:.1} % of the CPU time while loads ran; {:.1} % went to soft interrupts, as far as the kernel's ticks tell.\n",
+            self.others() * 100.0,
+            if self.used.available > 0.0 { self.used.softirq / self.used.available * 100.0 } else { 0.0 },
+        );
+        for (system, why) in &document.absent {
+            let _ = writeln!(out, "**Not measured: {system}.** {why}\n");
+        }
+        out.push_str(SYSTEMS);
+        out.push_str("\n## Expected\n\n| system | figure | measured | expected | | aim | |\n|---|---|---|---|---|---|---|\n");
+        for verdict in document.expected {
+            let said = |reached: Option<bool>| match reached {
+                Some(true) => "reached",
+                Some(false) => "**not reached**",
+                None => "–",
+            };
+            let measured = verdict
+                .measured
+                .map_or_else(|| "–".to_owned(), |value| format!("{} {}", short(value), verdict.of));
             let _ = writeln!(
                 out,
-                "\nThe machine was too noisy for \"{}\": plain alone varied by more than a quarter.",
-                series.metric
+                "| {} | {} | {measured} | {} | {} | {} | {} |",
+                verdict.system,
+                verdict.metric,
+                verdict.expected,
+                said(verdict.reached),
+                verdict.aim,
+                said(verdict.aim_reached),
             );
         }
-        if self.series.iter().any(|series| series.better == Some(Better::Lower)) {
-            out.push_str("\nFor round trips a lower ratio is better, for everything else a higher one.\n");
+        out.push_str("\n## All figures\n\n| metric | system | median | min – max | unit | ratio to plain | min – max |\n|---|---|---|---|---|---|---|\n");
+        for row in document.rows {
+            let (ratio, ratios) = row.ratio_to_plain.map_or_else(
+                || ("–".to_owned(), String::new()),
+                |ratio| (format!("{:.2}", ratio.median), format!("{:.2} – {:.2}", ratio.min, ratio.max)),
+            );
+            let _ = writeln!(
+                out,
+                "| {} | {} | {} | {} – {} | {} | {ratio} | {ratios} |",
+                row.metric,
+                row.system,
+                short(row.value),
+                short(row.min),
+                short(row.max),
+                row.unit
+            );
         }
         out
     }
 }
 
-/// Least, median, greatest.
-fn spread(values: &[f64]) -> [f64; 3] {
-    let mut sorted = values.to_vec();
+const SYSTEMS: &str = "\
+- **plain**: pods of two nodes without a mesh; client on CPU 0, server on CPU 1. **tunnel**: enrolled pods of two nodes, a ztunnel on each node's CPU, \
+one worker each. **envoy**: an Envoy in each pod, on its node's CPU, one worker each, TLS 1.3 with both certificates checked, a TLS connection for each connection.
+- **plain-local**: two pods of one node without a mesh; client on CPU 0, server on CPU 1. **direct**: two enrolled pods of one node, pinned alike, \
+on the direct path (checked: `/connections` before, the daemon's counters after each load).
+- Istio's ztunnel is missing: it is published as a container image only, and none can be had here. `docs/guide/performance.md` tells how to read this.
+";
+
+/// Three digits that matter.
+fn short(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".to_owned(),
+        size if size >= 100.0 => format!("{value:.0}"),
+        size if size >= 10.0 => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
+}
+
+/// The commit that was measured, with a mark if the tree had changes.
+fn commit() -> String {
+    let output = Command::new("git")
+        .current_dir(build::root())
+        .args(["describe", "--always", "--dirty", "--abbrev=12"])
+        .output();
+    let said = output.ok().filter(|output| output.status.success());
+    said.map_or_else(
+        || "unknown".to_owned(),
+        |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+    )
+}
+
+/// Kernel, CPUs, date.
+fn machine() -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let kernel = read("/proc/sys/kernel/osrelease");
+    let info = read("/proc/cpuinfo");
+    let model = info.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
+    let cpus = info.lines().filter(|line| line.starts_with("processor")).count();
+    let date = Command::new("date").args(["--utc", "+%Y-%m-%d %H:%M UTC"]).output();
+    let date =
+        date.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();
+    format!("Linux {}, {cpus} × {}, {date}", kernel.trim(), model.trim_start_matches([' ', '\t', ':']))
+}
+
+/// Of at least one value; the median of an even number is the mean of the two in the middle.
+fn spread(values: impl Iterator<Item = f64>) -> Spread {
+    let mut sorted: Vec<f64> = values.collect();
     sorted.sort_by(f64::total_cmp);
-    [sorted[0], sorted[sorted.len() / 2], sorted[sorted.len() - 1]]
+    let (below, above) = (sorted[(sorted.len() - 1) / 2], sorted[sorted.len() / 2]);
+    Spread { min: sorted[0], median: f64::midpoint(below, above), max: sorted[sorted.len() - 1] }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::spread;
+    use super::*;
+
+    fn figure(metric: &'static str, value: f64) -> Figure {
+        Figure { metric, unit: "1/s", better: Better::Higher, value }
+    }
+
+    fn report(figures: &[(System, u32, &'static str, f64)]) -> Report {
+        let mut report = Report::new(3, false);
+        for (system, round, metric, value) in figures {
+            report.add(*system, *round, figure(metric, *value));
+        }
+        report
+    }
+
+    fn close(a: f64, b: f64) -> bool {
+        (a - b).abs() < 1e-9
+    }
 
     #[test]
     fn spreads() {
         let rows = [
             ("one value is all three", &[2.0][..], [2.0, 2.0, 2.0]),
             ("the median of three, unsorted", &[3.0, 1.0, 2.0], [1.0, 2.0, 3.0]),
+            ("the middle of two", &[3.0, 1.0], [1.0, 2.0, 3.0]),
         ];
-        for (name, values, expected) in rows {
-            assert!(spread(values).iter().zip(expected).all(|(a, b)| (a - b).abs() < f64::EPSILON), "{name}");
+        for (name, values, [min, median, max]) in rows {
+            assert_eq!(spread(values.iter().copied()), Spread { min, median, max }, "{name}");
         }
+    }
+
+    #[test]
+    fn ratios_are_of_one_round_and_of_their_kind() {
+        let metric = loads::REQUESTS;
+        let report = report(&[
+            (System::Plain, 1, metric, 100.0),
+            (System::Tunnel, 1, metric, 50.0),
+            (System::Plain, 2, metric, 10.0),
+            (System::Tunnel, 2, metric, 6.0),
+            (System::Tunnel, 3, metric, 1.0),
+            (System::PlainLocal, 1, metric, 200.0),
+            (System::Direct, 1, metric, 190.0),
+            (System::Envoy, 4, metric, 7.0),
+        ]);
+        let ratio = |system| report.ratio(report.find(system, metric).expect("it is there"));
+        let tunnel = ratio(System::Tunnel).expect("two rounds have both");
+        assert!(close(tunnel.min, 0.5) && close(tunnel.median, 0.55) && close(tunnel.max, 0.6), "{tunnel:?}");
+        assert!(close(ratio(System::Direct).expect("one round has both").median, 0.95));
+        assert_eq!(ratio(System::Envoy), None, "no round has both");
+    }
+
+    #[test]
+    fn what_was_not_what_it_should_be_is_not_reported() {
+        let mut report = report(&[
+            (System::PlainLocal, 1, loads::REQUESTS, 1.0),
+            (System::Direct, 1, loads::REQUESTS, 1.0),
+        ]);
+        report.absent(System::Direct, "it was a tunnel");
+        assert!(
+            report.is_absent(System::Direct)
+                && report.in_order().all(|series| series.system != System::Direct)
+        );
+        let verdicts = report.verdicts();
+        assert!(
+            verdicts
+                .iter()
+                .filter(|v| v.system == "direct")
+                .all(|v| v.measured.is_none() && v.reached.is_none())
+        );
+    }
+
+    #[test]
+    fn floors() {
+        let metric = loads::THROUGHPUT;
+        let rows = [
+            ("between floor and aim", 0.55, Some(true), Some(false)),
+            ("the floor itself", 0.5, Some(true), Some(false)),
+            ("below", 0.49, Some(false), Some(false)),
+            ("the aim", 0.65, Some(true), Some(true)),
+        ];
+        for (name, value, reached, aim) in rows {
+            let report = report(&[(System::Plain, 1, metric, 1.0), (System::Tunnel, 1, metric, value)]);
+            let verdicts = report.verdicts();
+            let verdict =
+                verdicts.iter().find(|v| v.metric == metric && v.of == "ratio").expect("it is expected");
+            assert_eq!((verdict.reached, verdict.aim_reached), (reached, aim), "{name}");
+        }
+        let report = report(&[(System::Envoy, 1, metric, 2.0), (System::Tunnel, 1, metric, 3.0)]);
+        let verdicts = report.verdicts();
+        let beside =
+            verdicts.iter().find(|v| v.metric == metric && v.of == "× Envoy pair").expect("it is expected");
+        assert_eq!((beside.measured, beside.reached), (Some(1.5), Some(true)));
+    }
+
+    #[test]
+    fn noise() {
+        let metric = loads::REQUESTS;
+        let steady = [
+            (System::Plain, 1, metric, 100.0),
+            (System::Plain, 2, metric, 110.0),
+            (System::Plain, 3, metric, 105.0),
+        ];
+        assert!(report(&steady).noise().is_empty());
+        let unsteady = [
+            (System::Plain, 1, metric, 100.0),
+            (System::Plain, 2, metric, 140.0),
+            (System::Plain, 3, metric, 105.0),
+        ];
+        assert_eq!(report(&unsteady).noise().len(), 1);
+        let tunnel = unsteady.map(|(_, round, metric, value)| (System::Tunnel, round, metric, value));
+        assert!(report(&tunnel).noise().is_empty(), "only plain tells about the machine");
+        let mut crowded = report(&steady);
+        crowded.used = Used { others: 1.0, available: 10.0, ..Used::default() };
+        assert_eq!(crowded.noise().len(), 1);
     }
 }
