@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use ambit_harness::{Family, Pod};
 use anyhow::{Context, Result, ensure};
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::time::TimeVal;
 
 use super::cpu;
 use super::system::Route;
@@ -108,11 +110,16 @@ fn per_item(daemons: &'static str, everything: &'static str, amount: f64) -> Wor
     Work { daemons, everything, unit: "µs", scale: 1e6, amount }
 }
 
+/// Runs a client on its CPU; one that hangs is ended.
+fn client(route: &Route, seconds: u32, arguments: &[&str]) -> Result<String> {
+    let (limit, cpu) = ((seconds + 30).to_string(), route.client_cpu.to_string());
+    let before = ["--kill-after=5", &limit, "taskset", "-c", &cpu];
+    route.client.output("timeout", &[&before[..], arguments].concat())
+}
+
 fn throughput(route: &Route, seconds: u32) -> Result<(Vec<Figure>, Option<Work>)> {
-    let (cpu, address) = (route.client_cpu.to_string(), route.target.to_string());
-    let seconds = seconds.to_string();
-    let arguments = ["-c", &cpu, "iperf3", "--json", "--client", &address, "--time", &seconds];
-    let text = route.client.output("taskset", &arguments)?;
+    let (time, address) = (seconds.to_string(), route.target.to_string());
+    let text = client(route, seconds, &["iperf3", "--json", "--client", &address, "--time", &time])?;
     let value: serde_json::Value = serde_json::from_str(&text).context("iperf3: not its JSON")?;
     let received = &value["end"]["sum_received"];
     let bits = received["bits_per_second"].as_f64().context("iperf3 measured nothing")?;
@@ -128,12 +135,9 @@ fn throughput(route: &Route, seconds: u32) -> Result<(Vec<Figure>, Option<Work>)
 
 /// Requests a second, and how many there were.
 fn wrk(route: &Route, seconds: u32, more: &[&str]) -> Result<(f64, f64)> {
-    let cpu = route.client_cpu.to_string();
     let (duration, url) = (format!("{seconds}s"), format!("http://{}:{HTTP}/", route.target));
-    let mut arguments = vec!["-c", &cpu, "wrk", "-t1", "-c16", "-d", &duration];
-    arguments.extend(more);
-    arguments.push(&url);
-    wrk_said(&route.client.output("taskset", &arguments)?)
+    let before = ["wrk", "-t1", "-c16", "-d", &duration];
+    wrk_said(&client(route, seconds, &[&before[..], more, &[&url]].concat())?)
 }
 
 fn wrk_said(text: &str) -> Result<(f64, f64)> {
@@ -158,9 +162,10 @@ fn round_trip(route: &Route) -> Result<Vec<Figure>> {
     std::thread::scope(|scope| {
         let echo = scope.spawn(|| -> Result<()> {
             cpu::pin_thread(route.server_cpu)?;
-            let (mut stream, _) = listener.accept()?;
-            stream.set_nodelay(true)?;
             let mut buffer = [0; 64];
+            let mut stream = accept(&listener, &mut buffer)?;
+            stream.set_nodelay(true)?;
+            stream.write_all(&buffer)?;
             while stream.read_exact(&mut buffer).is_ok() {
                 stream.write_all(&buffer)?;
             }
@@ -168,7 +173,7 @@ fn round_trip(route: &Route) -> Result<Vec<Figure>> {
         });
         let mut times = route.client.run(|| -> Result<Vec<Duration>> {
             cpu::pin_thread(route.client_cpu)?;
-            let mut stream = TcpStream::connect((route.target, ECHO))?;
+            let mut stream = connect(route)?;
             stream.set_nodelay(true)?;
             let mut buffer = [7; 64];
             let mut times = Vec::with_capacity(COUNTED);
@@ -198,11 +203,10 @@ pub(super) fn hold(route: &Route, connections: usize) -> Result<Vec<(TcpStream, 
     route.client.run(|| {
         let mut held = Vec::with_capacity(connections);
         for _ in 0..connections {
-            let mut near = TcpStream::connect((route.target, ECHO))?;
+            let mut near = connect(route)?;
             near.write_all(b"x")?;
-            let (mut far, _) = listener.accept()?;
             let mut byte = [0];
-            far.read_exact(&mut byte)?;
+            let mut far = accept(&listener, &mut byte)?;
             far.write_all(&byte)?;
             near.read_exact(&mut byte)?;
             held.push((near, far));
@@ -211,10 +215,34 @@ pub(super) fn hold(route: &Route, connections: usize) -> Result<Vec<(TcpStream, 
     })?
 }
 
+/// How long our own sockets wait before they fail.
+const PATIENCE: Duration = Duration::from_secs(15);
+
 /// A listener of our own in the server's pod, at [`ECHO`].
 pub(super) fn listen(server: &Pod) -> Result<TcpListener> {
     let address = SocketAddr::new(server.ip(Family::V4), ECHO);
-    server.run(|| TcpListener::bind(address))?.with_context(|| format!("cannot listen at {address}"))
+    let listener =
+        server.run(|| TcpListener::bind(address))?.with_context(|| format!("cannot listen at {address}"))?;
+    let patience = TimeVal::new(PATIENCE.as_secs().try_into()?, 0);
+    setsockopt(&listener, sockopt::ReceiveTimeout, &patience)?;
+    Ok(listener)
+}
+
+fn connect(route: &Route) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect((route.target, ECHO))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// The next connection that says something. A proxy may come late with one whose client has left meanwhile.
+fn accept(listener: &TcpListener, first: &mut [u8]) -> Result<TcpStream> {
+    loop {
+        let (mut stream, _) = listener.accept().context("no connection came")?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        if stream.read_exact(first).is_ok() {
+            return Ok(stream);
+        }
+    }
 }
 
 /// Whether a port takes connections from the pod itself.

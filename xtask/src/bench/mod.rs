@@ -72,18 +72,24 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     std::fs::create_dir_all(&folder)?;
     let mut report = Report::new(options.rounds, options.profile);
     let mut stage = Stage::start(&systems)?;
+    let measured = rounds(&mut stage, options, &systems, &mut report);
+    let finished = stage.finish();
+    build::say(&format!("measured for {} s", start.elapsed().as_secs()));
+    // What there is, also when a later round failed.
+    report.write(&folder)?;
+    measured.and(finished)
+}
+
+fn rounds(stage: &mut Stage, options: &Options, systems: &[System], report: &mut Report) -> Result<()> {
     for round in 1..=options.rounds {
-        let mut bench = Bench { stage: &stage, options, report: &mut report, round };
-        bench.loads(&systems)?;
+        Bench { stage, options, report, round }.loads(systems)?;
         // The hot lists are not about memory.
         if !options.profile {
             stage.renew()?;
-            Bench { stage: &stage, options, report: &mut report, round }.memory()?;
+            Bench { stage, options, report, round }.memory()?;
         }
     }
-    stage.finish()?;
-    build::say(&format!("measured for {} s", start.elapsed().as_secs()));
-    report.write(&folder)
+    Ok(())
 }
 
 /// Whether setup has put Envoy where it is looked for.
@@ -103,7 +109,9 @@ impl Bench<'_> {
     /// Every load on every system in turn, so that a slow minute of the machine hits all alike.
     fn loads(&mut self, systems: &[System]) -> Result<()> {
         for system in systems {
-            self.warm_up(*system)?;
+            if !self.report.is_absent(*system) {
+                self.warm_up(*system)?;
+            }
         }
         for load in loads::ALL {
             for system in systems {
@@ -181,6 +189,9 @@ impl Bench<'_> {
             let daemons = self.stage.daemons(system)?;
             let idle = weights(&daemons)?;
             self.warm_up(system)?;
+            if self.report.is_absent(system) {
+                continue;
+            }
             let before = weights(&daemons)?;
             let carried = self.carried(system)?;
             let held = loads::hold(&self.stage.route(system), self.options.connections)?;

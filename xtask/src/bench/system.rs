@@ -152,13 +152,12 @@ impl Stage {
     /// Makes a system ready to be measured: the first connection of a pair costs more than the others.
     pub(super) fn warm_up(&self, system: System) -> Result<()> {
         let route = self.route(system);
-        let _listener = loads::listen(&route.server)?;
-        for port in [loads::HTTP, loads::ECHO] {
-            eventually(&format!("{}: port {port} answers", system.name()), || {
-                loads::listens(&route.client, route.target, port)
-            })?;
-        }
+        eventually(&format!("{}: nginx answers", system.name()), || {
+            loads::listens(&route.client, route.target, loads::HTTP)
+        })?;
+        eventually(&format!("{}: bytes come back", system.name()), || loads::hold(&route, 1).map(drop))?;
         if system == System::Direct {
+            let _listener = loads::listen(&route.server)?;
             for port in [loads::IPERF, loads::HTTP, loads::ECHO] {
                 self.becomes_direct(&route, port)?;
             }
@@ -173,6 +172,7 @@ impl Stage {
         within(PATIENCE, &format!("connections to {address} are direct"), || {
             let open = route.client.run(|| TcpStream::connect(address))??;
             let client = open.local_addr()?;
+            ensure!(!client.ip().is_loopback(), "they go to the daemon: path tunnel");
             let list = self.lab.nodes[0].connections()?;
             let paths = paths(&list, client);
             ensure!(!paths.is_empty(), "{client} is not in /connections");
