@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use ambit_harness::eventually;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -35,8 +36,17 @@ impl Recording {
         perf.args(["record", "--quiet", "--event", "cpu-clock", "--freq", FREQUENCY, "-g", "--output"])
             .arg(&data);
         perf.args(["--pid", &processes.join(",")]).stdin(Stdio::null()).stdout(Stdio::null());
-        let perf = perf.spawn().context("cannot start perf")?;
-        Ok(Some(Self { perf, data }))
+        if data.exists() {
+            std::fs::remove_file(&data).with_context(|| format!("cannot remove {}", data.display()))?;
+        }
+        let recording = Self { perf: perf.spawn().context("cannot start perf")?, data };
+        // It writes its head when it has found the processes.
+        eventually("perf records", || {
+            let size = std::fs::metadata(&recording.data).context("perf has written nothing")?.len();
+            ensure!(size > 0, "perf has written nothing");
+            Ok(())
+        })?;
+        Ok(Some(recording))
     }
 
     /// Ends it and writes the hot lists beside its data: by function, and by path into the kernel.
