@@ -38,17 +38,14 @@ pub fn opened(context: &SockOpsContext, sk: *mut bpf_sock, netns: NetnsCookie, p
     let Some(accepted) = sockets::accept(sk) else { return count(Reason::KernelMemory) };
     let cookie = socket_cookie(context);
     accepted.tuple = *tuple;
-    let listed = FLOWS.get_ptr_mut(tuple).filter(|flow| {
-        // SAFETY: here and below: the kernel keeps the entry until the program ends.
-        unsafe { (**flow).path == Path::Direct as u8 && (**flow).destination == pod.number }
-    });
+    // SAFETY: entries are replaced, not changed in place, and the kernel keeps them until the program ends.
+    let listed = unsafe { FLOWS.get(tuple) }
+        .filter(|flow| flow.path == Path::Direct as u8 && flow.destination == pod.number);
     if let Some(flow) = listed {
-        // SAFETY: as above; only the server's end writes these fields.
-        unsafe {
-            (*flow).server_cookie = cookie;
-            (*flow).server_netns = netns;
-            accepted.flow = *flow;
-        }
+        accepted.flow = *flow;
+        accepted.flow.server_cookie = cookie;
+        accepted.flow.server_netns = netns;
+        flows::take_over(tuple, &accepted.flow);
         accepted.probable = accepted.flow.source;
         record(RecordKind::Opened, Reason::Closed, accepted, 0, 0);
         // The policy may have changed since the SYN passed.

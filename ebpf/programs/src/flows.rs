@@ -3,7 +3,7 @@
 use ambit_abi::{
     Flow, NetnsCookie, Place, Reason, Service, SlotKey, Towards, Tuple, WorkloadNumber, Yes, limits,
 };
-use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
+use aya_ebpf::bindings::{BPF_ANY, BPF_EXIST, BPF_NOEXIST};
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 
 use crate::maps::{ENDPOINTS, FLOWS, GENERATIONS, LEASE, POD_FLOWS, SERVICES, STICKY, VERDICTS, count};
@@ -100,6 +100,15 @@ pub fn announce(tuple: &Tuple, flow: &Flow) -> bool {
         .get_ptr(tuple)
         .is_none_or(|old| unsafe { (*old).server_cookie != 0 && (*old).source != flow.source });
     !taken && replace(tuple, flow)
+}
+
+/// The server's end takes a listed connection over. A new entry, not a change in the old one, whose memory may be
+/// another connection's already; and if the client has just taken it off, it is listed again.
+#[inline(always)]
+pub fn take_over(tuple: &Tuple, flow: &Flow) {
+    if FLOWS.insert(tuple, flow, BPF_EXIST.into()).is_err() {
+        list(tuple, flow);
+    }
 }
 
 /// Lists a connection that is established: what is listed with its addresses and ports has been left behind.
