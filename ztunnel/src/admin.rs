@@ -68,6 +68,7 @@ fn dump(node: &Node, xds: &Status) -> Value {
         "enforced": enforced,
         "pods": node.pods.all().iter().map(|pod| pod_view(node, &mesh, pod)).collect::<Vec<_>>(),
         "certificates": node.certificates.status(),
+        "ejected": node.endpoints.view(),
         "kernel": kernel_view(node),
         "workloads": mesh.workloads().map(|workload| workload_view(workload)).collect::<Vec<_>>(),
         "services": mesh.services().map(|service| service_view(service)).collect::<Vec<_>>(),

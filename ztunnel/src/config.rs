@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ambit_core::health;
 use ambit_runtime::telemetry::logs;
 use serde::Deserialize;
 
@@ -53,6 +54,8 @@ pub(crate) struct Config {
     metrics_idle_seconds: u64,
     #[serde(default)]
     pub(crate) direct: Direct,
+    #[serde(default)]
+    ejection: Ejection,
 }
 
 /// The direct path between two pods of this node.
@@ -73,6 +76,33 @@ impl Default for Direct {
 impl Direct {
     pub(crate) fn lease(&self) -> Duration {
         Duration::from_secs(self.lease_seconds)
+    }
+}
+
+/// Keeping endpoints out of the choice when connections to them fail.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Ejection {
+    enabled: bool,
+    /// How many failures in a row eject an endpoint.
+    consecutive_failures: u32,
+    /// How long the first time; doubled each time.
+    first_seconds: u64,
+    longest_seconds: u64,
+    /// Which share of a service's endpoints at most.
+    most_percent: u8,
+}
+
+impl Default for Ejection {
+    fn default() -> Self {
+        let settings = health::Settings::default();
+        Self {
+            enabled: true,
+            consecutive_failures: settings.consecutive_failures,
+            first_seconds: settings.first_ejection.as_secs(),
+            longest_seconds: settings.longest_ejection.as_secs(),
+            most_percent: settings.most_ejected_percent,
+        }
     }
 }
 
@@ -133,11 +163,26 @@ impl Config {
         in_range("drain_timeout_seconds", self.drain_timeout_seconds, 0..=3600)?;
         in_range("metrics_idle_seconds", self.metrics_idle_seconds, 1..=366 * day())?;
         in_range("connect_timeout_seconds", self.connect_timeout_seconds, 1..=300)?;
+        let ejection = &self.ejection;
+        in_range("ejection.consecutive_failures", ejection.consecutive_failures.into(), 1..=1000)?;
+        in_range("ejection.first_seconds", ejection.first_seconds, 1..=3600)?;
+        in_range("ejection.longest_seconds", ejection.longest_seconds, ejection.first_seconds..=24 * 3600)?;
+        in_range("ejection.most_percent", ejection.most_percent.into(), 0..=100)?;
         in_range("direct.lease_seconds", self.direct.lease_seconds, 1..=3600)
     }
 
     pub(crate) fn metrics_idle(&self) -> Duration {
         Duration::from_secs(self.metrics_idle_seconds)
+    }
+
+    /// None: nobody is ejected.
+    pub(crate) fn ejection(&self) -> Option<health::Settings> {
+        self.ejection.enabled.then(|| health::Settings {
+            consecutive_failures: self.ejection.consecutive_failures,
+            first_ejection: Duration::from_secs(self.ejection.first_seconds),
+            longest_ejection: Duration::from_secs(self.ejection.longest_seconds),
+            most_ejected_percent: self.ejection.most_percent,
+        })
     }
 
     pub(crate) fn certificate_ttl(&self) -> Duration {
@@ -175,6 +220,7 @@ mod tests {
         assert_eq!(config.certificate_ttl(), Duration::from_hours(24));
         assert_eq!(config.drain_timeout(), Duration::from_secs(10));
         assert_eq!(config.connect_timeout(), Duration::from_secs(10));
+        assert_eq!(config.ejection(), Some(health::Settings::default()));
         assert_eq!(config.cgroup, None);
         assert!(config.direct.enabled);
         assert_eq!(config.direct.lease(), Duration::from_mins(1));
@@ -192,6 +238,18 @@ mod tests {
             ("endless drain", "drain_timeout_seconds: 99999", "drain_timeout_seconds: 99999"),
             ("no lease", "direct: {lease_seconds: 0}", "direct.lease_seconds: 0"),
             ("a switch that is none", "direct: {enabled: perhaps}", "enabled"),
+            ("ejection, misspelt", "ejection: {percent: 3}", "unknown field `percent`"),
+            (
+                "ejection after nothing",
+                "ejection: {consecutive_failures: 0}",
+                "ejection.consecutive_failures: 0",
+            ),
+            (
+                "a longest ejection below the first",
+                "ejection: {longest_seconds: 5}",
+                "not between 10 and 86400",
+            ),
+            ("more than all", "ejection: {most_percent: 101}", "ejection.most_percent: 101"),
             ("log format", "log: {format: xml}", "xml"),
         ];
         for (name, line, expected) in rows {

@@ -24,6 +24,7 @@ use crate::config::Config;
 use crate::connections::Connections;
 use crate::dial::PodDialer;
 use crate::direct::{self, Direct};
+use crate::endpoints::Endpoints;
 use crate::enroller::Enroller;
 use crate::error::Error;
 use crate::kernel::Kernel;
@@ -42,6 +43,7 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) struct Node {
     pub(crate) config: Config,
     pub(crate) state: State,
+    pub(crate) endpoints: Endpoints,
     pub(crate) kernel: Arc<Kernel>,
     pub(crate) pods: Arc<Pods>,
     pub(crate) connections: Arc<Connections>,
@@ -60,6 +62,7 @@ impl Node {
             PodDialer { pods: pods.clone(), kernel: kernel.clone(), http2: ambit_hbone::Http2::default() };
         Self {
             state: State::new(),
+            endpoints: Endpoints::new(config.ejection()),
             pool: Pool::new(dialer, config.endpoint_timeout()),
             server: Server::new(server::Settings::default()),
             kernel,
@@ -132,6 +135,7 @@ pub(crate) async fn run(config: Config) -> Result<(), Error> {
     tokio::spawn(addresses::follow(node.clone(), own));
     tokio::spawn(follow_certificates(node.clone()));
     tokio::spawn(keep_house(node.clone()));
+    tokio::spawn(follow_ejections(node.clone()));
     tokio::spawn(follow_status(xds, synced));
     tokio::spawn(follow_controller(node.clone(), connection, xds_status));
     tracing::info!(instance = node.config.instance, node = node.config.node, "ztunnel runs");
@@ -230,6 +234,21 @@ async fn follow_certificates(node: Arc<Node>) {
             Ok(identity) => node.pool.retire_identity(&identity),
             Err(broadcast::error::RecvError::Lagged(_)) => node.pool.retire_all(),
             Err(broadcast::error::RecvError::Closed) => return,
+        }
+    }
+}
+
+/// Ends ejections in time, and lets the kernel choose without those who are ejected.
+async fn follow_ejections(node: Arc<Node>) {
+    let mut changes = node.endpoints.changes();
+    let mut known = node.endpoints.ejected();
+    loop {
+        node.endpoints.changed(&mut changes).await;
+        node.endpoints.advance();
+        let ejected = node.endpoints.ejected();
+        if ejected != known {
+            known = ejected;
+            node.direct.rebalance(&node);
         }
     }
 }

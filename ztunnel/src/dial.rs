@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ambit_core::model::{Workload, WorkloadKind};
 use ambit_core::outbound::Tunnel as Plan;
@@ -120,7 +120,7 @@ pub(crate) async fn plain(node: &Node, pod: &Pod, address: SocketAddr) -> Result
     let limit = node.config.endpoint_timeout();
     match tokio::time::timeout(limit, socket.connect(address)).await {
         Ok(connected) => connected.map_err(|error| connect_failure(address, &error)),
-        Err(_) => Err(connect_failure(address, &io::ErrorKind::TimedOut.into())),
+        Err(_) => Err(too_slow(address, limit)),
     }
 }
 
@@ -137,6 +137,12 @@ pub(crate) async fn resolve(name: &str, wanted: SocketAddr) -> Result<Vec<IpAddr
 /// A name that leads nowhere; another endpoint's may.
 pub(crate) fn unresolved(name: &str, why: &str) -> Failure {
     failure(Reason::ConnectFailed, format!("resolving {name}: {why}"), true)
+}
+
+/// An endpoint that did not answer in its share of the time.
+pub(crate) fn too_slow(address: SocketAddr, limit: Duration) -> Failure {
+    let error = format!("{address} did not answer within {limit:?}");
+    failure(Reason::ConnectTimeout, error, true)
 }
 
 fn failure(reason: Reason, error: String, elsewhere: bool) -> Failure {

@@ -90,6 +90,7 @@ pub(crate) fn show(node: &Arc<Node>, xds: watch::Receiver<Status>, metrics: &Met
         all.single(&POOL, shown.pool.connections());
         shown.certificates.show(all);
         configuration(&xds.borrow(), all);
+        shown.endpoints.show(all);
         kernel(&shown, all);
     });
 }

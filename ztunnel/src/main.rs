@@ -13,6 +13,7 @@ mod connections;
 mod daemon;
 mod dial;
 mod direct;
+mod endpoints;
 mod enroller;
 mod enrolment;
 mod error;

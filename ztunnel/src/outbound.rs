@@ -5,12 +5,13 @@
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use ambit_core::Denial;
+use ambit_core::balance::Avoid;
+use ambit_core::health::ServicePort;
 use ambit_core::mesh::Mesh;
 use ambit_core::model::Workload;
-use ambit_core::outbound::{Direct, Flow, Plan, Tunnel, plan, resolved};
+use ambit_core::outbound::{Direct, Flow, Plan, Tunnel, another, plan_without, resolved};
 use ambit_loader::Reason;
 use ambit_runtime::telemetry::connection::{Direction, End, Ending, Facts, Path, failed};
 use tokio::net::TcpStream;
@@ -20,12 +21,10 @@ use crate::config::ENDPOINTS;
 use crate::connections::Registered;
 use crate::daemon::Node;
 use crate::dial::{self, Failure};
+use crate::endpoints::Endpoint;
 use crate::pods::Pod;
 use crate::relay::{self, Far};
 use crate::{health, report, socket};
-
-/// How often the dice are thrown to find one that was not tried yet.
-const THROWS: usize = 16;
 
 /// Carries one connection from its acceptance to its report.
 pub(crate) async fn serve(node: Arc<Node>, pod: Arc<Pod>, stream: TcpStream, client: SocketAddr) {
@@ -47,7 +46,7 @@ async fn open(
 ) -> Option<(Registered, Far)> {
     let mut attempt = Attempt::new(pod, client);
     let made = timeout(node.config.connect_timeout(), attempt.make(node, stream)).await;
-    match made.unwrap_or_else(|_: Elapsed| Err(Attempt::too_late(node))) {
+    match made.unwrap_or_else(|_: Elapsed| Err(attempt.too_late(node))) {
         Ok(far) => Some((node.connections.open(attempt.facts, None), far)),
         Err(ending) => {
             failed(&attempt.facts, attempt.since, &ending);
@@ -62,6 +61,8 @@ struct Attempt<'a> {
     client: SocketAddr,
     since: Instant,
     facts: Facts,
+    /// The endpoint that is being tried, and the mesh it was taken from.
+    trying: Option<(Arc<Mesh>, Endpoint)>,
 }
 
 impl<'a> Attempt<'a> {
@@ -77,7 +78,7 @@ impl<'a> Attempt<'a> {
             hbone_address: None,
             service: None,
         };
-        Self { pod, client, since: Instant::now(), facts }
+        Self { pod, client, since: Instant::now(), facts, trying: None }
     }
 
     async fn make(&mut self, node: &Arc<Node>, stream: &TcpStream) -> Result<Far, Ending> {
@@ -96,29 +97,67 @@ impl<'a> Attempt<'a> {
     }
 
     /// Tries one endpoint after the other while it is the endpoint that fails, and the service has more.
-    async fn try_endpoints(&mut self, node: &Arc<Node>, mesh: &Mesh, flow: &Flow) -> Result<Far, Ending> {
+    async fn try_endpoints(
+        &mut self,
+        node: &Arc<Node>,
+        mesh: &Arc<Mesh>,
+        flow: &Flow,
+    ) -> Result<Far, Ending> {
+        let ejected = node.endpoints.ejected();
+        let avoid = Avoid { ejected: &ejected, tried: &[] };
+        let mut plan =
+            plan_without(mesh, flow, &avoid, rand::random()).map_err(|denial| report::denied(&denial))?;
         let mut tried = Vec::new();
-        let mut last = None;
-        for _ in 0..ENDPOINTS {
-            let Some(plan) = next(mesh, flow, &tried).map_err(|denial| report::denied(&denial))? else {
-                break;
-            };
-            tried.push(endpoint(&plan));
+        loop {
             self.describe(&plan);
+            tried.extend(plan.destination().map(|workload| workload.uid.clone()));
+            let next = if tried.len() < ENDPOINTS as usize {
+                another(mesh, flow, &Avoid { tried: &tried, ..avoid }, rand::random())
+            } else {
+                None
+            };
             let since = Instant::now();
-            match self.follow(node, mesh, &plan).await {
-                Ok(far) => {
+            self.trying = endpoint(&plan, flow).map(|endpoint| (mesh.clone(), endpoint));
+            // The last one has all the time that is left.
+            let limit = next.as_ref().map(|_| node.config.endpoint_timeout());
+            let followed = self.follow_within(node, mesh, &plan, limit).await;
+            self.tell(node, &followed);
+            match (followed, next) {
+                (Ok(far), _) => {
                     if let Plan::Tunnel(tunnel) = &plan {
                         node.direct.remember(node, self.pod, tunnel, flow.destination);
                     }
                     health::CONNECT.observe(self.facts.path.as_str(), since.elapsed());
                     return Ok(far);
                 }
-                Err(Failure { ending, elsewhere: true }) => last = Some(ending),
-                Err(Failure { ending, elsewhere: false }) => return Err(ending),
+                (Err(Failure { elsewhere: true, .. }), Some(next)) => plan = next,
+                (Err(failure), _) => return Err(failure.ending),
             }
         }
-        Err(last.unwrap_or_else(|| report::unmade(Reason::ConnectFailed, "no endpoint to try")))
+    }
+
+    /// Tells how the endpoint did. A refusal for other reasons than the endpoint's own says nothing of it.
+    fn tell(&mut self, node: &Node, followed: &Result<Far, Failure>) {
+        let Some((mesh, endpoint)) = self.trying.take() else { return };
+        match followed {
+            Ok(_) => node.endpoints.succeeded(&endpoint),
+            Err(Failure { elsewhere: true, .. }) => node.endpoints.failed(&mesh, &endpoint),
+            Err(Failure { elsewhere: false, .. }) => {}
+        }
+    }
+
+    async fn follow_within(
+        &mut self,
+        node: &Arc<Node>,
+        mesh: &Mesh,
+        plan: &Plan,
+        limit: Option<Duration>,
+    ) -> Result<Far, Failure> {
+        let Some(limit) = limit else { return self.follow(node, mesh, plan).await };
+        match timeout(limit, self.follow(node, mesh, plan)).await {
+            Ok(followed) => followed,
+            Err(_) => Err(dial::too_slow(self.facts.destination.address, limit)),
+        }
     }
 
     async fn follow(&mut self, node: &Arc<Node>, mesh: &Mesh, plan: &Plan) -> Result<Far, Failure> {
@@ -187,7 +226,10 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    fn too_late(node: &Node) -> Ending {
+    fn too_late(&mut self, node: &Node) -> Ending {
+        if let Some((mesh, endpoint)) = self.trying.take() {
+            node.endpoints.failed(&mesh, &endpoint);
+        }
         let error = format!("not connected within {:?}", node.config.connect_timeout());
         report::unmade(Reason::ConnectTimeout, error)
     }
@@ -211,32 +253,19 @@ fn client_of(source: Option<&Workload>, client: SocketAddr, destination: SocketA
     SocketAddr::new(address, client.port())
 }
 
-/// A plan whose endpoint was not tried yet; none if there seems to be no other.
-fn next(mesh: &Mesh, flow: &Flow, tried: &[SocketAddr]) -> Result<Option<Plan>, Denial> {
-    let throws = if tried.is_empty() { 1 } else { THROWS };
-    for _ in 0..throws {
-        let plan = plan(mesh, flow, rand::random())?;
-        if !tried.contains(&endpoint(&plan)) {
-            return Ok(Some(plan));
-        }
+/// The endpoint as the service has it; none where no choice was made, or the pod talks to itself.
+fn endpoint(plan: &Plan, flow: &Flow) -> Option<Endpoint> {
+    if matches!(plan, Plan::Local(_)) {
+        return None;
     }
-    Ok(None)
-}
-
-/// What tells one endpoint from another.
-fn endpoint(plan: &Plan) -> SocketAddr {
-    match plan {
-        Plan::Tunnel(tunnel) => tunnel.authority,
-        Plan::Local(direct) | Plan::Passthrough(direct) => direct.address,
-    }
+    let port = ServicePort { service: plan.service()?.key.clone(), port: flow.destination.port() };
+    Some(Endpoint { port, workload: plan.destination()?.uid.clone() })
 }
 
 #[cfg(test)]
 mod tests {
-    use ambit_core::mesh::Change;
-
     use super::*;
-    use crate::testing::{endpoint_of, mesh, put, service, uid, workload};
+    use crate::testing::workload;
 
     #[test]
     fn peers_know_the_client_by_its_pods_address() {
@@ -252,22 +281,5 @@ mod tests {
             let seen = client_of(source, client.parse().unwrap(), destination.parse().unwrap());
             assert_eq!(seen, expected.parse().unwrap(), "{name}");
         }
-    }
-
-    #[test]
-    fn other_endpoints_are_tried_until_there_is_no_other() {
-        let mesh = mesh([
-            put(workload("web", &["10.0.0.1"])),
-            Change::PutService(Arc::new(service("cart", "10.96.0.1"))),
-            put(endpoint_of(workload("cart-1", &["10.0.1.1"]), "cart")),
-            put(endpoint_of(workload("cart-2", &["10.0.1.2"]), "cart")),
-        ]);
-        let flow = Flow { source: uid("web"), destination: "10.96.0.1:80".parse().unwrap(), chosen: None };
-        let mut tried = Vec::new();
-        while let Some(plan) = next(&mesh, &flow, &tried).unwrap() {
-            tried.push(endpoint(&plan));
-        }
-        tried.sort_unstable();
-        assert_eq!(tried, ["10.0.1.1:8080".parse().unwrap(), "10.0.1.2:8080".parse().unwrap()]);
     }
 }

@@ -13,6 +13,7 @@ mod derive_authorization;
 mod derive_peer_authentication;
 mod derive_properties;
 mod direct;
+mod health;
 mod inbound;
 mod mesh;
 mod model;

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use ambit_core::Denial;
+use ambit_core::balance::Avoid;
 use ambit_core::mesh::Mesh;
 use ambit_core::model::{
-    Health, LoadBalancing, LoadBalancingMode, LocalityScope, NetworkMode, Service, TunnelProtocol, Waypoint,
-    WaypointDestination, Workload,
+    Affinity, Health, LoadBalancing, LoadBalancingMode, LocalityScope, NetworkMode, Service, TunnelProtocol,
+    Waypoint, WaypointDestination, Workload,
 };
-use ambit_core::outbound::{Flow, Plan, plan};
+use ambit_core::outbound::{Flow, Plan, another, plan};
 
 use crate::build::{behind, identity, ip, mesh, pod, service, socket, uid};
 
@@ -236,4 +237,73 @@ fn endpoints_share_the_connections() {
         }
     }
     assert_eq!(shares, BTreeMap::from([("near-1".to_owned(), 50), ("near-2".to_owned(), 50)]));
+}
+
+#[test]
+fn others_are_tried_each_once() {
+    let mesh = shop();
+    let rows = [
+        ("a service", "10.96.0.1:80", 1),
+        ("a service outside the mesh", "10.96.0.2:5432", 1),
+        ("a pod", "10.1.0.1:9090", 1),
+        ("itself", "10.96.0.5:80", 1),
+        ("several", "10.96.0.13:80", 3),
+    ];
+    let many = service("shop/many", &["10.96.0.13"], &[(80, 8080)]);
+    let mut mesh = mesh;
+    let endpoints = (0..3).map(|n| behind(pod(&format!("shop/many-{n}"), &[&format!("10.1.2.{n}")]), &many));
+    let changes = endpoints.map(|w| ambit_core::mesh::Change::PutWorkload(w.into())).collect::<Vec<_>>();
+    mesh.apply([ambit_core::mesh::Change::PutService(many.clone().into())].into_iter().chain(changes));
+    for (name, destination, count) in rows {
+        let flow = Flow { source: uid("shop/web"), destination: socket(destination), chosen: None };
+        let mut tried = Vec::new();
+        let mut next = Some(plan(&mesh, &flow, 7).expect(name));
+        while let Some(plan) = next {
+            tried.push(plan.destination().expect(name).uid.clone());
+            next = another(&mesh, &flow, &Avoid { tried: &tried, ..Avoid::NONE }, 7);
+        }
+        assert_eq!(
+            tried.iter().collect::<std::collections::BTreeSet<_>>().len(),
+            tried.len(),
+            "{name}: twice"
+        );
+        assert_eq!(tried.len(), count, "{name}");
+    }
+}
+
+#[test]
+fn the_kernels_choice_is_taken() {
+    let cart = service("shop/cart", &["10.96.0.1"], &[(80, 8080)]);
+    let sticky = Service {
+        load_balancing: LoadBalancing { affinity: Affinity::ClientIp, ..LoadBalancing::default() },
+        ..service("shop/sticky", &["10.96.0.2"], &[(80, 8080)])
+    };
+    let endpoints = (1..=8)
+        .map(|n| behind(behind(pod(&format!("shop/cart-{n}"), &[&format!("10.1.1.{n}")]), &cart), &sticky));
+    let mesh = mesh([pod("shop/web", &["10.1.0.7"])].into_iter().chain(endpoints), [cart, sticky], []);
+    let went = |destination: &str, chosen: Option<&str>, dice| {
+        let flow =
+            Flow { source: uid("shop/web"), destination: socket(destination), chosen: chosen.map(socket) };
+        match plan(&mesh, &flow, dice) {
+            Ok(Plan::Tunnel(tunnel)) => tunnel.authority,
+            other => panic!("{other:?}"),
+        }
+    };
+    for n in 1..=8 {
+        let chosen = format!("10.1.1.{n}:8080");
+        assert_eq!(went("10.96.0.1:80", Some(&chosen), 7), socket(&chosen), "an endpoint");
+        assert_eq!(
+            went("10.96.0.2:80", Some(&chosen), n),
+            went("10.96.0.2:80", None, 7),
+            "affinity decides itself"
+        );
+    }
+    let by_dice = went("10.96.0.1:80", None, 7);
+    assert_eq!(went("10.96.0.1:80", Some("10.1.1.9:8080"), 7), by_dice, "it has left");
+    assert_eq!(went("10.96.0.1:80", Some("10.1.1.1:8081"), 7), by_dice, "another port");
+    assert_eq!(
+        went("10.1.1.1:9090", Some("10.1.1.2:8080"), 7),
+        socket("10.1.1.1:9090"),
+        "no service was asked for"
+    );
 }

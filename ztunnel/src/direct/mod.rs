@@ -145,6 +145,16 @@ impl Direct {
         self.look_at(Whom::These(BTreeSet::from([pod.uid.clone()])));
     }
 
+    /// Others are ejected than before: the kernel is to choose as the daemon does.
+    pub(crate) fn rebalance(&self, node: &Node) {
+        let mut newest = node.state.mesh();
+        while let Some(mesh) = newest.take() {
+            self.services.follow_all(node, &mesh);
+            // A change that came in between was told before this older state was.
+            newest = node.state.mesh().filter(|now| !Arc::ptr_eq(now, &mesh));
+        }
+    }
+
     /// A pod has left, and its yeses with it.
     pub(crate) fn released(&self, node: &Node, uid: &WorkloadUid) {
         self.names.released(uid);

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use ambit_core::balance;
 use ambit_core::direct::eligible;
@@ -103,7 +104,7 @@ impl Services {
             return;
         }
         let Some(client) = mesh.workload(&source.uid) else { return };
-        let ejected = Ejected::NONE;
+        let ejected = node.endpoints.ejected();
         if balance::sticky(mesh, client, service, asked, &ejected) != Some(tunnel.authority) {
             return;
         }
@@ -125,14 +126,14 @@ struct Choice<'a> {
     mesh: &'a Mesh,
     /// The pods of this daemon.
     local: BTreeSet<WorkloadUid>,
-    ejected: Ejected,
+    ejected: Arc<Ejected>,
     enabled: bool,
 }
 
 impl<'a> Choice<'a> {
     fn new(node: &Node, mesh: &'a Mesh) -> Self {
         let local = node.pods.all().iter().map(|pod| pod.uid.clone()).collect();
-        Self { mesh, local, ejected: Ejected::NONE, enabled: node.direct.settings.enabled }
+        Self { mesh, local, ejected: node.endpoints.ejected(), enabled: node.direct.settings.enabled }
     }
 
     /// The tables of a service: none if none of its endpoints can be reached directly.
