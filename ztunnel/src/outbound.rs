@@ -12,7 +12,7 @@ use ambit_core::health::ServicePort;
 use ambit_core::mesh::Mesh;
 use ambit_core::model::Workload;
 use ambit_core::outbound::{Direct, Flow, Plan, Tunnel, another, plan_without, resolved};
-use ambit_loader::Reason;
+use ambit_loader::{Captured, Reason};
 use ambit_runtime::telemetry::connection::{Direction, End, Ending, Facts, Path, failed};
 use tokio::net::TcpStream;
 use tokio::time::{error::Elapsed, timeout};
@@ -82,7 +82,7 @@ impl<'a> Attempt<'a> {
     }
 
     async fn make(&mut self, node: &Arc<Node>, stream: &TcpStream) -> Result<Far, Ending> {
-        let destination = original_destination(node, stream)?;
+        let Captured { asked: destination, chosen } = captured(node, stream)?;
         self.facts.destination.address = destination;
         let Some(mesh) = node.state.wait(&self.pod.uid).await else {
             let error = "no configuration from the controller yet";
@@ -92,7 +92,7 @@ impl<'a> Attempt<'a> {
         self.client = client_of(source.as_deref(), self.client, destination);
         self.facts.source.address = self.client;
         self.facts.source.workload = source;
-        let flow = Flow { source: self.pod.uid.clone(), destination, chosen: None };
+        let flow = Flow { source: self.pod.uid.clone(), destination, chosen };
         self.try_endpoints(node, &mesh, &flow).await
     }
 
@@ -235,10 +235,10 @@ impl<'a> Attempt<'a> {
     }
 }
 
-fn original_destination(node: &Node, stream: &TcpStream) -> Result<SocketAddr, Ending> {
+fn captured(node: &Node, stream: &TcpStream) -> Result<Captured, Ending> {
     let missing = |error| report::unmade(Reason::OriginalDestinationMissing, error);
     match node.kernel.dataplane().original_destination(stream.as_fd()) {
-        Ok(Some(captured)) => Ok(captured.asked),
+        Ok(Some(captured)) => Ok(captured),
         Ok(None) => Err(missing("not captured: an application dialled the daemon itself".to_owned())),
         Err(error) => Err(missing(report::chain(&error))),
     }
