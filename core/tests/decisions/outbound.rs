@@ -280,6 +280,7 @@ fn the_kernels_choice_is_taken() {
     };
     let endpoints = (1..=8)
         .map(|n| behind(behind(pod(&format!("shop/cart-{n}"), &[&format!("10.1.1.{n}")]), &cart), &sticky));
+    let endpoints: Vec<_> = endpoints.collect();
     let mesh = mesh([pod("shop/web", &["10.1.0.7"])].into_iter().chain(endpoints), [cart, sticky], []);
     let went = |destination: &str, chosen: Option<&str>, dice| {
         let flow =
