@@ -23,7 +23,8 @@ pub(crate) fn run(depth: Depth) -> Result<()> {
         }
     };
     check("fmt", build::step("formatting", &mut build::cargo(&["fmt", "--all", "--check"])));
-    check("fmt of the eBPF programs", format_programs());
+    check("fmt of the eBPF programs", format("ebpf/programs"));
+    check("fmt of the fuzz targets", format("fuzz"));
     check("arrows", none_wrong("the arrows between crates", arrows::crates()));
     check("orphans", none_wrong("files no module declares", arrows::orphans()));
     let clippy = ["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"];
@@ -40,10 +41,11 @@ pub(crate) fn run(depth: Depth) -> Result<()> {
     bail!("lint failed: {}", failed.join(", "))
 }
 
-fn format_programs() -> Result<()> {
+/// What has a workspace of its own.
+fn format(folder: &str) -> Result<()> {
     let mut command = build::cargo(&["fmt", "--check"]);
-    command.current_dir(build::root().join("ebpf/programs"));
-    build::step("formatting of the eBPF programs", &mut command)
+    command.current_dir(build::root().join(folder));
+    build::step(&format!("formatting of {folder}"), &mut command)
 }
 
 fn none_wrong(what: &str, found: Result<Vec<String>>) -> Result<()> {

@@ -5,6 +5,7 @@ mod bench;
 mod build;
 mod demo;
 mod ebpf;
+mod fuzz;
 mod lint;
 mod setup;
 mod test;
@@ -28,6 +29,8 @@ enum Verb {
     Lint,
     /// Show a mesh of two nodes on this machine, with real traffic.
     Demo(demo::Options),
+    /// Run the fuzz targets, each for a bounded time.
+    Fuzz(fuzz::Options),
     /// Compare the mesh with plain TCP, side by side in one run.
     Bench(bench::Options),
     /// Build everything and run the suites.
@@ -46,6 +49,7 @@ fn main() -> Result<()> {
             lint::run(lint::Depth::Full)
         }
         Verb::Demo(options) => demo::run(&options),
+        Verb::Fuzz(options) => fuzz::run(&options),
         Verb::Bench(options) => bench::run(&options),
         Verb::Test(options) => test::run(&options),
     }

@@ -8,19 +8,21 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::{build, demo, ebpf, lint, setup};
+use crate::{build, demo, ebpf, fuzz, lint, setup};
 
 /// What to run.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Only this suite: `lint`, `unit`, `demo`, or a file of tests/suites/tests.
+    /// Only this suite: `lint`, `unit`, `demo`, `fuzz`, or a file of tests/suites/tests.
     #[arg(long, value_name = "SUITE")]
     only: Option<String>,
-    /// Everything, also what takes long: more cases for property tests, cargo-deny.
+    /// Everything, also what takes long: more cases for property tests, cargo-deny, fuzzing.
     #[arg(long)]
     all: bool,
 }
 
+/// How long each fuzz target is run.
+const FUZZ: Duration = Duration::from_secs(20);
 /// A suite that hangs is a failure; the longest takes a few minutes on two cores.
 const LIMIT: Duration = Duration::from_mins(25);
 
@@ -36,7 +38,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     setup::ensure_root("test")?;
     let suites = suites()?;
     let chosen: Vec<&String> = match &options.only {
-        None => suites.iter().collect(),
+        None => suites.iter().filter(|suite| options.all || *suite != "fuzz").collect(),
         Some(name) => suites.iter().filter(|suite| *suite == name).collect(),
     };
     if chosen.is_empty() {
@@ -72,7 +74,7 @@ fn suites() -> Result<Vec<String>> {
         }
     }
     wired.sort();
-    Ok(["lint", "unit", "demo"].map(str::to_owned).into_iter().chain(wired).collect())
+    Ok(["lint", "unit", "fuzz", "demo"].map(str::to_owned).into_iter().chain(wired).collect())
 }
 
 fn run_suite(suite: &str, all: bool) -> Result<Count> {
@@ -82,6 +84,7 @@ fn run_suite(suite: &str, all: bool) -> Result<Count> {
             Ok(Count { passed: 1, failed: 0 })
         }
         "demo" => demo::check(),
+        "fuzz" => fuzz::all(FUZZ),
         "unit" => {
             let arguments = ["test", "--workspace", "--exclude", "ambit-suites", "--no-fail-fast"];
             let mut command = build::cargo(&arguments);

@@ -9,6 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::daemon::Node;
 use crate::error::Error;
 use crate::pods::{Listeners, Pod, Role};
+use crate::shares::Held;
 use crate::{health, inbound, outbound, socket};
 
 /// After an error that more of the same would not mend, such as no descriptors left.
@@ -58,18 +59,45 @@ fn take(node: &Arc<Node>, pod: &Arc<Pod>, role: Role, stream: TcpStream, client:
         return;
     };
     let (node, pod) = (node.clone(), pod.clone());
+    // Captured connections and plaintext are two sockets; tunnels take their application's when they are opened.
+    let descriptors = if role == Role::Hbone { 1 } else { 2 };
     match role {
-        Role::Outbound => {
-            drop(node.clone().drain.spawn(outbound::serve(node, pod, stream, client)));
-        }
         // Inbound connections come by the pod's own address; an application that found the port comes by loopback.
         Role::Hbone | Role::Plaintext if local.ip().is_loopback() => {
             tracing::debug!(uid = %pod.uid, ?role, %client, "refused: dialled from within the pod");
             socket::reset(stream);
         }
-        Role::Hbone => drop(node.clone().drain.spawn(inbound::tunnels(node, pod, stream, client))),
-        Role::Plaintext => {
-            drop(node.clone().drain.spawn(inbound::plaintext(node, pod, stream, client, local)));
-        }
+        _ => match node.shares.take(&pod.share, descriptors) {
+            Some(held) => start_serving(node, pod, role, stream, (client, local), held),
+            None => {
+                socket::reset(stream);
+                match role {
+                    Role::Outbound => outbound::exhausted(&pod, client),
+                    Role::Hbone | Role::Plaintext => inbound::exhausted(&node, &pod, client, local),
+                }
+            }
+        },
+    }
+}
+
+fn start_serving(
+    node: Arc<Node>,
+    pod: Arc<Pod>,
+    role: Role,
+    stream: TcpStream,
+    (client, local): (SocketAddr, SocketAddr),
+    held: Held,
+) {
+    let drain = node.drain.clone();
+    match role {
+        Role::Outbound => drop(drain.spawn(outbound::serve(node, pod, stream, client, held))),
+        Role::Hbone => drop(drain.spawn(async move {
+            let _held = held;
+            inbound::tunnels(node, pod, stream, client).await;
+        })),
+        Role::Plaintext => drop(drain.spawn(async move {
+            let _held = held;
+            inbound::plaintext(node, pod, stream, client, local).await;
+        })),
     }
 }

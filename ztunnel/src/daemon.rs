@@ -29,6 +29,7 @@ use crate::enroller::Enroller;
 use crate::error::Error;
 use crate::kernel::Kernel;
 use crate::pods::{Pod, Pods};
+use crate::shares::Shares;
 use crate::signer::Ca;
 use crate::state::State;
 use crate::sync::Sync;
@@ -52,6 +53,7 @@ pub(crate) struct Node {
     pub(crate) pool: Pool<PodDialer>,
     pub(crate) server: Server,
     pub(crate) drain: Drain,
+    pub(crate) shares: Shares,
 }
 
 impl Node {
@@ -71,6 +73,7 @@ impl Node {
             direct,
             certificates,
             drain: Drain::new(),
+            shares: Shares::of_descriptors(),
             config,
         }
     }

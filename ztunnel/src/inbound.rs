@@ -26,6 +26,7 @@ use crate::daemon::Node;
 use crate::dial;
 use crate::pods::Pod;
 use crate::relay::{self, Far};
+use crate::shares::Held;
 use crate::{health, report, socket};
 
 /// Serves one peer's HBONE connection to its end; each tunnel on it gets a task of its own.
@@ -54,28 +55,44 @@ pub(crate) async fn tunnels(node: Arc<Node>, pod: Arc<Pod>, stream: TcpStream, c
             () = pod.released.cancelled() => {}
         }
     };
-    let served = node.server.serve(stream, config, drain, handle);
+    let served = node.server.serve(&pod.clients, stream, config, drain, handle);
     let served = tokio::select! {
         served = served => served,
         () = node.drain.cut() => return,
     };
     match served {
         Ok(()) => {}
-        Err(error @ (HboneError::Connection { .. } | HboneError::PingTimeout { .. })) => {
+        Err(
+            error @ (HboneError::Connection { .. }
+            | HboneError::PingTimeout { .. }
+            | HboneError::CertificateExpired { .. }),
+        ) => {
             tracing::debug!(uid = %pod.uid, %client, error = error.chain(), "a peer's connection ended");
         }
         Err(error) => {
-            let ending = report::unmade(Reason::TlsFailed, error.chain());
+            let reason = match error {
+                HboneError::TooManyConnections { .. } => Reason::PeerConnectionsExhausted,
+                HboneError::TooManyHandshakes => Reason::HandshakesExhausted,
+                _ => Reason::TlsFailed,
+            };
+            let ending = report::unmade(reason, error.chain());
             failed(&facts(&node, &pod, client, local, None), since, &ending);
         }
     }
 }
 
+/// Reports a connection that was refused because its pod has as many as it may.
+pub(crate) fn exhausted(node: &Node, pod: &Pod, client: SocketAddr, local: SocketAddr) {
+    failed(&facts(node, pod, client, local, None), Instant::now(), &report::exhausted(&pod.uid));
+}
+
 /// One tunnel, from its request to its report.
 async fn tunnel(node: Arc<Node>, pod: Arc<Pod>, local: SocketAddr, incoming: Incoming) {
     let _hold = node.drain.hold();
+    // For the application's socket.
+    let held = node.shares.take(&pod.share, 1);
     // Boxed, so that an open tunnel does not keep the memory that making it took.
-    let made = Box::pin(open_tunnel(&node, &pod, local, incoming)).await;
+    let made = Box::pin(open_tunnel(&node, &pod, local, incoming, held.as_ref())).await;
     drop(pod);
     if let Some((registered, application, far)) = made {
         relay::run(&node, registered, application, far).await;
@@ -88,13 +105,20 @@ async fn open_tunnel(
     pod: &Pod,
     local: SocketAddr,
     incoming: Incoming,
+    held: Option<&Held>,
 ) -> Option<(Registered, TcpStream, Far)> {
     let since = Instant::now();
     let Incoming { peer, request, mut responder } = incoming;
     let client = forwarded(&request, &peer);
     let mut facts = facts(node, pod, client, local, Some(&peer.identity));
     facts.path = Path::Tunnel;
-    let making = make_tunnel(node, pod, &peer, &request, client, &mut facts);
+    let making = async {
+        if held.is_none() {
+            let ending = report::exhausted(&pod.uid);
+            return Err(Refusal { status: StatusCode::SERVICE_UNAVAILABLE, ending });
+        }
+        make_tunnel(node, pod, &peer, &request, client, &mut facts).await
+    };
     let made = tokio::select! {
         made = timeout(node.config.connect_timeout(), making) => {
             made.unwrap_or_else(|_: Elapsed| Err(too_late(node)))

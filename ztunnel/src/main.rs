@@ -25,6 +25,7 @@ mod outbound;
 mod pods;
 mod relay;
 mod report;
+mod shares;
 mod signer;
 mod socket;
 mod state;

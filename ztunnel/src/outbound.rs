@@ -24,17 +24,34 @@ use crate::dial::{self, Failure};
 use crate::endpoints::Endpoint;
 use crate::pods::Pod;
 use crate::relay::{self, Far};
+use crate::shares::Held;
 use crate::{health, report, socket};
 
 /// Carries one connection from its acceptance to its report.
-pub(crate) async fn serve(node: Arc<Node>, pod: Arc<Pod>, stream: TcpStream, client: SocketAddr) {
+pub(crate) async fn serve(
+    node: Arc<Node>,
+    pod: Arc<Pod>,
+    stream: TcpStream,
+    client: SocketAddr,
+    mut held: Held,
+) {
     // Boxed, so that an open connection does not keep the memory that making it took.
     let made = Box::pin(open(&node, &pod, &stream, client)).await;
     drop(pod);
+    if matches!(made, Some((_, Far::Tunnel(_)))) {
+        // The other end is a part of a connection that many share.
+        held.keep(1);
+    }
     match made {
         Some((registered, far)) => relay::run(&node, registered, stream, far).await,
         None => socket::reset(stream),
     }
+}
+
+/// Reports a connection that was refused because its pod has as many as it may.
+pub(crate) fn exhausted(pod: &Arc<Pod>, client: SocketAddr) {
+    let attempt = Attempt::new(pod, client);
+    failed(&attempt.facts, attempt.since, &report::exhausted(&pod.uid));
 }
 
 /// Decides about a connection and makes its other half; none if that is not to be, which is reported then.

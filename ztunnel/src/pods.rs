@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 use ambit_core::model::{Identity, TrustDomain, WorkloadUid};
 use ambit_diag::Diag;
 use ambit_enrol::NetworkNamespace;
+use ambit_hbone::server::Clients;
 use ambit_hbone::tls::{self, WorkloadCertificate};
 use ambit_loader::{NetnsCookie, WorkloadNumber};
 use ambit_runtime::certificates::{Certificates, Lease};
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
 use crate::netns::within;
+use crate::shares::Share;
 use crate::socket::{self, Family};
 
 /// One enrolled pod.
@@ -36,6 +38,10 @@ pub(crate) struct Pod {
     server_config: ArcSwapOption<Terminator>,
     /// Made when it is first needed.
     diag: Mutex<Option<Diag>>,
+    /// Connections with tunnels to it.
+    pub(crate) clients: Clients,
+    /// What its connections hold of the daemon.
+    pub(crate) share: Share,
     /// Cancelled when the pod is released: nothing new is accepted for it.
     pub(crate) released: CancellationToken,
 }
@@ -61,6 +67,8 @@ impl Pod {
             diag: Mutex::default(),
             lease: RwLock::default(),
             server_config: ArcSwapOption::empty(),
+            clients: Clients::default(),
+            share: Share::default(),
             released: CancellationToken::new(),
         })
     }

@@ -68,7 +68,7 @@ fn flag(reason: Reason) -> Flag {
         | Reason::FlowStale
         | Reason::TunnelRefused => Flag::Denied,
         Reason::CertificateMissing => Flag::IdentityFailed,
-        Reason::TlsFailed => Flag::TlsFailed,
+        Reason::TlsFailed | Reason::HandshakesExhausted => Flag::TlsFailed,
         Reason::TunnelFailed => Flag::TunnelFailed,
         Reason::OutboundListenerMissing
         | Reason::HandoffsExhausted
@@ -94,6 +94,8 @@ fn flag(reason: Reason) -> Flag {
         | Reason::NotSynchronized
         | Reason::ConnectFailed
         | Reason::ConnectTimeout
+        | Reason::PodConnectionsExhausted
+        | Reason::PeerConnectionsExhausted
         | Reason::BadRequest => Flag::ConnectFailed,
     }
 }
@@ -112,6 +114,12 @@ pub(crate) fn broken(reason: Reason, error: impl Into<String>) -> Ending {
 /// A connection that could not be made.
 pub(crate) fn unmade(reason: Reason, error: impl Into<String>) -> Ending {
     Ending { reason: reason.name(), flag: flag(reason), error: Some(error.into()), policy: None }
+}
+
+/// A connection that its pod's share of the daemon has no room for.
+pub(crate) fn exhausted(uid: &WorkloadUid) -> Ending {
+    let error = format!("{uid} has as many connections as the daemon can give it");
+    unmade(Reason::PodConnectionsExhausted, error)
 }
 
 /// A connection that was decided against, or is no longer allowed.

@@ -109,6 +109,14 @@ reasons! {
     DirectDisabled = 40, "direct_disabled";
     /// The destination has come to demand TLS on its own node too: the next connection takes the tunnel.
     TlsDemanded = 41, "tls_demanded";
+
+    // Bounds of the daemon.
+    /// The pod holds its share of the daemon's descriptors.
+    PodConnectionsExhausted = 48, "pod_connections_exhausted";
+    /// The peer, or all peers together, have as many tunnel connections to the pod as they may.
+    PeerConnectionsExhausted = 49, "peer_connections_exhausted";
+    /// Too many peers are about to prove who they are.
+    HandshakesExhausted = 50, "handshakes_exhausted";
 }
 
 impl Reason {

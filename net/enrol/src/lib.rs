@@ -13,7 +13,7 @@ mod packet;
 mod server;
 
 pub use client::Client;
-pub use message::{Answer, PROTOCOL_VERSION, Pod, SourceName};
+pub use message::{Answer, Message, PROTOCOL_VERSION, Pod, SourceName};
 pub use netns::{NamespaceId, NetworkNamespace, NetworkNamespaceError};
 pub use server::{Handler, Request, Server, serve};
 

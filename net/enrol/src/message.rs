@@ -73,7 +73,7 @@ pub struct Pod {
 /// What a source says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Message {
+pub enum Message {
     /// The first message, and only that.
     Hello { version: u32, source: SourceName },
     /// With the namespace's descriptor.
@@ -87,7 +87,8 @@ pub(crate) enum Message {
 }
 
 impl Message {
-    pub(crate) fn parse(packet: &[u8]) -> Result<Self, Error> {
+    /// Reads a packet.
+    pub fn parse(packet: &[u8]) -> Result<Self, Error> {
         let message: Self = serde_json::from_slice(packet).map_err(|e| Error::Message(e.to_string()))?;
         message.check()?;
         Ok(message)

@@ -16,7 +16,7 @@ use ambit_hbone::client::{self, Connection};
 use ambit_hbone::pool::{Dial, Key, Pool};
 use ambit_hbone::relay::{self, Traffic};
 use ambit_hbone::request::{Authority, ConnectRequest};
-use ambit_hbone::server::{Incoming, Server, Settings};
+use ambit_hbone::server::{Clients, Incoming, Server, Settings};
 use ambit_hbone::tls::{self, WorkloadCertificate};
 use ambit_hbone::{Error, Http2};
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -176,11 +176,12 @@ fn inbound(certificate: WorkloadCertificate) -> SocketAddr {
     proxy(1, move || async move {
         let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
         let (server, config) = (Server::new(Settings::default()), tls::server_config(&certificate));
+        let clients = Clients::default();
         loop {
             let (socket, _) = listener.accept().await.expect("a connection");
-            let (server, config) = (server.clone(), config.clone());
+            let (server, clients, config) = (server.clone(), clients.clone(), config.clone());
             tokio::spawn(async move {
-                let end = server.serve(socket, config, std::future::pending(), forward).await;
+                let end = server.serve(&clients, socket, config, std::future::pending(), forward).await;
                 end.expect("a clean end");
             });
         }

@@ -7,6 +7,7 @@ use std::fmt;
 use std::future::pending;
 use std::sync::Arc;
 use std::task::{Context, Waker};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -17,6 +18,7 @@ use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::clock::wait_until;
 use crate::keepalive::keep_alive;
 use crate::readahead::ReadAhead;
 use crate::request::ConnectRequest;
@@ -61,6 +63,7 @@ pub async fn connect(
     let mut stream = TlsConnector::from(config).connect(name, socket).await.map_err(handshake)?;
     let session = stream.get_mut().1;
     tls::require_http2(session)?;
+    let (_, until) = tls::peer(session)?;
     session.set_buffer_limit(Some(tls::SEND_BUFFER));
     let (sender, driver) = h2::client::Builder::new()
         .enable_push(false)
@@ -85,17 +88,18 @@ pub async fn connect(
         streams: http2.streams as usize,
         send_buffer: http2.send_buffer,
     });
-    tokio::spawn(drive(driver, shared.clone(), http2.clone()));
+    tokio::spawn(drive(driver, shared.clone(), until, http2.clone()));
     Ok(Connection(shared))
 }
 
 /// Runs the connection to its end.
-async fn drive(mut driver: Driver, shared: Arc<Shared>, http2: Http2) {
+async fn drive(mut driver: Driver, shared: Arc<Shared>, until: SystemTime, http2: Http2) {
     let pings = driver.ping_pong();
     let end = tokio::select! {
         end = &mut driver => end.map_err(|source| Error::Connection { source }),
         dead = keep_alive(pings, &http2) => Err(dead),
         () = close_when_idle(&shared, &http2) => Ok(()),
+        () = close_when_expired(&shared, until) => Ok(()),
     };
     // Before the driver and its streams are gone, so that nobody is given a place on it any more.
     shared.close();
@@ -111,6 +115,13 @@ async fn close_when_idle(shared: &Shared, http2: &Http2) {
         let Some(wait) = wait else { return pending().await };
         tokio::time::sleep_until(wait).await;
     }
+}
+
+/// Opens no tunnels under a server's certificate that has expired. The server ends those that are open.
+async fn close_when_expired(shared: &Shared, until: SystemTime) {
+    wait_until(until).await;
+    shared.close();
+    pending().await
 }
 
 impl Connection {

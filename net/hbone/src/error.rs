@@ -1,6 +1,7 @@
 //! What can go wrong with a tunnel, each by operation and object.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use ambit_core::model::Identity;
@@ -22,6 +23,10 @@ pub enum Error {
     HandshakeTimeout { timeout: Duration },
     #[error("too many TLS handshakes are under way")]
     TooManyHandshakes,
+    #[error("{address} has too many connections, or there are too many to the workload")]
+    TooManyConnections { address: SocketAddr },
+    #[error("the certificate of {identity} has expired")]
+    CertificateExpired { identity: Identity },
     #[error("the peer did not agree to speak HTTP/2")]
     NoAlpn,
     #[error("the peer's certificate names no identity")]

@@ -3,6 +3,7 @@
 //! The ways in: [`pool::Pool::open`] (client), [`server::Server::serve`] (server), and [`relay`] for the bytes.
 
 pub mod client;
+mod clock;
 mod error;
 mod http2;
 mod keepalive;

@@ -1,12 +1,13 @@
 //! The server's side of HBONE connections: [`Server::serve`] carries one accepted socket to its end.
 
+mod clients;
 mod handshakes;
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ambit_core::model::Identity;
 use bytes::Bytes;
@@ -18,7 +19,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+pub use self::clients::Clients;
+use self::clients::{Most, Place};
 use self::handshakes::Handshakes;
+use crate::clock::wait_until;
 use crate::keepalive::keep_alive;
 use crate::readahead::ReadAhead;
 use crate::request::ConnectRequest;
@@ -32,13 +36,26 @@ pub struct Settings {
     pub http2: Http2,
     /// How long a client may take to prove who it is.
     pub handshake_timeout: Duration,
-    /// How many clients may be about to do so; one more, and the one that has taken longest is cut off.
+    /// How many clients may be about to do so; one more, and one of those that have most under way is cut off.
     pub handshakes: usize,
+    /// How many connections the clients of one workload may have.
+    pub connections: usize,
+    /// How many of them may come from one address.
+    pub connections_from_one: usize,
+    /// How long tunnels may outlive the certificate under which they were opened. New ones are refused at once.
+    pub expired_for: Duration,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { http2: Http2::default(), handshake_timeout: Duration::from_secs(10), handshakes: 1024 }
+        Self {
+            http2: Http2::default(),
+            handshake_timeout: Duration::from_secs(10),
+            handshakes: 1024,
+            connections: 1024,
+            connections_from_one: 128,
+            expired_for: Duration::from_hours(1),
+        }
     }
 }
 
@@ -49,7 +66,8 @@ pub struct Server(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     settings: Settings,
-    handshakes: Handshakes,
+    /// A crowd: the workload's [`Clients::id`] and the client's address.
+    handshakes: Handshakes<(usize, IpAddr)>,
 }
 
 /// Who is at the other end of a connection: proven by its certificate.
@@ -85,8 +103,11 @@ impl Server {
     /// Serves one socket to its end. Each request runs in a task of its own: `handle` is called with it and gives the
     /// task's future. When `drain` resolves the client is told to open no more tunnels, and the connection ends with
     /// its last one. Dropping the future cuts the connection and resets its tunnels.
+    ///
+    /// `clients` are those of the workload that the socket is for.
     pub async fn serve<H, F>(
         &self,
+        clients: &Clients,
         socket: TcpStream,
         config: Arc<rustls::ServerConfig>,
         drain: impl Future<Output = ()>,
@@ -97,32 +118,51 @@ impl Server {
         F: Future<Output = ()> + Send + 'static,
     {
         let settings = &self.0.settings;
+        let address = socket.peer_addr().map_err(|source| Error::Handshake { source })?;
+        let client = address.ip().to_canonical();
+        let most = Most { of_all: settings.connections, of_one: settings.connections_from_one };
+        // A handshake costs more than anything else that is refused.
+        if !clients.admit(client, most) {
+            // Fails only for a connection that is gone.
+            let _gone = socket.set_zero_linger();
+            return Err(Error::TooManyConnections { address });
+        }
         let timeout = settings.handshake_timeout;
-        let (peer, connection) = self
+        let handshake = Box::pin(handshake(socket, address, config, &settings.http2));
+        let done = self
             .0
             .handshakes
-            .run(tokio::time::timeout(timeout, Box::pin(handshake(socket, config, &settings.http2))))
+            .run((clients.id(), client), tokio::time::timeout(timeout, handshake))
             .await?
             .map_err(|_elapsed| Error::HandshakeTimeout { timeout })??;
-        serve_streams(connection, peer, &settings.http2, drain, handle).await
+        let place = clients.enter(client, most).ok_or(Error::TooManyConnections { address })?;
+        serve_streams(done, place, settings, drain, handle).await
     }
+}
+
+/// A connection whose client has proven who it is.
+struct Proven {
+    peer: Peer,
+    /// Until when that holds.
+    until: SystemTime,
+    connection: Connection,
 }
 
 /// TLS, then the HTTP/2 preface.
 async fn handshake(
     socket: TcpStream,
+    address: SocketAddr,
     config: Arc<rustls::ServerConfig>,
     http2: &Http2,
-) -> Result<(Peer, Connection), Error> {
+) -> Result<Proven, Error> {
     let handshake = |source| Error::Handshake { source };
     socket.set_nodelay(true).map_err(handshake)?;
-    let address = socket.peer_addr().map_err(handshake)?;
     let socket = ReadAhead::new(socket);
     let mut stream = TlsAcceptor::from(config).accept(socket).await.map_err(handshake)?;
     let session = stream.get_mut().1;
     session.set_buffer_limit(Some(tls::SEND_BUFFER));
     tls::require_http2(session)?;
-    let identity = tls::peer_identity(session)?;
+    let (identity, until) = tls::peer(session)?;
     let connection = h2::server::Builder::new()
         .initial_window_size(http2.stream_window)
         .initial_connection_window_size(http2.connection_window())
@@ -136,13 +176,13 @@ async fn handshake(
         .handshake(stream)
         .await
         .map_err(|source| Error::Connection { source })?;
-    Ok((Peer { identity, address }, connection))
+    Ok(Proven { peer: Peer { identity, address }, until, connection })
 }
 
 async fn serve_streams<H, F>(
-    mut connection: Connection,
-    peer: Peer,
-    http2: &Http2,
+    proven: Proven,
+    _place: Place,
+    settings: &Settings,
     drain: impl Future<Output = ()>,
     handle: H,
 ) -> Result<(), Error>
@@ -150,7 +190,12 @@ where
     H: Fn(Incoming) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
+    let Proven { peer, until, mut connection } = proven;
+    let http2 = &settings.http2;
     let mut dead = pin!(keep_alive(connection.ping_pong(), http2));
+    // First for the certificate's end, then for the end of what was opened under it.
+    let mut expiry = pin!(wait_until(until));
+    let mut expired = false;
     let mut drain = pin!(async {
         drain.await;
         Some(())
@@ -172,6 +217,15 @@ where
             Some(()) = &mut drain, if !draining => {
                 draining = true;
                 connection.graceful_shutdown();
+            }
+            () = &mut expiry => {
+                if std::mem::replace(&mut expired, true) {
+                    return Err(Error::CertificateExpired { identity: client.peer.identity.clone() });
+                }
+                if !std::mem::replace(&mut draining, true) {
+                    connection.graceful_shutdown();
+                }
+                expiry.set(wait_until(until + settings.expired_for));
             }
         }
     }

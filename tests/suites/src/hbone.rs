@@ -135,7 +135,8 @@ pub fn shown_certificate(place: &Place, peer: SocketAddr, own: &Certificate) -> 
     })
 }
 
-async fn handshake(peer: SocketAddr, certificate: Option<&Certificate>) -> Result<TlsStream<TcpStream>> {
+/// The TLS connection under tunnels, on which a test may say what it likes.
+pub async fn handshake(peer: SocketAddr, certificate: Option<&Certificate>) -> Result<TlsStream<TcpStream>> {
     let config = client(certificate)?;
     let stream = TcpStream::connect(peer).await.context("cannot connect")?;
     let name = ServerName::IpAddress(peer.ip().into());

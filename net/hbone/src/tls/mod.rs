@@ -122,13 +122,17 @@ pub fn client_config(certificate: &WorkloadCertificate, expected: &[Identity]) -
     Arc::new(config)
 }
 
-/// Who the peer of a finished handshake is.
-pub(crate) fn peer_identity(connection: &CommonState) -> Result<Identity, Error> {
-    let leaf = connection
-        .peer_certificates()
-        .and_then(<[_]>::first)
-        .ok_or(Error::PeerIdentity { source: NameError::NoCertificate })?;
-    identity(leaf).map_err(|source| Error::PeerIdentity { source })
+/// Who the peer of a finished handshake is, and until when its certificates say so.
+pub(crate) fn peer(connection: &CommonState) -> Result<(Identity, SystemTime), Error> {
+    let chain = connection.peer_certificates().unwrap_or_default();
+    let leaf = chain.first().ok_or(Error::PeerIdentity { source: NameError::NoCertificate })?;
+    let unreadable = |source| Error::PeerIdentity { source };
+    let identity = identity(leaf).map_err(unreadable)?;
+    let mut until = name::not_after(leaf).map_err(unreadable)?;
+    for certificate in &chain[1..] {
+        until = until.min(name::not_after(certificate).map_err(unreadable)?);
+    }
+    Ok((identity, until))
 }
 
 /// A server that has no ALPN in common goes on without: that is not HTTP/2.

@@ -1,4 +1,6 @@
-//! Who a certificate is for: its one URI name, a SPIFFE ID ([`identity`]).
+//! Who a certificate is for: its one URI name, a SPIFFE ID ([`identity`]); and until when it says so.
+
+use std::time::{Duration, SystemTime};
 
 use ambit_core::model::{Identity, IdentityError};
 use rustls_pki_types::CertificateDer;
@@ -39,4 +41,13 @@ pub fn identity(certificate: &CertificateDer<'_>) -> Result<Identity, NameError>
         .collect();
     let [uri] = uris[..] else { return Err(NameError::Uris(uris.len())) };
     Ok(uri.parse()?)
+}
+
+/// When a certificate expires.
+pub(super) fn not_after(certificate: &CertificateDer<'_>) -> Result<SystemTime, NameError> {
+    let (_, parsed) =
+        X509Certificate::from_der(certificate).map_err(|error| NameError::Read(error.to_string()))?;
+    // Before 1970 it had expired as surely as in 1970.
+    let seconds = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
+    Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
 }

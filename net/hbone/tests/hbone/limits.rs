@@ -3,23 +3,23 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use ambit_hbone::client;
 use ambit_hbone::relay::{self, Traffic};
 use ambit_hbone::request::ConnectRequest;
-use ambit_hbone::server::{Incoming, Server, Settings};
+use ambit_hbone::server::{Clients, Incoming, Server, Settings};
 use ambit_hbone::{Error, Http2, tls};
 use bytes::Bytes;
 use h2::Reason;
 use h2::client::SendRequest;
 use http::{HeaderValue, Method, Request, StatusCode};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
-use crate::ca::Ca;
+use crate::ca::{Ca, Claims};
 use crate::mesh::{CLIENT, DEADLINE, Inbound, Mesh, SERVER, identity, key, listen, pool, soon};
 
 /// A client that speaks HTTP/2 as it likes.
@@ -79,6 +79,84 @@ async fn silent_clients_are_cut_off_and_keep_nobody_out() {
     }
 }
 
+#[tokio::test]
+async fn one_address_has_a_bounded_number_of_connections() {
+    let ca = Ca::new();
+    let settings = Settings { connections_from_one: 3, ..Settings::default() };
+    let mut inbound = Inbound::start(&ca.good(SERVER), settings).await;
+    let (_application, address) = listen().await;
+    let connect = async || {
+        let socket = TcpStream::connect(inbound.address).await.expect("a connection");
+        let config = tls::client_config(&ca.good(CLIENT), &[identity(SERVER)]);
+        let connection = client::connect(socket, config, &Http2::default()).await?;
+        let tunnel = connection.open(&ConnectRequest::to(address)).await?;
+        Ok::<_, Error>((connection, tunnel))
+    };
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(soon(connect()).await.expect("a tunnel"));
+    }
+    assert!(soon(connect()).await.is_err());
+    let end = soon(inbound.ended.recv()).await.expect("an end");
+    assert!(matches!(end, Err(Error::TooManyConnections { .. })), "{end:?}");
+    let (connection, tunnel) = held.pop().expect("three");
+    drop(tunnel);
+    connection.close();
+    soon(inbound.ended.recv()).await.expect("an end").expect("a clean one");
+    soon(connect()).await.expect("there is room again");
+}
+
+#[tokio::test]
+async fn a_connection_ends_with_its_clients_certificate() {
+    let ca = Ca::new();
+    // Certificates count in whole seconds.
+    let expiry = SystemTime::now() + Duration::from_secs(3);
+    let certificate = ca.issue(CLIENT, Claims { not_after: expiry, ..Claims::of(CLIENT) });
+    let settings = Settings { expired_for: Duration::from_secs(2), ..Settings::default() };
+    let mut inbound = Inbound::start(&ca.good(SERVER), settings).await;
+    let (application, address) = listen().await;
+    let socket = TcpStream::connect(inbound.address).await.expect("a connection");
+    let config = tls::client_config(&certificate, &[identity(SERVER)]);
+    let connection = client::connect(socket, config, &Http2::default()).await.expect("a connection");
+    let tunnel = connection.open(&ConnectRequest::to(address)).await.expect("a tunnel");
+    let (mut server, _) = application.accept().await.expect("the tunnel's connection");
+    let (mut client, near) = crate::mesh::tcp_pair().await;
+    let relay = tokio::spawn(async move { relay::tunnel(near, tunnel, &Traffic::default()).await });
+
+    let refused = async {
+        while let Ok(tunnel) = connection.open(&ConnectRequest::to(address)).await {
+            drop(tunnel);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    soon(refused).await;
+    assert!(SystemTime::now() + Duration::from_secs(1) >= expiry, "not before its time");
+    // What is open lives a little longer, unless this machine was too busy to look in time.
+    if SystemTime::now() < expiry + Duration::from_secs(1) {
+        client.write_all(b"still here").await.expect("an open tunnel");
+        soon(server.read_exact(&mut [0; 10])).await.expect("an open tunnel");
+    }
+    let end = soon(inbound.ended.recv()).await.expect("an end");
+    assert!(matches!(end, Err(Error::CertificateExpired { .. })), "{end:?}");
+    assert!(SystemTime::now() >= expiry + Duration::from_secs(1), "not before its time");
+    let outcome = soon(relay).await.expect("no panic");
+    assert!(!outcome.end.is_clean(), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn a_servers_certificate_that_expires_takes_no_new_tunnels() {
+    let ca = Ca::new();
+    let expiry = SystemTime::now() + Duration::from_secs(3);
+    let certificate = ca.issue(SERVER, Claims { not_after: expiry, ..Claims::of(SERVER) });
+    let inbound = Inbound::start(&certificate, Settings::default()).await;
+    let socket = TcpStream::connect(inbound.address).await.expect("a connection");
+    let config = tls::client_config(&ca.good(CLIENT), &[identity(SERVER)]);
+    let connection = client::connect(socket, config, &Http2::default()).await.expect("a connection");
+    assert!(!connection.is_closed());
+    crate::mesh::until("closed to new tunnels", || connection.is_closed()).await;
+    assert!(SystemTime::now() + Duration::from_secs(1) >= expiry, "not before its time");
+}
+
 /// Serves one connection; counts the requests that are being handled, and handles none of them in time.
 async fn count_requests(ca: &Ca) -> (SocketAddr, Arc<AtomicUsize>, JoinHandle<Result<(), Error>>) {
     let (listener, address) = listen().await;
@@ -94,7 +172,9 @@ async fn count_requests(ca: &Ca) -> (SocketAddr, Arc<AtomicUsize>, JoinHandle<Re
                 drop(incoming);
             }
         };
-        Server::new(Settings::default()).serve(socket, config, std::future::pending(), handle).await
+        Server::new(Settings::default())
+            .serve(&Clients::default(), socket, config, std::future::pending(), handle)
+            .await
     });
     (address, handled, serving)
 }
@@ -181,7 +261,9 @@ async fn a_request_that_nobody_answers_is_reset() {
     let serving = tokio::spawn(async move {
         let (socket, _) = listener.accept().await.expect("a connection");
         let handle = |incoming: Incoming| async move { drop(incoming) };
-        Server::new(Settings::default()).serve(socket, config, std::future::pending(), handle).await
+        Server::new(Settings::default())
+            .serve(&Clients::default(), socket, config, std::future::pending(), handle)
+            .await
     });
     let socket = TcpStream::connect(address).await.expect("a connection");
     let config = tls::client_config(&ca.good(CLIENT), &[identity(SERVER)]);
@@ -208,7 +290,9 @@ async fn handlers_learn_that_the_client_gave_up() {
                 let _ = told.send("abandoned");
             }
         };
-        Server::new(Settings::default()).serve(socket, config, std::future::pending(), handle).await
+        Server::new(Settings::default())
+            .serve(&Clients::default(), socket, config, std::future::pending(), handle)
+            .await
     });
     let (pool, _) = pool(&ca, Http2::default(), DEADLINE);
     let (key, request) = (key(address), ConnectRequest::to(address));

@@ -11,7 +11,7 @@ use ambit_hbone::client::{self, Connection};
 use ambit_hbone::pool::{Dial, Key, Pool, PoolError};
 use ambit_hbone::relay::{self, Outcome, Traffic};
 use ambit_hbone::request::{Authority, ConnectRequest};
-use ambit_hbone::server::{Incoming, Server, Settings};
+use ambit_hbone::server::{Clients, Incoming, Server, Settings};
 use ambit_hbone::tls::{self, WorkloadCertificate};
 use ambit_hbone::{Error, Http2, Tunnel};
 use http::StatusCode;
@@ -95,6 +95,7 @@ impl Inbound {
         let (results, outcomes) = mpsc::unbounded_channel();
         let connections = Arc::new(AtomicUsize::new(0));
         let (server, config) = (Server::new(settings), tls::server_config(certificate));
+        let clients = Clients::default();
         let count = connections.clone();
         let task = tokio::spawn(async move {
             let mut serving = tokio::task::JoinSet::new();
@@ -102,13 +103,14 @@ impl Inbound {
                 let (socket, _) = listener.accept().await.expect("a connection");
                 count.fetch_add(1, Ordering::SeqCst);
                 let (server, config, ends) = (server.clone(), config.clone(), ends.clone());
+                let clients = clients.clone();
                 let (mut draining, results) = (draining.clone(), results.clone());
                 serving.spawn(async move {
                     let drain = async {
                         let _gone = draining.wait_for(|draining| *draining).await;
                     };
                     let end = server
-                        .serve(socket, config, drain, |incoming| forward(incoming, results.clone()))
+                        .serve(&clients, socket, config, drain, |incoming| forward(incoming, results.clone()))
                         .await;
                     let _nobody_asks = ends.send(end);
                 });

@@ -129,7 +129,7 @@ where
 
 /// Reads `level` and `target=level` directives. Stricter than the libraries' own parsers, which take a misspelt
 /// level for a target and silence everything else.
-fn parse_filter(filter: &str) -> Result<Targets, Error> {
+pub fn parse_filter(filter: &str) -> Result<Targets, Error> {
     let bad = |message: String| Error::LogFilter { filter: filter.to_owned(), message };
     let directives: Vec<&str> = filter.split(',').map(str::trim).collect();
     if directives.len() > MAX_DIRECTIVES {

@@ -1,0 +1,59 @@
+//! A file of objects, as people write them: every document is accepted, ignored or rejected; what was accepted reads
+//! the same from its saved form, derivation takes it, in steps or at once, and what it derives survives the wire.
+#![no_main]
+
+use ambit_core::derive::{ObjectEvent, Settings, World};
+use ambit_core::mesh::{Change, Mesh};
+use ambit_crd::{Outcome, parse, parse_object};
+use ambit_xds::convert;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|text: &str| {
+    let mut objects = Vec::new();
+    for document in parse(text) {
+        if let Outcome::Accepted { object, source } = document.outcome {
+            let saved = serde_json::to_string(&source).expect("JSON");
+            let read = parse_object(serde_json::from_str(&saved).expect("the same JSON"));
+            assert_eq!(read, Outcome::Accepted { object: object.clone(), source });
+            objects.push(*object);
+        }
+    }
+    let (mut world, mut mesh) = (World::new(Settings::default()), Mesh::new());
+    for object in &objects {
+        let derived = world.apply([ObjectEvent::Put(Box::new(object.clone()))]);
+        derived.changes.iter().for_each(survives_the_wire);
+        mesh.apply(derived.changes);
+    }
+    let mut at_once = Mesh::new();
+    let events = objects.iter().map(|object| ObjectEvent::Put(Box::new(object.clone())));
+    at_once.apply(World::new(Settings::default()).apply(events.collect::<Vec<_>>()).changes);
+    let same = mesh.workloads().eq(at_once.workloads())
+        && mesh.services().eq(at_once.services())
+        && mesh.policies().eq(at_once.policies());
+    assert!(same, "in steps or at once, the outcome is the same");
+
+    let deletions = objects.iter().map(|object| ObjectEvent::Delete(object.key()));
+    mesh.apply(world.apply(deletions.collect::<Vec<_>>()).changes);
+    let empty = mesh.workloads().next().is_none()
+        && mesh.services().next().is_none()
+        && mesh.policies().next().is_none();
+    assert!(empty, "nothing is derived from nothing");
+});
+
+fn survives_the_wire(change: &Change) {
+    match change {
+        Change::PutWorkload(workload) => {
+            let read = convert::decode_workload(&convert::encode_workload(workload));
+            assert_eq!(read.as_ref(), Ok(&**workload));
+        }
+        Change::PutService(service) => {
+            let read = convert::decode_service(&convert::encode_service(service));
+            assert_eq!(read.as_ref(), Ok(&**service));
+        }
+        Change::PutPolicy(policy) => {
+            let read = convert::decode_authorization(&convert::encode_authorization(policy));
+            assert_eq!(read.as_ref(), Ok(&**policy));
+        }
+        Change::RemoveWorkload(_) | Change::RemoveService(_) | Change::RemovePolicy(_) => {}
+    }
+}

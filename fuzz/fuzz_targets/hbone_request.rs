@@ -1,0 +1,33 @@
+//! A CONNECT request with any authority and headers: it is read or refused; what was read is written and read again the
+//! same.
+#![no_main]
+
+use ambit_hbone::request::ConnectRequest;
+use http::{HeaderName, HeaderValue, Method, Request, Uri};
+use libfuzzer_sys::fuzz_target;
+
+/// One line each: authority, then headers as `name: value`.
+fn request(data: &[u8]) -> Option<Request<()>> {
+    let mut lines = data.split(|byte| *byte == b'\n');
+    let mut request = Request::new(());
+    *request.method_mut() = Method::CONNECT;
+    *request.uri_mut() = Uri::try_from(lines.next()?).ok()?;
+    for line in lines.take(16) {
+        let colon = line.iter().position(|byte| *byte == b':')?;
+        let name = HeaderName::from_bytes(&line[..colon]).ok()?;
+        let value = HeaderValue::from_bytes(line[colon + 1..].trim_ascii()).ok()?;
+        request.headers_mut().append(name, value);
+    }
+    Some(request)
+}
+
+fuzz_target!(|data: &[u8]| {
+    let Some(request) = request(data) else { return };
+    let Ok(read) = ConnectRequest::from_http(&request) else { return };
+    let written = read.to_http().expect("what was read can be asked for");
+    let again = ConnectRequest::from_http(&written).expect("and is read again");
+    assert_eq!(again.authority, read.authority);
+    assert_eq!(again.forwarded, read.forwarded);
+    assert_eq!(again.traceparent, read.traceparent);
+    assert_eq!(again.baggage, read.baggage);
+});

@@ -1,0 +1,3 @@
+//! What the targets share: a slow reference of policy.
+
+pub mod reference;

@@ -1,0 +1,126 @@
+//! Bounds how many connections the clients of one workload have to it: [`Clients`].
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+/// The connections to one workload, by their clients' addresses. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct Clients(Arc<Mutex<Counts>>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    total: usize,
+    of: HashMap<IpAddr, usize>,
+}
+
+/// How many there may be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Most {
+    pub(super) of_all: usize,
+    pub(super) of_one: usize,
+}
+
+/// One connection's place, given back when dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    clients: Clients,
+    address: IpAddr,
+}
+
+impl Clients {
+    /// How many connections there are.
+    pub fn connections(&self) -> usize {
+        self.0.lock().total
+    }
+
+    /// What tells these from another workload's.
+    pub(super) fn id(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
+    }
+
+    /// Whether there is a place for one more of this client.
+    pub(super) fn admit(&self, address: IpAddr, most: Most) -> bool {
+        self.0.lock().admit(address, most)
+    }
+
+    /// Takes a place, if there is one.
+    pub(super) fn enter(&self, address: IpAddr, most: Most) -> Option<Place> {
+        let mut counts = self.0.lock();
+        if !counts.admit(address, most) {
+            return None;
+        }
+        counts.total += 1;
+        *counts.of.entry(address).or_default() += 1;
+        Some(Place { clients: self.clone(), address })
+    }
+}
+
+impl Counts {
+    /// A client may have as many as are still free: however many clients take what they can get, there is a place for
+    /// the next.
+    fn admit(&self, address: IpAddr, most: Most) -> bool {
+        let own = self.of.get(&address).copied().unwrap_or(0);
+        own < most.of_one.min(most.of_all.saturating_sub(self.total))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.clients.0.lock();
+        counts.total -= 1;
+        if let Some(own) = counts.of.get_mut(&self.address) {
+            *own -= 1;
+            if *own == 0 {
+                counts.of.remove(&self.address);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    fn address(number: u32) -> IpAddr {
+        Ipv4Addr::from(number).into()
+    }
+
+    fn fill(clients: &Clients, from: IpAddr, most: Most) -> Vec<Place> {
+        std::iter::from_fn(|| clients.enter(from, most)).collect()
+    }
+
+    #[test]
+    fn one_client_gets_its_share_and_leaves_room() {
+        let rows = [
+            ("its own bound first", Most { of_all: 1000, of_one: 10 }, 10),
+            ("no more than are free", Most { of_all: 10, of_one: 100 }, 5),
+            ("nothing allowed", Most { of_all: 0, of_one: 10 }, 0),
+        ];
+        for (name, most, expected) in rows {
+            let clients = Clients::default();
+            let places = fill(&clients, address(1), most);
+            assert_eq!((places.len(), clients.connections()), (expected, expected), "{name}");
+            drop(places);
+            assert!(clients.0.lock().of.is_empty(), "{name}: nothing is left");
+            assert_eq!(clients.connections(), 0, "{name}");
+        }
+    }
+
+    #[test]
+    fn many_clients_leave_room_for_the_next() {
+        let (clients, most) = (Clients::default(), Most { of_all: 1024, of_one: 128 });
+        let mut held = Vec::new();
+        for attacker in 0..9 {
+            held.push(fill(&clients, address(attacker), most));
+        }
+        assert!(held.iter().all(|places| !places.is_empty()));
+        assert!(clients.connections() < 1024, "{}", clients.connections());
+        assert!(clients.admit(address(77), most), "an honest one");
+        assert!(!clients.admit(address(0), most));
+    }
+}
