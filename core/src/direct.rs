@@ -59,6 +59,10 @@ pub fn verdict(
         return Err(Refusal::SwitchedOff(source.clone()));
     }
     eligible(to)?;
+    // As the destination's TLS has it.
+    if !to.identities().any(|own| own.trust_domain == from.trust_domain) {
+        return Err(Refusal::AskAgain);
+    }
     // Who asks for the address must mean this workload, not another that claims it.
     if mesh.workload_by_address(address.ip()).is_none_or(|owner| owner.uid != *destination) {
         let address = address.ip();
@@ -191,6 +195,7 @@ fn as_destination(workload: Option<&Arc<Workload>>) -> Option<impl PartialEq + '
         (
             (&workload.namespace, &workload.addresses, workload.in_mesh(), &workload.policies),
             (workload.waypoint.is_some(), workload.direct, workload.same_node_tls),
+            (&workload.trust_domain, &workload.trust_domain_aliases),
         )
     })
 }

@@ -265,7 +265,7 @@ async fn keep_house(node: Arc<Node>) {
         node.connections.progress();
         if let Some(mesh) = node.state.mesh() {
             node.kernel.retry(&mesh, &node.pods.all());
-            node.direct.retry(&node, &mesh);
+            node.direct.retry(&node);
         }
     }
 }

@@ -96,6 +96,24 @@ fn what_may_be_remembered() {
             Some("unknown"),
         ),
         (
+            "another trust domain",
+            with(web(), |w| w.trust_domain = "elsewhere.example".parse().expect("a domain")),
+            cart(),
+            vec![],
+            "10.1.0.2:80",
+            Some("one connection only"),
+        ),
+        (
+            "one that is as good",
+            with(web(), |w| w.trust_domain = "elsewhere.example".parse().expect("a domain")),
+            with(cart(), |w| {
+                w.trust_domain_aliases = ["elsewhere.example".parse().expect("a domain")].into()
+            }),
+            vec![],
+            "10.1.0.2:80",
+            None,
+        ),
+        (
             "the source shares its node's address",
             with(web(), |w| w.network_mode = NetworkMode::HostNetwork),
             cart(),

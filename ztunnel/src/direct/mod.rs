@@ -139,29 +139,22 @@ impl Direct {
     pub(crate) fn settled(&self, node: &Node, pod: &Pod) {
         if let Some(mesh) = node.state.mesh() {
             own_addresses(node, &mesh, pod);
-            self.services.follow_all(node, &mesh);
         }
+        self.services.follow_pod(node, &pod.uid);
         // What an earlier daemon let pass to it, and could not be looked at without its namespace.
         self.look_at(Whom::These(BTreeSet::from([pod.uid.clone()])));
     }
 
     /// Others are ejected than before: the kernel is to choose as the daemon does.
     pub(crate) fn rebalance(&self, node: &Node) {
-        let mut newest = node.state.mesh();
-        while let Some(mesh) = newest.take() {
-            self.services.follow_all(node, &mesh);
-            // A change that came in between was told before this older state was.
-            newest = node.state.mesh().filter(|now| !Arc::ptr_eq(now, &mesh));
-        }
+        self.services.follow_all(node);
     }
 
     /// A pod has left, and its yeses with it.
     pub(crate) fn released(&self, node: &Node, uid: &WorkloadUid) {
         self.names.released(uid);
         self.sources.lock().forget(uid);
-        if let Some(mesh) = node.state.mesh() {
-            self.services.follow_all(node, &mesh);
-        }
+        self.services.follow_pod(node, uid);
     }
 
     /// Tells the kernel that `source` may go on without the daemon to where this tunnel went, if that may be said.
@@ -260,13 +253,13 @@ impl Direct {
         }
         match (before, touched) {
             (Some(before), Some(touched)) => self.services.follow(node, before, after, touched),
-            _ => self.services.follow_all(node, after),
+            _ => self.services.follow_all(node),
         }
     }
 
     /// Tries again what could not be written.
-    pub(crate) fn retry(&self, node: &Node, mesh: &Mesh) {
-        self.services.retry(node, mesh);
+    pub(crate) fn retry(&self, node: &Node) {
+        self.services.retry(node);
     }
 
     /// Has open connections looked at, soon and elsewhere.

@@ -9,7 +9,7 @@ use ambit_core::balance;
 use ambit_core::direct::eligible;
 use ambit_core::health::Ejected;
 use ambit_core::mesh::{Mesh, Touched};
-use ambit_core::model::{Affinity, Service, ServiceKey, WorkloadUid};
+use ambit_core::model::{Affinity, Service, ServiceKey, Workload, WorkloadUid};
 use ambit_core::outbound::Tunnel;
 use ambit_loader::{Dataplane, Table, WorkloadNumber};
 use parking_lot::Mutex;
@@ -38,8 +38,11 @@ impl Services {
     /// Follows a change of the mesh.
     pub(super) fn follow(&self, node: &Node, before: &Mesh, after: &Mesh, touched: &Touched) {
         // A client's place among its node's others may decide about all tables.
-        if node.pods.all().iter().any(|pod| touched.workloads.contains(&pod.uid)) {
-            return self.follow_all(node, after);
+        let moved = |uid: &WorkloadUid| place(before, uid) != place(after, uid);
+        let mut local =
+            touched.workloads.iter().filter(|uid| is_on(before, uid, node) || is_on(after, uid, node));
+        if local.any(moved) {
+            return self.follow_all(node);
         }
         let mut keys = touched.services.clone();
         for mesh in [before, after] {
@@ -48,13 +51,19 @@ impl Services {
             let sharing = touched.addresses.iter().flat_map(|address| mesh.services_by_address(*address));
             keys.extend(sharing.map(|service| service.key.clone()));
         }
-        self.write(node, after, keys);
+        self.write(node, |_| keys);
+    }
+
+    /// A pod came or left: what it stands behind has a choice in the kernel, or needs none any more.
+    pub(super) fn follow_pod(&self, node: &Node, uid: &WorkloadUid) {
+        let keys = |mesh: &Mesh| mesh.workload(uid).map(|w| w.services.keys().cloned().collect());
+        self.write(node, |mesh| keys(mesh).unwrap_or_default());
     }
 
     /// Looks at all services.
-    pub(super) fn follow_all(&self, node: &Node, mesh: &Mesh) {
-        let told = self.0.lock().tables.keys().cloned().collect::<Vec<_>>();
-        self.write(node, mesh, mesh.services().map(|service| service.key.clone()).chain(told));
+    pub(super) fn follow_all(&self, node: &Node) {
+        let told: BTreeSet<_> = self.0.lock().tables.keys().cloned().collect();
+        self.write(node, |mesh| mesh.services().map(|service| service.key.clone()).chain(told).collect());
         let mut told = self.0.lock();
         let wanted: BTreeSet<_> = told.tables.values().flat_map(BTreeMap::keys).copied().collect();
         let dataplane = node.kernel.dataplane();
@@ -65,18 +74,20 @@ impl Services {
     }
 
     /// Tries again what failed.
-    pub(super) fn retry(&self, node: &Node, mesh: &Mesh) {
+    pub(super) fn retry(&self, node: &Node) {
         if !self.0.lock().failed.is_empty() {
-            self.write(node, mesh, []);
+            self.write(node, |_| BTreeSet::new());
         }
     }
 
-    fn write(&self, node: &Node, mesh: &Mesh, keys: impl IntoIterator<Item = ServiceKey>) {
-        let choice = Choice::new(node, mesh);
-        let dataplane = node.kernel.dataplane();
+    /// By the newest mesh, whoever asks: those who ask do so from several threads.
+    fn write(&self, node: &Node, keys: impl FnOnce(&Mesh) -> BTreeSet<ServiceKey>) {
         let mut told = self.0.lock();
+        let Some(mesh) = node.state.mesh() else { return };
+        let choice = Choice::new(node, &mesh);
+        let dataplane = node.kernel.dataplane();
         let failed = std::mem::take(&mut told.failed);
-        for key in failed.into_iter().chain(keys) {
+        for key in failed.into_iter().chain(keys(&mesh)) {
             let wanted = choice.tables(&key);
             if !tell(dataplane, told.tables.get(&key), &wanted) {
                 told.failed.insert(key.clone());
@@ -119,6 +130,16 @@ impl Services {
     fn has(&self, key: &ServiceKey, asked: SocketAddr) -> bool {
         self.0.lock().tables.get(key).is_some_and(|tables| tables.contains_key(&asked))
     }
+}
+
+fn is_on(mesh: &Mesh, uid: &WorkloadUid, node: &Node) -> bool {
+    mesh.workload(uid).is_some_and(|workload| *workload.node == *node.config.node)
+}
+
+/// What makes one client of a node another than the next.
+fn place<'a>(mesh: &'a Mesh, uid: &WorkloadUid) -> Option<impl PartialEq + 'a> {
+    let place = |w: &'a Arc<Workload>| (&w.locality, &w.network, &w.cluster, &w.node, w.in_mesh());
+    mesh.workload(uid).map(place)
 }
 
 /// What a choice depends on.
