@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ambit_core::derive::{
-    Condition, MtlsMode, Object, ObjectEvent, ObjectKey, Phase, Pod, PolicyAction, PolicyRule, PortRef,
-    Service, Settings, Source, When, WorkloadEntry, World,
+    Condition, EntryPort, Metadata, MtlsMode, Object, ObjectEvent, ObjectKey, Phase, Pod, PolicyAction,
+    PolicyRule, PortRef, Resolution, Service, ServiceEntry, Settings, Source, Transport, When, WorkloadEntry,
+    World,
 };
 use ambit_core::mesh::Mesh;
 use proptest::collection::vec;
@@ -87,6 +88,39 @@ fn an_entry() -> impl Strategy<Value = Object> {
     )
 }
 
+fn a_service_entry() -> impl Strategy<Value = Object> {
+    let hosts = vec(select(vec!["x.example", "y.example", "a.shop.svc.cluster.local"]), 1..3);
+    let resolution = select(vec![Resolution::None, Resolution::Static, Resolution::Dns]);
+    let endpoints = vec(select(vec!["10.7.0.1", "10.7.0.2", "10.1.0.1"]), 0..3);
+    (name(), hosts, selector(), resolution, endpoints, 0_i64..3).prop_map(
+        |(name, hosts, selector, resolution, endpoints, created)| {
+            let metadata = Metadata { created: Some(created), ..metadata(&name, &[]) };
+            let endpoint = |address: &str| WorkloadEntry {
+                metadata: metadata.clone(),
+                address: Some(ip(address)),
+                ..WorkloadEntry::default()
+            };
+            let hosts: BTreeSet<&str> = hosts.into_iter().collect();
+            Object::ServiceEntry(ServiceEntry {
+                hosts: hosts.into_iter().map(str::to_owned).collect(),
+                addresses: vec!["240.0.0.1".parse().expect("an address")],
+                ports: vec![EntryPort {
+                    name: "web".into(),
+                    port: 80,
+                    target: 8080,
+                    transport: Transport::Tcp,
+                    protocol: "tcp".into(),
+                }],
+                resolution,
+                endpoints: endpoints.into_iter().map(endpoint).collect(),
+                selector: self::metadata(&name, &selector).labels,
+                metadata: metadata.clone(),
+                ..ServiceEntry::default()
+            })
+        },
+    )
+}
+
 fn a_policy() -> impl Strategy<Value = Object> {
     let rule = select(vec!["any", "namespace", "http", "bad"]).prop_map(|kind| {
         let when = |key: &str| When { key: key.into(), values: vec!["v".into()], not_values: vec![] };
@@ -121,6 +155,7 @@ fn an_object() -> impl Strategy<Value = Object> {
         4 => a_pod(),
         2 => a_service(),
         1 => an_entry(),
+        2 => a_service_entry(),
         2 => a_policy(),
         3 => a_peer_authentication(),
     ]

@@ -12,6 +12,7 @@ mod derive;
 mod derive_authorization;
 mod derive_peer_authentication;
 mod derive_properties;
+mod derive_service_entry;
 mod direct;
 mod health;
 mod inbound;
