@@ -14,8 +14,8 @@ use crate::objects::catalog::{Problem, Verdict};
 use crate::shared::{Shared, Status};
 
 /// Kinds that are always shown, so that a zero is a number and not an absence.
-const KINDS: [&str; 6] =
-    ["Namespace", "Pod", "Service", "WorkloadEntry", "AuthorizationPolicy", "PeerAuthentication"];
+const KINDS: [&str; 7] =
+    ["Namespace", "Node", "Pod", "Service", "WorkloadEntry", "AuthorizationPolicy", "PeerAuthentication"];
 /// The kind of what could not be read far enough to know it.
 const UNKNOWN: &str = "unknown";
 

@@ -1,10 +1,10 @@
-//! Kubernetes' own kinds: Namespace, Pod, Service. Their schemas are Kubernetes', so fields that are not known
+//! Kubernetes' own kinds: Namespace, Node, Pod, Service. Their schemas are Kubernetes', so fields that are not known
 //! here are none of our business; those that are used are checked.
 
 use std::net::IpAddr;
 
 use ambit_core::derive::{
-    ContainerPort, Namespace, Owner, Phase, Pod, PortRef, Service, ServicePort, TrafficDistribution,
+    ContainerPort, Namespace, Node, Owner, Phase, Pod, PortRef, Service, ServicePort, TrafficDistribution,
     Transport,
 };
 use ambit_core::model::Affinity;
@@ -15,6 +15,9 @@ use crate::Mistake;
 use crate::field::Report;
 use crate::metadata;
 
+/// Istio's word for `spec.trafficDistribution`.
+const TRAFFIC_DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
+
 pub(crate) fn namespace(namespace: api::Namespace) -> Result<Namespace, Vec<Mistake>> {
     let mut report = Report::default();
     let metadata = metadata::in_cluster(&mut report, namespace.metadata);
@@ -22,6 +25,12 @@ pub(crate) fn namespace(namespace: api::Namespace) -> Result<Namespace, Vec<Mist
         report.label("metadata.name", &metadata.name);
     }
     report.finish(Namespace { metadata })
+}
+
+pub(crate) fn node(node: api::Node) -> Result<Node, Vec<Mistake>> {
+    let mut report = Report::default();
+    let metadata = metadata::in_cluster(&mut report, node.metadata);
+    report.finish(Node { metadata })
 }
 
 pub(crate) fn pod(pod: api::Pod) -> Result<Pod, Vec<Mistake>> {
@@ -188,6 +197,11 @@ pub(crate) fn service(service: api::Service) -> Result<Service, Vec<Mistake>> {
     };
     let ports = spec.ports.iter().flatten().enumerate();
     let service = Service {
+        traffic_distribution: traffic_distribution(
+            &mut report,
+            spec.traffic_distribution.as_deref(),
+            metadata.annotations.get(TRAFFIC_DISTRIBUTION).map(String::as_str),
+        ),
         metadata,
         external_name,
         cluster_ips: cluster_ips(&mut report, spec.cluster_ips.as_deref(), spec.cluster_ip.as_deref()),
@@ -196,15 +210,24 @@ pub(crate) fn service(service: api::Service) -> Result<Service, Vec<Mistake>> {
         ports: ports.filter_map(|(index, port)| service_port(&mut report, index, port)).collect(),
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or_default(),
         node_local,
-        traffic_distribution: traffic_distribution(&mut report, spec.traffic_distribution.as_deref()),
         affinity: affinity(&mut report, &spec),
     };
     report.finish(service)
 }
 
-fn traffic_distribution(report: &mut Report, value: Option<&str>) -> TrafficDistribution {
+/// Istio's annotation, for clusters whose Service has no such field yet. The field counts where it says anything; in the
+/// annotation case does not matter, and what is not known is ignored, as Istio does.
+fn traffic_distribution(
+    report: &mut Report,
+    value: Option<&str>,
+    annotation: Option<&str>,
+) -> TrafficDistribution {
     match value {
-        None | Some("") => TrafficDistribution::Unset,
+        None | Some("") => match annotation.map(str::to_ascii_lowercase).as_deref() {
+            Some("preferclose" | "prefersamezone") => TrafficDistribution::PreferSameZone,
+            Some("prefersamenode") => TrafficDistribution::PreferSameNode,
+            _ => TrafficDistribution::Unset,
+        },
         Some("PreferClose" | "PreferSameZone") => TrafficDistribution::PreferSameZone,
         Some("PreferSameNode") => TrafficDistribution::PreferSameNode,
         Some(other) => {

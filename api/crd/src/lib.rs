@@ -88,6 +88,7 @@ fn known(api_version: &str, kind: &str) -> Known {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     let (kind, versions): (_, &[&str]) = match (group, kind) {
         ("", "Namespace") => (Kind::Namespace, &["v1"]),
+        ("", "Node") => (Kind::Node, &["v1"]),
         ("", "Pod") => (Kind::Pod, &["v1"]),
         ("", "Service") => (Kind::Service, &["v1"]),
         // Istio serves these three versions with one schema.
@@ -139,6 +140,7 @@ pub fn parse_object(value: Value) -> Outcome {
 fn read(kind: Kind, value: &Value) -> Result<Object, Vec<Mistake>> {
     match kind {
         Kind::Namespace => typed(value).and_then(kubernetes::namespace).map(Object::Namespace),
+        Kind::Node => typed(value).and_then(kubernetes::node).map(Object::Node),
         Kind::Pod => typed(value).and_then(kubernetes::pod).map(Object::Pod),
         Kind::Service => typed(value).and_then(kubernetes::service).map(Object::Service),
         Kind::WorkloadEntry => typed(value).and_then(workload_entry::convert).map(Object::WorkloadEntry),

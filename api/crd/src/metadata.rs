@@ -12,7 +12,7 @@ const DEFAULT_NAMESPACE: &str = "default";
 
 /// Whether a kind lives in namespaces.
 fn namespaced(kind: Kind) -> bool {
-    kind != Kind::Namespace
+    !matches!(kind, Kind::Namespace | Kind::Node)
 }
 
 /// The metadata of an object of a namespaced kind.

@@ -332,6 +332,7 @@ pub(crate) fn kind_name(key: &ObjectKey) -> &'static str {
     use ambit_core::derive::Kind;
     match key.kind {
         Kind::Namespace => "Namespace",
+        Kind::Node => "Node",
         Kind::Pod => "Pod",
         Kind::Service => "Service",
         Kind::WorkloadEntry => "WorkloadEntry",

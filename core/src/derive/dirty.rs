@@ -28,6 +28,7 @@ impl Dirty {
         let root = &settings.root_namespace;
         match key.kind {
             Kind::Namespace => self.mark_selected(store, &key.name, &Selector::new()),
+            Kind::Node => self.workloads.extend(store.pods_on(&key.name)),
             Kind::Pod | Kind::WorkloadEntry => {
                 self.workloads.insert(key.clone());
             }

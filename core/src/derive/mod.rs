@@ -22,9 +22,9 @@ use dirty::Dirty;
 use store::Store;
 
 pub use object::{
-    AuthorizationPolicy, ContainerPort, EntryPort, Kind, LocalityText, Metadata, MtlsMode, Namespace, Object,
-    ObjectEvent, ObjectKey, Operation, Owner, PeerAuthentication, Phase, Pod, PolicyAction, PolicyRule,
-    PortRef, Resolution, Selector, Service, ServiceEntry, ServicePort, Source, TargetRef,
+    AuthorizationPolicy, ContainerPort, EntryPort, Kind, LocalityText, Metadata, MtlsMode, Namespace, Node,
+    Object, ObjectEvent, ObjectKey, Operation, Owner, PeerAuthentication, Phase, Pod, PolicyAction,
+    PolicyRule, PortRef, Resolution, Selector, Service, ServiceEntry, ServicePort, Source, TargetRef,
     TrafficDistribution, Transport, When, WorkloadEntry,
 };
 

@@ -13,6 +13,7 @@ use crate::model::{Affinity, Identity, IpBlock};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Object {
     Namespace(Namespace),
+    Node(Node),
     Pod(Pod),
     Service(Service),
     WorkloadEntry(WorkloadEntry),
@@ -26,6 +27,7 @@ impl Object {
     pub fn key(&self) -> ObjectKey {
         let (kind, metadata) = match self {
             Self::Namespace(o) => (Kind::Namespace, &o.metadata),
+            Self::Node(o) => (Kind::Node, &o.metadata),
             Self::Pod(o) => (Kind::Pod, &o.metadata),
             Self::Service(o) => (Kind::Service, &o.metadata),
             Self::WorkloadEntry(o) => (Kind::WorkloadEntry, &o.metadata),
@@ -41,6 +43,7 @@ impl Object {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
     Namespace,
+    Node,
     Pod,
     Service,
     WorkloadEntry,
@@ -101,6 +104,12 @@ pub type Selector = BTreeMap<String, String>;
 /// A namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Namespace {
+    pub metadata: Metadata,
+}
+
+/// A node: its labels say where its pods are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Node {
     pub metadata: Metadata,
 }
 

@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 
 use super::object::{
-    AuthorizationPolicy, Kind, Namespace, Object, ObjectKey, PeerAuthentication, Pod, Selector, Service,
-    ServiceEntry, WorkloadEntry,
+    AuthorizationPolicy, Kind, Namespace, Node, Object, ObjectKey, PeerAuthentication, Pod, Selector,
+    Service, ServiceEntry, WorkloadEntry,
 };
 
 /// All objects.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Store {
     namespaces: BTreeMap<String, Contents>,
+    nodes: BTreeMap<String, Node>,
 }
 
 /// What a namespace holds, by name.
@@ -28,10 +29,16 @@ pub(super) struct Contents {
 impl Store {
     pub(super) fn put(&mut self, object: Object) {
         let key = object.key();
+        if let Object::Node(node) = object {
+            self.nodes.insert(key.name, node);
+            return;
+        }
         let namespace = if key.kind == Kind::Namespace { &key.name } else { &key.namespace };
         let contents = self.namespaces.entry(namespace.clone()).or_default();
         match object {
             Object::Namespace(o) => contents.namespace = Some(o),
+            // Taken above.
+            Object::Node(_) => {}
             Object::Pod(o) => drop(contents.pods.insert(key.name, o)),
             Object::Service(o) => drop(contents.services.insert(key.name, o)),
             Object::WorkloadEntry(o) => drop(contents.workload_entries.insert(key.name, o)),
@@ -42,10 +49,15 @@ impl Store {
     }
 
     pub(super) fn delete(&mut self, key: &ObjectKey) {
+        if key.kind == Kind::Node {
+            self.nodes.remove(&key.name);
+            return;
+        }
         let namespace = if key.kind == Kind::Namespace { &key.name } else { &key.namespace };
         let Some(contents) = self.namespaces.get_mut(namespace) else { return };
         match key.kind {
             Kind::Namespace => contents.namespace = None,
+            Kind::Node => {}
             Kind::Pod => drop(contents.pods.remove(&key.name)),
             Kind::Service => drop(contents.services.remove(&key.name)),
             Kind::WorkloadEntry => drop(contents.workload_entries.remove(&key.name)),
@@ -63,6 +75,7 @@ impl Store {
         let key = object.key();
         match object {
             Object::Namespace(o) => self.contents(&key.name).and_then(|c| c.namespace.as_ref()) == Some(o),
+            Object::Node(o) => self.node(&key.name) == Some(o),
             Object::Pod(o) => self.pod(&key) == Some(o),
             Object::Service(o) => self.service(&key) == Some(o),
             Object::WorkloadEntry(o) => self.workload_entry(&key) == Some(o),
@@ -79,6 +92,20 @@ impl Store {
     /// The names of all namespaces that hold anything.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.namespaces.keys().map(String::as_str)
+    }
+
+    pub(super) fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.get(name)
+    }
+
+    /// The keys of the pods that run on a node.
+    pub(super) fn pods_on<'a>(&'a self, node: &'a str) -> impl Iterator<Item = ObjectKey> + 'a {
+        let pods = self.namespaces.values().flat_map(|contents| contents.pods.values());
+        pods.filter(move |pod| pod.node == node).map(|pod| ObjectKey {
+            kind: Kind::Pod,
+            namespace: pod.metadata.namespace.clone(),
+            name: pod.metadata.name.clone(),
+        })
     }
 
     pub(super) fn pod(&self, key: &ObjectKey) -> Option<&Pod> {

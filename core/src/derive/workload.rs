@@ -96,11 +96,7 @@ impl<'a> Context<'a> {
                 services.extend(self.entries(pod, |_| None));
                 services
             },
-            locality: Locality {
-                region: label_or_empty(pod, "topology.kubernetes.io/region"),
-                zone: label_or_empty(pod, "topology.kubernetes.io/zone"),
-                subzone: label_or_empty(pod, "topology.istio.io/subzone"),
-            },
+            locality: self.pod_locality(pod),
             kind,
             probe_ports: probes.into_iter().collect(),
             ..base
@@ -185,6 +181,20 @@ impl<'a> Context<'a> {
         let namespace = self.contents.and_then(|contents| contents.namespace.as_ref());
         let by_namespace = || switch(namespace?.metadata.labels.get(DIRECT).map(String::as_str));
         switch(labels.label(DIRECT)).or_else(by_namespace).unwrap_or(true)
+    }
+
+    /// Where a pod runs: what it says itself, else what its node does.
+    fn pod_locality(&self, pod: &Pod) -> Locality {
+        let node = self.store.node(&pod.node);
+        let label = |name: &str| {
+            let of_node = || node.and_then(|node| node.metadata.labels.get(name)).map(String::as_str);
+            pod.label(name).or_else(of_node).unwrap_or_default().into()
+        };
+        Locality {
+            region: label("topology.kubernetes.io/region"),
+            zone: label("topology.kubernetes.io/zone"),
+            subzone: label("topology.istio.io/subzone"),
+        }
     }
 
     fn pod_protocol(&self, pod: &Pod) -> TunnelProtocol {
@@ -301,10 +311,6 @@ fn distinct(addresses: &[IpAddr]) -> Vec<IpAddr> {
         }
     }
     distinct
-}
-
-fn label_or_empty(pod: &Pod, name: &str) -> Arc<str> {
-    pod.label(name).unwrap_or_default().into()
 }
 
 fn or_default(service_account: &str) -> Arc<str> {

@@ -1,8 +1,8 @@
 //! Objects → workloads and services.
 
 use ambit_core::derive::{
-    ContainerPort, Kind, LocalityText, Object, Owner, Phase, Pod, PortRef, Service, TrafficDistribution,
-    Transport, WorkloadEntry,
+    ContainerPort, Kind, LocalityText, Metadata, Object, Owner, Phase, Pod, PortRef, Service,
+    TrafficDistribution, Transport, WorkloadEntry,
 };
 use ambit_core::mesh::Change;
 use ambit_core::model::{
@@ -398,4 +398,34 @@ fn a_batch_is_taken_as_a_whole() {
     lab.put([cart()]);
     let (derived, _) = lab.apply([gone, put(cart())]);
     assert!(derived.changes.is_empty(), "gone and back: {:?}", derived.changes);
+}
+
+#[test]
+fn pods_are_where_their_nodes_are() {
+    use ambit_core::derive::Node;
+    let node = |labels: &[(&str, &str)]| {
+        let metadata = Metadata { namespace: String::new(), ..metadata("/node-a", labels) };
+        Object::Node(Node { metadata })
+    };
+    let (region, zone, subzone) =
+        ("topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone");
+    let place = |lab: &Lab, pod: &str| {
+        let locality = &workload(lab, pod).locality;
+        format!("{}/{}/{}", locality.region, locality.zone, locality.subzone)
+    };
+    let mut lab = Lab::new([
+        Object::Pod(pod("shop/a", &[], &["10.1.0.1"])),
+        Object::Pod(pod("blog/own", &[(zone, "z9")], &["10.1.0.2"])),
+        Object::Pod(Pod { node: "node-b".into(), ..pod("shop/other", &[], &["10.1.0.3"]) }),
+    ]);
+    assert_eq!(place(&lab, "shop/a"), "//", "the node is not known yet");
+    let (_, touched) = lab.put([node(&[(region, "r1"), (zone, "z1"), (subzone, "s1")])]);
+    assert_eq!(touched.workloads, [uid("shop/a"), uid("blog/own")].into());
+    assert_eq!(place(&lab, "shop/a"), "r1/z1/s1");
+    assert_eq!(place(&lab, "blog/own"), "r1/z9/s1", "what a pod says itself counts");
+    assert_eq!(place(&lab, "shop/other"), "//", "another node");
+    lab.put([node(&[(region, "r2")])]);
+    assert_eq!(place(&lab, "shop/a"), "r2//");
+    lab.delete(Kind::Node, "node-a");
+    assert_eq!(place(&lab, "shop/a"), "//");
 }
