@@ -53,8 +53,7 @@ fn is_of_one_connection(error: &std::io::Error) -> bool {
 fn take(node: &Arc<Node>, pod: &Arc<Pod>, role: Role, stream: TcpStream, client: SocketAddr) {
     let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
     let client = canonical(client);
-    let prepared = socket::accepted(&stream).and_then(|()| stream.local_addr());
-    let Ok(local) = prepared.map(canonical) else {
+    let Ok(local) = stream.local_addr().map(canonical) else {
         // Already reset by its other end.
         return;
     };

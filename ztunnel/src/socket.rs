@@ -43,8 +43,11 @@ pub(crate) fn listen(family: Family) -> io::Result<Socket> {
         socket.set_only_v6(true)?;
     }
     socket.set_reuse_address(true)?;
-    // Urgent data cannot travel through a tunnel as such; in its place in the stream no byte is lost. Accepted sockets inherit it.
+    // Accepted sockets inherit all of this, which saves six system calls for each of them.
+    // Urgent data cannot travel through a tunnel as such; in its place in the stream no byte is lost.
     socket.set_out_of_band_inline(true)?;
+    socket.set_tcp_nodelay(true)?;
+    keepalive(&SockRef::from(&socket))?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -63,12 +66,6 @@ pub(crate) fn connecting(family: Family) -> io::Result<TcpSocket> {
     Ok(socket)
 }
 
-/// Sets an accepted connection up.
-pub(crate) fn accepted(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    keepalive(&SockRef::from(stream))
-}
-
 fn keepalive(socket: &SockRef<'_>) -> io::Result<()> {
     let times = TcpKeepalive::new()
         .with_time(KEEPALIVE_IDLE)
@@ -82,4 +79,26 @@ pub(crate) fn reset(stream: TcpStream) {
     // Fails only on a socket that has no connection any more, which needs no reset.
     let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
     drop(stream);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accepted_sockets_inherit_what_the_listener_has() {
+        for family in [Family::V4, Family::V6] {
+            let listener = listen(family).unwrap();
+            listener.set_nonblocking(false).unwrap();
+            let address = listener.local_addr().unwrap().as_socket().unwrap();
+            let _client = std::net::TcpStream::connect(address).unwrap();
+            let (accepted, _) = listener.accept().unwrap();
+            assert!(accepted.tcp_nodelay().unwrap(), "{family:?}");
+            assert!(accepted.out_of_band_inline().unwrap(), "{family:?}");
+            assert!(accepted.keepalive().unwrap(), "{family:?}");
+            assert_eq!(accepted.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE, "{family:?}");
+            assert_eq!(accepted.tcp_keepalive_interval().unwrap(), KEEPALIVE_INTERVAL, "{family:?}");
+            assert_eq!(accepted.tcp_keepalive_retries().unwrap(), KEEPALIVE_PROBES, "{family:?}");
+        }
+    }
 }
