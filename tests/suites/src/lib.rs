@@ -5,6 +5,7 @@
 pub mod hbone;
 mod load;
 pub mod pair;
+pub mod paths;
 mod rows;
 pub mod shop;
 mod talk;

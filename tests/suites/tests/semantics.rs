@@ -1,13 +1,14 @@
-//! Every behaviour that applications may rely on (`ambit-semantics`), between two pods without a mesh and through the tunnel:
-//! the observations of both ends must be equal, except in the differences that docs/guide/socket-semantics.md explains.
+//! Every behaviour that applications may rely on (`ambit-semantics`), between two pods without a mesh, through the tunnel and on the direct
+//! path: the observations of both ends must be equal, for the tunnel except in the differences that docs/guide/socket-semantics.md explains.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use ambit_harness::{Family, Lab, NamespaceSpec, PodSpec};
-use ambit_suites::Rows;
+use ambit_harness::{Family, Lab, NamespaceSpec, PodSpec, eventually};
+use ambit_suites::paths::warm;
+use ambit_suites::{Rows, Server};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
@@ -42,13 +43,18 @@ fn lab(plain: bool) -> Result<Lab> {
     let builder = Lab::builder()
         .namespace(NamespaceSpec::mesh("shop"))
         .pod(PodSpec::new("shop/client"))
-        .pod(PodSpec::new("shop/server").node(1));
+        .pod(PodSpec::new("shop/server").node(1))
+        .pod(PodSpec::new("shop/near"));
     if plain { builder.plain().start() } else { builder.start() }
 }
 
+/// The server on the client's own node.
+const NEAR: &str = "shop/near";
+const FAR: &str = "shop/server";
+
 /// Both ends' observations of one row.
-fn observe(lab: &Lab, row: &str, family: Family, port: u16) -> Result<Value> {
-    let (client, server) = (lab.pod("shop/client"), lab.pod("shop/server"));
+fn observe(lab: &Lab, server: &str, row: &str, family: Family, port: u16) -> Result<Value> {
+    let (client, server) = (lab.pod("shop/client"), lab.pod(server));
     let address = SocketAddr::new(server.ip(family), port).to_string();
     let mut serving = server.serve("ambit-semantics", &["serve", row, &address])?;
     let client = outcome(&client.output("ambit-semantics", &["connect", row, &address])?)?;
@@ -69,8 +75,45 @@ fn rows(lab: &Lab) -> Result<Vec<String>> {
     Ok(lab.outside.output("ambit-semantics", &["list"])?.lines().map(str::to_owned).collect())
 }
 
+/// [`observe`], on the direct path: the kernel has been told yes before, and the row's connections really went that way.
+fn observe_direct(lab: &Lab, row: &str, family: Family, port: u16) -> Result<Value> {
+    let (client, near) = (lab.pod("shop/client"), lab.pod(NEAR));
+    let node = lab.node_of(&near);
+    let to = SocketAddr::new(near.ip(family), port);
+    let server = Server::start(&near, NEAR, port)?;
+    warm(node, &client, to)?;
+    drop(server);
+    let mark = node.ztunnel.log_mark();
+    let seen = observe(lab, NEAR, row, family, port)?;
+    if NOT_A_CONNECTION.contains(&row) {
+        return Ok(seen);
+    }
+    // A client that speaks Multipath TCP always takes the tunnel.
+    let expected = if MPTCP_CLIENTS.contains(&row) { "tunnel" } else { "direct" };
+    let to = to.to_string();
+    eventually("the row's connections are in the access log", || {
+        let records = node.records_since(mark);
+        let ours = records.iter().filter(|record| {
+            let meant = [&record["dst.hbone_addr"], &record["dst.addr"]];
+            record["direction"] == "inbound" && meant.iter().any(|address| **address == to.as_str())
+        });
+        let paths: BTreeSet<&str> = ours.filter_map(|record| record["path"].as_str()).collect();
+        ensure!(!paths.is_empty(), "none");
+        ensure!(paths == BTreeSet::from([expected]), "their paths were {paths:?}");
+        Ok(())
+    })?;
+    Ok(seen)
+}
+
+/// Rows after which there is no connection to report.
+const NOT_A_CONNECTION: &[&str] = &["connect_refused"];
+const MPTCP_CLIENTS: &[&str] = &["connect_mptcp", "connect_mptcp_to_plain"];
+
 /// Everything observed, by row and family.
-fn observe_all(lab: &Lab) -> Result<BTreeMap<(String, bool), Result<Value>>> {
+fn observe_all(
+    lab: &Lab,
+    observe: impl Fn(&Lab, &str, Family, u16) -> Result<Value>,
+) -> Result<BTreeMap<(String, bool), Result<Value>>> {
     let mut seen = BTreeMap::new();
     for (number, row) in rows(lab)?.into_iter().enumerate() {
         for family in [Family::V4, Family::V6] {
@@ -98,10 +141,11 @@ fn expected(row: &str, plain: &Value) -> Result<Value> {
 #[test]
 fn the_tunnel_is_a_socket_like_any_other() -> Result<()> {
     let without = lab(true)?;
-    let plain = observe_all(&without)?;
+    let far = |lab: &Lab, row: &str, family, port| observe(lab, FAR, row, family, port);
+    let plain = observe_all(&without, far)?;
     without.finish()?;
     let with = lab(false)?;
-    let tunnel = observe_all(&with)?;
+    let tunnel = observe_all(&with, far)?;
     let mut table = Rows::new();
     for ((row, v6), tunnel) in tunnel {
         let name = format!("{row} {}", if v6 { "IPv6" } else { "IPv4" });
@@ -120,12 +164,40 @@ fn the_tunnel_is_a_socket_like_any_other() -> Result<()> {
     Ok(())
 }
 
+/// Between two pods of one node, without a mesh and on the direct path: no row differs.
+#[test]
+fn the_direct_path_is_plain_tcp() -> Result<()> {
+    let without = lab(true)?;
+    let plain = observe_all(&without, |lab, row, family, port| observe(lab, NEAR, row, family, port))?;
+    without.finish()?;
+    let with = lab(false)?;
+    let direct = observe_all(&with, observe_direct)?;
+    let mut table = Rows::new();
+    for ((row, v6), direct) in direct {
+        table.row(&format!("{row} {}", if v6 { "IPv6" } else { "IPv4" }), || {
+            let plain = plain[&(row.clone(), v6)]
+                .as_ref()
+                .map_err(|error| anyhow::anyhow!("without a mesh: {error:#}"))?;
+            ensure!(plain.pointer("/client/error").is_none(), "fails without a mesh: {plain}");
+            ensure!(plain.pointer("/server/error").is_none(), "fails without a mesh: {plain}");
+            let direct = direct?;
+            // The two rows that leave in a tunnel differ as tunnels do.
+            let expected =
+                if MPTCP_CLIENTS.contains(&row.as_str()) { expected(&row, plain)? } else { plain.clone() };
+            ensure!(direct == expected, "\n  expected {expected}\n  observed {direct}");
+            Ok(())
+        });
+    }
+    table.finish();
+    with.finish()
+}
+
 #[test]
 fn a_stalled_reader_costs_the_daemons_little() -> Result<()> {
     let lab = lab(false)?;
     let port = 19_000;
     // The first use makes certificates, connections and buffers that stay.
-    observe(&lab, "connect_blocking", Family::V4, port)?;
+    observe(&lab, FAR, "connect_blocking", Family::V4, port)?;
     let before: Vec<u64> = lab.nodes.iter().map(|node| node.ztunnel.memory()).collect::<Result<_>>()?;
     let most = [AtomicU64::new(0), AtomicU64::new(0)];
     let over = AtomicBool::new(false);
@@ -138,7 +210,7 @@ fn a_stalled_reader_costs_the_daemons_little() -> Result<()> {
                 std::thread::sleep(Duration::from_millis(20));
             }
         });
-        let seen = observe(&lab, "stalled_reader", Family::V4, port + 1);
+        let seen = observe(&lab, FAR, "stalled_reader", Family::V4, port + 1);
         over.store(true, Ordering::Release);
         ensure!(seen?.pointer("/client/stopped") == Some(&json!(true)));
         Ok(())
