@@ -5,7 +5,9 @@ use std::process::exit;
 
 fn main() {
     println!("cargo::rerun-if-env-changed=AMBIT_EBPF_OBJECT");
-    let usual = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/ambit-ebpf/ambit-ebpf.o");
+    // At run time: build directories are copied between checkouts.
+    let own = std::env::var_os("CARGO_MANIFEST_DIR").expect("set by cargo");
+    let usual = || Path::new(&own).join("../../target/ambit-ebpf/ambit-ebpf.o");
     let object = std::env::var_os("AMBIT_EBPF_OBJECT").map_or_else(usual, PathBuf::from);
     println!("cargo::rerun-if-changed={}", object.display());
     match object.canonicalize() {
