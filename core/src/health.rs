@@ -27,7 +27,7 @@ impl Default for Settings {
         Self {
             consecutive_failures: 3,
             first_ejection: Duration::from_secs(10),
-            longest_ejection: Duration::from_secs(300),
+            longest_ejection: Duration::from_mins(5),
             most_ejected_percent: 75,
         }
     }

@@ -61,10 +61,8 @@ pub(crate) fn all(span: Duration) -> Result<Count> {
     let binaries = compile()?;
     let mut count = Count::default();
     for target in targets()? {
-        match one(&binaries, &target, span)? {
-            true => count.passed += 1,
-            false => count.failed += 1,
-        }
+        let clean = one(&binaries, &target, span)?;
+        *if clean { &mut count.passed } else { &mut count.failed } += 1;
     }
     Ok(count)
 }

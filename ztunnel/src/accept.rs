@@ -60,22 +60,18 @@ fn take(node: &Arc<Node>, pod: &Arc<Pod>, role: Role, stream: TcpStream, client:
     let (node, pod) = (node.clone(), pod.clone());
     // Captured connections and plaintext are two sockets; tunnels take their application's when they are opened.
     let descriptors = if role == Role::Hbone { 1 } else { 2 };
+    // Inbound connections come by the pod's own address; an application that found the port comes by loopback.
+    if role != Role::Outbound && local.ip().is_loopback() {
+        tracing::debug!(uid = %pod.uid, ?role, %client, "refused: dialled from within the pod");
+        return socket::reset(stream);
+    }
+    if let Some(held) = node.shares.take(&pod.share, descriptors) {
+        return start_serving(node, pod, role, stream, (client, local), held);
+    }
+    socket::reset(stream);
     match role {
-        // Inbound connections come by the pod's own address; an application that found the port comes by loopback.
-        Role::Hbone | Role::Plaintext if local.ip().is_loopback() => {
-            tracing::debug!(uid = %pod.uid, ?role, %client, "refused: dialled from within the pod");
-            socket::reset(stream);
-        }
-        _ => match node.shares.take(&pod.share, descriptors) {
-            Some(held) => start_serving(node, pod, role, stream, (client, local), held),
-            None => {
-                socket::reset(stream);
-                match role {
-                    Role::Outbound => outbound::exhausted(&pod, client),
-                    Role::Hbone | Role::Plaintext => inbound::exhausted(&node, &pod, client, local),
-                }
-            }
-        },
+        Role::Outbound => outbound::exhausted(&pod, client),
+        Role::Hbone | Role::Plaintext => inbound::exhausted(&node, &pod, client, local),
     }
 }
 

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 /// How often what is long past is forgotten.
-const MEMORY_INTERVAL: Duration = Duration::from_secs(60);
+const MEMORY_INTERVAL: Duration = Duration::from_mins(1);
 
 const EJECTED: Family = Family::gauge(
     "ambit_endpoints_ejected",

@@ -118,7 +118,7 @@ fn kernel(node: &Node, all: &mut Exposition) {
     let mut refusals = all.family(&KERNEL_REFUSALS);
     let counters = node.kernel.dataplane().counters().unwrap_or_else(|error| {
         tracing::warn!(error = report::chain(&error), "reading what the kernel refused");
-        Default::default()
+        Vec::default()
     });
     let mut lost = 0;
     for (reason, count) in counters.into_iter().filter(|(_, count)| *count > 0) {

@@ -41,8 +41,8 @@ fn lot(client: &WorkloadUid, endpoint: &Workload) -> f64 {
 
 /// Evenly between 0 (never) and 1.
 fn uniform(hash: u64) -> f64 {
-    let (high, low) = ((hash >> 32) as u32, (hash & u64::from(u32::MAX)) as u32);
-    (f64::from(high) + (f64::from(low) + 0.5) / TWO_TO_32) / TWO_TO_32
+    let half = |bits: u64| f64::from(u32::try_from(bits).expect("32 bits"));
+    (half(hash >> 32) + (half(hash & u64::from(u32::MAX)) + 0.5) / TWO_TO_32) / TWO_TO_32
 }
 
 const TWO_TO_32: f64 = 4_294_967_296.0;

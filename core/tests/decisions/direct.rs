@@ -107,7 +107,7 @@ fn what_may_be_remembered() {
             "one that is as good",
             with(web(), |w| w.trust_domain = "elsewhere.example".parse().expect("a domain")),
             with(cart(), |w| {
-                w.trust_domain_aliases = ["elsewhere.example".parse().expect("a domain")].into()
+                w.trust_domain_aliases = ["elsewhere.example".parse().expect("a domain")].into();
             }),
             vec![],
             "10.1.0.2:80",

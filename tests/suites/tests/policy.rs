@@ -183,7 +183,7 @@ impl Row {
     /// The policies' objects, and their names as the daemon knows them.
     fn objects(&self) -> (String, Vec<String>) {
         let namespace = if self.scope == Scope::Mesh { "istio-system" } else { "shop" };
-        let (mut yaml, mut names) = (String::new(), Vec::new());
+        let (mut documents, mut names) = (Vec::new(), Vec::new());
         for (number, spec) in self.spec.split("AND ").enumerate() {
             let name = format!("{}-{number}", self.name);
             let (kind, spec) = match spec.strip_prefix("PEER ") {
@@ -199,14 +199,14 @@ impl Row {
             } else {
                 ""
             };
-            yaml += &format!(
+            documents.push(format!(
                 "---\napiVersion: security.istio.io/v1\nkind: {kind}\nmetadata:\n  namespace: {namespace}\n  name: {name}\n\
                  {annotations}spec:\n{selector}  {spec}\n"
-            );
+            ));
             let converted = if kind == "PeerAuthentication" { "converted_peer_authentication_" } else { "" };
             names.push(format!("{namespace}/{converted}{name}"));
         }
-        (yaml, names)
+        (documents.concat(), names)
     }
 
     fn selected(&self) -> bool {

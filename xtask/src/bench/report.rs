@@ -105,12 +105,11 @@ impl Report {
     pub(super) fn add(&mut self, system: System, round: u32, figure: Figure) {
         let Figure { metric, unit, better, value } = figure;
         let known = self.series.iter_mut().find(|series| series.system == system && series.metric == metric);
-        match known {
-            Some(series) => drop(series.values.insert(round, value)),
-            None => {
-                let values = BTreeMap::from([(round, value)]);
-                self.series.push(Series { system, metric, unit, better, values });
-            }
+        if let Some(series) = known {
+            series.values.insert(round, value);
+        } else {
+            let values = BTreeMap::from([(round, value)]);
+            self.series.push(Series { system, metric, unit, better, values });
         }
     }
 

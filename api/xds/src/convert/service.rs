@@ -112,7 +112,7 @@ fn decode(service: &wire::Service) -> Result<Service, Problem> {
         subject_alt_names: decode_identities(&service.subject_alt_names)?,
         waypoint: service.waypoint.as_ref().map(|w| decode_waypoint("waypoint", w)).transpose()?,
         load_balancing: LoadBalancing {
-            affinity: decode_affinity(&extension)?,
+            affinity: decode_affinity(extension)?,
             ..match &service.load_balancing {
                 Some(balancing) => {
                     decode_load_balancing(balancing).map_err(|p| p.within("load_balancing"))?
@@ -176,7 +176,7 @@ fn decode_load_balancing(balancing: &wire::LoadBalancing) -> Result<LoadBalancin
     })
 }
 
-fn decode_affinity(extension: &ServiceExtension) -> Result<Affinity, Problem> {
+fn decode_affinity(extension: ServiceExtension) -> Result<Affinity, Problem> {
     let field = format!("{}.affinity", extension::field(SERVICE_EXTENSION));
     match decode_enum(&field, extension.affinity)? {
         service_extension::Affinity::None => Ok(Affinity::None),
