@@ -8,7 +8,7 @@ pub mod observed;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Duration, Instant};
 
 use ambit_core::model::{Identity, PolicyKey, Service, Workload};
@@ -21,7 +21,11 @@ use super::labels::{AllSeries, Labels, Series};
 use super::recent;
 
 /// The process's counters, like the recorder they live in.
-static ALL: LazyLock<AllSeries> = LazyLock::new(AllSeries::new);
+static ALL: LazyLock<AllSeries> = LazyLock::new(|| AllSeries::new(*IDLE.get_or_init(|| HOUR)));
+
+/// How long names are shown that no connection uses.
+static IDLE: OnceLock<Duration> = OnceLock::new();
+const HOUR: Duration = Duration::from_hours(1);
 
 /// Every ending that is reported, in order or not.
 static ENDED: Counters<3> = Counters::new(
@@ -222,9 +226,11 @@ pub fn failed(facts: &Facts, since: Instant, ending: &Ending) {
     report_failed(facts, since.elapsed(), ending);
 }
 
-/// How long metrics keep showing names that no connection used, if none that is open has them. An hour unless said.
+/// How long metrics keep showing names that no connection used, if none that is open has them. An hour unless said,
+/// once, before the first connection is counted.
 pub fn forget_series_after(idle: Duration) {
-    ALL.forget_after(idle);
+    let known = IDLE.set(idle);
+    debug_assert!(known.is_ok(), "connections were counted before");
 }
 
 /// Writes the metrics of all connections.

@@ -1,9 +1,30 @@
-//! Prometheus' text format, version 0.0.4: [`Exposition`] is written family by family.
+//! Prometheus' text format, written by `metrics-exporter-prometheus`: an [`Exposition`] is one answer to one scrape.
+//!
+//! What is counted lives in recorders that last ([`COUNTS`]; connections have one whose series expire). What is a state,
+//! or is counted elsewhere, is set in a recorder of the exposition's own: what is gone by the next scrape is not in it.
 
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
+use std::sync::LazyLock;
+
+use metrics::{Key, Label, Level, Metadata, Recorder as _};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
 /// What the format is called in `Content-Type`.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Bounds in seconds for what takes from a fraction of a millisecond (on one machine) to the longest deadline.
+pub const SECONDS: &[f64] =
+    &[0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// What the process counts and measures for as long as it lives.
+pub(super) static COUNTS: LazyLock<PrometheusRecorder> = LazyLock::new(|| {
+    let builder = PrometheusBuilder::new();
+    builder.set_buckets(SECONDS).expect("there are buckets").build_recorder()
+});
+
+/// Recorders may filter by it; ours takes everything.
+const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, None);
 
 /// What a family's numbers are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +67,46 @@ impl Family {
     pub const fn histogram(name: &'static str, help: &'static str) -> Self {
         Self { name, kind: Kind::Histogram, help }
     }
+
+    /// Tells a recorder what the family is.
+    pub(super) fn describe(&self, recorder: &PrometheusRecorder) {
+        let describe = match self.kind {
+            Kind::Counter => PrometheusRecorder::describe_counter,
+            Kind::Gauge => PrometheusRecorder::describe_gauge,
+            Kind::Histogram => PrometheusRecorder::describe_histogram,
+        };
+        describe(recorder, self.name.into(), None, self.help.into());
+    }
+
+    /// The counter with these labels; it is shown from now on.
+    pub(super) fn counter_in(&self, recorder: &PrometheusRecorder, labels: Vec<Label>) -> metrics::Counter {
+        recorder.register_counter(&Key::from_parts(self.name, labels), &METADATA)
+    }
+
+    /// The histogram with these labels; it is shown from now on.
+    pub(super) fn histogram_in(
+        &self,
+        recorder: &PrometheusRecorder,
+        labels: Vec<Label>,
+    ) -> metrics::Histogram {
+        recorder.register_histogram(&Key::from_parts(self.name, labels), &METADATA)
+    }
+
+    /// What the format says ahead of the samples.
+    fn head(&self) -> String {
+        let Self { name, kind, help } = self;
+        format!("# HELP {name} {help}\n# TYPE {name} {}\n", kind.as_str())
+    }
+}
+
+/// A label of a sample. The exporter leaves a backslash alone that seems to escape the next character, so that two
+/// values could become one: here every backslash is escaped, which it leaves alone too.
+pub(super) fn label(name: &'static str, value: impl AsRef<str> + Into<metrics::SharedString>) -> Label {
+    if value.as_ref().contains('\\') {
+        Label::new(name, value.as_ref().replace('\\', r"\\"))
+    } else {
+        Label::new(name, value)
+    }
 }
 
 /// A sample's value, written as Prometheus reads it.
@@ -79,27 +140,47 @@ impl From<f64> for Value {
     }
 }
 
-/// The text as far as it is written.
-#[derive(Debug, Default)]
-pub struct Exposition {
-    text: String,
+impl Value {
+    #[expect(clippy::cast_precision_loss, reason = "Prometheus' values are of this type too")]
+    fn real(self) -> f64 {
+        match self {
+            Self::Whole(value) => value as f64,
+            Self::Real(value) => value,
+        }
+    }
 }
 
-/// Writes one family's samples.
+/// The answer as far as it is known.
+#[derive(Debug)]
+pub struct Exposition {
+    /// What is so now.
+    now: PrometheusRecorder,
+    /// What other recorders said.
+    text: String,
+    families: BTreeMap<&'static str, Family>,
+}
+
+impl Default for Exposition {
+    fn default() -> Self {
+        let now = PrometheusBuilder::new().build_recorder();
+        Self { now, text: String::new(), families: BTreeMap::new() }
+    }
+}
+
+/// Sets one family's samples.
 #[derive(Debug)]
 pub struct Samples<'a> {
+    now: &'a PrometheusRecorder,
     text: &'a mut String,
-    name: &'static str,
+    family: Family,
 }
 
 impl Exposition {
-    /// Begins a family. All of its samples follow at once; each family is begun once.
+    /// Begins a family of counters or gauges that are read now.
     pub fn family(&mut self, family: &Family) -> Samples<'_> {
-        let Family { name, kind, help } = family;
-        let text = &mut self.text;
-        // Writing to a text does not fail.
-        let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {}\n", kind.as_str());
-        Samples { text, name }
+        self.announce(family);
+        family.describe(&self.now);
+        Samples { now: &self.now, text: &mut self.text, family: *family }
     }
 
     /// A family with one sample and no labels.
@@ -107,67 +188,133 @@ impl Exposition {
         self.family(family).sample(&[], value);
     }
 
-    pub fn into_text(self) -> String {
-        self.text
+    /// A family that some recorder holds. It is in the text even while it has no samples.
+    pub(super) fn announce(&mut self, family: &Family) {
+        self.families.insert(family.name, *family);
+    }
+
+    /// Adds all that a recorder holds.
+    pub(super) fn add(&mut self, recorder: &PrometheusRecorder) {
+        self.text.push_str(&recorder.handle().render());
+    }
+
+    /// The whole text, with everything in [`COUNTS`].
+    pub fn into_text(mut self) -> String {
+        self.add(&COUNTS);
+        self.into_own_text()
+    }
+
+    /// The text of what was added and set.
+    pub(super) fn into_own_text(self) -> String {
+        let mut text = self.text;
+        text.push_str(&self.now.handle().render());
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+        let types: HashSet<&str> = types.collect();
+        let empty = self.families.values().filter(|family| !types.contains(family.name));
+        let heads: String = empty.map(Family::head).collect();
+        text + &heads
     }
 }
 
 impl Samples<'_> {
-    /// One sample.
-    pub fn sample(&mut self, labels: &[(&str, &str)], value: impl Into<Value>) -> &mut Self {
-        self.written("", &label_text(labels), value.into())
-    }
-
-    /// One sample whose labels were written before, by [`label_text`]. `suffix`: `_bucket` and the like.
-    pub(super) fn written(&mut self, suffix: &str, labels: &str, value: Value) -> &mut Self {
-        let (open, close) = if labels.is_empty() { ("", "") } else { ("{", "}") };
-        let _ = write!(self.text, "{}{suffix}{open}{labels}{close} ", self.name);
-        let _ = match value {
-            Value::Whole(value) => writeln!(self.text, "{value}"),
-            Value::Real(value) => writeln!(self.text, "{value}"),
-        };
-        self
-    }
-}
-
-/// Labels as they stand between the braces.
-pub(super) fn label_text(labels: &[(&str, &str)]) -> String {
-    let mut text = String::new();
-    for (name, value) in labels {
-        if !text.is_empty() {
-            text.push(',');
-        }
-        text.push_str(name);
-        text.push_str("=\"");
-        for c in value.chars() {
-            match c {
-                '\\' => text.push_str("\\\\"),
-                '"' => text.push_str("\\\""),
-                '\n' => text.push_str("\\n"),
-                c => text.push(c),
+    /// One sample. The exporter's counters are whole numbers: one with a fraction (time) has no labels and is written as it is.
+    pub fn sample(&mut self, labels: &[(&'static str, &str)], value: impl Into<Value>) -> &mut Self {
+        let labels = labels.iter().map(|(name, value)| label(name, (*value).to_owned()));
+        let family = &self.family;
+        match (family.kind, value.into()) {
+            (Kind::Counter, Value::Whole(count)) => {
+                family.counter_in(self.now, labels.collect()).absolute(count);
+            }
+            (Kind::Counter, Value::Real(value)) => {
+                debug_assert_eq!(labels.len(), 0, "{} has labels and fractions", family.name);
+                // Writing to a text does not fail.
+                let _ = writeln!(self.text, "{}{} {value}", family.head(), family.name);
+            }
+            (Kind::Gauge | Kind::Histogram, value) => {
+                let key = Key::from_parts(family.name, labels.collect::<Vec<_>>());
+                self.now.register_gauge(&key, &METADATA).set(value.real());
             }
         }
-        text.push('"');
+        self
     }
-    text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// The samples and heads of the families whose names begin so, in order.
+    fn lines(text: &str, name: &str) -> Vec<String> {
+        let mine =
+            |line: &&str| line.trim_start_matches("# HELP ").trim_start_matches("# TYPE ").starts_with(name);
+        let mut lines: Vec<_> = text.lines().filter(mine).map(str::to_owned).collect();
+        lines.sort();
+        lines
+    }
+
     #[test]
     fn families_and_samples() {
         let mut all = Exposition::default();
-        all.family(&Family::counter("a_total", "Counts a."))
-            .sample(&[("kind", "x"), ("odd", "a\"b\\c\nd")], 7_u64)
-            .sample(&[], 0.5);
-        all.single(&Family::gauge("b", "Shows b."), true);
+        all.family(&Family::counter("shown_a_total", "Counts a."))
+            .sample(&[("kind", "x"), ("odd", "a\"b\nd")], 7_u64)
+            .sample(&[], 8_u64);
+        all.single(&Family::gauge("shown_b", "Shows b."), true);
+        all.single(&Family::counter("shown_c_seconds_total", "Takes c."), 0.5);
+        all.family(&Family::gauge("shown_d", "Shows no d."));
+        let text = all.into_text();
         assert_eq!(
-            all.into_text(),
-            "# HELP a_total Counts a.\n# TYPE a_total counter\n\
-             a_total{kind=\"x\",odd=\"a\\\"b\\\\c\\nd\"} 7\na_total 0.5\n\
-             # HELP b Shows b.\n# TYPE b gauge\nb 1\n"
+            lines(&text, "shown_"),
+            [
+                "# HELP shown_a_total Counts a.",
+                "# HELP shown_b Shows b.",
+                "# HELP shown_c_seconds_total Takes c.",
+                "# HELP shown_d Shows no d.",
+                "# TYPE shown_a_total counter",
+                "# TYPE shown_b gauge",
+                "# TYPE shown_c_seconds_total counter",
+                "# TYPE shown_d gauge",
+                "shown_a_total 8",
+                r#"shown_a_total{kind="x",odd="a\"b\nd"} 7"#,
+                "shown_b 1",
+                "shown_c_seconds_total 0.5",
+            ],
+            "{text}"
         );
+    }
+
+    #[test]
+    fn different_values_of_a_label_stay_different() {
+        let values = ["\\", "\\\\", "\\\"", "\"", "\\n", "\n", "\\\n", "a\\", "\\a"];
+        let mut all = Exposition::default();
+        let mut family = all.family(&Family::gauge("odd_values", "Odd."));
+        for (number, value) in values.iter().enumerate() {
+            family.sample(&[("value", value)], number);
+        }
+        let shown = lines(&all.into_text(), "odd_values{");
+        let mut expected: Vec<_> = values
+            .iter()
+            .enumerate()
+            .map(|(number, value)| {
+                let escaped = value.replace('\\', r"\\").replace('"', r#"\""#).replace('\n', r"\n");
+                format!("odd_values{{value=\"{escaped}\"}} {number}")
+            })
+            .collect();
+        expected.sort();
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn what_is_gone_is_not_shown() {
+        const HELD: Family = Family::gauge("held_things", "Things held.");
+        let shown = |things: &[&str]| {
+            let mut all = Exposition::default();
+            let mut family = all.family(&HELD);
+            for thing in things {
+                family.sample(&[("thing", thing)], 1_u64);
+            }
+            lines(&all.into_text(), "held_things{")
+        };
+        assert_eq!(shown(&["a", "b"]).len(), 2);
+        assert_eq!(shown(&["b"]), [r#"held_things{thing="b"} 1"#]);
     }
 }

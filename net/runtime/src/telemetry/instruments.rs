@@ -1,5 +1,5 @@
-//! What counts and measures between scrapes. Each is a `static` next to what it watches, and is shown by whoever
-//! writes the exposition.
+//! What counts and measures between scrapes. Each is a `static` next to what it watches, and is announced by whoever
+//! writes the exposition: then it is shown before it first counts.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -8,38 +8,49 @@ use std::time::Duration;
 
 use parking_lot::RwLock;
 
-use super::exposition::{Exposition, Family, Value, label_text};
-
-/// Bounds in seconds for what takes from a fraction of a millisecond (on one machine) to the longest deadline.
-pub const SECONDS: &[f64] =
-    &[0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+use super::exposition::{COUNTS, Exposition, Family, label};
 
 /// Label sets that one [`Counters`] tells apart; its labels are meant to have few values.
 const MAX_SETS: usize = 4096;
+
+/// The recorder keeps every measurement until they are put into buckets: that is done after so many, scraped or not.
+const MEASUREMENTS_KEPT: u64 = 1024;
+static MEASURED: AtomicU64 = AtomicU64::new(0);
+
+/// What was not counted because there were too many label sets.
+static UNCOUNTED: Counters<1> = Counters::new(
+    "ambit_metrics_uncounted_total",
+    "What was not counted because a metric has too many label sets, by metric.",
+    ["metric"],
+);
 
 /// A number that only grows.
 #[derive(Debug)]
 pub struct Counter {
     family: Family,
-    value: AtomicU64,
+    count: OnceLock<metrics::Counter>,
 }
 
 impl Counter {
     pub const fn new(name: &'static str, help: &'static str) -> Self {
-        Self { family: Family::counter(name, help), value: AtomicU64::new(0) }
+        Self { family: Family::counter(name, help), count: OnceLock::new() }
     }
 
     /// One more.
     pub fn count(&self) {
-        self.value.fetch_add(1, Ordering::Relaxed);
+        self.counter().increment(1);
     }
 
-    pub fn value(&self) -> u64 {
-        self.value.load(Ordering::Relaxed)
+    fn counter(&self) -> &metrics::Counter {
+        self.count.get_or_init(|| {
+            self.family.describe(&COUNTS);
+            self.family.counter_in(&COUNTS, Vec::new())
+        })
     }
 
     pub fn show(&self, all: &mut Exposition) {
-        all.single(&self.family, self.value());
+        self.counter();
+        all.announce(&self.family);
     }
 }
 
@@ -48,34 +59,45 @@ impl Counter {
 pub struct Counters<const N: usize> {
     family: Family,
     labels: [&'static str; N],
-    values: RwLock<BTreeMap<[Box<str>; N], AtomicU64>>,
+    counts: RwLock<BTreeMap<[Box<str>; N], metrics::Counter>>,
 }
 
 impl<const N: usize> Counters<N> {
     pub const fn new(name: &'static str, help: &'static str, labels: [&'static str; N]) -> Self {
-        Self { family: Family::counter(name, help), labels, values: RwLock::new(BTreeMap::new()) }
+        Self { family: Family::counter(name, help), labels, counts: RwLock::new(BTreeMap::new()) }
     }
 
     /// One more with these values of the labels.
     pub fn count(&self, values: [&str; N]) {
         let key = values.map(Box::from);
-        if let Some(value) = self.values.read().get(&key) {
-            value.fetch_add(1, Ordering::Relaxed);
+        if let Some(count) = self.counts.read().get(&key) {
+            count.increment(1);
             return;
         }
-        let mut all = self.values.write();
-        if all.len() < MAX_SETS || all.contains_key(&key) {
-            all.entry(key).or_default().fetch_add(1, Ordering::Relaxed);
+        let mut counts = self.counts.write();
+        if counts.len() < MAX_SETS || counts.contains_key(&key) {
+            counts.entry(key).or_insert_with_key(|values| self.counter(values)).increment(1);
+        } else {
+            drop(counts);
+            UNCOUNTED.count([self.family.name]);
         }
     }
 
-    pub fn show(&self, all: &mut Exposition) {
-        let mut samples = all.family(&self.family);
-        for (values, count) in &*self.values.read() {
-            let labels: Vec<_> = self.labels.into_iter().zip(values.iter().map(|value| &**value)).collect();
-            samples.sample(&labels, count.load(Ordering::Relaxed));
-        }
+    fn counter(&self, values: &[Box<str>; N]) -> metrics::Counter {
+        self.family.describe(&COUNTS);
+        let labels = self.labels.into_iter().zip(values);
+        let labels = labels.map(|(name, value)| label(name, value.to_string())).collect();
+        self.family.counter_in(&COUNTS, labels)
     }
+
+    pub fn show(&self, all: &mut Exposition) {
+        all.announce(&self.family);
+    }
+}
+
+/// Announces what concerns all instruments.
+pub(super) fn show(all: &mut Exposition) {
+    UNCOUNTED.show(all);
 }
 
 /// Histograms of durations of one family, told apart by one label whose values are known.
@@ -84,14 +106,7 @@ pub struct Durations {
     family: Family,
     label: &'static str,
     values: &'static [&'static str],
-    cells: OnceLock<Box<[Cell]>>,
-}
-
-/// One histogram: per bucket how many fell into it, and their sum.
-#[derive(Debug)]
-struct Cell {
-    buckets: Box<[AtomicU64]>,
-    microseconds: AtomicU64,
+    histograms: OnceLock<Box<[metrics::Histogram]>>,
 }
 
 impl Durations {
@@ -101,45 +116,30 @@ impl Durations {
         label: &'static str,
         values: &'static [&'static str],
     ) -> Self {
-        Self { family: Family::histogram(name, help), label, values, cells: OnceLock::new() }
+        Self { family: Family::histogram(name, help), label, values, histograms: OnceLock::new() }
     }
 
     /// One more; a value that was not announced is left out.
     pub fn observe(&self, value: &str, took: Duration) {
         let Some(place) = self.values.iter().position(|known| *known == value) else { return };
-        let cell = &self.cells()[place];
-        let seconds = took.as_secs_f64();
-        let bucket = SECONDS.partition_point(|bound| *bound < seconds);
-        cell.buckets[bucket].fetch_add(1, Ordering::Relaxed);
-        let microseconds = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        cell.microseconds.fetch_add(microseconds, Ordering::Relaxed);
+        self.histograms()[place].record(took.as_secs_f64());
+        if (MEASURED.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(MEASUREMENTS_KEPT) {
+            COUNTS.handle().run_upkeep();
+        }
     }
 
-    fn cells(&self) -> &[Cell] {
-        self.cells.get_or_init(|| {
-            let cell = || Cell {
-                buckets: (0..=SECONDS.len()).map(|_| AtomicU64::new(0)).collect(),
-                microseconds: AtomicU64::new(0),
-            };
-            self.values.iter().map(|_| cell()).collect()
+    fn histograms(&self) -> &[metrics::Histogram] {
+        self.histograms.get_or_init(|| {
+            self.family.describe(&COUNTS);
+            let histogram =
+                |value: &&'static str| self.family.histogram_in(&COUNTS, vec![label(self.label, *value)]);
+            self.values.iter().map(histogram).collect()
         })
     }
 
     pub fn show(&self, all: &mut Exposition) {
-        let mut samples = all.family(&self.family);
-        for (value, cell) in self.values.iter().zip(self.cells()) {
-            let mut below = 0;
-            for (place, bucket) in cell.buckets.iter().enumerate() {
-                below += bucket.load(Ordering::Relaxed);
-                let bound = SECONDS.get(place).map_or_else(|| "+Inf".to_owned(), ToString::to_string);
-                let labels = label_text(&[(self.label, value), ("le", &bound)]);
-                samples.written("_bucket", &labels, Value::Whole(below));
-            }
-            let labels = label_text(&[(self.label, value)]);
-            let sum = Duration::from_micros(cell.microseconds.load(Ordering::Relaxed));
-            samples.written("_sum", &labels, Value::Real(sum.as_secs_f64()));
-            samples.written("_count", &labels, Value::Whole(below));
-        }
+        self.histograms();
+        all.announce(&self.family);
     }
 }
 
@@ -147,41 +147,56 @@ impl Durations {
 mod tests {
     use super::*;
 
-    fn text(show: impl Fn(&mut Exposition)) -> Vec<String> {
+    /// The samples of the family of this name, in order.
+    fn text(name: &str, show: impl Fn(&mut Exposition)) -> Vec<String> {
         let mut all = Exposition::default();
         show(&mut all);
-        all.into_text().lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
+        let text = all.into_text();
+        let mut lines: Vec<_> =
+            text.lines().filter(|line| line.starts_with(name)).map(str::to_owned).collect();
+        lines.sort();
+        lines
+    }
+
+    #[test]
+    fn a_counter_is_shown_before_it_counts() {
+        static COUNTER: Counter = Counter::new("one_total", "one");
+        assert_eq!(text("one_total", |all| COUNTER.show(all)), ["one_total 0"]);
+        COUNTER.count();
+        assert_eq!(text("one_total", |all| COUNTER.show(all)), ["one_total 1"]);
     }
 
     #[test]
     fn counters_are_told_apart_by_their_labels() {
-        static COUNTERS: Counters<2> = Counters::new("c_total", "c", ["a", "b"]);
+        static COUNTERS: Counters<2> = Counters::new("apart_total", "c", ["a", "b"]);
         for values in [["1", "2"], ["1", "3"], ["1", "2"]] {
             COUNTERS.count(values);
         }
         assert_eq!(
-            text(|all| COUNTERS.show(all)),
-            [r#"c_total{a="1",b="2"} 2"#, r#"c_total{a="1",b="3"} 1"#]
+            text("apart_total", |all| COUNTERS.show(all)),
+            [r#"apart_total{a="1",b="2"} 2"#, r#"apart_total{a="1",b="3"} 1"#]
         );
     }
 
     #[test]
     fn counters_do_not_grow_without_bound() {
-        let counters = Counters::new("c_total", "c", ["a"]);
+        let counters = Counters::new("bound_total", "c", ["a"]);
         for number in 0..2 * MAX_SETS {
             counters.count([&number.to_string()]);
         }
-        assert_eq!(text(|all| counters.show(all)).len(), MAX_SETS);
+        assert_eq!(text("bound_total", |all| counters.show(all)).len(), MAX_SETS);
+        let left_out = format!(r#"ambit_metrics_uncounted_total{{metric="bound_total"}} {MAX_SETS}"#);
+        assert_eq!(text("ambit_metrics_uncounted_total", show), [left_out]);
     }
 
     #[test]
     fn a_histogram_counts_what_is_at_most_its_bounds() {
-        let histogram = Durations::new("d_seconds", "d", "way", &["in", "out"]);
+        static HISTOGRAM: Durations = Durations::new("d_seconds", "d", "way", &["in", "out"]);
         for milliseconds in [1, 1, 2, 20_000] {
-            histogram.observe("in", Duration::from_millis(milliseconds));
+            HISTOGRAM.observe("in", Duration::from_millis(milliseconds));
         }
-        histogram.observe("neither", Duration::ZERO);
-        let lines = text(|all| histogram.show(all));
+        HISTOGRAM.observe("neither", Duration::ZERO);
+        let lines = text("d_seconds", |all| HISTOGRAM.show(all));
         let value = |start: &str| {
             let line = lines.iter().find(|line| line.starts_with(start)).expect(start);
             line.rsplit_once(' ').expect("a value").1

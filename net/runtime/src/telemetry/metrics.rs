@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use parking_lot::Mutex;
 
 use super::exposition::Exposition;
-use super::{logs, process};
+use super::{instruments, logs, process};
 
 type Collector = Box<dyn Fn(&mut Exposition) + Send + Sync>;
 
@@ -24,6 +24,7 @@ impl Metrics {
         let (metrics, began) = (Self::default(), SystemTime::now());
         metrics.collect(move |all| process::show(component, began, all));
         metrics.collect(logs::show);
+        metrics.collect(instruments::show);
         metrics
     }
 
