@@ -186,6 +186,8 @@ pub struct ServiceSpec {
     pub selector: BTreeMap<String, String>,
     /// Port, and target port: a number or a name.
     pub ports: Vec<(u16, String)>,
+    /// Further fields of its `spec`.
+    pub fields: BTreeMap<String, String>,
 }
 
 impl ServiceSpec {
@@ -200,13 +202,27 @@ impl ServiceSpec {
             name: name.to_owned(),
             selector: BTreeMap::from([("app".to_owned(), name.to_owned())]),
             ports: Vec::new(),
+            fields: BTreeMap::new(),
         }
     }
 
     /// Selects the pods with `app: value` instead.
     #[must_use]
-    pub fn selects(mut self, value: &str) -> Self {
-        self.selector = BTreeMap::from([("app".to_owned(), value.to_owned())]);
+    pub fn selects(self, value: &str) -> Self {
+        self.selects_label("app", value)
+    }
+
+    /// Selects the pods with this label instead.
+    #[must_use]
+    pub fn selects_label(mut self, key: &str, value: &str) -> Self {
+        self.selector = BTreeMap::from([(key.to_owned(), value.to_owned())]);
+        self
+    }
+
+    /// Sets a field of its `spec`, as `sessionAffinity`.
+    #[must_use]
+    pub fn field(mut self, name: &str, value: &str) -> Self {
+        self.fields.insert(name.to_owned(), value.to_owned());
         self
     }
 
@@ -244,6 +260,9 @@ impl ServiceSpec {
             for address in addresses {
                 let _ = writeln!(out, "    - \"{address}\"");
             }
+        }
+        for (name, value) in &self.fields {
+            let _ = writeln!(out, "  {name}: {value}");
         }
         out.push_str("  ports:\n");
         for (port, target) in &self.ports {

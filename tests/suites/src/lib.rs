@@ -7,6 +7,7 @@ mod load;
 pub mod pair;
 pub mod paths;
 mod rows;
+pub mod shares;
 pub mod shop;
 mod talk;
 
