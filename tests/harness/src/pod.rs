@@ -122,6 +122,10 @@ pub enum Family {
     V6,
 }
 
+impl Family {
+    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
+}
+
 /// A program that was started; dropping it kills it.
 #[derive(Debug)]
 pub struct Process {

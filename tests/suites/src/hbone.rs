@@ -73,10 +73,21 @@ impl Authority {
 
     /// A certificate for an identity (`spiffe://…`), or for none.
     pub fn issue(&self, identity: Option<&str>, validity: Validity) -> Result<Certificate> {
+        let name = identity.map(|identity| Ok::<_, anyhow::Error>(SanType::URI(identity.try_into()?)));
+        let (leaf, key) = self.sign(name.transpose()?, validity)?;
+        let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(|error| anyhow::anyhow!("{error}"))?;
+        Ok(Certificate { chain: vec![leaf.der().clone(), self.root.clone()], key })
+    }
+
+    /// A certificate for a server of this name, and its key, as PEM.
+    pub fn issue_for_server(&self, name: &str) -> Result<(String, String)> {
+        let (leaf, key) = self.sign(Some(SanType::DnsName(name.try_into()?)), Validity::Now)?;
+        Ok((leaf.pem(), key.serialize_pem()))
+    }
+
+    fn sign(&self, name: Option<SanType>, validity: Validity) -> Result<(rcgen::Certificate, KeyPair)> {
         let mut params = CertificateParams::default();
-        if let Some(identity) = identity {
-            params.subject_alt_names.push(SanType::URI(identity.try_into()?));
-        }
+        params.subject_alt_names.extend(name);
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -87,9 +98,7 @@ impl Authority {
         };
         (params.not_before, params.not_after) = (date_time_ymd(years.0, 1, 1), date_time_ymd(years.1, 1, 1));
         let key = KeyPair::generate()?;
-        let leaf = params.signed_by(&key, &self.issuer)?;
-        let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(|error| anyhow::anyhow!("{error}"))?;
-        Ok(Certificate { chain: vec![leaf.der().clone(), self.root.clone()], key })
+        Ok((params.signed_by(&key, &self.issuer)?, key))
     }
 }
 

@@ -2,7 +2,10 @@
 //!
 //! Servers and clients run on threads of the test, inside the pods' namespaces: their sockets are captured like any other's.
 
+pub mod churn;
+pub mod feed;
 pub mod hbone;
+mod held;
 mod load;
 pub mod pair;
 pub mod paths;
@@ -11,6 +14,7 @@ pub mod shares;
 pub mod shop;
 mod talk;
 
+pub use held::Held;
 pub use load::{Load, Report};
 pub use rows::Rows;
 pub use talk::{Answer, Server, TIMEOUT, ask, connect, exchange};

@@ -1,0 +1,184 @@
+//! The controller's part played by a test: with the controller's own xDS server and CA, but with each change sent by itself, and the
+//! moments known between which a daemon has taken it.
+//!
+//! The file controller settles what is written and joins what settles together, as it should; ten thousand changes would reach nobody
+//! one by one.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use ambit_core::mesh::{Change, Mesh};
+use ambit_core::model::Identity;
+use ambit_harness::{Lab, Node, eventually};
+use ambit_xds::ca::{Refusal, SignCertificate};
+use ambit_xds::client::{self, Connection, Status, Update};
+use ambit_xds::server::{Publisher, Server, tls_config};
+use ambit_xds::{Authenticate, NodeName};
+use anyhow::{Context, Result, bail, ensure};
+use parking_lot::Mutex;
+
+use crate::hbone::{Authority, inside};
+use crate::talk::TIMEOUT;
+
+/// Between two looks whether everybody has answered.
+const PAUSE: Duration = Duration::from_micros(100);
+
+/// A running one, in the place of the lab's controller.
+#[derive(Debug)]
+pub struct Feed {
+    mesh: Mesh,
+    publisher: Publisher,
+    /// Daemons that answer each change.
+    daemons: u64,
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A change that every daemon has taken: each of them between these two moments.
+#[derive(Clone, Copy, Debug)]
+pub struct Taken {
+    /// Nobody knew it yet.
+    pub sent: Instant,
+    /// Everybody had answered that it is in force.
+    pub answered: Instant,
+}
+
+impl Feed {
+    /// Takes over from the lab's controller, with all that the controller says at that moment.
+    pub fn take_over(lab: &Lab) -> Result<Self> {
+        let node = &lab.nodes[0];
+        let connection = connection(node)?;
+        let address: SocketAddr =
+            connection.endpoint.strip_prefix("https://").context("an endpoint without TLS")?.parse()?;
+        let (chain, key) = Authority::of(lab)?.issue_for_server(&connection.server_name)?;
+        let tls = tls_config(&chain, &key)?;
+        let mesh = mesh_of(node, connection)?;
+        let publisher = Publisher::new();
+        let touched = Mesh::new().apply(changes(&mesh));
+        publisher.publish(&mesh, &touched);
+
+        lab.controller.stop()?;
+        let listener =
+            lab.control().run(|| TcpListener::bind(address))?.context("the controller's address")?;
+        listener.set_nonblocking(true)?;
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let server = Server {
+            publisher: publisher.clone(),
+            authenticate: Arc::new(Anybody),
+            signer: Arc::new(Nobody),
+        };
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("a runtime").block_on(async {
+                let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
+                let stopped = async { drop(stopped.await) };
+                server.serve(listener, tls, stopped).await.expect("the server runs");
+            });
+        });
+        let daemons = u64::try_from(lab.nodes.len())?;
+        let feed = Self { mesh, publisher, daemons, stop: Some(stop), thread: Some(thread) };
+        eventually("the daemons are connected", || {
+            let before = feed.publisher.stats();
+            ensure!(before.clients == feed.daemons, "{} clients", before.clients);
+            // They have said what they hold, and been told the difference, if there is any.
+            std::thread::sleep(Duration::from_millis(500));
+            ensure!(feed.publisher.stats() == before, "they are being told");
+            Ok(())
+        })?;
+        Ok(feed)
+    }
+
+    /// What everybody knows.
+    pub fn mesh(&self) -> &Mesh {
+        &self.mesh
+    }
+
+    /// Makes one change, and waits until every daemon has answered that it is in force.
+    pub fn change(&mut self, change: Change) -> Result<Taken> {
+        let touched = self.mesh.apply([change]);
+        ensure!(!touched.is_empty(), "nothing is changed");
+        let before = self.publisher.stats();
+        let sent = Instant::now();
+        self.publisher.publish(&self.mesh, &touched);
+        loop {
+            let stats = self.publisher.stats();
+            ensure!(stats.nacks == before.nacks, "a daemon refuses the change");
+            ensure!(stats.clients == self.daemons, "a daemon has left");
+            if stats.acks >= before.acks + self.daemons {
+                return Ok(Taken { sent, answered: Instant::now() });
+            }
+            ensure!(sent.elapsed() < TIMEOUT, "no answer: {stats:?}, before {before:?}");
+            std::thread::sleep(PAUSE);
+        }
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What the controller says to a node.
+fn mesh_of(node: &Node, connection: Connection) -> Result<Mesh> {
+    let mesh = Arc::new(Mutex::new(Mesh::new()));
+    let received = Arc::clone(&mesh);
+    inside(&node.place, async move {
+        let on_update = move |update: Update| {
+            received.lock().apply(update.changes);
+            Vec::new()
+        };
+        let (status, mut watched) = tokio::sync::watch::channel(Status::default());
+        tokio::select! {
+            ended = client::run(connection, status, on_update) => bail!("the client ended: {ended:?}"),
+            synced = watched.wait_for(|status| status.synced) => Ok(synced.map(drop)?),
+        }
+    })?;
+    let mesh = mesh.lock().clone();
+    Ok(mesh)
+}
+
+/// All that is in a mesh.
+fn changes(mesh: &Mesh) -> Vec<Change> {
+    let policies = mesh.policies().cloned().map(Change::PutPolicy);
+    let services = mesh.services().cloned().map(Change::PutService);
+    policies.chain(services).chain(mesh.workloads().cloned().map(Change::PutWorkload)).collect()
+}
+
+/// As the node's daemon connects.
+fn connection(node: &Node) -> Result<Connection> {
+    let text = std::fs::read_to_string(node.dir.join("bootstrap.yaml"))?;
+    let file: serde_json::Value = serde_yaml_ng::from_str(&text)?;
+    let word = |field: &str| file[field].as_str().map(str::to_owned).with_context(|| format!("no {field}"));
+    Ok(Connection {
+        endpoint: format!("https://{}", word("controller")?),
+        server_name: word("server_name")?,
+        root_pem: word("root")?,
+        token: word("token")?,
+        node: node.name.clone(),
+    })
+}
+
+struct Anybody;
+
+impl Authenticate for Anybody {
+    fn node(&self, _: &str) -> Option<NodeName> {
+        Some(NodeName::new("any"))
+    }
+}
+
+/// The daemons have their certificates.
+struct Nobody;
+
+impl SignCertificate for Nobody {
+    fn sign(&self, _: &NodeName, _: &Identity, _: &str, _: Duration) -> Result<Vec<String>, Refusal> {
+        Err(Refusal::Unavailable("not now".to_owned()))
+    }
+}

@@ -1,0 +1,62 @@
+//! What a node holds at a moment and connections must give back: entries of maps, descriptors, tasks, threads.
+
+use std::collections::BTreeMap;
+
+use ambit_harness::{Node, Objects, eventually};
+use anyhow::{Context, Result, ensure};
+
+/// The maps that have an entry for a connection while it is open, or being made.
+const PER_CONNECTION: [&str; 2] = ["FLOWS", "HANDOFFS"];
+
+/// What is the same again once everything that was opened is closed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Entries of the instance's hash maps.
+    pub maps: BTreeMap<String, usize>,
+    /// Programs, links and maps in the kernel.
+    pub kernel: [usize; 3],
+    pub descriptors: u64,
+    /// Tasks of the runtime.
+    pub tasks: u64,
+    /// Entries of `/connections`.
+    pub open: usize,
+}
+
+impl Held {
+    /// Now.
+    pub fn by(node: &Node) -> Result<Self> {
+        let open = node.connections()?.as_array().context("a list")?.len();
+        let objects = Objects::pinned(&node.pins())?;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small count")]
+        let tasks = node.metrics()?.sum("ambit_runtime_tasks", &[]) as u64;
+        Ok(Self {
+            maps: node.map_entries()?,
+            kernel: [objects.programs.len(), objects.links.len(), objects.maps.len()],
+            descriptors: node.ztunnel.descriptors()?,
+            tasks,
+            open,
+        })
+    }
+
+    /// Once nothing is open any more.
+    pub fn at_rest(node: &Node) -> Result<Self> {
+        eventually(&format!("nothing is open at {}", node.name), || {
+            let held = Self::by(node)?;
+            ensure!(held.open == 0, "{} connections", held.open);
+            for map in PER_CONNECTION {
+                let entries = held.maps.get(map).with_context(|| format!("no map {map}"))?;
+                ensure!(*entries == 0, "{entries} entries in {map}");
+            }
+            Ok(held)
+        })
+    }
+
+    /// Waits until the node holds this again, no more and no less.
+    pub fn again(&self, node: &Node) -> Result<()> {
+        eventually(&format!("{} holds what it held before", node.name), || {
+            let now = Self::by(node)?;
+            ensure!(now == *self, "before: {self:?}\nnow: {now:?}");
+            Ok(())
+        })
+    }
+}
