@@ -2,12 +2,12 @@
 //! affinity, near before far, endpoints that cannot be reached, readiness.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use ambit_harness::{Family, Lab, NamespaceSpec, Node, Place, PodSpec, ServiceSpec, eventually};
-use ambit_suites::paths::{enforces, warm};
+use ambit_suites::paths::{enforces, no_policy_in_force, policy_in_force, warm};
 use ambit_suites::shares::{Counts, fit, homogeneity};
 use ambit_suites::shop::FAMILIES;
 use ambit_suites::{Rows, Server, TIMEOUT, ask, connect};
@@ -21,7 +21,7 @@ const FRONT: u16 = 80;
 
 /// Of each choice in the test of shares.
 const DRAWS: usize = 1200;
-/// Enough that an endpoint with a quarter of the choices is not missed once in 25,000 times, one with half practically never.
+/// Enough that an endpoint with a third of the choices is missed once in ten million times.
 const LOOK: usize = 40;
 
 /// A service of the shop for the pods with a label.
@@ -104,9 +104,9 @@ fn outbound(node: &Node, mark: u64) -> Vec<Value> {
     records.into_iter().filter(|record| record["direction"] == "outbound").collect()
 }
 
-/// Draws, and requires that the connections to these pods were all direct and all others in tunnels: the kernel chose, and nobody
-/// chose again. Warm pairs only.
-fn draw_by_kernel(
+/// Draws, and requires that the connections to these pods were all direct and all others in tunnels: where there are such pods, and the
+/// pairs are warm, the kernel chose and nobody chose again.
+fn draw_and_trace(
     node: &Node,
     client: &Place,
     to: SocketAddr,
@@ -218,18 +218,19 @@ const EVEN: &[(&str, u32)] = &[("a", 1), ("b", 1), ("c", 1)];
 
 /// Workload entries give pods weights.
 fn weights(lab: &Lab) -> String {
-    let mut yaml = String::new();
-    for (name, label, pod, weight) in
-        [("b3", "weighted", "b", 3), ("c6", "weighted", "c", 6), ("e3", "mixed", "e", 3)]
-    {
-        let pod = lab.pod(&format!("shop/{pod}"));
-        let address = if label == "mixed" { pod.ip(Family::V6) } else { pod.ip(Family::V4) };
-        yaml.push_str(&format!(
+    let entry = |(name, label, pod, weight, family)| {
+        let address = lab.pod(&format!("shop/{pod}")).ip(family);
+        format!(
             "---\napiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata:\n  namespace: shop\n  name: {name}\n\
              spec:\n  address: \"{address}\"\n  weight: {weight}\n  labels: {{{label}: \"yes\"}}\n"
-        ));
-    }
-    yaml
+        )
+    };
+    let entries = [
+        ("b3", "weighted", "b", 3, Family::V4),
+        ("c6", "weighted", "c", 6, Family::V4),
+        ("e3", "mixed", "e", 3, Family::V6),
+    ];
+    entries.map(entry).concat()
 }
 
 #[test]
@@ -281,16 +282,14 @@ fn agree(lab: &Lab, case: &Shares) -> Result<()> {
     let mut statistics = String::new();
     for _ in 0..2 {
         let began = Instant::now();
-        let kernel = draw_by_kernel(node, &web, to, DRAWS, case.local)?;
-        let between = began.elapsed();
-        let daemon = draw_by_kernel(&lab.nodes[2], &far, to, DRAWS, &[])?;
+        let kernel = draw_and_trace(node, &web, to, DRAWS, case.local)?;
+        let by_kernel = began.elapsed();
+        let began = Instant::now();
+        let daemon = draw_and_trace(&lab.nodes[2], &far, to, DRAWS, &[])?;
         let all = [fit(&kernel, case.weights)?, fit(&daemon, case.weights)?, homogeneity(&kernel, &daemon)?];
         statistics = format!("kernel {}, daemon {}, one against the other {}", all[0], all[1], all[2]);
         println!("{}: {statistics}", case.name);
-        println!(
-            "  kernel {kernel:?} in {between:.1?}, daemon {daemon:?} in {:.1?}",
-            began.elapsed() - between
-        );
+        println!("  kernel {kernel:?} in {by_kernel:.1?}, daemon {daemon:?} in {:.1?}", began.elapsed());
         if case.service == "weighted" {
             let even = fit(&kernel, EVEN)?;
             ensure!(!even.agrees(), "the test does not tell weights from none: {even}");
@@ -403,7 +402,7 @@ fn by_kernel_too(lab: &Lab, first: &BTreeMap<String, String>) -> Result<()> {
         for family in FAMILIES {
             let to = at(lab, "cart", family);
             warm(node, &place, to)?;
-            let counts = draw_by_kernel(node, &place, to, 10, &[server])?;
+            let counts = draw_and_trace(node, &place, to, 10, &[server])?;
             ensure!(counts.len() == 1 && counts.contains_key(server), "{client}: {counts:?}");
             direct += 1;
         }
@@ -499,7 +498,7 @@ fn near_endpoints_come_first() -> Result<()> {
             FAMILIES.iter().try_for_each(|family| {
                 let to = at(&lab, service, *family);
                 warm_all(&lab, &web, *family, &[local])?;
-                let counts = draw_by_kernel(node, &web, to, LOOK, &[local])?;
+                let counts = draw_and_trace(node, &web, to, LOOK, &[local])?;
                 let wanted =
                     ALL_READY.iter().find(|row| (row.0, row.1) == ("web", service)).context("a row")?;
                 ensure!(counts.keys().all(|name| wanted.2.contains(&name.as_str())), "{counts:?}");
@@ -672,6 +671,15 @@ fn until_ejected(lab: &Lab, to: SocketAddr, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// Waits until the kernel leaves every choice to the daemon.
+fn no_choice_in_the_kernel(node: &Node) -> Result<()> {
+    eventually("the kernel has no table", || {
+        let found = node.map_entries()?.get("SERVICES").copied();
+        ensure!(found == Some(0), "{found:?}");
+        Ok(())
+    })
+}
+
 /// Several connections at once: who answered, and when.
 fn at_once(client: &Place, to: SocketAddr) -> Result<Vec<(String, Duration)>> {
     let ask = || {
@@ -680,7 +688,7 @@ fn at_once(client: &Place, to: SocketAddr) -> Result<Vec<(String, Duration)>> {
     };
     std::thread::scope(|scope| {
         let asking: Vec<_> = (0..6).map(|_| scope.spawn(ask)).collect();
-        let answers = asking.into_iter().map(|one| one.join());
+        let answers = asking.into_iter().map(std::thread::ScopedJoinHandle::join);
         answers.map(|one| one.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
     })
 }
@@ -729,6 +737,34 @@ fn what_cannot_be_reached_is_left_out() -> Result<()> {
         });
     }
     let to = at(&lab, "cart", Family::V4);
+    table.row(
+        "an application on the client's own node that does not listen, before anything was direct",
+        || {
+            lab.update_pod(lab.pod("shop/near").spec.label("ambit.dev/direct", "disabled"))?;
+            no_choice_in_the_kernel(node)?;
+            servers.remove("near");
+            until_ejected(&lab, to, "near")?;
+            servers.extend(serve(&lab, &["near"])?.pop().map(|server| ("near", server)));
+            until_back(&lab, to, "near")?;
+            lab.update_pod(lab.pod("shop/near").spec.label("ambit.dev/direct", "enabled"))?;
+            warm_all(&lab, &web, Family::V4, &["near"])
+        },
+    );
+    table.row("where the path is direct, the client is told, as without a mesh", || {
+        servers.remove("near");
+        let refused = until("the client is told", || match Open::new(&web, to) {
+            Ok(open) => {
+                ensure!(open.name != "near", "it answers");
+                Ok(None)
+            }
+            Err(error) => Ok(Some(error)),
+        })?;
+        let kind = refused.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        ensure!(kind == Some(ErrorKind::ConnectionRefused), "{refused:#}");
+        ensure!(ejected(node)?.is_empty(), "{:?}", ejected(node)?);
+        servers.extend(serve(&lab, &["near"])?.pop().map(|server| ("near", server)));
+        served_by(&web, to, &["near", "far", "away"])
+    });
     table.row("a daemon that was killed", || {
         lab.nodes[2].ztunnel.kill()?;
         until_ejected(&lab, to, "away")?;
@@ -757,6 +793,9 @@ fn what_cannot_be_reached_is_left_out() -> Result<()> {
     lab.finish()
 }
 
+const DENY_AWAY: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {namespace: shop, name: deny}\n\
+     spec: {selector: {matchLabels: {app: away}}, action: DENY, rules: [{}]}\n";
+
 #[test]
 fn the_ejected_serve_only_where_nobody_else_may() -> Result<()> {
     let (lab, mut servers) = fragile("consecutive_failures: 1, first_seconds: 600, longest_seconds: 600")?;
@@ -772,6 +811,26 @@ fn the_ejected_serve_only_where_nobody_else_may() -> Result<()> {
     let mut table = Rows::new();
     // A table for each family, with a slot for each endpoint.
     table.row("all may serve", || slots(6));
+    table.row("a policy's refusal is final, and no fault of the endpoint", || {
+        lab.apply("deny", DENY_AWAY)?;
+        policy_in_force(&lab, "shop/away", "shop/deny", true)?;
+        let mark = node.ztunnel.log_mark();
+        until("somebody is refused", || {
+            Ok(match Open::new(&web, to) {
+                Ok(open) => {
+                    ensure!(open.name != "away", "it answers");
+                    None
+                }
+                Err(_) => Some(()),
+            })
+        })?;
+        let record = failure(node, mark, "tunnel_refused")?;
+        ensure!(record["dst.workload"] == "away", "{record}");
+        ensure!(ejections(node)?[0] < 1.0, "it is held against it: {:?}", ejected(node)?);
+        lab.remove("deny")?;
+        no_policy_in_force(&lab, "shop/away")?;
+        served_by(&web, to, &["near", "far", "away"])
+    });
     table.row("one is ejected, also from the kernel's tables", || {
         servers.remove("far");
         until_ejected(&lab, to, "far")?;
