@@ -88,7 +88,7 @@ mod tests {
         let pods: Vec<Share> = (0..5).map(|_| Share::default()).collect();
         let held: Vec<_> = pods.iter().map(|pod| fill(&shares, pod, 1)).collect();
         let counts: Vec<usize> = held.iter().map(Vec::len).collect();
-        assert_eq!(counts, [500, 250, 125, 62, 31], "each as many as were left free");
+        assert_eq!(counts, [500, 250, 125, 63, 31], "each half of what was left, rounded up");
         assert!(shares.take(&Share::default(), 2).is_some());
         drop(held);
         assert_eq!(shares.used.load(Ordering::Relaxed), 0, "everything is given back");
@@ -109,9 +109,9 @@ mod tests {
     #[test]
     fn a_refused_connection_holds_nothing() {
         let (shares, pod) = (Shares::new(10), Share::default());
-        let held = fill(&shares, &pod, 2);
-        assert_eq!(held.len(), 2);
-        assert!(shares.take(&pod, 2).is_none());
-        assert_eq!(shares.used.load(Ordering::Relaxed), 4);
+        let held = fill(&shares, &pod, 3);
+        assert_eq!(held.len(), 1, "after a second one it would hold six and leave four");
+        assert!(shares.take(&pod, 3).is_none());
+        assert_eq!(shares.used.load(Ordering::Relaxed), 3);
     }
 }

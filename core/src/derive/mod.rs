@@ -233,7 +233,7 @@ impl World {
 
     fn derive_peer_authentications(&mut self, dirty: &Dirty, steps: &mut Steps, report: &mut Report) {
         for key in dirty.peer_authentications() {
-            let name = peer_authentication::policy_key(&key.namespace, &key.name);
+            let name = PolicyKey::of_peer_authentication(&key.namespace, &key.name);
             let new = self.store.peer_authentication(key).map(|object| {
                 let scope = peer_authentication::Scope::of(&self.store, &self.settings, &key.namespace);
                 report.set(key.clone(), scope.conditions(object));

@@ -12,11 +12,6 @@ use super::store::{Contents, Labelled, Store, selects};
 use super::{Condition, Settings};
 use crate::model::{self, Action, Authorization, Clause, Match, PolicyKey, Rule, StringMatch};
 
-/// The policy that a PeerAuthentication becomes. Kubernetes names have no `_`, so it meets no other policy's.
-pub(super) fn policy_key(namespace: &str, name: &str) -> PolicyKey {
-    PolicyKey { namespace: namespace.into(), name: format!("converted_peer_authentication_{name}").into() }
-}
-
 /// The objects that may decide for the workloads of a namespace.
 pub(super) struct Scope<'a> {
     settings: &'a Settings,
@@ -53,7 +48,7 @@ impl<'a> Scope<'a> {
         };
         let metadata = &object.metadata;
         Some(Authorization {
-            key: policy_key(&metadata.namespace, &metadata.name),
+            key: PolicyKey::of_peer_authentication(&metadata.namespace, &metadata.name),
             scope: model::Scope::WorkloadSelector,
             action: Action::Deny,
             rules: vec![rule],
@@ -70,7 +65,9 @@ impl<'a> Scope<'a> {
             Some(_) => None,
             None => self.inherited_strict(),
         };
-        deciding.map(|object| policy_key(&object.metadata.namespace, &object.metadata.name))
+        deciding.map(|object| {
+            PolicyKey::of_peer_authentication(&object.metadata.namespace, &object.metadata.name)
+        })
     }
 
     /// Whether a workload of this namespace demands TLS also on its own node: the most specific object that says

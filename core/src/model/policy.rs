@@ -16,6 +16,22 @@ pub struct PolicyKey {
     pub name: Arc<str>,
 }
 
+impl PolicyKey {
+    /// What the names of policies begin with that PeerAuthentications became. Kubernetes names have no `_`, so they meet no
+    /// other policy's.
+    const CONVERTED: &'static str = "converted_peer_authentication_";
+
+    /// The key of the policy that a PeerAuthentication becomes.
+    pub fn of_peer_authentication(namespace: &str, name: &str) -> Self {
+        Self { namespace: namespace.into(), name: format!("{}{name}", Self::CONVERTED).into() }
+    }
+
+    /// Whether a PeerAuthentication became this policy.
+    pub fn is_of_peer_authentication(&self) -> bool {
+        self.name.starts_with(Self::CONVERTED)
+    }
+}
+
 impl fmt::Display for PolicyKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)

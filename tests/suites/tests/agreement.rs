@@ -368,7 +368,8 @@ const REFUSALS: [Refusal; 6] = [
         server: "shop/guarded",
         port: APP,
         reason: "policy_denied",
-        path: "plaintext",
+        // In the kernel, which has the policy's answer for everybody without a certificate.
+        path: "native",
         policy: Some("shop/nobody"),
         flag: "DENY",
         outbound: false,

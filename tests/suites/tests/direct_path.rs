@@ -220,10 +220,15 @@ fn what_is_open_outlives_the_daemon_and_what_is_new_does_not_outlive_the_lease()
 fn the_switch_is_obeyed_by_new_and_by_open_connections() -> Result<()> {
     let (lab, _server) = lab()?;
     let mut stream = open_direct(&lab, service(&lab))?;
+    let mark = lab.nodes[0].ztunnel.log_mark();
     let switch = |value| lab.update_pod(PodSpec::new("shop/db").label("ambit.dev/direct", value));
     switch("disabled")?;
     let error = stream.read(&mut [0]).expect_err("the open one is cut");
     ensure!(error.kind() == ErrorKind::ConnectionReset, "{error}");
+    eventually("its end is reported by both", || {
+        ensure!(reports(&lab, mark, "direct").len() == 2);
+        Ok(())
+    })?;
     let mark = lab.nodes[0].ztunnel.log_mark();
     for _ in 0..5 {
         ask(&lab.pod("shop/web"), service(&lab))?;

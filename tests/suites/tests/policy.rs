@@ -182,7 +182,7 @@ const ROWS: &[Row] = &[
 impl Row {
     /// The policies' objects, and their names as the daemon knows them.
     fn objects(&self) -> (String, Vec<String>) {
-        let namespace = if self.scope == Scope::Mesh { "istio-system" } else { "shop" };
+        let namespace = if self.scope == Scope::Mesh { "ambit-system" } else { "shop" };
         let (mut documents, mut names) = (Vec::new(), Vec::new());
         for (number, spec) in self.spec.split("AND ").enumerate() {
             let name = format!("{}-{number}", self.name);

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use ambit_core::mesh::Mesh;
-use ambit_core::model::WorkloadUid;
+use ambit_core::model::{PolicyKey, WorkloadUid};
 use ambit_loader::{Path, Reason, Record, RecordKind};
 use ambit_runtime::telemetry::connection::observed::{self, Carried};
 use ambit_runtime::telemetry::connection::{Bytes, Ending};
@@ -49,7 +49,7 @@ fn take(node: &Node, mesh: &Mesh, record: &Record) -> Option<WorkloadUid> {
             }
         }
         RecordKind::Refused => {
-            let ending = refused(record.reason);
+            let ending = by_policy(node, mesh, record).unwrap_or_else(|| refused(record.reason));
             for facts in &reports {
                 observed::refused(facts, &ending);
             }
@@ -70,6 +70,15 @@ fn let_in_by_old_rules(node: &Node, mesh: &Mesh, record: &Record) -> Option<Work
 /// Why the daemon ended the connection, if it did.
 fn was_cut(node: &Node, client: SocketAddr, server: SocketAddr) -> Option<Ending> {
     node.direct.cut.lock().remove(&(client, server)).map(|(_, ending): (Instant, Ending)| ending)
+}
+
+/// The policy that has the kernel refuse plaintext, where it is not a PeerAuthentication's demand for TLS.
+fn by_policy(node: &Node, mesh: &Mesh, record: &Record) -> Option<Ending> {
+    let client = record.client.filter(|_| record.reason == Some(Reason::PlaintextRefused))?;
+    let uid = node.direct.names.uid(record.destination?)?;
+    let denial = flows::may_stay_native(mesh, &uid, client, record.server).err()?;
+    let demands_tls = denial.policy().is_some_and(PolicyKey::is_of_peer_authentication);
+    (!demands_tls).then(|| report::denied(&denial))
 }
 
 fn closed(reason: Option<Reason>) -> Ending {
