@@ -66,7 +66,9 @@ impl Node {
             state: State::new(),
             endpoints: Endpoints::new(config.ejection()),
             pool: Pool::new(dialer, config.endpoint_timeout()),
-            server: Server::new(server::Settings::default()),
+            server: Server::observed(server::Settings::default(), |took| {
+                health::HANDSHAKE.observe("server", took);
+            }),
             kernel,
             pods,
             connections: Arc::default(),

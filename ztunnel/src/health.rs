@@ -79,7 +79,7 @@ pub(crate) fn show(node: &Arc<Node>, xds: watch::Receiver<Status>, metrics: &Met
     metrics.collect(move |all| {
         // What open connections carried until now.
         shown.connections.progress();
-        shown.report_records();
+        shown.count_kernel_connections();
         connection::show(all);
         report::DRY_RUN.show(all);
         for durations in [&CONNECT, &HANDSHAKE, &APPLICATION_CONNECT] {

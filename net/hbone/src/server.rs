@@ -7,7 +7,7 @@ use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use ambit_core::model::Identity;
 use bytes::Bytes;
@@ -68,6 +68,8 @@ struct Inner {
     settings: Settings,
     /// A crowd: the workload's [`Clients::id`] and the client's address.
     handshakes: Handshakes<(usize, IpAddr)>,
+    /// Told how long each TLS handshake took that succeeded.
+    observe: fn(Duration),
 }
 
 /// Who is at the other end of a connection: proven by its certificate.
@@ -96,8 +98,13 @@ pub struct Responder {
 
 impl Server {
     pub fn new(settings: Settings) -> Self {
+        Self::observed(settings, |_| {})
+    }
+
+    /// A server that tells `observe` how long each TLS handshake took that succeeded.
+    pub fn observed(settings: Settings, observe: fn(Duration)) -> Self {
         let handshakes = Handshakes::new(settings.handshakes);
-        Self(Arc::new(Inner { settings, handshakes }))
+        Self(Arc::new(Inner { settings, handshakes, observe }))
     }
 
     /// Serves one socket to its end. Each request runs in a task of its own: `handle` is called with it and gives the
@@ -128,7 +135,7 @@ impl Server {
             return Err(Error::TooManyConnections { address });
         }
         let timeout = settings.handshake_timeout;
-        let handshake = Box::pin(handshake(socket, address, config, &settings.http2));
+        let handshake = Box::pin(handshake(socket, address, config, &settings.http2, self.0.observe));
         let done = self
             .0
             .handshakes
@@ -154,15 +161,19 @@ async fn handshake(
     address: SocketAddr,
     config: Arc<rustls::ServerConfig>,
     http2: &Http2,
+    observe: fn(Duration),
 ) -> Result<Proven, Error> {
     let handshake = |source| Error::Handshake { source };
     socket.set_nodelay(true).map_err(handshake)?;
     let socket = ReadAhead::new(socket);
+    let since = Instant::now();
     let mut stream = TlsAcceptor::from(config).accept(socket).await.map_err(handshake)?;
+    let took = since.elapsed();
     let session = stream.get_mut().1;
     session.set_buffer_limit(Some(tls::SEND_BUFFER));
     tls::require_http2(session)?;
     let (identity, until) = tls::peer(session)?;
+    observe(took);
     let connection = h2::server::Builder::new()
         .initial_window_size(http2.stream_window)
         .initial_connection_window_size(http2.connection_window())

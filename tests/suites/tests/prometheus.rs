@@ -1,6 +1,6 @@
 //! The daemons' metrics as a real Prometheus sees them: format, names, the guide, and every query of the dashboard.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -45,6 +45,37 @@ fn documented(guide: &str) -> BTreeSet<String> {
         .filter(|name| ["ambit_", "istio_", "process_"].iter().any(|start| name.starts_with(start)))
         .map(str::to_owned)
         .collect()
+}
+
+/// The labels that the guide says each of our own metrics has.
+fn documented_labels(guide: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let rows = guide.lines().filter_map(|line| {
+        let mut cells = line.strip_prefix("| `ambit_")?.split('|');
+        let name = format!("ambit_{}", cells.next()?.split('`').next()?);
+        let labels = cells.next()?;
+        // Their values are in parentheses.
+        let names = labels.split('(').filter_map(|part| part.rsplit(')').next());
+        let names = names.flat_map(|part| part.split('`').skip(1).step_by(2));
+        Some((name, names.map(str::to_owned).collect()))
+    });
+    rows.collect()
+}
+
+/// What is wrong with the labels of a sample of one of our own metrics.
+fn wrong_labels(line: &str, documented: &BTreeMap<String, BTreeSet<String>>) -> Option<String> {
+    let (name, labels) = line.split_once('{').unwrap_or((line.split(' ').next()?, ""));
+    if !name.starts_with("ambit_") {
+        return None;
+    }
+    let of_histogram = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
+    let family = of_histogram.filter(|family| documented.contains_key(*family)).unwrap_or(name);
+    let names = labels.rsplit_once('}').map_or("", |(labels, _)| labels).split("\",");
+    let mut names: BTreeSet<String> =
+        names.filter_map(|label| Some(label.split_once('=')?.0.to_owned())).collect();
+    if family != name {
+        names.remove("le");
+    }
+    (documented.get(family) != Some(&names)).then(|| format!("{family} has the labels {names:?}"))
 }
 
 /// What promtool says against an exposition; nothing when all is well. Istio's names are not ours to choose.
@@ -102,8 +133,11 @@ fn a_real_prometheus_reads_all_metrics_and_the_guide_has_them() -> Result<()> {
     let (lab, _servers) = shop()?;
     lab.apply("policies", POLICIES)?;
     let db = SocketAddr::new(lab.pod("shop/db").v4.into(), DB);
+    // The first that gets no answer may have been let in and cut off: that is no refusal.
     eventually("the bank is refused", || {
         ensure!(ask(&lab.pod("bank/teller"), db).is_err());
+        let refused = [("response_flags", "DENY"), ("reporter", "destination")];
+        ensure!(lab.nodes[1].metrics()?.sum("istio_tcp_connections_failed_total", &refused) >= 1.0);
         Ok(())
     })?;
     for client in ["shop/web", "shop/cart-2", "legacy/old"] {
@@ -132,6 +166,14 @@ fn a_real_prometheus_reads_all_metrics_and_the_guide_has_them() -> Result<()> {
         ensure!(missing.is_empty() && gone.is_empty(), "not in the guide: {missing:?}; not shown: {gone:?}");
         Ok(())
     });
+    table.row("and the same labels", || {
+        let documented = documented_labels(&guide()?);
+        let lines = texts.iter().flat_map(|(_, text)| text.lines());
+        let samples = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let wrong: BTreeSet<String> = samples.filter_map(|line| wrong_labels(line, &documented)).collect();
+        ensure!(wrong.is_empty(), "{wrong:?}");
+        Ok(())
+    });
     table.row("dry runs are counted, matched and not", || {
         let metrics = lab.nodes[1].metrics()?;
         for matched in ["true", "false"] {
@@ -142,12 +184,13 @@ fn a_real_prometheus_reads_all_metrics_and_the_guide_has_them() -> Result<()> {
         Ok(())
     });
     table.row("handshakes and connecting are measured", || {
-        let metrics = lab.nodes[0].metrics()?;
-        for (name, labels) in [
-            ("ambit_connect_duration_seconds_count", ("path", "tunnel")),
-            ("ambit_tls_handshake_duration_seconds_count", ("role", "client")),
+        for (node, name, labels) in [
+            (0, "ambit_connect_duration_seconds_count", ("path", "tunnel")),
+            (0, "ambit_tls_handshake_duration_seconds_count", ("role", "client")),
+            (1, "ambit_tls_handshake_duration_seconds_count", ("role", "server")),
+            (1, "ambit_application_connect_duration_seconds_count", ("direction", "inbound")),
         ] {
-            ensure!(metrics.sum(name, &[labels]) >= 1.0, "{name}");
+            ensure!(lab.nodes[node].metrics()?.sum(name, &[labels]) >= 1.0, "{name} on node {node}");
         }
         Ok(())
     });

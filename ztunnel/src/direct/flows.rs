@@ -1,7 +1,7 @@
 //! The open connections that the kernel carries: which of them are no longer allowed ([`recheck`]), and what they
-//! carry ([`list`]).
+//! carry ([`list`], [`count`]).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,11 +12,11 @@ use ambit_core::mesh::Mesh;
 use ambit_core::model::WorkloadUid;
 use ambit_core::policy::{Peer, authorize};
 use ambit_loader::{Flow, Path, Reason};
-use ambit_runtime::telemetry::connection::{Bytes, Direction, Ending};
+use ambit_runtime::telemetry::connection::{self, Bytes, Direction, Ending, observed};
 use nix::time::{ClockId, clock_gettime};
 
-use super::Whom;
 use super::facts::Seen;
+use super::{Whom, records};
 use crate::connections::View;
 use crate::daemon::Node;
 use crate::pods::Pod;
@@ -119,15 +119,9 @@ fn destroy(pod: &Pod, local: SocketAddr, remote: SocketAddr, cookie: u64) -> boo
 /// All of them, each with what it has carried until now.
 pub(super) fn list(node: &Node) -> Vec<View> {
     let mesh = node.state.mesh().unwrap_or_default();
-    let flows = open(node);
     let now = monotonic();
-    let mut sockets: HashMap<WorkloadUid, HashMap<u64, Bytes>> = HashMap::new();
     let mut views = Vec::new();
-    for flow in flows {
-        let carried = node.direct.names.uid(flow.destination).and_then(|uid| {
-            let of_pod = sockets.entry(uid).or_insert_with_key(|uid| carried(node.pods.get(uid)));
-            of_pod.get(&flow.server_cookie?).copied()
-        });
+    for (flow, carried) in with_bytes(node) {
         let seconds = Duration::from_nanos(now.saturating_sub(flow.opened)).as_secs_f64();
         for facts in Seen::from(&flow).reports(&mesh, &node.direct.names) {
             let cookie = match facts.direction {
@@ -138,6 +132,58 @@ pub(super) fn list(node: &Node) -> Vec<View> {
         }
     }
     views
+}
+
+/// The directions and paths of what the kernel carries.
+const CARRIED: [(Direction, connection::Path); 3] = [
+    (Direction::Outbound, connection::Path::Direct),
+    (Direction::Inbound, connection::Path::Direct),
+    (Direction::Inbound, connection::Path::Native),
+];
+
+/// Tells the metrics how many are open and what they have carried until now, and what the kernel recorded. Returns whose
+/// connections must be looked at again.
+pub(super) fn count(node: &Node) -> Whom {
+    let Some(mesh) = node.state.mesh() else { return Whom::nobody() };
+    let counted = &node.direct.counted;
+    let _one_at_a_time = node.direct.draining.lock();
+    // First the list, then the records: whoever leaves it after this has its end reported after this, and whose end was
+    // reported before is in `closed`.
+    let closed = counted.begin();
+    let flows = with_bytes(node);
+    let whom = records::take_all(node, &mesh);
+    let mut listed = HashSet::new();
+    let mut open = BTreeMap::from(CARRIED.map(|(direction, path)| ((direction as u8, path as u8), 0)));
+    for (flow, carried) in flows {
+        let Some(cookie) = flow.server_cookie else { continue };
+        if closed.contains(&cookie) || counted.is_closed(cookie) {
+            continue;
+        }
+        listed.insert(cookie);
+        let carried = carried.map(|total| counted.open(cookie, flow.opened, total));
+        for facts in Seen::from(&flow).reports(&mesh, &node.direct.names) {
+            *open.entry((facts.direction as u8, facts.path as u8)).or_default() += 1;
+            if let Some(carried) = carried {
+                counted.counted(cookie, observed::carried(&facts, carried).counted);
+            }
+        }
+    }
+    counted.keep(&listed);
+    for (direction, path) in CARRIED {
+        observed::open_now(direction, path, open[&(direction as u8, path as u8)]);
+    }
+    whom
+}
+
+/// All of them, each with what it has carried until now where that is known.
+fn with_bytes(node: &Node) -> Vec<(Flow, Option<Bytes>)> {
+    let mut sockets: HashMap<WorkloadUid, HashMap<u64, Bytes>> = HashMap::new();
+    let mut carried = |flow: &Flow| {
+        let uid = node.direct.names.uid(flow.destination)?;
+        let of_pod = sockets.entry(uid).or_insert_with_key(|uid| carried(node.pods.get(uid)));
+        of_pod.get(&flow.server_cookie?).copied()
+    };
+    open(node).into_iter().map(|flow| (carried(&flow), flow)).map(|(bytes, flow)| (flow, bytes)).collect()
 }
 
 /// What each of a pod's accepted sockets has carried.
@@ -154,7 +200,7 @@ fn carried(pod: Option<Arc<Pod>>) -> HashMap<u64, Bytes> {
 }
 
 /// The clock of the kernel's records.
-fn monotonic() -> u64 {
+pub(super) fn monotonic() -> u64 {
     clock_gettime(ClockId::CLOCK_MONOTONIC)
         .ok()
         .and_then(|now| u64::try_from(Duration::from(now).as_nanos()).ok())

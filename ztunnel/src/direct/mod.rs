@@ -3,11 +3,12 @@
 //! - [`Direct::remember`] tells the kernel a yes that came about on the tunnel path; [`Direct::void`] takes back what a
 //!   change of the mesh may have made wrong, and [`keep_lease`] says again and again that the rest still holds.
 //! - [`services`] keeps the kernel's choice of endpoints equal to the daemon's.
-//! - [`flows`] looks at what is open: lists it, and cuts what is no longer allowed.
+//! - [`flows`] looks at what is open: lists it, counts what it carries, and cuts what is no longer allowed.
 //! - [`records`] turns what the kernel saw into the reports that other paths make.
 //!
 //! The order in which a change is taken in (decision 074): publish the mesh, make yeses void, then look at what is open.
 
+mod counted;
 mod facts;
 mod flows;
 mod names;
@@ -35,6 +36,7 @@ use crate::error::Error;
 use crate::pods::Pod;
 use crate::report::chain;
 
+use counted::Counted;
 use names::Names;
 use services::Services;
 
@@ -59,6 +61,8 @@ pub(crate) struct Direct {
     unsure: Mutex<BTreeSet<WorkloadNumber>>,
     /// Connections that were cut, by both ends, and why: their records say only that they were reset.
     cut: Mutex<HashMap<(SocketAddr, SocketAddr), (Instant, Ending)>>,
+    /// What the metrics know of what is open.
+    counted: Counted,
     /// One thread at a time takes records, so that they are reported in order.
     draining: Mutex<()>,
     recheck: Sender<Whom>,
@@ -118,6 +122,7 @@ impl Direct {
             begun: AtomicBool::new(false),
             unsure: Mutex::default(),
             cut: Mutex::default(),
+            counted: Counted::new(flows::monotonic()),
             draining: Mutex::default(),
             recheck,
         };
@@ -333,6 +338,11 @@ impl Node {
     /// Reports what the kernel has seen until now.
     pub(crate) fn report_records(&self) {
         self.direct.look_at(records::drain(self));
+    }
+
+    /// Tells the metrics what the kernel has seen and carried until now.
+    pub(crate) fn count_kernel_connections(&self) {
+        self.direct.look_at(flows::count(self));
     }
 
     /// The open connections that the kernel carries, for `/connections`.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use ambit_core::mesh::Mesh;
 use ambit_core::model::{PolicyKey, WorkloadUid};
 use ambit_loader::{Path, Reason, Record, RecordKind};
-use ambit_runtime::telemetry::connection::observed::{self, Carried};
+use ambit_runtime::telemetry::connection::observed;
 use ambit_runtime::telemetry::connection::{Bytes, Ending};
 
 use super::facts::Seen;
@@ -21,8 +21,14 @@ use crate::report;
 pub(super) fn drain(node: &Node) -> Whom {
     let Some(mesh) = node.state.mesh() else { return Whom::nobody() };
     let _one_at_a_time = node.direct.draining.lock();
+    node.direct.counted.begin();
+    take_all(node, &mesh)
+}
+
+/// [`drain`], for who holds the lock.
+pub(super) fn take_all(node: &Node, mesh: &Mesh) -> Whom {
     let mut again = BTreeSet::new();
-    let mut each = |record: Record| again.extend(take(node, &mesh, &record));
+    let mut each = |record: Record| again.extend(take(node, mesh, &record));
     if let Err(error) = node.kernel.dataplane().records(&mut each) {
         tracing::error!(error = report::chain(&error), "reading the kernel's records");
     }
@@ -42,7 +48,7 @@ fn take(node: &Node, mesh: &Mesh, record: &Record) -> Option<WorkloadUid> {
             let ending = record.client.and_then(|client| was_cut(node, client, record.server));
             let ending = ending.unwrap_or_else(|| closed(record.reason));
             let total = Bytes { from_client: record.from_client, from_server: record.from_server };
-            let carried = Carried { total, ..Carried::default() };
+            let carried = direct.counted.closed(record.server_cookie, record.opened, total);
             let duration = Duration::from_nanos(record.at.saturating_sub(record.opened));
             for facts in &reports {
                 observed::closed(facts, carried, duration, &ending);

@@ -1,6 +1,6 @@
 //! What a connection's report says, in metrics and in the access log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -208,6 +208,34 @@ fn the_access_log_has_istios_fields() {
             "reason": "policy_denied", "policy": "shop/cart", "error": "connection refused by policy",
         })
     );
+}
+
+/// The names in the first column of the first table after a heading of the guide.
+fn documented(heading: &str, first: &str) -> BTreeSet<String> {
+    let guide = include_str!("../../../../docs/guide/telemetry.md");
+    let section = guide.split(&format!("## {heading}\n")).nth(1).expect("the section");
+    let rows = section.lines().skip_while(|line| !line.starts_with(&format!("| {first} |"))).skip(2);
+    rows.map_while(|row| row.strip_prefix("| ")?.split(" | ").next())
+        .flat_map(|names| names.split('`').skip(1).step_by(2))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn the_guide_has_every_label_and_every_field() {
+    opened(facts("guide", "cart")).closed(Bytes::default(), &orderly());
+    let mut labels: BTreeSet<String> =
+        series("guide")["istio_tcp_connections_opened_total"].keys().cloned().collect();
+    labels.remove("VALUE");
+    assert_eq!(documented("Connection metrics", "label"), labels);
+
+    // A refused one has all fields.
+    let text = logged(Format::Json, || opened(facts("guide", "cart")).closed(Bytes::default(), &denied()));
+    let record: BTreeMap<String, serde_json::Value> = serde_json::from_str(&text).expect("one record");
+    let of_every_line = ["timestamp", "level", "target", "message"];
+    let fields: BTreeSet<String> =
+        record.into_keys().filter(|field| !of_every_line.contains(&field.as_str())).collect();
+    assert_eq!(documented("The access log", "field"), fields);
 }
 
 #[test]
