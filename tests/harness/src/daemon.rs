@@ -125,6 +125,11 @@ impl Daemon {
         self.status("VmRSS:")
     }
 
+    /// Memory of its own, in KiB: resident, and not the content of a file. Its program's pages come in whenever they are first used.
+    pub fn heap(&self) -> Result<u64> {
+        self.status("RssAnon:")
+    }
+
     /// How many threads it has.
     pub fn threads(&self) -> Result<u64> {
         self.status("Threads:")

@@ -73,7 +73,7 @@ impl Node {
     }
 
     /// Enrols one more pod.
-    pub(crate) fn enrol(&self, pod: &Pod) -> Result<()> {
+    pub fn enrol(&self, pod: &Pod) -> Result<()> {
         self.enrolled.lock().unwrap_or_else(PoisonError::into_inner).push(pod.clone());
         match &*self.enrolment.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(enrolment) => enrolment.add(pod),

@@ -12,6 +12,7 @@ pub mod paths;
 mod rows;
 pub mod shares;
 pub mod shop;
+pub mod slope;
 mod talk;
 
 pub use held::Held;

@@ -225,10 +225,13 @@ impl Stop {
     }
 }
 
+/// Whom a server has accepted, and when.
+type Accepted = Vec<(SocketAddr, Instant)>;
+
 /// Clients and servers, at work.
 struct Traffic<'scope> {
     clients: Vec<ScopedJoinHandle<'scope, Result<Seen>>>,
-    servers: Vec<(Gate, ScopedJoinHandle<'scope, Vec<(SocketAddr, Instant)>>)>,
+    servers: Vec<(Gate, ScopedJoinHandle<'scope, Accepted>)>,
 }
 
 impl<'scope> Traffic<'scope> {
@@ -307,7 +310,7 @@ impl Gate {
     }
 }
 
-fn accept(listener: &TcpListener, stop: &Stop) -> Vec<(SocketAddr, Instant)> {
+fn accept(listener: &TcpListener, stop: &Stop) -> Accepted {
     let mut accepted = Vec::new();
     while !stop.servers.load(Ordering::Acquire) {
         let Ok((mut stream, client)) = listener.accept() else { continue };
@@ -492,13 +495,13 @@ fn none_slips_through_ten_thousand_changes() -> Result<()> {
         let seen = traffic.join(&stop)?;
         changed.map(|()| (seen, took))
     })?;
-    let daemons_count = acknowledged(&lab)? - answered;
+    let count = acknowledged(&lab)? - answered;
+    let rate = f64::from(u32::try_from(seen.attempts.len())?) / took.as_secs_f64();
     println!(
-        "{daemons_count} changes taken by the destinations' daemon in {took:.1?}, {} connections meanwhile: {:.0} a second",
-        seen.attempts.len(),
-        seen.attempts.len() as f64 / took.as_secs_f64()
+        "{count} changes taken by the destinations' daemon in {took:.1?}, {} connections meanwhile: {rate:.0} a second",
+        seen.attempts.len()
     );
-    ensure!(daemons_count >= 10_000, "the daemon has counted {daemons_count} changes");
+    ensure!(count >= 10_000, "the daemon has counted {count} changes");
     judge_new(&lab, &seen, &lists.flips)?;
     judge_open(&seen, &lists.flips)?;
     drop(lists);
