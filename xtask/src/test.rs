@@ -16,13 +16,15 @@ pub(crate) struct Options {
     /// Only this suite: `lint`, `unit`, `demo`, `fuzz`, or a file of tests/suites/tests.
     #[arg(long, value_name = "SUITE")]
     only: Option<String>,
-    /// Everything, also what takes long: more cases for property tests, cargo-deny, fuzzing.
+    /// Everything, also what takes long: more cases for property tests, cargo-deny, fuzzing, a longer soak.
     #[arg(long)]
     all: bool,
 }
 
 /// How long each fuzz target is run.
 const FUZZ: Duration = Duration::from_secs(20);
+/// How long the soak of `--all` takes; else it is a minute.
+const SOAK_MINUTES: &str = "5";
 /// A suite that hangs is a failure; the longest takes a few minutes on two cores.
 const LIMIT: Duration = Duration::from_mins(25);
 
@@ -97,7 +99,11 @@ fn run_suite(suite: &str, all: bool) -> Result<Count> {
             // One row at a time: rows share two cores with two daemons and their clients. The whole workspace is named, because
             // one package alone would have its dependencies built again with fewer features.
             let arguments = ["test", "--workspace", "--test", file, "--", "--test-threads", "1"];
-            counted(build::cargo(&arguments))
+            let mut command = build::cargo(&arguments);
+            if all {
+                command.env("AMBIT_SOAK", SOAK_MINUTES);
+            }
+            counted(command)
         }
     }
 }
