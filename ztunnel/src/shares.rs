@@ -110,8 +110,8 @@ mod tests {
     fn a_refused_connection_holds_nothing() {
         let (shares, pod) = (Shares::new(10), Share::default());
         let held = fill(&shares, &pod, 3);
-        assert_eq!(held.len(), 1, "after a second one it would hold six and leave four");
+        assert_eq!(held.len(), 2, "a third one would make nine, and four were left");
         assert!(shares.take(&pod, 3).is_none());
-        assert_eq!(shares.used.load(Ordering::Relaxed), 3);
+        assert_eq!(shares.used.load(Ordering::Relaxed), 6);
     }
 }
