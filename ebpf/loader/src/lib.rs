@@ -13,6 +13,7 @@ mod direct;
 mod error;
 mod flow;
 mod map;
+mod memory;
 mod object;
 mod pins;
 mod pods;

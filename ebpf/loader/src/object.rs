@@ -12,7 +12,7 @@ use aya::programs::{CgroupAttachMode, CgroupSockAddr, Program, ProgramError, SkL
 use aya::{Ebpf, EbpfLoader};
 
 use crate::pins::{Link, Pins, inbound_link};
-use crate::{Error, bpf};
+use crate::{Error, bpf, memory};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("AMBIT_EBPF_OBJECT_PATH"));
 
@@ -75,14 +75,16 @@ fn split(links: Vec<Link>) -> (Option<Link>, Option<Link>) {
 fn load(pins: &Pins, cookie: NetnsCookie) -> Result<Ebpf, Error> {
     let multipath = u8::from(Path::new("/proc/sys/net/mptcp").exists());
     let mut loader = EbpfLoader::new();
-    // No program reads kernel structures, so the kernel's own types need not be parsed.
+    // No program reads kernel structures.
     loader.btf(None);
     loader.override_global(names::INBOUND_COOKIE, &cookie.0, true);
     loader.override_global(names::MULTIPATH, &multipath, true);
     for name in names::MAPS {
         loader.map_pin_path(name, pins.path(name));
     }
-    loader.load(OBJECT).map_err(|error| Error::Object(Box::new(error)))
+    let loaded = loader.load(OBJECT).map_err(|error| Error::Object(Box::new(error)));
+    memory::give_back();
+    loaded
 }
 
 fn program<'a>(object: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Program, Error> {

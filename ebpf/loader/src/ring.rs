@@ -4,6 +4,7 @@
 #![expect(unsafe_code, reason = "memory shared with the kernel")]
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
@@ -27,7 +28,8 @@ const HEADER: usize = 8;
 pub(crate) struct Ring {
     /// The consumer's page, which we write.
     consumer: NonNull<u8>,
-    /// The producer's page and the data, twice in a row: no entry is ever cut in two.
+    /// The producer's page and the data. The kernel would map the data twice in a row, so that no entry is ever cut in two; all of
+    /// it counts as resident, so we put the two pieces together instead.
     producer: NonNull<u8>,
     page: usize,
 }
@@ -60,7 +62,7 @@ impl Ring {
             memory.map(NonNull::cast::<u8>).map_err(io::Error::from)
         };
         let consumer = map(page, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, 0)?;
-        match map(page + 2 * SIZE, ProtFlags::PROT_READ, page) {
+        match map(page + SIZE, ProtFlags::PROT_READ, page) {
             Ok(producer) => Ok(Self { consumer, producer, page }),
             Err(error) => {
                 // SAFETY: mapped above, and nobody else knows it.
@@ -87,8 +89,8 @@ impl Ring {
             }
             let size = length & !DISCARDED;
             if length & DISCARDED == 0 && size as usize == size_of::<Record>() {
-                // SAFETY: the kernel has finished the entry, whose size is a record's; a record is plain bytes.
-                each(&unsafe { entry.add(HEADER).cast::<Record>().read() });
+                // SAFETY: the kernel has finished the entry, whose size is a record's.
+                each(&unsafe { self.record(position + HEADER as u64) });
                 count += 1;
             }
             position += (u64::from(size) + HEADER as u64).next_multiple_of(8);
@@ -96,6 +98,24 @@ impl Ring {
             consumed.store(position, Ordering::Release);
         }
         count
+    }
+
+    /// The record at a position, which may lie around the data's end.
+    ///
+    /// # Safety
+    /// The kernel must have finished a record there.
+    unsafe fn record(&self, position: u64) -> Record {
+        let mut record = MaybeUninit::<Record>::uninit();
+        let begin = place(position);
+        let first = size_of::<Record>().min(SIZE - begin);
+        let to = record.as_mut_ptr().cast::<u8>();
+        // SAFETY: both pieces lie in the data, and together they are as long as a record, which is plain bytes.
+        unsafe {
+            to.copy_from_nonoverlapping(self.producer.add(self.page + begin).as_ptr(), first);
+            to.add(first)
+                .copy_from_nonoverlapping(self.producer.add(self.page).as_ptr(), size_of::<Record>() - first);
+            record.assume_init()
+        }
     }
 }
 
@@ -108,7 +128,7 @@ impl Drop for Ring {
     fn drop(&mut self) {
         // SAFETY: both were mapped with these lengths, and nothing refers to them any more.
         let unmapped = unsafe {
-            munmap(self.consumer.cast(), self.page).and(munmap(self.producer.cast(), self.page + 2 * SIZE))
+            munmap(self.consumer.cast(), self.page).and(munmap(self.producer.cast(), self.page + SIZE))
         };
         if let Err(error) = unmapped {
             tracing::warn!(%error, "the ring buffer's memory cannot be given back");
