@@ -11,6 +11,7 @@ use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Duration, Instant};
 
 use ambit_core::model::{Identity, Service, Workload};
+use foldhash::quality::RandomState;
 use metrics::Label;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 use metrics_util::MetricKindMask;
@@ -305,7 +306,7 @@ pub(super) struct AllSeries {
 #[derive(Debug, Default)]
 struct Sets {
     /// Their counters may be counted in.
-    known: HashMap<Labels, Arc<Series>>,
+    known: HashMap<Labels, Arc<Series>, RandomState>,
     /// Taken out, and perhaps not forgotten by the recorder yet.
     leaving: HashMap<Labels, Leaving>,
 }

@@ -16,6 +16,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Layer, Registry, reload};
 
 use super::exposition::{Exposition, Family};
+use super::json::Json;
 pub use super::queue::Flush;
 use super::queue::{self, Queue};
 use crate::Error;
@@ -119,9 +120,7 @@ where
     let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(writer);
     let lines = match settings.format {
         Format::Text => lines.boxed(),
-        Format::Json => {
-            lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
-        }
+        Format::Json => lines.event_format(Json).boxed(),
     };
     let control = Control(Arc::new(Shared { handle, text: Mutex::new(settings.filter.trim().to_owned()) }));
     Ok((tracing_subscriber::registry().with(lines.with_filter(filter)), control))
@@ -304,6 +303,29 @@ mod tests {
             assert!(text.ends_with('\n') && text.contains('é'), "{format:?}: {text:?}");
             let hidden = text.trim_end_matches('\n').chars().find(|c| c.is_control() || *c == '\u{202e}');
             assert_eq!(hidden, None, "{format:?}: {text:?}");
+        }
+    }
+
+    /// Logs itself while it is written.
+    struct Talkative;
+
+    impl std::fmt::Display for Talkative {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            tracing::info!("from within");
+            f.write_str("talkative")
+        }
+    }
+
+    #[test]
+    fn a_value_may_log_while_it_is_written() {
+        for format in [Format::Text, Format::Json] {
+            let (sink, subscriber, _control) = logs(format, "info");
+            tracing::subscriber::with_default(subscriber, || tracing::info!(value = %Talkative, "outside"));
+            let text = sink.text();
+            assert!(
+                text.lines().any(|line| line.contains("outside") && line.contains("talkative")),
+                "{text}"
+            );
         }
     }
 

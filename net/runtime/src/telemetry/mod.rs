@@ -5,6 +5,7 @@ mod access;
 pub mod connection;
 pub mod exposition;
 pub mod instruments;
+mod json;
 mod labels;
 pub mod logs;
 pub mod metrics;
