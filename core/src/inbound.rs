@@ -52,6 +52,10 @@ pub struct Inbound {
     pub probe_ports: BTreeSet<u16>,
 }
 
+/// Beyond so many ports that policies mention, plaintext is checked one by one: the kernel's table of ports is shared by all pods of a
+/// node, and one workload's policies must not fill it.
+const MOST_PORTS: usize = 1024;
+
 /// Which of a workload's ports take plaintext. A workload that is not known, or that names a policy that is not
 /// known, is checked, and so refused.
 pub fn capture_mode(mesh: &Mesh, workload: &WorkloadUid) -> Inbound {
@@ -63,6 +67,9 @@ pub fn capture_mode(mesh: &Mesh, workload: &WorkloadUid) -> Inbound {
     }
     let policies = mesh.policies_for(workload);
     let mentioned = mentioned_ports(&policies);
+    if mentioned.len() > MOST_PORTS {
+        return inbound;
+    }
     // Any port that no policy mentions stands for all of them; with every port mentioned there is none to speak for.
     if let Some(other) = (1..=u16::MAX).find(|port| !mentioned.contains(port)) {
         inbound.default = port_mode(workload, &policies, other);

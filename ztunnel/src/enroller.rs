@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ambit_core::mesh::Mesh;
 use ambit_enrol::{Handler, NetworkNamespace, Request, SourceName};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
@@ -177,21 +178,29 @@ impl Worker {
         pod.numbered(number);
         node.direct.enrolled(node, number, &pod.uid);
         dataplane.set_listeners(pod.cookie, &listeners.borrow()).map_err(failed)?;
-        // In the table first: from now on changes of the mesh reach it, and the mode set here is not older.
+        // In the table first: from now on changes of the mesh reach it.
         node.pods.insert(pod.clone());
-        let mode = match node.state.mesh() {
-            Some(mesh) => {
-                node.identify(&mesh, pod);
-                node.kernel.set_mode(&mesh, pod)
-            }
-            // Until policies are known nothing passes unchecked: enrolment begins so, and what an earlier daemon
-            // set still holds.
-            None => Ok(()),
-        };
-        mode.and_then(|()| accept::start(node, pod, listeners)).inspect_err(|_| {
+        self.take_in(pod).and_then(|()| accept::start(node, pod, listeners)).inspect_err(|_| {
             node.pods.remove(&pod.uid);
         })?;
         node.direct.settled(node, pod);
+        Ok(())
+    }
+
+    /// Gives a pod in the table what the mesh says of it. A change that comes in meanwhile has perhaps been written already, and been
+    /// overwritten here: then once more. Until policies are known nothing passes unchecked: enrolment begins so, and what an
+    /// earlier daemon set still holds.
+    fn take_in(&self, pod: &Arc<Pod>) -> Result<(), Error> {
+        let node = &self.node;
+        let mut written: Option<Arc<Mesh>> = None;
+        while let Some(mesh) = node.state.mesh() {
+            if written.as_ref().is_some_and(|written| Arc::ptr_eq(written, &mesh)) {
+                break;
+            }
+            node.identify(&mesh, pod);
+            node.kernel.set_mode(&mesh, pod)?;
+            written = Some(mesh);
+        }
         Ok(())
     }
 

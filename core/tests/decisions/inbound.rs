@@ -49,6 +49,12 @@ fn plaintext_modes() {
         ("no policy", vec![], Open, &[]),
         ("STRICT", vec![deny("shop/s", vec![only(unidentified())])], Strict, &[]),
         (
+            "more ports than one workload may have",
+            vec![deny("shop/s", vec![only(m! {}.with(|m| m.destination_ports = (1..=1025).collect()))])],
+            Check,
+            &[],
+        ),
+        (
             "STRICT on a port",
             vec![deny("shop/s", vec![only(m! { not_principals: ["*"], destination_ports: ["8080"] })])],
             Open,

@@ -157,12 +157,14 @@ impl Dataplane {
 
     /// How often the kernel refused something, for each reason, since the instance was attached.
     pub fn counters(&self) -> Result<Vec<(Reason, u64)>, Error> {
-        let read = |reason: Reason| {
-            let counts = bpf::lookup_each_cpu(&self.refusals, reason as u32, self.cpus);
-            let error = |source| Error::Map { operation: "read from", map: names::REFUSALS, source };
-            counts.map(|counts| (reason, counts.iter().sum())).map_err(error)
-        };
-        Reason::ALL.iter().copied().map(read).collect()
+        Reason::ALL.iter().map(|reason| Ok((*reason, self.counter(*reason)?))).collect()
+    }
+
+    /// How often this happened.
+    pub fn counter(&self, reason: Reason) -> Result<u64, Error> {
+        let counts = bpf::lookup_each_cpu(&self.refusals, reason as u32, self.cpus);
+        let error = |source| Error::Map { operation: "read from", map: names::REFUSALS, source };
+        counts.map(|counts| counts.iter().sum()).map_err(error)
     }
 
     /// How many entries the maps have that fill and empty, by their names.

@@ -143,6 +143,8 @@ impl Dataplane {
 
     /// Hands over what the kernel recorded since the last time; how much it was.
     pub fn records(&self, each: &mut dyn FnMut(Record)) -> Result<usize, Error> {
+        // While one daemon takes over from another both read, and each says how far it has got.
+        let _lock = self.pins.lock()?;
         let mut handed = 0;
         self.ring.lock().drain(|record| {
             if let Some(record) = Record::new(record) {

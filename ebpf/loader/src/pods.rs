@@ -129,13 +129,15 @@ impl Dataplane {
         }
         let attached = object::attach_inbound(&self.pins, netns, cookie);
         if attached.is_err() && known.is_none() {
-            self.forget(cookie, enrolled.remove(&cookie))?;
+            enrolled.remove(&cookie);
+            self.forget(cookie)?;
         }
         attached.map(|()| number)
     }
 
     /// Says where the daemon listens for a pod.
     pub fn set_listeners(&self, cookie: NetnsCookie, listeners: &Listeners<'_>) -> Result<(), Error> {
+        let _lock = self.pins.lock()?;
         let mut enrolled = self.enrolled.lock();
         let held = enrolled.get_mut(&cookie).ok_or(Error::NotEnrolled(cookie))?;
         let sockets =
@@ -151,49 +153,60 @@ impl Dataplane {
                 None => self.listeners.remove(&key)?,
             }
         }
-        let pod = Pod {
-            outbound_v4: listeners.outbound_v4.unwrap_or(0),
-            outbound_v6: listeners.outbound_v6.unwrap_or(0),
-            ..held.pod
-        };
-        self.put_pod(cookie, held, pod)
+        self.change_pod(cookie, held, |pod| {
+            pod.outbound_v4 = listeners.outbound_v4.unwrap_or(0);
+            pod.outbound_v6 = listeners.outbound_v6.unwrap_or(0);
+        })
     }
 
     /// Says how plaintext that arrives at a pod is treated. Each port goes from its old rule to its new one
-    /// directly.
+    /// directly. Where there is no room for all rules, the daemon is asked about every port without one.
     pub fn set_inbound(&self, cookie: NetnsCookie, inbound: &Inbound) -> Result<(), Error> {
+        let _lock = self.pins.lock()?;
         let mut enrolled = self.enrolled.lock();
         let held = enrolled.get_mut(&cookie).ok_or(Error::NotEnrolled(cookie))?;
         let wanted = inbound.rules();
+        let mut failed = None;
         for (port, rule) in &wanted {
             if held.rules.get(port) != Some(rule) {
-                self.ports.put(&PortKey::new(cookie, *port), rule)?;
-                held.rules.insert(*port, *rule);
+                match self.ports.put(&PortKey::new(cookie, *port), rule) {
+                    Ok(()) => drop(held.rules.insert(*port, *rule)),
+                    Err(error) => failed = Some(error),
+                }
             }
         }
-        let pod = Pod { mode: inbound.default as u8, ..held.pod };
-        self.put_pod(cookie, held, pod)?;
+        let mode = if failed.is_none() { inbound.default } else { InboundMode::Check };
+        self.change_pod(cookie, held, |pod| pod.mode = mode as u8)?;
         let stale: Vec<u16> = held.rules.keys().copied().filter(|port| !wanted.contains_key(port)).collect();
         for port in stale {
             self.ports.remove(&PortKey::new(cookie, port))?;
             held.rules.remove(&port);
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     /// Leaves a pod to itself: nothing of it is captured any more. That it is not enrolled is no error.
     pub fn release(&self, cookie: NetnsCookie) -> Result<(), Error> {
         let _lock = self.pins.lock()?;
-        let held = self.enrolled.lock().remove(&cookie);
-        self.forget(cookie, held)
+        let mut enrolled = self.enrolled.lock();
+        self.forget(cookie)?;
+        enrolled.remove(&cookie);
+        Ok(())
     }
 
-    fn put_pod(&self, cookie: NetnsCookie, held: &mut Enrolled, pod: Pod) -> Result<(), Error> {
-        if pod != held.pod {
-            if !self.pods.replace(&cookie, &pod)? {
-                return Err(Error::NotEnrolled(cookie));
-            }
-            held.pod = pod;
+    /// Changes some fields, under the lock, and leaves the others as they are now: another daemon may have written them, while one
+    /// takes over from the other.
+    fn change_pod(
+        &self,
+        cookie: NetnsCookie,
+        held: &mut Enrolled,
+        change: impl FnOnce(&mut Pod),
+    ) -> Result<(), Error> {
+        let now = self.pods.get(&cookie)?.ok_or(Error::NotEnrolled(cookie))?;
+        held.pod = now;
+        change(&mut held.pod);
+        if held.pod != now && !self.pods.replace(&cookie, &held.pod)? {
+            return Err(Error::NotEnrolled(cookie));
         }
         Ok(())
     }
@@ -204,20 +217,20 @@ impl Dataplane {
         clock::fresh(held.0).map(WorkloadNumber)
     }
 
-    fn forget(&self, cookie: NetnsCookie, held: Option<Enrolled>) -> Result<(), Error> {
+    /// Whatever stops it half-way, doing it again does the rest: the pod goes after what is found by it, its name goes last.
+    fn forget(&self, cookie: NetnsCookie) -> Result<(), Error> {
         for link in self.pins.links(&inbound_link(cookie))? {
             link.remove()?;
         }
-        let pod = self.pods.get(&cookie)?;
-        self.pods.remove(&cookie)?;
-        if let Some(pod) = pod {
+        if let Some(pod) = self.pods.get(&cookie)? {
             self.forget_number(pod.number)?;
         }
+        self.pods.remove(&cookie)?;
         for slot in ListenerSlot::ALL {
             self.listeners.remove(&ListenerKey::new(cookie, slot))?;
         }
-        for port in held.unwrap_or_default().rules.keys() {
-            self.ports.remove(&PortKey::new(cookie, *port))?;
+        for key in self.ports.keys()?.into_iter().filter(|key| key.netns == cookie) {
+            self.ports.remove(&key)?;
         }
         self.pod_handoffs.remove(&cookie)?;
         self.pod_flows.remove(&cookie)?;

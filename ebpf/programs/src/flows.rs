@@ -8,7 +8,7 @@ use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 
 use crate::maps::{ENDPOINTS, FLOWS, GENERATIONS, LEASE, POD_FLOWS, SERVICES, STICKY, VERDICTS, count};
 use crate::records::now;
-use crate::sockets::add;
+use crate::sockets::{add, at_limit};
 
 /// Where a connection to a place goes.
 #[derive(Clone, Copy)]
@@ -71,7 +71,9 @@ pub fn is_current(destination: WorkloadNumber, generation: u64) -> bool {
 #[inline(always)]
 pub fn exhausted(netns: NetnsCookie) -> bool {
     // SAFETY: as above.
-    POD_FLOWS.get_ptr(netns).is_none_or(|counter| unsafe { counter.read_volatile() } >= limits::POD_FLOWS)
+    POD_FLOWS
+        .get_ptr(netns)
+        .is_none_or(|counter| at_limit(unsafe { counter.read_volatile() }, limits::POD_FLOWS))
 }
 
 /// Whose count an entry is in: who entered it.

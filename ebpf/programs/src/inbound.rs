@@ -12,7 +12,7 @@ use aya_ebpf::macros::sk_lookup;
 use aya_ebpf::programs::SkLookupContext;
 
 use crate::context::{address, field};
-use crate::flows::is_current;
+use crate::flows::{exhausted, is_current};
 use crate::maps::{FLOWS, LISTENERS, NODE_ADDRESSES, PODS, PORTS};
 use crate::records::{self, Refused, probably};
 
@@ -70,8 +70,9 @@ fn decide(context: &SkLookupContext) -> Result<(), Reason> {
     let Some(pod) = pod else { return Err(Reason::PodUnknown) };
     let mode = rule.map(|rule| rule.mode).filter(|mode| *mode != 0).unwrap_or(pod.mode);
     match InboundMode::from_number(mode) {
-        Some(InboundMode::Open) => Ok(()),
-        Some(InboundMode::Check) => {
+        // What could not be listed could not be cut later: the daemon carries it.
+        Some(InboundMode::Open) if !exhausted(netns) => Ok(()),
+        Some(InboundMode::Open | InboundMode::Check) => {
             let slot = if v4 { ListenerSlot::PlaintextV4 } else { ListenerSlot::PlaintextV6 };
             assign(context, netns, slot).map_err(|()| Reason::PlaintextListenerMissing)
         }

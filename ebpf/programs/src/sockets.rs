@@ -85,7 +85,14 @@ pub fn exhausted(netns: NetnsCookie) -> bool {
     // SAFETY: the kernel keeps the entry until the program ends.
     POD_HANDOFFS
         .get_ptr(netns)
-        .is_none_or(|counter| unsafe { counter.read_volatile() } >= limits::POD_HANDOFFS)
+        .is_none_or(|counter| at_limit(unsafe { counter.read_volatile() }, limits::POD_HANDOFFS))
+}
+
+/// Whether a pod's count has reached its limit. A pod that was released and enrolled again counts from zero while entries of its
+/// earlier enrolment are still to be taken away, so a count may be below zero for a while.
+#[inline(always)]
+pub fn at_limit(count: u64, limit: u64) -> bool {
+    count.cast_signed() >= limit.cast_signed()
 }
 
 /// Leaves a hand-off; false if the map would not take it.

@@ -1,7 +1,7 @@
 //! The open connections that the kernel carries: which of them are no longer allowed ([`recheck`]), and what they
 //! carry ([`list`], [`count`]).
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,22 +22,33 @@ use crate::daemon::Node;
 use crate::pods::Pod;
 use crate::report;
 
-/// Ends those of the destinations' open connections that the mesh, as it is now, does not allow.
-pub(super) fn recheck(node: &Node, whom: &Whom) {
+/// Ends those of the destinations' open connections that the mesh, as it is now, does not allow. Returns whose could not be looked
+/// at, or ended.
+pub(super) fn recheck(node: &Node, whom: Whom) -> Whom {
     if whom.is_nobody() {
-        return;
+        return whom;
     }
-    let Some(mesh) = node.state.mesh() else { return };
-    for flow in open(node) {
+    let Some(mesh) = node.state.mesh() else { return Whom::nobody() };
+    let open = match node.kernel.dataplane().flows() {
+        Ok(open) => open,
+        Err(error) => {
+            tracing::error!(error = report::chain(&error), "reading the kernel's open connections");
+            return whom;
+        }
+    };
+    let mut again = BTreeSet::new();
+    for flow in open {
         let Some(uid) = node.direct.names.uid(flow.destination) else { continue };
         // One that has left is on its own, as it was before it came.
         if whom.contains(&uid)
             && node.direct.names.is_enrolled(flow.destination)
             && let Err(refusal) = may_stay(node, &mesh, &uid, &flow)
+            && cut(node, &uid, &flow, ending(&refusal)).is_err()
         {
-            cut(node, &uid, &flow, ending(&refusal));
+            again.insert(uid);
         }
     }
+    Whom::These(again)
 }
 
 fn open(node: &Node) -> Vec<Flow> {
@@ -84,7 +95,7 @@ fn ending(refusal: &Refusal) -> Ending {
 }
 
 /// Closes the server's end, which resets the client's; where there is none yet, or it cannot be got at, the client's.
-fn cut(node: &Node, destination: &WorkloadUid, flow: &Flow, ending: Ending) {
+fn cut(node: &Node, destination: &WorkloadUid, flow: &Flow, ending: Ending) -> Result<(), Failed> {
     let source = || node.pods.get(&node.direct.names.uid(flow.source?)?);
     let server = node.pods.get(destination).zip(flow.server_cookie);
     let client = source().zip(flow.client_cookie);
@@ -101,20 +112,24 @@ fn cut(node: &Node, destination: &WorkloadUid, flow: &Flow, ending: Ending) {
         server.map(|(pod, cookie)| (pod, flow.server, flow.client, cookie)),
         client.map(|(pod, cookie)| (pod, flow.client, flow.server, cookie)),
     ];
-    let reached =
-        ends.iter().flatten().any(|(pod, local, remote, cookie)| destroy(pod, *local, *remote, *cookie));
-    if !reached {
-        // It has just ended by itself, or its pod's namespace is not here yet: then it is looked at when that comes.
-        node.direct.cut.lock().remove(&key);
+    let mut outcome = Ok(());
+    for (pod, local, remote, cookie) in ends.into_iter().flatten() {
+        match pod.with_diag(|diag| diag.destroy(local, remote, cookie)) {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::error!(uid = %pod.uid, error = report::chain(&error), "closing a connection");
+                outcome = Err(Failed);
+            }
+        }
     }
+    // It has just ended by itself, or its pod's namespace is not here yet: then it is looked at when that comes.
+    node.direct.cut.lock().remove(&key);
+    outcome
 }
 
-fn destroy(pod: &Pod, local: SocketAddr, remote: SocketAddr, cookie: u64) -> bool {
-    pod.with_diag(|diag| diag.destroy(local, remote, cookie)).unwrap_or_else(|error| {
-        tracing::error!(uid = %pod.uid, error = report::chain(&error), "closing a connection");
-        false
-    })
-}
+/// A connection could not be closed, which has been logged.
+struct Failed;
 
 /// All of them, each with what it has carried until now.
 pub(super) fn list(node: &Node) -> Vec<View> {
@@ -160,7 +175,7 @@ pub(super) fn count(node: &Node) -> Whom {
             continue;
         }
         listed.insert(cookie);
-        let carried = carried.map(|total| counted.open(cookie, flow.opened, total));
+        let carried = carried.map(|total| counted.open(cookie, total));
         for facts in Seen::from(&flow).reports(&mesh, &node.direct.names) {
             *open.entry((facts.direction as u8, facts.path as u8)).or_default() += 1;
             if let Some(carried) = carried {

@@ -26,7 +26,7 @@ use ambit_core::direct::{Sources, concerned, verdict};
 use ambit_core::mesh::{Mesh, Touched};
 use ambit_core::model::WorkloadUid;
 use ambit_core::outbound::Tunnel;
-use ambit_loader::{Dataplane, Verdict, WorkloadNumber};
+use ambit_loader::{Dataplane, Reason, Verdict, WorkloadNumber};
 use ambit_runtime::telemetry::connection::Ending;
 use parking_lot::Mutex;
 
@@ -44,6 +44,10 @@ use services::Services;
 const DRAIN_INTERVAL: Duration = Duration::from_millis(100);
 /// How often yeses that hold no longer are cleared away.
 const SWEEP_INTERVAL: Duration = Duration::from_mins(1);
+/// How often what could not be looked at is tried again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// How long [`watch`] may take over one round. Most take milliseconds.
+const STALLED: Duration = Duration::from_secs(30);
 /// How often a lease is renewed before it runs out.
 const RENEWALS: u32 = 4;
 /// How long a connection that was cut may take to be recorded as closed.
@@ -66,6 +70,8 @@ pub(crate) struct Direct {
     /// One thread at a time takes records, so that they are reported in order.
     draining: Mutex<()>,
     recheck: Sender<Whom>,
+    /// When [`watch`] last finished a round.
+    looked: Mutex<Instant>,
 }
 
 /// Whose open connections are to be looked at.
@@ -122,9 +128,10 @@ impl Direct {
             begun: AtomicBool::new(false),
             unsure: Mutex::default(),
             cut: Mutex::default(),
-            counted: Counted::new(flows::monotonic()),
+            counted: Counted::default(),
             draining: Mutex::default(),
             recheck,
+            looked: Mutex::new(Instant::now()),
         };
         Ok((direct, Asked(asked)))
     }
@@ -239,6 +246,11 @@ impl Direct {
         if !self.settings.enabled || !self.begun.load(Ordering::SeqCst) {
             return;
         }
+        // Nothing may go on without the daemon of which the daemon would not know when to end it.
+        if self.looked.lock().elapsed() > STALLED {
+            tracing::error!("nobody looks at the kernel's connections: decisions are not renewed");
+            return;
+        }
         let dataplane = node.kernel.dataplane();
         let mut unsure = self.unsure.lock();
         unsure.retain(|number| dataplane.bump(*number).is_err());
@@ -300,6 +312,10 @@ pub(crate) fn start(node: &Arc<Node>, asked: Asked) -> Result<(), Error> {
 /// A thread and not a task: it reads long maps and asks the kernel about many sockets.
 fn watch(node: &Node, asked: &Asked) {
     let mut swept = Instant::now();
+    let mut lost = lost_records(node);
+    // Whose connections could not be looked at, or ended.
+    let mut left = Whom::nobody();
+    let mut tried = Instant::now();
     loop {
         let mut whom = match asked.0.recv_timeout(DRAIN_INTERVAL) {
             Ok(whom) => whom,
@@ -308,14 +324,32 @@ fn watch(node: &Node, asked: &Asked) {
         };
         // Several changes at once take one look.
         asked.0.try_iter().for_each(|more| whom.join(more));
-        flows::recheck(node, &whom);
-        // What was established while its policy changed, or arrived by rules that no longer hold, is looked at at once.
-        flows::recheck(node, &records::drain(node));
+        if tried.elapsed() >= RETRY_INTERVAL {
+            whom.join(std::mem::replace(&mut left, Whom::nobody()));
+            tried = Instant::now();
+        }
+        left.join(flows::recheck(node, whom));
+        // What was established while its policy changed, or arrived by rules that no longer hold, is looked at at once. Where records
+        // were lost, nobody knows whose.
+        let mut seen = records::drain(node);
+        let now_lost = lost_records(node);
+        if now_lost != lost {
+            lost = now_lost;
+            seen = Whom::Everyone;
+        }
+        left.join(flows::recheck(node, seen));
+        *node.direct.looked.lock() = Instant::now();
         if swept.elapsed() >= SWEEP_INTERVAL {
             swept = Instant::now();
             sweep(node);
         }
     }
+}
+
+/// How many records the kernel had no room for.
+fn lost_records(node: &Node) -> Option<u64> {
+    let lost = node.kernel.dataplane().counter(Reason::RecordLost);
+    lost.inspect_err(|error| tracing::error!(error = chain(error), "reading how many records were lost")).ok()
 }
 
 fn sweep(node: &Node) {

@@ -48,7 +48,7 @@ fn take(node: &Node, mesh: &Mesh, record: &Record) -> Option<WorkloadUid> {
             let ending = record.client.and_then(|client| was_cut(node, client, record.server));
             let ending = ending.unwrap_or_else(|| closed(record.reason));
             let total = Bytes { from_client: record.from_client, from_server: record.from_server };
-            let carried = direct.counted.closed(record.server_cookie, record.opened, total);
+            let carried = direct.counted.closed(record.server_cookie, total);
             let duration = Duration::from_nanos(record.at.saturating_sub(record.opened));
             for facts in &reports {
                 observed::closed(facts, carried, duration, &ending);

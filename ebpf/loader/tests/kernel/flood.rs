@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ambit_loader::{Path, Reason, RecordKind};
+use ambit_loader::{Inbound, InboundMode, Reason, RecordKind};
 use aya::maps::{HashMap, Map, MapData};
 
 use crate::lab::{accept, at, local, until};
@@ -51,7 +51,10 @@ fn nothing_is_left_of_many_connections() {
     let rest = world.rest();
     let lost = counter(&world.dataplane, Reason::RecordLost);
     assert!(lost > 0, "{} records fit", rest.len());
-    assert_eq!(rest.len() as u64 + lost, 2 * 2 * EACH as u64, "one when opened and one when closed");
+    // One whose entry was gone when it was established, which happened once in many runs on a busy machine, has one more.
+    let gone = counter(&world.dataplane, Reason::FlowGone);
+    assert!(gone < 10, "{gone} entries were gone");
+    assert_eq!(rest.len() as u64 + lost, 2 * 2 * EACH as u64 + gone, "one when opened and one when closed");
     for pod in &world.pods {
         world.dataplane.release(pod.cookie).expect("released");
     }
@@ -85,16 +88,14 @@ fn a_pods_list_has_an_end() {
     world.record(RecordKind::Closed, from);
     world.until_none_is_listed();
 
-    // A native one passes unlisted, is counted, and has its records all the same.
+    // One that would be native and could not be listed is the daemon's, which can end it.
     world.set_listed(SERVER, u64::MAX >> 1);
     world.open(SERVER);
     world.dataplane.release(world.pods[OTHER].cookie).expect("released");
-    let other = world.pods[OTHER].connect(to).expect("native");
-    let (server, from) = accept(&app);
+    let other = world.pods[OTHER].connect(to).expect("taken by the daemon");
+    drop((other, accept(&world.daemons[SERVER].plaintext_v4)));
     assert_eq!(world.flows(), []);
-    assert_eq!(counter(&world.dataplane, Reason::FlowsExhausted), 1);
-    drop((other, server));
-    assert_eq!(world.record(RecordKind::Closed, from).path, Path::Native);
+    assert_eq!(counter(&world.dataplane, Reason::FlowsExhausted), 0);
     world.set_listed(CLIENT, 0);
     world.dataplane.renew_lease(LEASE).expect("a lease");
     let client = world.pods[CLIENT].connect(to).expect("direct again");
@@ -102,6 +103,50 @@ fn a_pods_list_has_an_end() {
     until("it is listed", || world.flows().len() == 1);
     drop((client, server));
     world.until_none_is_listed();
+}
+
+#[test]
+fn what_ends_after_a_pod_left_and_came_back_does_not_use_its_list_up() {
+    let world = Neighbours::new();
+    let app = world.pods[SERVER].listen_at(at(V4[SERVER], 8080));
+    world.open(SERVER);
+    world.dataplane.release(world.pods[OTHER].cookie).expect("released");
+    let early = world.pods[OTHER].connect(local(&app)).expect("native");
+    let (server, _) = accept(&app);
+    assert_eq!(world.flows().len(), 1);
+    world.dataplane.release(world.pods[SERVER].cookie).expect("released");
+    let _daemon = world.pods[SERVER].enrol(&world.dataplane);
+    drop((early, server));
+    world.until_none_is_listed();
+    assert_eq!(world.listed(SERVER).cast_signed(), -1, "it was counted in the earlier enrolment");
+    world.open(SERVER);
+    let late = world.pods[OTHER].connect(local(&app)).expect("native");
+    let (server, _) = accept(&app);
+    assert_eq!(world.flows().len(), 1, "it is listed, so that a policy can end it");
+    drop((late, server));
+    world.until_none_is_listed();
+}
+
+#[test]
+fn a_full_table_of_ports_lets_nobody_in_unasked() {
+    let world = Neighbours::new();
+    let all = (0..=u16::MAX).map(|port| (port, InboundMode::Open)).collect();
+    let greedy = Inbound { default: InboundMode::Strict, ports: all, probe_ports: [].into() };
+    world.dataplane.set_inbound(world.pods[OTHER].cookie, &greedy).expect("just enough room");
+    let app = world.pods[SERVER].listen_at(at(V4[SERVER], 8080));
+    world.open(SERVER);
+    let next = Inbound {
+        default: InboundMode::Open,
+        ports: [(8080, InboundMode::Strict)].into(),
+        probe_ports: [].into(),
+    };
+    world.dataplane.set_inbound(world.pods[SERVER].cookie, &next).expect_err("there is no room");
+    world.dataplane.release(world.pods[CLIENT].cookie).expect("released");
+    let client = world.pods[CLIENT].connect(local(&app)).expect("taken by the daemon");
+    drop((client, accept(&world.daemons[SERVER].plaintext_v4)));
+    world.dataplane.release(world.pods[OTHER].cookie).expect("released");
+    world.dataplane.set_inbound(world.pods[SERVER].cookie, &next).expect("room again");
+    world.pods[CLIENT].connect(local(&app)).expect_err("refused by the kernel");
 }
 
 #[test]
