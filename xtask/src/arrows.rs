@@ -36,7 +36,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("ambit-controller", &["ambit-core", "ambit-crd", "ambit-runtime", "ambit-xds"]),
     ("ambit-harness", &[]),
     ("ambit-apps", &[]),
-    ("ambit-suites", &["ambit-harness"]),
+    // One suite plays the controller.
+    ("ambit-suites", &["ambit-core", "ambit-harness", "ambit-xds"]),
     ("xtask", &["ambit-harness"]),
 ];
 
