@@ -22,6 +22,7 @@ use tokio::net::TcpStream;
 use crate::daemon::Node;
 use crate::kernel::Kernel;
 use crate::pods::{Pod, Pods};
+use crate::socket::Peer;
 use crate::{health, report};
 
 /// Why a connection could not be made.
@@ -63,7 +64,7 @@ impl Dial for PodDialer {
         if certificate.identity != key.identity {
             return Err(DialError::Certificate(format!("{} is now {}", key.source, certificate.identity)));
         }
-        let socket = pod.connecting(key.address).map_err(DialError::Connect)?;
+        let socket = pod.connecting(key.address, Peer::Remote).map_err(DialError::Connect)?;
         self.kernel.dataplane().mark_outbound(socket.as_fd()).map_err(DialError::Mark)?;
         let stream = socket.connect(key.address).await.map_err(DialError::Connect)?;
         let config = tls::client_config(&certificate, &key.peers);
@@ -108,14 +109,14 @@ pub(crate) async fn application(
     address: SocketAddr,
     client: SocketAddr,
 ) -> Result<TcpStream, Failure> {
-    let socket = pod.connecting(address).map_err(|error| connect_failure(address, &error))?;
+    let socket = pod.connecting(address, Peer::Local).map_err(|error| connect_failure(address, &error))?;
     node.kernel.dataplane().mark_inbound(socket.as_fd(), client).map_err(|error| mark_failure(&error))?;
     socket.connect(address).await.map_err(|error| connect_failure(address, &error))
 }
 
 /// Connects to something outside the mesh as the pod's application would.
 pub(crate) async fn plain(node: &Node, pod: &Pod, address: SocketAddr) -> Result<TcpStream, Failure> {
-    let socket = pod.connecting(address).map_err(|error| connect_failure(address, &error))?;
+    let socket = pod.connecting(address, Peer::Remote).map_err(|error| connect_failure(address, &error))?;
     node.kernel.dataplane().mark_outbound(socket.as_fd()).map_err(|error| mark_failure(&error))?;
     let limit = node.config.endpoint_timeout();
     match tokio::time::timeout(limit, socket.connect(address)).await {

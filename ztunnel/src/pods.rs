@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::Error;
 use crate::netns::within;
 use crate::shares::Share;
-use crate::socket::{self, Family};
+use crate::socket::{self, Family, Peer};
 
 /// One enrolled pod.
 pub(crate) struct Pod {
@@ -51,7 +51,7 @@ impl Pod {
     pub(crate) fn new(uid: &str, namespace: NetworkNamespace) -> Result<Self, Error> {
         let uid = WorkloadUid(uid.into());
         let cookie = within(&namespace, || {
-            let probe = socket::connecting(Family::V4)?;
+            let probe = socket::connecting(Family::V4, Peer::Local)?;
             ambit_loader::netns_cookie(probe.as_fd())
         })
         .map_err(|source| Error::Socket {
@@ -105,8 +105,8 @@ impl Pod {
     }
 
     /// A socket in the pod's namespace, to connect with.
-    pub(crate) fn connecting(&self, destination: SocketAddr) -> io::Result<TcpSocket> {
-        within(&self.namespace, || socket::connecting(Family::of(destination)))
+    pub(crate) fn connecting(&self, destination: SocketAddr, peer: Peer) -> io::Result<TcpSocket> {
+        within(&self.namespace, || socket::connecting(Family::of(destination), peer))
     }
 
     /// Listeners in the pod's namespace. Those of IPv6 are absent where the pod has none.
@@ -119,7 +119,7 @@ impl Pod {
     }
 
     fn has_ipv6(&self) -> bool {
-        let bind = || socket::listen(Family::V6).map(drop);
+        let bind = || socket::listen(Family::V6, Peer::Local).map(drop);
         within(&self.namespace, bind).is_ok()
     }
 
@@ -212,8 +212,12 @@ pub(crate) struct Listener {
 
 impl Listener {
     fn set(family: Family) -> io::Result<Self> {
-        let listen = || socket::listen(family);
-        Ok(Self { outbound: listen()?, hbone: listen()?, plaintext: listen()? })
+        let listen = |peer| socket::listen(family, peer);
+        Ok(Self {
+            outbound: listen(Peer::Local)?,
+            hbone: listen(Peer::Remote)?,
+            plaintext: listen(Peer::Remote)?,
+        })
     }
 
     fn outbound_port(&self) -> Option<u16> {

@@ -35,8 +35,21 @@ impl Family {
     }
 }
 
+/// Who is at the other end of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peer {
+    /// The application of a pod of this node.
+    Local,
+    /// Perhaps somebody elsewhere.
+    Remote,
+}
+
+/// Congestion control of what never leaves the node. The host's choice may pace (BBR does), which costs a timer for every few segments and
+/// a third of a tunnel's throughput where there is no network to be gentle to (decision 095). Every kernel has this one.
+const LOCAL_CONGESTION_CONTROL: &[u8] = b"reno";
+
 /// A listening socket on loopback and a free port, in the thread's present namespace.
-pub(crate) fn listen(family: Family) -> io::Result<Socket> {
+pub(crate) fn listen(family: Family, peer: Peer) -> io::Result<Socket> {
     let address = family.loopback();
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if family == Family::V6 {
@@ -48,6 +61,7 @@ pub(crate) fn listen(family: Family) -> io::Result<Socket> {
     socket.set_out_of_band_inline(true)?;
     socket.set_tcp_nodelay(true)?;
     keepalive(&SockRef::from(&socket))?;
+    congestion_control(&SockRef::from(&socket), peer)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -55,7 +69,7 @@ pub(crate) fn listen(family: Family) -> io::Result<Socket> {
 }
 
 /// A socket to connect with, in the thread's present namespace.
-pub(crate) fn connecting(family: Family) -> io::Result<TcpSocket> {
+pub(crate) fn connecting(family: Family, peer: Peer) -> io::Result<TcpSocket> {
     let socket = match family {
         Family::V4 => TcpSocket::new_v4()?,
         Family::V6 => TcpSocket::new_v6()?,
@@ -63,7 +77,15 @@ pub(crate) fn connecting(family: Family) -> io::Result<TcpSocket> {
     socket.set_nodelay(true)?;
     SockRef::from(&socket).set_out_of_band_inline(true)?;
     keepalive(&SockRef::from(&socket))?;
+    congestion_control(&SockRef::from(&socket), peer)?;
     Ok(socket)
+}
+
+fn congestion_control(socket: &SockRef<'_>, peer: Peer) -> io::Result<()> {
+    match peer {
+        Peer::Local => socket.set_tcp_congestion(LOCAL_CONGESTION_CONTROL),
+        Peer::Remote => Ok(()),
+    }
 }
 
 fn keepalive(socket: &SockRef<'_>) -> io::Result<()> {
@@ -88,7 +110,7 @@ mod tests {
     #[test]
     fn accepted_sockets_inherit_what_the_listener_has() {
         for family in [Family::V4, Family::V6] {
-            let listener = listen(family).unwrap();
+            let listener = listen(family, Peer::Local).unwrap();
             listener.set_nonblocking(false).unwrap();
             let address = listener.local_addr().unwrap().as_socket().unwrap();
             let _client = std::net::TcpStream::connect(address).unwrap();
@@ -96,6 +118,7 @@ mod tests {
             assert!(accepted.tcp_nodelay().unwrap(), "{family:?}");
             assert!(accepted.out_of_band_inline().unwrap(), "{family:?}");
             assert!(accepted.keepalive().unwrap(), "{family:?}");
+            assert!(accepted.tcp_congestion().unwrap().starts_with(LOCAL_CONGESTION_CONTROL), "{family:?}");
             assert_eq!(accepted.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE, "{family:?}");
             assert_eq!(accepted.tcp_keepalive_interval().unwrap(), KEEPALIVE_INTERVAL, "{family:?}");
             assert_eq!(accepted.tcp_keepalive_retries().unwrap(), KEEPALIVE_PROBES, "{family:?}");
