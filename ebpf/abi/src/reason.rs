@@ -47,7 +47,8 @@ reasons! {
     FlowStale = 8, "flow_stale";
     /// A direct connection arrived at another pod than the one it was let pass for.
     FlowMisdirected = 9, "flow_misdirected";
-    /// A connection was not listed, because the pod has too many: a native one passed unlisted.
+    /// A connection was not listed, because there are too many. At its pod's cap the daemon carries it instead; only where the
+    /// whole list is full does a native one pass unlisted.
     FlowsExhausted = 10, "flows_exhausted";
     /// A direct connection was not listed, because its addresses and ports are another's.
     FlowTaken = 11, "flow_taken";

@@ -51,10 +51,9 @@ impl Inbound {
     }
 }
 
-/// What the maps hold for a pod.
+/// What the maps hold for a pod beside its own entry, which is read afresh.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Enrolled {
-    pod: Pod,
     rules: BTreeMap<u16, PortRule>,
 }
 
@@ -63,9 +62,7 @@ impl Dataplane {
     pub(crate) fn read_enrolled(&self) -> Result<(), Error> {
         let mut enrolled = self.enrolled.lock();
         for cookie in self.pods.keys()? {
-            if let Some(pod) = self.pods.get(&cookie)? {
-                enrolled.insert(cookie, Enrolled { pod, rules: BTreeMap::new() });
-            }
+            enrolled.insert(cookie, Enrolled::default());
         }
         for key in self.ports.keys()? {
             if let (Some(pod), Some(rule), Ok(port)) =
@@ -120,12 +117,12 @@ impl Dataplane {
             None => self.new_number()?,
         };
         self.generations.put_new(&number, &1)?;
-        if let Some(pod) = known {
-            enrolled.entry(cookie).or_default().pod = pod;
+        if known.is_some() {
+            enrolled.entry(cookie).or_default();
         } else {
             let pod = Pod { mode: InboundMode::Check as u8, number, ..Pod::default() };
             self.pods.put(&cookie, &pod)?;
-            enrolled.insert(cookie, Enrolled { pod, rules: BTreeMap::new() });
+            enrolled.insert(cookie, Enrolled::default());
         }
         let attached = object::attach_inbound(&self.pins, netns, cookie);
         if attached.is_err() && known.is_none() {
@@ -138,8 +135,10 @@ impl Dataplane {
     /// Says where the daemon listens for a pod.
     pub fn set_listeners(&self, cookie: NetnsCookie, listeners: &Listeners<'_>) -> Result<(), Error> {
         let _lock = self.pins.lock()?;
-        let mut enrolled = self.enrolled.lock();
-        let held = enrolled.get_mut(&cookie).ok_or(Error::NotEnrolled(cookie))?;
+        let enrolled = self.enrolled.lock();
+        if !enrolled.contains_key(&cookie) {
+            return Err(Error::NotEnrolled(cookie));
+        }
         let sockets =
             [listeners.hbone_v4, listeners.hbone_v6, listeners.plaintext_v4, listeners.plaintext_v6];
         for (slot, socket) in ListenerSlot::ALL.into_iter().zip(sockets) {
@@ -153,7 +152,7 @@ impl Dataplane {
                 None => self.listeners.remove(&key)?,
             }
         }
-        self.change_pod(cookie, held, |pod| {
+        self.change_pod(cookie, |pod| {
             pod.outbound_v4 = listeners.outbound_v4.unwrap_or(0);
             pod.outbound_v6 = listeners.outbound_v6.unwrap_or(0);
         })
@@ -176,7 +175,7 @@ impl Dataplane {
             }
         }
         let mode = if failed.is_none() { inbound.default } else { InboundMode::Check };
-        self.change_pod(cookie, held, |pod| pod.mode = mode as u8)?;
+        self.change_pod(cookie, |pod| pod.mode = mode as u8)?;
         let stale: Vec<u16> = held.rules.keys().copied().filter(|port| !wanted.contains_key(port)).collect();
         for port in stale {
             self.ports.remove(&PortKey::new(cookie, port))?;
@@ -196,16 +195,11 @@ impl Dataplane {
 
     /// Changes some fields, under the lock, and leaves the others as they are now: another daemon may have written them, while one
     /// takes over from the other.
-    fn change_pod(
-        &self,
-        cookie: NetnsCookie,
-        held: &mut Enrolled,
-        change: impl FnOnce(&mut Pod),
-    ) -> Result<(), Error> {
+    fn change_pod(&self, cookie: NetnsCookie, change: impl FnOnce(&mut Pod)) -> Result<(), Error> {
         let now = self.pods.get(&cookie)?.ok_or(Error::NotEnrolled(cookie))?;
-        held.pod = now;
-        change(&mut held.pod);
-        if held.pod != now && !self.pods.replace(&cookie, &held.pod)? {
+        let mut wanted = now;
+        change(&mut wanted);
+        if wanted != now && !self.pods.replace(&cookie, &wanted)? {
             return Err(Error::NotEnrolled(cookie));
         }
         Ok(())
