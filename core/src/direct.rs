@@ -223,7 +223,10 @@ impl Sources {
             let (identity, in_mesh) = (workload.identity(), workload.in_mesh());
             let now = Source { identity, in_mesh, direct: workload.direct };
             let before = self.0.insert(uid.clone(), now.clone());
-            changed |= before.is_some_and(|before| before != now);
+            // One that only joined the mesh had no answers.
+            let joined =
+                |before: &Source| !before.in_mesh && Source { in_mesh: now.in_mesh, ..before.clone() } == now;
+            changed |= before.is_some_and(|before| before != now && !joined(&before));
         }
         changed
     }

@@ -8,6 +8,7 @@ pub mod balance;
 mod denial;
 pub mod derive;
 pub mod direct;
+pub mod enrolment;
 pub mod health;
 pub mod inbound;
 pub mod mesh;

@@ -40,6 +40,10 @@ pub struct Settings {
     /// The DNS domain of services.
     pub domain: String,
     pub network: String,
+    /// A pod is announced as reachable by HBONE only once its node has annotated it; else its label is enough.
+    pub enrolled_by_annotation: bool,
+    /// Where the mesh's own pods are: they are never in it.
+    pub system_namespace: String,
 }
 
 impl Default for Settings {
@@ -51,6 +55,8 @@ impl Default for Settings {
             cluster: "Kubernetes".to_owned(),
             domain: "cluster.local".to_owned(),
             network: String::new(),
+            enrolled_by_annotation: false,
+            system_namespace: "ambit-system".to_owned(),
         }
     }
 }

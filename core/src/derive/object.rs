@@ -135,6 +135,13 @@ pub struct Pod {
     pub ready: bool,
 }
 
+impl Pod {
+    /// Whether it has ended for good.
+    pub fn is_finished(&self) -> bool {
+        matches!(self.phase, Phase::Succeeded | Phase::Failed)
+    }
+}
+
 /// The controlling owner of a pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Owner {

@@ -4,16 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::object::{Kind, Metadata, ObjectKey, Phase, Pod, PortRef, Transport, WorkloadEntry};
+use super::object::{Kind, Metadata, ObjectKey, Pod, PortRef, Transport, WorkloadEntry};
 use super::store::{Contents, Labelled, Store, selects};
 use super::{Condition, Settings, peer_authentication, service, service_entry};
+use crate::enrolment::{self, DATAPLANE_MODE};
 use crate::model::{
     Health, Locality, NetworkMode, PolicyKey, PortMapping, ServiceKey, TunnelProtocol, Workload,
     WorkloadKind, WorkloadUid,
 };
-
-/// Enrols a namespace or a pod, or keeps a pod out.
-const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
 
 /// Switches the direct path, on a namespace or a pod.
 const DIRECT: &str = "ambit.dev/direct";
@@ -70,8 +68,7 @@ impl<'a> Context<'a> {
     /// A pod's workload. A finished pod has none: its address may already be another's. Neither has one that is not
     /// scheduled; one that is and has no address yet is known, so that its node can prepare.
     pub(super) fn pod(&self, pod: &Pod) -> Option<Workload> {
-        let finished = matches!(pod.phase, Phase::Succeeded | Phase::Failed);
-        if finished || (pod.node.is_empty() && pod.addresses.is_empty()) {
+        if pod.is_finished() || (pod.node.is_empty() && pod.addresses.is_empty()) {
             return None;
         }
         let port_named = |name: &str| {
@@ -107,8 +104,8 @@ impl<'a> Context<'a> {
     pub(super) fn entry(&self, entry: &WorkloadEntry) -> Workload {
         let base = self.base(&entry.metadata, Kind::WorkloadEntry, entry, &entry.metadata.name);
         let network = if entry.network.is_empty() { &self.settings.network } else { &entry.network };
-        let enrolled =
-            entry.label(TUNNEL) == Some("http") || enrols(entry.label(DATAPLANE_MODE)) == Some(true);
+        let enrolled = entry.label(TUNNEL) == Some("http")
+            || entry.label(DATAPLANE_MODE).and_then(enrolment::mode) == Some(true);
         Workload {
             service_account: or_default(&entry.service_account),
             network: network.as_str().into(),
@@ -199,9 +196,17 @@ impl<'a> Context<'a> {
 
     fn pod_protocol(&self, pod: &Pod) -> TunnelProtocol {
         let namespace = self.contents.and_then(|contents| contents.namespace.as_ref());
-        let by_namespace = || enrols(namespace?.metadata.labels.get(DATAPLANE_MODE).map(String::as_str));
-        let enrolled = enrols(pod.label(DATAPLANE_MODE)).or_else(by_namespace).unwrap_or(false);
-        if enrolled && !pod.host_network { TunnelProtocol::Hbone } else { TunnelProtocol::None }
+        let subject = enrolment::Subject {
+            namespace: &pod.metadata.namespace,
+            namespace_labels: namespace.map(|namespace| &namespace.metadata.labels),
+            pod_labels: Some(&pod.metadata.labels),
+            host_network: pod.host_network,
+            finished: pod.is_finished(),
+            system_namespace: &self.settings.system_namespace,
+        };
+        let ready =
+            !self.settings.enrolled_by_annotation || enrolment::is_redirected(&pod.metadata.annotations);
+        if ready && subject.judge().is_desired() { TunnelProtocol::Hbone } else { TunnelProtocol::None }
     }
 
     /// The services of the namespace that select the workload.
@@ -253,15 +258,6 @@ impl<'a> Context<'a> {
         });
         let listed: BTreeSet<PolicyKey> = listed.chain(self.peers.policy_for(labels)).collect();
         listed.into_iter().collect()
-    }
-}
-
-/// What the dataplane label says, if it says anything that is known.
-fn enrols(mode: Option<&str>) -> Option<bool> {
-    match mode? {
-        "ambient" | "ambit" => Some(true),
-        "none" => Some(false),
-        _ => None,
     }
 }
 

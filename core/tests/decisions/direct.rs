@@ -261,6 +261,11 @@ fn sources_are_who_they_were_until_they_are_somebody_else() {
     assert!(!follow(vec![]));
     assert!(follow(vec![web()]), "another identity after an absence");
     assert!(follow(vec![with(web(), |w| w.direct = false)]), "switched off");
+    let outside = |w: &mut Workload| w.protocol = TunnelProtocol::None;
+    assert!(follow(vec![with(web(), outside)]), "it leaves the mesh");
+    assert!(!follow(vec![web()]), "it joins the mesh: nobody said yes to it before");
+    follow(vec![with(web(), outside)]);
+    assert!(follow(vec![with(web(), |w| w.service_account = "other".into())]), "it joins as another");
     sources.forget(&uid("shop/web"));
     assert!(!sources.follow(&mesh([web()], [], []), &local), "a new enrolment has no answers yet");
 }
@@ -378,17 +383,25 @@ fn address_of(pod: &WorkloadUid) -> std::net::IpAddr {
 
 fn workloads() -> impl Strategy<Value = Workload> {
     let names = select(vec!["shop/p0", "blog/p1"]);
-    let flags =
-        (any::<bool>(), prop::bool::weighted(0.9), prop::bool::weighted(0.1), prop::bool::weighted(0.1));
-    (0..PODS.len(), vec(names, 0..2), flags).prop_map(|(index, policies, (other, direct, tls, moved))| {
-        with(pod(PODS[index], &[]), |w| {
-            w.addresses = vec![ip(&format!("10.1.0.{}", if moved { 9 } else { index + 1 }))];
-            w.policies = policies.iter().map(|name| policy_key(name)).collect();
-            w.service_account = if other { "other".into() } else { "default".into() };
-            w.direct = direct;
-            w.same_node_tls = tls;
-        })
-    })
+    let flags = (
+        any::<bool>(),
+        prop::bool::weighted(0.9),
+        prop::bool::weighted(0.1),
+        prop::bool::weighted(0.1),
+        prop::bool::weighted(0.8),
+    );
+    (0..PODS.len(), vec(names, 0..2), flags).prop_map(
+        |(index, policies, (other, direct, tls, moved, announced))| {
+            with(pod(PODS[index], &[]), |w| {
+                w.addresses = vec![ip(&format!("10.1.0.{}", if moved { 9 } else { index + 1 }))];
+                w.policies = policies.iter().map(|name| policy_key(name)).collect();
+                w.service_account = if other { "other".into() } else { "default".into() };
+                w.direct = direct;
+                w.same_node_tls = tls;
+                w.protocol = if announced { TunnelProtocol::Hbone } else { TunnelProtocol::None };
+            })
+        },
+    )
 }
 
 fn policies() -> impl Strategy<Value = Authorization> {

@@ -14,6 +14,7 @@ mod derive_peer_authentication;
 mod derive_properties;
 mod derive_service_entry;
 mod direct;
+mod enrolment;
 mod health;
 mod inbound;
 mod mesh;

@@ -114,7 +114,11 @@ pub(crate) struct Lab {
 
 impl Lab {
     pub(crate) fn new(objects: impl IntoIterator<Item = Object>) -> Self {
-        let mut lab = Self { world: World::new(Settings::default()), mesh: Mesh::new() };
+        Self::with(Settings::default(), objects)
+    }
+
+    pub(crate) fn with(settings: Settings, objects: impl IntoIterator<Item = Object>) -> Self {
+        let mut lab = Self { world: World::new(settings), mesh: Mesh::new() };
         lab.put(objects);
         lab
     }
