@@ -1,8 +1,9 @@
 //! A source's side: blocking calls, and a thread that keeps the daemon informed across its restarts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
@@ -18,11 +19,15 @@ use crate::packet;
 /// How often the thread looks whether the daemon is still there, and tries again if not.
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
+/// Before a daemon that refused something hears it again.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
+
 /// A source's connection to the daemon.
 ///
 /// Every call blocks until the daemon has answered, or the timeout is over. What was added is remembered, with a copy
-/// of the descriptor: when the daemon restarts, a thread connects again and says it all anew. Dropping the client
-/// closes the connection and releases nothing.
+/// of the descriptor: when the daemon restarts, or another daemon takes its socket's place while the old one still runs
+/// (an upgrade), a thread connects to the one that listens now and says it all anew, before anything else. Dropping the
+/// client closes the connection and releases nothing.
 #[derive(Debug)]
 pub struct Client {
     commands: Option<SyncSender<Command>>,
@@ -51,8 +56,9 @@ impl Client {
             timeout,
             connection: Some(connection),
             pods: BTreeMap::new(),
+            kept: BTreeSet::new(),
             snapshot_sent: false,
-            told: true,
+            told: Told::Everything,
         };
         let thread = std::thread::Builder::new()
             .name("enrol".to_owned())
@@ -85,16 +91,16 @@ impl Client {
     }
 
     fn call(&self, message: Message, descriptor: Option<OwnedFd>) -> Result<(), Error> {
-        let gone = || Error::Io {
-            operation: "reaching the client's thread",
-            source: io::ErrorKind::BrokenPipe.into(),
-        };
         let (reply, answer) = sync_channel(1);
         let deadline = Instant::now() + self.timeout;
         let command = Command { message, descriptor, deadline, reply };
         self.commands.as_ref().ok_or_else(gone)?.send(command).map_err(|_| gone())?;
         answer.recv().map_err(|_| gone())?
     }
+}
+
+fn gone() -> Error {
+    Error::Io { operation: "reaching the daemon", source: io::ErrorKind::BrokenPipe.into() }
 }
 
 impl Drop for Client {
@@ -107,6 +113,42 @@ impl Drop for Client {
     }
 }
 
+/// Enrols one workload over a connection of its own, for a source that does not stay (a CNI plugin). Tries until the
+/// timeout is over, also with the next daemon when one ends in between; a refusal is final.
+pub fn enrol_once(
+    path: &Path,
+    source: &SourceName,
+    pod: &Pod,
+    namespace: BorrowedFd<'_>,
+    timeout: Duration,
+) -> Result<(), Error> {
+    once(path, source, &Message::Add(pod.clone()), Some(namespace), timeout)
+}
+
+/// Releases one workload over a connection of its own, as [`enrol_once`] enrols one.
+pub fn release_once(path: &Path, source: &SourceName, uid: &str, timeout: Duration) -> Result<(), Error> {
+    once(path, source, &Message::Delete { uid: uid.to_owned() }, None, timeout)
+}
+
+fn once(
+    path: &Path,
+    source: &SourceName,
+    message: &Message,
+    descriptor: Option<BorrowedFd<'_>>,
+    timeout: Duration,
+) -> Result<(), Error> {
+    let deadline = Instant::now() + timeout;
+    loop {
+        let mut connection = Connection::retry(path, source, deadline)?;
+        match connection.exchange(message, descriptor, deadline) {
+            Err(Error::Io { .. }) if Instant::now() + WATCH_INTERVAL < deadline => {
+                std::thread::sleep(WATCH_INTERVAL);
+            }
+            other => return other,
+        }
+    }
+}
+
 /// What the thread holds: what has been enrolled, and whether the present daemon knows.
 #[derive(Debug)]
 struct Keeper {
@@ -115,9 +157,20 @@ struct Keeper {
     timeout: Duration,
     connection: Option<Connection>,
     pods: BTreeMap<String, (Pod, OwnedFd)>,
+    /// Said to stay, and not added since.
+    kept: BTreeSet<String>,
     snapshot_sent: bool,
-    /// The daemon at the other end has been told everything.
-    told: bool,
+    told: Told,
+}
+
+/// What the daemon at the other end has been told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    /// Nothing yet.
+    Nothing,
+    /// All that there was, and it refused some: said again at that time.
+    Refused(Instant),
+    Everything,
 }
 
 impl Keeper {
@@ -126,7 +179,8 @@ impl Keeper {
             match commands.recv_timeout(WATCH_INTERVAL) {
                 Ok(command) => {
                     let result = self.execute(&command);
-                    if result.is_ok() {
+                    // What is to be kept is so also when this daemon could not serve it.
+                    if result.is_ok() || matches!(command.message, Message::Keep { .. }) {
                         self.remember(command.message, command.descriptor);
                     }
                     // The caller may have given up; nothing to do about it.
@@ -141,9 +195,14 @@ impl Keeper {
     fn remember(&mut self, message: Message, descriptor: Option<OwnedFd>) {
         match (message, descriptor) {
             (Message::Add(pod), Some(descriptor)) => {
+                self.kept.remove(&pod.uid);
                 self.pods.insert(pod.uid.clone(), (pod, descriptor));
             }
+            (Message::Keep { uid }, _) if !self.pods.contains_key(&uid) => {
+                self.kept.insert(uid);
+            }
             (Message::Delete { uid }, _) => {
+                self.kept.remove(&uid);
                 self.pods.remove(&uid);
             }
             (Message::SnapshotSent, _) => self.snapshot_sent = true,
@@ -151,17 +210,25 @@ impl Keeper {
         }
     }
 
-    /// Carries a caller's message, over a new connection if the old one is gone.
+    /// Carries a caller's message, over a new connection if the old one is gone or its daemon is no longer the one
+    /// that listens. A new daemon hears everything else first.
     fn execute(&mut self, command: &Command) -> Result<(), Error> {
         loop {
-            let connection = if let Some(connection) = &mut self.connection {
-                connection
-            } else {
+            self.follow();
+            if self.connection.is_none() {
                 let fresh = Connection::retry(&self.path, &self.source, command.deadline)?;
-                self.told = false;
-                self.connection.insert(fresh)
-            };
+                self.adopt(fresh);
+            }
+            if self.told == Told::Nothing {
+                self.catch_up();
+            }
             let descriptor = command.descriptor.as_ref().map(AsFd::as_fd);
+            let Some(connection) = &mut self.connection else {
+                if Instant::now() < command.deadline {
+                    continue;
+                }
+                return Err(gone());
+            };
             match connection.exchange(&command.message, descriptor, command.deadline) {
                 // The daemon went away in between: once more, with the next one.
                 Err(Error::Io { .. }) if Instant::now() < command.deadline => self.connection = None,
@@ -179,21 +246,44 @@ impl Keeper {
         if self.connection.as_ref().is_some_and(Connection::closed) {
             self.connection = None;
         }
+        self.follow();
         if self.connection.is_none() {
-            let Ok(fresh) = Connection::open(&self.path, &self.source, Instant::now() + self.timeout) else {
-                return;
-            };
-            self.connection = Some(fresh);
-            self.told = false;
+            let Ok(fresh) = self.open() else { return };
+            self.adopt(fresh);
         }
-        if !self.told {
-            match self.tell() {
-                Ok(()) => self.told = true,
-                Err(error @ Error::Refused { .. }) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "enrolling again");
-                }
-                Err(_) => self.connection = None,
+        match self.told {
+            Told::Everything => {}
+            Told::Refused(again) if Instant::now() < again => {}
+            Told::Nothing | Told::Refused(_) => self.catch_up(),
+        }
+    }
+
+    /// Changes over to the daemon that listens at the path now. Until that one has answered, the old one stays.
+    fn follow(&mut self) {
+        if self.connection.as_ref().is_some_and(|connection| connection.replaced(&self.path))
+            && let Ok(fresh) = self.open()
+        {
+            self.adopt(fresh);
+        }
+    }
+
+    fn open(&self) -> Result<Connection, Error> {
+        Connection::open(&self.path, &self.source, Instant::now() + self.timeout)
+    }
+
+    fn adopt(&mut self, fresh: Connection) {
+        self.connection = Some(fresh);
+        self.told = Told::Nothing;
+    }
+
+    fn catch_up(&mut self) {
+        match self.tell() {
+            Ok(()) => self.told = Told::Everything,
+            Err(error @ Error::Refused { .. }) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "enrolling again");
+                self.told = Told::Refused(Instant::now() + REFUSED_PAUSE);
             }
+            Err(_) => self.connection = None,
         }
     }
 
@@ -208,6 +298,14 @@ impl Keeper {
                 other => other?,
             }
         }
+        for uid in &self.kept {
+            let deadline = Instant::now() + self.timeout;
+            match connection.exchange(&Message::Keep { uid: uid.clone() }, None, deadline) {
+                // Not there, or not served: naming it is what counts.
+                Err(Error::Refused { .. }) => {}
+                other => other?,
+            }
+        }
         match refused {
             Some(error) => Err(error),
             None if self.snapshot_sent => {
@@ -218,9 +316,27 @@ impl Keeper {
     }
 }
 
+/// Tells socket files apart: another daemon's is another file. One that is bound keeps its number while its daemon lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct SocketFile {
+    device: u64,
+    inode: u64,
+}
+
+impl SocketFile {
+    fn at(path: &Path) -> Option<Self> {
+        let found = std::fs::metadata(path).ok()?;
+        Some(Self { device: found.dev(), inode: found.ino() })
+    }
+}
+
 /// One connection that has said hello.
 #[derive(Debug)]
-struct Connection(OwnedFd);
+struct Connection {
+    socket: OwnedFd,
+    /// What lay at the path just before connecting. If it was replaced in between, one connects once more than needed.
+    file: Option<SocketFile>,
+}
 
 impl Connection {
     /// Tries until the deadline. A refusal is final.
@@ -239,11 +355,12 @@ impl Connection {
 
     fn open(path: &Path, source: &SourceName, deadline: Instant) -> Result<Self, Error> {
         let failed = |e: nix::Error| Error::Connect { path: path.to_owned(), source: e.into() };
+        let file = SocketFile::at(path);
         let descriptor =
             socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).map_err(failed)?;
         let address = UnixAddr::new(path).map_err(failed)?;
         connect(descriptor.as_raw_fd(), &address).map_err(failed)?;
-        let mut connection = Self(descriptor);
+        let mut connection = Self { socket: descriptor, file };
         let hello = Message::Hello { version: PROTOCOL_VERSION, source: source.clone() };
         connection.exchange(&hello, None, deadline)?;
         Ok(connection)
@@ -258,9 +375,9 @@ impl Connection {
     ) -> Result<(), Error> {
         let io = |operation| move |source| Error::Io { operation, source };
         let bytes = serde_json::to_vec(message).map_err(|e| Error::Message(e.to_string()))?;
-        packet::send(self.0.as_fd(), &bytes, descriptor).map_err(io("sending a message"))?;
+        packet::send(self.socket.as_fd(), &bytes, descriptor).map_err(io("sending a message"))?;
         self.wait(deadline).map_err(io("waiting for an answer"))?;
-        let packet = packet::receive(self.0.as_fd())
+        let packet = packet::receive(self.socket.as_fd())
             .map_err(io("receiving an answer"))?
             .ok_or_else(|| io("receiving an answer")(io::ErrorKind::UnexpectedEof.into()))?;
         match serde_json::from_slice(&packet.bytes).map_err(|e| Error::Message(e.to_string()))? {
@@ -274,7 +391,7 @@ impl Connection {
             let left = deadline.saturating_duration_since(Instant::now());
             let milliseconds = i32::try_from(left.as_millis()).unwrap_or(i32::MAX);
             let timeout = PollTimeout::try_from(milliseconds).unwrap_or(PollTimeout::MAX);
-            let mut descriptors = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+            let mut descriptors = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
             match poll(&mut descriptors, timeout) {
                 Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
                 Ok(_) => return Ok(()),
@@ -284,9 +401,14 @@ impl Connection {
         }
     }
 
+    /// Whether another daemon listens at the path now.
+    fn replaced(&self, path: &Path) -> bool {
+        SocketFile::at(path).is_some_and(|file| Some(file) != self.file)
+    }
+
     /// Whether the daemon has gone. Nothing is ever sent unasked, so anything readable is the end.
     fn closed(&self) -> bool {
-        let mut descriptors = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        let mut descriptors = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
         !matches!(poll(&mut descriptors, PollTimeout::ZERO), Ok(0) | Err(nix::Error::EINTR))
     }
 }

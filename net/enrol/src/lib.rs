@@ -4,7 +4,7 @@
 //! are, handing over a descriptor of each one's network namespace. The protocol is one JSON message per packet
 //! (`SOCK_SEQPACKET`), each answered before the next is read; only root may speak it.
 //!
-//! Way in: [`Client`] for sources, [`Server`] and [`serve`] for the daemon.
+//! Way in: [`Client`] for sources that stay, [`enrol_once`] for those that do not, [`Server`] and [`serve`] for the daemon.
 
 mod client;
 mod message;
@@ -12,7 +12,7 @@ mod netns;
 mod packet;
 mod server;
 
-pub use client::Client;
+pub use client::{Client, enrol_once, release_once};
 pub use message::{Answer, Message, PROTOCOL_VERSION, Pod, SourceName};
 pub use netns::{NamespaceId, NetworkNamespace, NetworkNamespaceError};
 pub use server::{Handler, Request, Server, serve};

@@ -45,7 +45,7 @@ impl Handler for Recorder {
 struct Daemon {
     runtime: Option<Runtime>,
     recorder: Arc<Recorder>,
-    folder: tempfile::TempDir,
+    folder: Arc<tempfile::TempDir>,
     namespace: File,
 }
 
@@ -54,11 +54,17 @@ impl Daemon {
         let mut daemon = Self {
             runtime: None,
             recorder: Arc::default(),
-            folder: tempfile::tempdir().unwrap(),
+            folder: Arc::new(tempfile::tempdir().unwrap()),
             namespace: fresh_namespace(),
         };
         daemon.run();
         daemon
+    }
+
+    /// The next daemon on the same node, not yet running.
+    fn beside(other: &Self) -> Self {
+        let (folder, namespace) = (other.folder.clone(), other.namespace.try_clone().unwrap());
+        Self { runtime: None, recorder: Arc::default(), folder, namespace }
     }
 
     fn path(&self) -> PathBuf {
@@ -186,6 +192,76 @@ fn a_restarted_daemon_is_told_everything_again() {
         daemon.recorder.seen()[before..] == expected.map(str::to_owned)
     });
     client.keep("c//Pod/shop/web").unwrap();
+}
+
+#[test]
+fn a_daemon_that_takes_the_sockets_place_is_told_everything_first() {
+    let old = Daemon::start();
+    let client = old.client();
+    client.add(&pod("web"), old.namespace.as_fd()).unwrap();
+    client.keep("c//Pod/shop/cart").unwrap();
+    client.snapshot_sent().unwrap();
+    let before = old.recorder.seen();
+    let mut new = Daemon::beside(&old);
+    new.run();
+    // The old one still answers; the next call goes to the new one, behind all that was said before.
+    client.add(&pod("late"), old.namespace.as_fd()).unwrap();
+    let expected = [
+        "test: hello",
+        "test: add c//Pod/shop/web",
+        "test: keep c//Pod/shop/cart",
+        "test: snapshot",
+        "test: add c//Pod/shop/late",
+    ];
+    assert_eq!(new.recorder.seen(), expected);
+    assert_eq!(old.recorder.seen(), before, "the old daemon hears nothing more");
+}
+
+#[test]
+fn a_daemon_that_takes_the_sockets_place_is_found_without_a_call() {
+    let old = Daemon::start();
+    let client = old.client();
+    client.add(&pod("web"), old.namespace.as_fd()).unwrap();
+    let mut new = Daemon::beside(&old);
+    new.run();
+    wait_until("the new daemon is told", || {
+        new.recorder.seen() == ["test: hello", "test: add c//Pod/shop/web"].map(str::to_owned)
+    });
+    client.keep("c//Pod/shop/web").unwrap();
+    assert_eq!(old.recorder.seen().len(), 2, "{:?}", old.recorder.seen());
+}
+
+#[test]
+fn a_socket_without_a_daemon_does_not_take_the_place_of_one_that_answers() {
+    let old = Daemon::start();
+    let client = old.client();
+    // Bound, never listening: a daemon that died at the wrong moment.
+    std::fs::remove_file(old.path()).unwrap();
+    let dead = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    bind(dead.as_raw_fd(), &UnixAddr::new(&old.path()).unwrap()).unwrap();
+    client.add(&pod("web"), old.namespace.as_fd()).unwrap();
+    assert_eq!(old.recorder.seen(), ["test: hello", "test: add c//Pod/shop/web"]);
+}
+
+#[test]
+fn a_source_that_does_not_stay() {
+    let mut daemon = Daemon::start();
+    let source: SourceName = "cni".parse().unwrap();
+    let once = |name: &str, timeout| {
+        crate::enrol_once(&daemon.path(), &source, &pod(name), daemon.namespace.as_fd(), timeout)
+    };
+    once("web", TIMEOUT).unwrap();
+    let refused = once("refused", TIMEOUT).unwrap_err().to_string();
+    assert_eq!(refused, "adding c//Pod/shop/refused refused by the daemon: not this one");
+    crate::release_once(&daemon.path(), &source, "c//Pod/shop/web", TIMEOUT).unwrap();
+    let expected =
+        ["cni: hello", "cni: add c//Pod/shop/web", "cni: hello", "cni: hello", "cni: delete c//Pod/shop/web"];
+    assert_eq!(daemon.recorder.seen(), expected);
+    daemon.stop();
+    let short = Duration::from_millis(300);
+    let error =
+        crate::enrol_once(&daemon.path(), &source, &pod("web"), daemon.namespace.as_fd(), short).unwrap_err();
+    assert!(matches!(error, Error::Connect { .. }), "{error}");
 }
 
 #[test]
