@@ -148,7 +148,7 @@ fn certificates() {
     let daemon = Daemon::connect(a.clone());
     let web = "spiffe://cluster.local/ns/shop/sa/web";
     let ask = |connection: &Connection, identity: &str, csr: String| {
-        let client = daemon.block_on(async { ca::Client::new(connection) }).unwrap();
+        let client = daemon.block_on(async { ca::Client::new(connection.clone()) }).unwrap();
         let identity = identity.parse().unwrap();
         let answer = daemon.block_on(client.create_certificate(&csr, &identity, DAY));
         answer.map_err(|error| {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ambit_core::health;
+use ambit_runtime::controller;
 use ambit_runtime::telemetry::logs;
 use serde::Deserialize;
 
@@ -19,10 +20,15 @@ pub(crate) const ENDPOINTS: u32 = 3;
 pub(crate) struct Config {
     /// Names this daemon's programs and maps among those of one kernel.
     pub(crate) instance: String,
-    /// The node's name, as workloads say it.
+    /// The node's name, as workloads say it. `--node` goes before it: one file may serve all nodes.
+    #[serde(default)]
     pub(crate) node: String,
-    /// The bootstrap file that `controller bootstrap` writes.
-    pub(crate) bootstrap: PathBuf,
+    /// The bootstrap file that `controller bootstrap` writes; or [`Config::controller`].
+    pub(crate) bootstrap: Option<PathBuf>,
+    /// How the controller is reached where the token and the roots lie in files of their own.
+    pub(crate) controller: Option<controller::Settings>,
+    /// A file with the node's addresses, one a line: for a daemon that does not run on the node's own network.
+    pub(crate) node_addresses: Option<PathBuf>,
     /// Where the enrolment socket is made.
     pub(crate) run_dir: PathBuf,
     /// A mounted BPF file system; pins live here.
@@ -135,15 +141,16 @@ fn readiness() -> SocketAddr {
 }
 
 impl Config {
-    /// Reads and checks the file.
-    pub(crate) fn read(path: &Path) -> Result<Self, Error> {
+    /// Reads and checks the file. A node's name given here goes before the file's.
+    pub(crate) fn read(path: &Path, node: Option<String>) -> Result<Self, Error> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| Error::ReadConfig { path: path.to_owned(), source })?;
-        Self::parse(&text).map_err(|message| Error::ParseConfig { path: path.to_owned(), message })
+        Self::parse(&text, node).map_err(|message| Error::ParseConfig { path: path.to_owned(), message })
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
-        let config: Self = serde_yaml_ng::from_str(text).map_err(|e| e.to_string())?;
+    fn parse(text: &str, node: Option<String>) -> Result<Self, String> {
+        let mut config: Self = serde_yaml_ng::from_str(text).map_err(|e| e.to_string())?;
+        config.node = node.unwrap_or(config.node);
         config.check()?;
         Ok(config)
     }
@@ -157,6 +164,16 @@ impl Config {
         };
         if self.node.is_empty() {
             return Err("node: is empty".to_owned());
+        }
+        match (&self.bootstrap, &self.controller) {
+            (Some(_), Some(_)) => {
+                return Err("controller: stands beside bootstrap; one of them is right".to_owned());
+            }
+            (None, None) => return Err("bootstrap: missing, and so is controller".to_owned()),
+            (None, Some(controller)) => {
+                controller.check().map_err(|(field, message)| format!("controller.{field}: {message}"))?;
+            }
+            (Some(_), None) => {}
         }
         in_range("workers", self.workers as u64, 1..=256)?;
         in_range("certificate_ttl_seconds", self.certificate_ttl_seconds, 1..=366 * day())?;
@@ -212,7 +229,7 @@ mod tests {
 
     #[test]
     fn what_is_left_out_has_defaults() {
-        let config = Config::parse(LEAST).unwrap();
+        let config = Config::parse(LEAST, None).unwrap();
         assert_eq!(config.workers, 2);
         assert_eq!(config.admin, "127.0.0.1:15000".parse().unwrap());
         assert_eq!(config.metrics, "[::]:15020".parse().unwrap());
@@ -224,6 +241,15 @@ mod tests {
         assert_eq!(config.cgroup, None);
         assert!(config.direct.enabled);
         assert_eq!(config.direct.lease(), Duration::from_mins(1));
+    }
+
+    #[test]
+    fn the_flag_names_the_node() {
+        let text = "instance: a\nrun_dir: /r\nbpffs: /b\n\
+                    controller: {address: 'a:1', server_name: a, root_file: r, token_file: t}\n";
+        assert_eq!(Config::parse(text, Some("n1".to_owned())).unwrap().node, "n1");
+        assert_eq!(Config::parse(LEAST, Some("n1".to_owned())).unwrap().node, "n1", "before the file's");
+        assert_eq!(Config::parse(text, None).unwrap_err(), "node: is empty");
     }
 
     #[test]
@@ -251,12 +277,31 @@ mod tests {
             ),
             ("more than all", "ejection: {most_percent: 101}", "ejection.most_percent: 101"),
             ("log format", "log: {format: xml}", "xml"),
+            (
+                "two controllers",
+                "controller: {address: 'a:1', server_name: a, root_file: r, token_file: t}",
+                "controller: stands beside",
+            ),
         ];
         for (name, line, expected) in rows {
-            let message = Config::parse(&format!("{LEAST}{line}\n")).expect_err(name);
+            let message = Config::parse(&format!("{LEAST}{line}\n"), None).expect_err(name);
             assert!(message.contains(expected), "{name}: {message}");
         }
-        let message = Config::parse("node: a").expect_err("fields are missing");
+        let rows = [
+            ("no controller", "", "bootstrap: missing"),
+            (
+                "no port",
+                "controller: {address: a, server_name: a, root_file: r, token_file: t}",
+                "controller.address",
+            ),
+            ("no file", "controller: {address: 'a:1', server_name: a, root_file: r}", "token_file"),
+        ];
+        for (name, line, expected) in rows {
+            let text = format!("instance: a\nrun_dir: /run/a\nbpffs: /sys/fs/bpf/a\n{line}\n");
+            let message = Config::parse(&text, Some("n".to_owned())).expect_err(name);
+            assert!(message.contains(expected), "{name}: {message}");
+        }
+        let message = Config::parse("node: a", None).expect_err("fields are missing");
         assert!(message.contains("missing field"), "{message}");
     }
 }

@@ -14,10 +14,11 @@ use ambit_loader::Dataplane;
 use ambit_runtime::admin::{Admin, Readiness};
 use ambit_runtime::bootstrap::Bootstrap;
 use ambit_runtime::certificates::{self, Certificates};
+use ambit_runtime::controller::Controller;
 use ambit_runtime::drain::Drain;
 use ambit_runtime::signals::Shutdown;
 use ambit_runtime::telemetry::{connection, logs, metrics::Metrics};
-use ambit_xds::client::{Connection, Status};
+use ambit_xds::client::Status;
 use tokio::sync::{broadcast, watch};
 
 use crate::config::Config;
@@ -30,13 +31,15 @@ use crate::error::Error;
 use crate::kernel::Kernel;
 use crate::pods::{Pod, Pods};
 use crate::shares::Shares;
-use crate::signer::Ca;
+use crate::signer::{Ca, Way};
 use crate::state::State;
 use crate::sync::Sync;
 use crate::{addresses, admin, health, report};
 
 /// How long the last scrape and the last question may take at the very end.
 const ADMIN_END: Duration = Duration::from_secs(1);
+/// How often the file of roots is read.
+const ROOTS_INTERVAL: Duration = Duration::from_secs(5);
 /// How often metrics of open connections follow what was carried.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -117,10 +120,9 @@ pub(crate) async fn run(config: Config) -> Result<(), Error> {
         (readiness.condition("dataplane"), readiness.condition("enrolment"), readiness.condition("xds"));
     raise_descriptor_limit();
 
-    let bootstrap = Bootstrap::read(&config.bootstrap)?;
-    let connection = controller(&config, &bootstrap)?;
-    let ca = Ca(ambit_xds::ca::Client::new(&connection)?);
-    let settings = certificates::Settings { ttl: config.certificate_ttl(), roots: bootstrap.root.clone() };
+    let way = Way { controller: controller(&config)?, node: config.node.clone() };
+    let ca = Ca(ambit_xds::ca::Client::new(way.clone())?);
+    let settings = certificates::Settings { ttl: config.certificate_ttl(), roots: way.controller.roots()? };
     let certificates = Certificates::new(ca, &settings)?;
 
     let (dataplane, own) = attach(&config)?;
@@ -139,10 +141,11 @@ pub(crate) async fn run(config: Config) -> Result<(), Error> {
 
     tokio::spawn(addresses::follow(node.clone(), own));
     tokio::spawn(follow_certificates(node.clone()));
+    tokio::spawn(follow_roots(node.clone(), way.controller.clone()));
     tokio::spawn(keep_house(node.clone()));
     tokio::spawn(follow_ejections(node.clone()));
     tokio::spawn(follow_status(xds, synced));
-    tokio::spawn(follow_controller(node.clone(), connection, xds_status));
+    tokio::spawn(follow_controller(node.clone(), way, xds_status));
     tracing::info!(instance = node.config.instance, node = node.config.node, "ztunnel runs");
 
     shutdown.drain(&node.drain).await;
@@ -158,8 +161,7 @@ pub(crate) async fn run(config: Config) -> Result<(), Error> {
 fn attach(config: &Config) -> Result<(Dataplane, BTreeSet<IpAddr>), Error> {
     let dataplane = Dataplane::open(&kernel_settings(config)?)
         .map_err(|source| Error::Dataplane { object: format!("instance {}", config.instance), source })?;
-    let own = addresses::own()
-        .map_err(|source| Error::System { operation: "reading the node's addresses", source })?;
+    let own = addresses::of_node(config.node_addresses.as_deref())?;
     dataplane
         .set_node_addresses(&own)
         .map_err(|source| Error::Dataplane { object: "the node's addresses".to_owned(), source })?;
@@ -176,17 +178,19 @@ async fn finish(node: &Node, admin: Admin) {
     tracing::info!("ztunnel has ended");
 }
 
-fn controller(config: &Config, bootstrap: &Bootstrap) -> Result<Connection, Error> {
-    if bootstrap.node != config.node {
-        return Err(Error::NodeMismatch { bootstrap: bootstrap.node.clone(), config: config.node.clone() });
+/// How the configuration says the controller is reached.
+fn controller(config: &Config) -> Result<Controller, Error> {
+    match (&config.bootstrap, &config.controller) {
+        (Some(path), _) => {
+            let bootstrap = Bootstrap::read(path)?;
+            if bootstrap.node != config.node {
+                return Err(Error::NodeMismatch { bootstrap: bootstrap.node, config: config.node.clone() });
+            }
+            Ok(bootstrap.into())
+        }
+        (None, Some(settings)) => Ok(settings.clone().into()),
+        (None, None) => Err(Error::NoController),
     }
-    Ok(Connection {
-        endpoint: format!("https://{}", bootstrap.controller),
-        server_name: bootstrap.server_name.clone(),
-        root_pem: bootstrap.root.clone(),
-        token: bootstrap.token.reveal().to_owned(),
-        node: config.node.clone(),
-    })
 }
 
 fn socket_path(run_dir: &Path) -> Result<std::path::PathBuf, Error> {
@@ -210,9 +214,9 @@ fn raise_descriptor_limit() {
 }
 
 /// Takes what the controller sends, for ever.
-async fn follow_controller(node: Arc<Node>, connection: Connection, status: watch::Sender<Status>) {
+async fn follow_controller(node: Arc<Node>, way: Way, status: watch::Sender<Status>) {
     let mut sync = Sync::new(node);
-    let Err(error) = ambit_xds::client::run(connection, status, move |update| sync.apply(update)).await;
+    let Err(error) = ambit_xds::client::run(way, status, move |update| sync.apply(update)).await;
     tracing::error!(error = report::chain(&error), "configuration cannot be followed");
 }
 
@@ -227,6 +231,20 @@ async fn follow_status(mut status: watch::Receiver<Status>, synced: ambit_runtim
         synced.unmet(now.error.unwrap_or_else(|| "waiting for the controller".to_owned()));
         if status.changed().await.is_err() {
             return;
+        }
+    }
+}
+
+/// Roots are replaced while they rotate, in a file or never.
+async fn follow_roots(node: Arc<Node>, controller: Controller) {
+    let mut ticks = tokio::time::interval(ROOTS_INTERVAL);
+    loop {
+        ticks.tick().await;
+        let taken = controller.roots().and_then(|roots| node.certificates.trust(&roots));
+        match taken {
+            Ok(true) => tracing::info!("other roots are trusted"),
+            Ok(false) => {}
+            Err(error) => tracing::error!(error = error.chain(), "the roots that were trusted stay"),
         }
     }
 }

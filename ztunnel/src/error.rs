@@ -24,6 +24,8 @@ pub(crate) enum Error {
     Socket { socket: &'static str, workload: String, source: io::Error },
     #[error("bootstrap file says node {bootstrap}, configuration says {config}")]
     NodeMismatch { bootstrap: String, config: String },
+    #[error("configuration says neither bootstrap nor controller")]
+    NoController,
     #[error(transparent)]
     Runtime(#[from] ambit_runtime::Error),
     #[error(transparent)]

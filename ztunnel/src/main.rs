@@ -55,11 +55,17 @@ enum Verb {
     Run {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// The node's name, where the file serves several.
+        #[arg(long, value_name = "NAME")]
+        node: Option<String>,
     },
     /// Remove everything this instance has in the kernel: programs, links, maps, pins. Its pods leave the mesh.
     Detach {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// The node's name, where the file serves several.
+        #[arg(long, value_name = "NAME")]
+        node: Option<String>,
     },
 }
 
@@ -75,8 +81,8 @@ fn main() -> ExitCode {
 
 fn act(verb: Verb) -> anyhow::Result<()> {
     match verb {
-        Verb::Run { config } => {
-            let config = Config::read(&config)?;
+        Verb::Run { config, node } => {
+            let config = Config::read(&config, node)?;
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(config.workers)
                 .thread_name("worker")
@@ -88,8 +94,8 @@ fn act(verb: Verb) -> anyhow::Result<()> {
             runtime.shutdown_background();
             result.map_err(Into::into)
         }
-        Verb::Detach { config } => {
-            let config = Config::read(&config)?;
+        Verb::Detach { config, node } => {
+            let config = Config::read(&config, node)?;
             ambit_loader::detach(&daemon::kernel_settings(&config)?).context("removing the instance")
         }
     }

@@ -1,10 +1,12 @@
 //! Certificates over the wire: `IstioCertificateService`, both ends.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ambit_core::model::Identity;
+use parking_lot::Mutex;
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 use tonic::transport::Channel;
@@ -12,7 +14,7 @@ use tonic::{Request, Response, Status};
 
 use crate::Error;
 use crate::auth::{Authenticate, NodeName, authenticate};
-use crate::client::Connection;
+use crate::client::{Connection, Credentials};
 use crate::proto::istio::v1::auth::istio_certificate_service_client::IstioCertificateServiceClient;
 use crate::proto::istio::v1::auth::istio_certificate_service_server::{
     IstioCertificateService, IstioCertificateServiceServer,
@@ -63,21 +65,38 @@ impl From<Refusal> for Status {
     }
 }
 
-/// Asks the controller's CA. Clones share the connection, which is made when it is needed.
-#[derive(Clone, Debug)]
+/// Asks the controller's CA. Clones share the connection, which is made when it is needed, and again when the roots that
+/// may vouch for the controller are others.
+#[derive(Clone)]
 pub struct Client {
-    calls: IstioCertificateServiceClient<Channel>,
-    connection: Arc<Connection>,
+    credentials: Arc<dyn Credentials>,
+    current: Arc<Mutex<(Connection, Channel)>>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("connection", &self.current.lock().0).finish_non_exhaustive()
+    }
 }
 
 impl Client {
-    /// For the controller of `connection`. Must be called within a tokio runtime.
-    pub fn new(connection: &Connection) -> Result<Self, Error> {
+    /// For the controller of `credentials`. Must be called within a tokio runtime.
+    pub fn new(credentials: impl Credentials) -> Result<Self, Error> {
+        let connection = credentials.connection()?;
         let channel = connection.endpoint()?.connect_lazy();
-        Ok(Self {
-            calls: IstioCertificateServiceClient::new(channel).max_decoding_message_size(MAX_REQUEST),
-            connection: Arc::new(connection.clone()),
-        })
+        let current = Arc::new(Mutex::new((connection, channel)));
+        Ok(Self { credentials: Arc::new(credentials), current })
+    }
+
+    /// The way to the controller as it is now, with its channel.
+    fn current(&self) -> Result<(Connection, Channel), Error> {
+        let now = self.credentials.connection()?;
+        let mut current = self.current.lock();
+        if now.root_pem != current.0.root_pem || now.endpoint != current.0.endpoint {
+            current.1 = now.endpoint()?.connect_lazy();
+        }
+        current.0 = now;
+        Ok(current.clone())
     }
 
     /// A certificate for `identity` and the key that signed `csr_pem`: PEMs, leaf first, root last.
@@ -87,15 +106,16 @@ impl Client {
         identity: &Identity,
         ttl: Duration,
     ) -> Result<Vec<String>, Error> {
+        let (connection, channel) = self.current()?;
         let mut request = Request::new(IstioCertificateRequest {
             csr: csr_pem.to_owned(),
             validity_duration: i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX),
             metadata: Some(impersonate(identity)),
         });
         request.set_timeout(CALL_DEADLINE);
-        self.connection.authorize(request.metadata_mut())?;
+        connection.authorize(request.metadata_mut())?;
         // The deadline in the request binds the server; this one holds when there is none to be reached.
-        let mut calls = self.calls.clone();
+        let mut calls = IstioCertificateServiceClient::new(channel).max_decoding_message_size(MAX_REQUEST);
         let answer = tokio::time::timeout(CALL_DEADLINE, calls.create_certificate(request)).await;
         let chain = match answer {
             Ok(Ok(response)) => response.into_inner().cert_chain,

@@ -10,6 +10,12 @@ pub enum Error {
         #[source]
         source: tonic::transport::Error,
     },
+    /// What it takes to reach the controller could not be read; it may be there the next time.
+    #[error("read what it takes to reach the controller")]
+    Credentials {
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The root certificates that should vouch for the controller hold none.
     #[error("read root certificates: no certificate in the PEM text")]
     NoRoot,

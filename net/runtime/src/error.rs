@@ -19,6 +19,12 @@ pub enum Error {
     ParseBootstrap { path: PathBuf, field: String, message: String },
     #[error("writing bootstrap file {}", path.display())]
     WriteBootstrap { path: PathBuf, source: std::io::Error },
+    #[error("reading the controller's roots {}", path.display())]
+    ReadRoots { path: PathBuf, source: std::io::Error },
+    #[error("reading the token {}", path.display())]
+    ReadToken { path: PathBuf, source: std::io::Error },
+    #[error("the token {} is empty or not printable ASCII", path.display())]
+    TokenForm { path: PathBuf },
     #[error("log filter {filter:?}: {message}")]
     LogFilter { filter: String, message: String },
     #[error("starting logs: {message}")]

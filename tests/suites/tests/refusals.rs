@@ -241,7 +241,7 @@ fn nodes_get_certificates_only_for_what_they_host() -> Result<()> {
             let key = rcgen::KeyPair::generate()?;
             let csr = rcgen::CertificateParams::default().serialize_request(&key)?.pem()?;
             let answer = inside(&lab.nodes[0].place, async {
-                let client = ca::Client::new(&connection)?;
+                let client = ca::Client::new(connection.clone())?;
                 Ok(client.create_certificate(&csr, &identity, Duration::from_hours(1)).await)
             })?;
             match answer {

@@ -1,4 +1,4 @@
-//! How the controller is reached, trusted and spoken to.
+//! How the controller is reached, trusted and spoken to: [`Connection`], and [`Credentials`] where it comes from.
 
 use std::fmt;
 use std::time::Duration;
@@ -27,6 +27,19 @@ pub struct Connection {
     pub token: String,
     /// The node the daemon is on.
     pub node: String,
+}
+
+/// Where the way to the controller is asked for, anew for every connection and every call: tokens and roots are replaced
+/// while a daemon runs. A [`Connection`] is the one that never changes.
+pub trait Credentials: Send + Sync + 'static {
+    /// What is to be used now.
+    fn connection(&self) -> Result<Connection, Error>;
+}
+
+impl Credentials for Connection {
+    fn connection(&self) -> Result<Connection, Error> {
+        Ok(self.clone())
+    }
 }
 
 impl fmt::Debug for Connection {

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Request;
 
-pub use connection::Connection;
+pub use connection::{Connection, Credentials};
 
 use crate::Error;
 use crate::proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
@@ -82,20 +82,27 @@ pub struct HeldType {
 ///
 /// While the controller is away nothing is taken back. When it returns, it is told what is held, and sends the rest.
 /// A resource that cannot be decoded, or that `on_update` refuses, is reported to the controller and stays as it last was.
-/// Returns only if `connection` can never work.
+/// Returns only if what `credentials` gave at first can never work.
 pub async fn run(
-    connection: Connection,
+    credentials: impl Credentials,
     status: watch::Sender<Status>,
     mut on_update: impl FnMut(Update) -> Vec<Rejected>,
 ) -> Result<Infallible, Error> {
-    let endpoint = connection.endpoint()?;
-    connection.check_token()?;
     let mut state = State::default();
     let mut retry = FIRST_RETRY;
+    let mut first = true;
     loop {
         let began = Instant::now();
-        let ended = converse(&connection, &endpoint, &status, &mut state, &mut on_update).await;
-        tracing::warn!(controller = %connection.endpoint, reason = %ended, "xDS connection lost");
+        let ended = match usable(&credentials) {
+            Ok((connection, endpoint)) => {
+                converse(&connection, &endpoint, &status, &mut state, &mut on_update).await
+            }
+            // What is wrong with it from the beginning, and is no file that may yet come, stays wrong.
+            Err(error) if first && !matches!(error, Error::Credentials { .. }) => return Err(error),
+            Err(error) => chain(&error),
+        };
+        first = false;
+        tracing::warn!(reason = %ended, "xDS connection lost");
         status.send_modify(|s| {
             s.connected = false;
             s.error = Some(ended);
@@ -107,6 +114,14 @@ pub async fn run(
         tokio::time::sleep(retry.mul_f64(rand::random_range(0.5..1.0))).await;
         retry = (retry * 2).min(LAST_RETRY);
     }
+}
+
+/// The way to the controller as it is now.
+fn usable(credentials: &impl Credentials) -> Result<(Connection, tonic::transport::Endpoint), Error> {
+    let connection = credentials.connection()?;
+    let endpoint = connection.endpoint()?;
+    connection.check_token()?;
+    Ok((connection, endpoint))
 }
 
 /// One stream, from connecting to its end, and why it ended.

@@ -382,7 +382,7 @@ async fn certificate(
     csr: &str,
     identity: &Identity,
 ) -> Result<Vec<String>, ambit_xds::Error> {
-    let client = ca::Client::new(connection).expect("usable settings");
+    let client = ca::Client::new(connection.clone()).expect("usable settings");
     soon("a certificate", client.create_certificate(csr, identity, Duration::from_secs(90))).await
 }
 

@@ -5,9 +5,12 @@ use std::time::{Duration, SystemTime};
 
 use ambit_core::model::Identity;
 use ambit_hbone::tls::WorkloadCertificate;
+use parking_lot::Mutex;
+use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::issue::Issued;
 use super::schedule::{Backoff, attempt_timeout, renewal};
 use super::{Inner, issue, metrics};
 use crate::Error;
@@ -21,6 +24,8 @@ pub(super) struct Entry {
     pub(super) identity: Identity,
     /// The newest certificate, expired or not.
     pub(super) certificate: watch::Sender<Option<Arc<WorkloadCertificate>>>,
+    /// The root that came with it.
+    root: Mutex<Option<CertificateDer<'static>>>,
     pub(super) attempt: watch::Sender<Attempt>,
     pub(super) forgotten: CancellationToken,
 }
@@ -38,6 +43,7 @@ impl Entry {
         Self {
             identity,
             certificate: watch::Sender::new(None),
+            root: Mutex::default(),
             attempt: watch::Sender::new(Attempt::Underway),
             forgotten: CancellationToken::new(),
         }
@@ -46,6 +52,22 @@ impl Entry {
     /// The certificate, unless there is none or it has expired.
     pub(super) fn current(&self, now: SystemTime) -> Option<Arc<WorkloadCertificate>> {
         self.certificate.borrow().as_ref().filter(|certificate| now < certificate.not_after).cloned()
+    }
+
+    /// Puts other roots beside the one that came with the certificate.
+    pub(super) fn trust(&self, roots: &[CertificateDer<'static>]) -> Result<(), Error> {
+        let root = self.root.lock();
+        let store =
+            issue::store(roots.iter().chain(root.as_ref())).map_err(|message| Error::Roots { message })?;
+        self.certificate.send_if_modified(|held| match held {
+            Some(certificate) => {
+                *certificate =
+                    Arc::new(WorkloadCertificate { roots: Arc::new(store), ..(**certificate).clone() });
+                true
+            }
+            None => false,
+        });
+        Ok(())
     }
 
     /// The certificate once there is one, or why the attempt under way or the last one failed.
@@ -84,12 +106,12 @@ async fn renew_for_ever(inner: &Inner, entry: &Arc<Entry>) {
     let mut backoff = Backoff::new(lifetime);
     loop {
         let now = (inner.clock)();
-        let next = match attempt(inner, entry, lifetime).await {
-            Ok(certificate) => {
+        let issued = attempt(inner, entry, lifetime).await;
+        let next = match issued.and_then(|issued| publish(inner, entry, issued)) {
+            Ok(not_after) => {
                 let now = (inner.clock)();
-                lifetime = certificate.not_after.duration_since(now).unwrap_or_default();
+                lifetime = not_after.duration_since(now).unwrap_or_default();
                 backoff = Backoff::new(lifetime);
-                publish(inner, entry, certificate);
                 now + renewal(lifetime, dice())
             }
             Err(error) => {
@@ -107,25 +129,35 @@ async fn renew_for_ever(inner: &Inner, entry: &Arc<Entry>) {
     }
 }
 
-async fn attempt(inner: &Inner, entry: &Entry, lifetime: Duration) -> Result<WorkloadCertificate, Error> {
+async fn attempt(inner: &Inner, entry: &Entry, lifetime: Duration) -> Result<Issued, Error> {
     let identity = &entry.identity;
     // Never closed while `inner` lives.
     let _turn = inner.turns.acquire().await;
     let timeout = attempt_timeout(lifetime);
-    issue::issue(&*inner.signer, identity, inner.ttl, timeout, &inner.roots, &inner.clock).await
+    issue::issue(&*inner.signer, identity, inner.ttl, timeout, &inner.clock).await
 }
 
-fn publish(inner: &Inner, entry: &Entry, certificate: WorkloadCertificate) {
-    tracing::debug!(
-        identity = %entry.identity,
-        not_after = super::rfc3339(certificate.not_after),
-        "certificate issued"
-    );
-    let before = entry.certificate.send_replace(Some(Arc::new(certificate)));
+/// Puts a certificate in force, with the roots that are trusted now. Says when it ends.
+fn publish(inner: &Inner, entry: &Entry, issued: Issued) -> Result<SystemTime, Error> {
+    let Issued { certificate, root } = issued;
+    let not_after = certificate.not_after;
+    tracing::debug!(identity = %entry.identity, not_after = super::rfc3339(not_after), "certificate issued");
+    let before = entry.certificate.borrow().is_some();
+    let roots = inner.roots.read().clone();
+    let store = issue::store(roots.iter().chain([&root])).map_err(|message| Error::Roots { message })?;
+    let certificate = WorkloadCertificate { roots: Arc::new(store), ..certificate };
+    *entry.root.lock() = Some(root);
+    entry.certificate.send_replace(Some(Arc::new(certificate)));
+    // Roots that changed meanwhile may have found the earlier certificate.
+    let now = inner.roots.read().clone();
+    if now != roots {
+        entry.trust(&now)?;
+    }
     entry.attempt.send_replace(Attempt::Done);
-    metrics::issued(before.is_some());
+    metrics::issued(before);
     // Without receivers nobody wants to know.
     let _ = inner.changes.send(entry.identity.clone());
+    Ok(not_after)
 }
 
 fn complain(inner: &Inner, entry: &Entry, error: &Error, wait: Duration) {

@@ -20,15 +20,21 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use super::Sign;
 use crate::Error;
 
+/// What the signer gave.
+pub(super) struct Issued {
+    /// Trusts no more than the root it came with.
+    pub(super) certificate: WorkloadCertificate,
+    pub(super) root: CertificateDer<'static>,
+}
+
 /// Asks the signer for a certificate with a new key, and checks what comes back against the time when it came.
 pub(super) async fn issue(
     signer: &dyn Sign,
     identity: &Identity,
     ttl: Duration,
     timeout: Duration,
-    roots: &[CertificateDer<'static>],
     clock: &super::Clock,
-) -> Result<WorkloadCertificate, Error> {
+) -> Result<Issued, Error> {
     let make_key =
         |error: rcgen::Error| Error::MakeKey { identity: identity.clone(), message: error.to_string() };
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(make_key)?;
@@ -37,7 +43,7 @@ pub(super) async fn issue(
         .await
         .map_err(|_elapsed| Error::SignTimeout { identity: identity.clone(), timeout })?
         .map_err(|source| Error::Sign { identity: identity.clone(), source })?;
-    accept(identity, &chain, &key, roots, clock())
+    accept(identity, &chain, &key, clock())
         .map_err(|message| Error::Refused { identity: identity.clone(), message })
 }
 
@@ -50,13 +56,7 @@ fn request(identity: &Identity, key: &KeyPair) -> Result<String, rcgen::Error> {
 }
 
 /// Takes the signer's answer, or says why not.
-fn accept(
-    identity: &Identity,
-    chain: &[String],
-    key: &KeyPair,
-    trusted: &[CertificateDer<'static>],
-    now: SystemTime,
-) -> Result<WorkloadCertificate, String> {
+fn accept(identity: &Identity, chain: &[String], key: &KeyPair, now: SystemTime) -> Result<Issued, String> {
     let chain = read_chain(chain)?;
     let [leaf, intermediates @ .., root] = &chain[..] else {
         return Err(format!("a chain is a leaf and a root at least, not {} certificates", chain.len()));
@@ -66,13 +66,14 @@ fn accept(
     let provider = rustls::crypto::aws_lc_rs::default_provider();
     check_chain(leaf, intermediates, root, &provider, now)?;
     let certified = certified_key(leaf, intermediates, key, &provider)?;
-    Ok(WorkloadCertificate {
+    let certificate = WorkloadCertificate {
         identity: identity.clone(),
         key: Arc::new(certified),
-        roots: Arc::new(store(trusted.iter().chain([root]))?),
+        roots: Arc::new(store([root])?),
         not_before: validity.0,
         not_after: validity.1,
-    })
+    };
+    Ok(Issued { certificate, root: root.clone() })
 }
 
 fn read_chain(chain: &[String]) -> Result<Vec<CertificateDer<'static>>, String> {
@@ -169,7 +170,10 @@ fn certified_key(
         .map_err(|error| format!("it is not for the key asked for: {error}"))
 }
 
-fn store<'a>(roots: impl IntoIterator<Item = &'a CertificateDer<'static>>) -> Result<RootCertStore, String> {
+/// A store of roots.
+pub(super) fn store<'a>(
+    roots: impl IntoIterator<Item = &'a CertificateDer<'static>>,
+) -> Result<RootCertStore, String> {
     let mut store = RootCertStore::empty();
     for root in roots {
         store.add(root.clone()).map_err(|error| format!("a root: {error}"))?;

@@ -77,7 +77,7 @@ impl<S: Signer> Sign for S {
 pub struct Settings {
     /// The lifetime to ask for; the CA may give less.
     pub ttl: Duration,
-    /// Trusted besides the root that comes with each chain: the bootstrap file's, as PEM.
+    /// Trusted besides the root that comes with each chain: the bootstrap file's, as PEM. [`Certificates::trust`] replaces them.
     pub roots: String,
 }
 
@@ -88,7 +88,7 @@ pub struct Certificates(Arc<Inner>);
 struct Inner {
     signer: Box<dyn Sign>,
     ttl: Duration,
-    roots: Vec<CertificateDer<'static>>,
+    roots: RwLock<Vec<CertificateDer<'static>>>,
     clock: Clock,
     runtime: Handle,
     turns: Semaphore,
@@ -132,7 +132,7 @@ impl Certificates {
         Ok(Self(Arc::new(Inner {
             signer: Box::new(signer),
             ttl: settings.ttl,
-            roots: roots_from_pem(&settings.roots)?,
+            roots: RwLock::new(roots_from_pem(&settings.roots)?),
             clock,
             runtime: Handle::current(),
             turns: Semaphore::new(CONCURRENT_REQUESTS),
@@ -164,6 +164,23 @@ impl Certificates {
     /// Says which identity got a new certificate. A receiver that lags must take all as changed.
     pub fn changes(&self) -> broadcast::Receiver<Identity> {
         self.0.changes.subscribe()
+    }
+
+    /// Trusts these roots (PEM) from now on, besides the root that came with each chain, also where a certificate is held
+    /// already. True if they are others than before.
+    pub fn trust(&self, roots: &str) -> Result<bool, Error> {
+        let roots = roots_from_pem(roots)?;
+        if *self.0.roots.read() == roots {
+            return Ok(false);
+        }
+        self.0.roots.write().clone_from(&roots);
+        let entries: Vec<_> = self.0.entries.read().values().map(|kept| kept.entry.clone()).collect();
+        for entry in entries {
+            entry.trust(&roots)?;
+            // Without receivers nobody wants to know.
+            let _ = self.0.changes.send(entry.identity.clone());
+        }
+        Ok(true)
     }
 
     /// All identities, for `/config_dump`.
