@@ -6,6 +6,7 @@ mod build;
 mod demo;
 mod ebpf;
 mod fuzz;
+mod image;
 mod lint;
 mod setup;
 mod test;
@@ -33,6 +34,8 @@ enum Verb {
     Fuzz(fuzz::Options),
     /// Compare the mesh with plain TCP, side by side in one run.
     Bench(bench::Options),
+    /// Write OCI archives of the images, without a container engine.
+    Image(image::Options),
     /// Build everything and run the suites.
     Test(test::Options),
 }
@@ -51,6 +54,7 @@ fn main() -> Result<()> {
         Verb::Demo(options) => demo::run(&options),
         Verb::Fuzz(options) => fuzz::run(&options),
         Verb::Bench(options) => bench::run(&options),
+        Verb::Image(options) => image::run(&options),
         Verb::Test(options) => test::run(&options),
     }
 }

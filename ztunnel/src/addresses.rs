@@ -1,9 +1,9 @@
-//! The node's own addresses, which probes come from, read again and again: from its interfaces, or from a file where the
-//! daemon runs on a network of its own and somebody else sees the interfaces.
+//! The node's own addresses, which probes come from, read again and again: from its interfaces, or from `/proc` where the
+//! daemon runs on a network of its own. `/proc/PID/net` needs no capability, as entering the namespace would.
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,29 +15,50 @@ use crate::daemon::Node;
 use crate::error::Error;
 use crate::report::chain;
 
+const IPV4: &str = "fib_trie";
+const IPV6: &str = "if_inet6";
 /// Addresses of nodes change rarely, and only probes hang on them.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// The node's addresses. A file that is not there yet holds none: until it is, no probe passes unchecked.
-pub(crate) fn of_node(file: Option<&Path>) -> Result<BTreeSet<IpAddr>, Error> {
-    let failed = |source| Error::System { operation: "reading the node's addresses", source };
-    let Some(path) = file else { return own().map_err(failed) };
-    match std::fs::read_to_string(path) {
-        Ok(text) => parse(&text).map_err(failed),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeSet::new()),
-        Err(source) => Err(Error::File { operation: "reading", path: path.to_owned(), source }),
-    }
+/// The node's addresses: of the network that `/proc/PID/net` shows, or of our own.
+pub(crate) fn of_node(network: Option<&Path>) -> Result<BTreeSet<IpAddr>, Error> {
+    let Some(network) = network else {
+        return own().map_err(|source| Error::System { operation: "reading the node's addresses", source });
+    };
+    let read = |name: &str| {
+        let path = network.join(name);
+        match std::fs::read_to_string(&path) {
+            // A kernel without IPv6 has no such file.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && name == IPV6 => Ok(String::new()),
+            other => other.map_err(|source| Error::File { operation: "reading", path, source }),
+        }
+    };
+    let addresses = local_ipv4(&read(IPV4)?)
+        .into_iter()
+        .map(IpAddr::V4)
+        .chain(local_ipv6(&read(IPV6)?).into_iter().map(IpAddr::V6));
+    Ok(addresses.filter(|address| !address.is_loopback()).collect())
 }
 
-/// One address a line.
-fn parse(text: &str) -> io::Result<BTreeSet<IpAddr>> {
-    let wrong =
-        |line: &str| io::Error::new(io::ErrorKind::InvalidData, format!("{line:?} is not an address"));
-    text.lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .map(|line| line.parse().map_err(|_| wrong(line)))
-        .collect()
+/// The local addresses of a routing table as `fib_trie` shows it: a leaf `|-- 10.0.0.1`, then `/32 host LOCAL`.
+fn local_ipv4(trie: &str) -> Vec<Ipv4Addr> {
+    let mut found = Vec::new();
+    let mut leaf: Option<Ipv4Addr> = None;
+    for line in trie.lines().map(str::trim) {
+        if let Some(address) = line.strip_prefix("|-- ") {
+            leaf = address.parse().ok();
+        } else if line == "/32 host LOCAL" {
+            found.extend(leaf);
+        }
+    }
+    found
+}
+
+/// The addresses of `if_inet6`: 32 digits, then what does not matter here.
+fn local_ipv6(table: &str) -> Vec<Ipv6Addr> {
+    let address =
+        |line: &str| u128::from_str_radix(line.split_whitespace().next()?, 16).ok().map(Ipv6Addr::from);
+    table.lines().filter_map(address).collect()
 }
 
 /// The addresses of the namespace's interfaces, loopback left out.
@@ -58,7 +79,7 @@ pub(crate) async fn follow(node: Arc<Node>, mut known: BTreeSet<IpAddr>) {
     let mut ticks = tokio::time::interval(INTERVAL);
     loop {
         ticks.tick().await;
-        let now = match of_node(node.config.node_addresses.as_deref()) {
+        let now = match of_node(node.config.node_network.as_deref()) {
             Ok(now) => now,
             Err(error) => {
                 tracing::warn!(error = chain(&error), "the node's addresses");
@@ -80,16 +101,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_of_addresses() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("addresses");
-        assert_eq!(of_node(Some(&path)).unwrap(), BTreeSet::new(), "not there yet");
-        std::fs::write(&path, "10.0.0.1\n\n fd00::1\n").unwrap();
-        let expected = ["10.0.0.1", "fd00::1"].map(|address| address.parse().unwrap());
-        assert_eq!(of_node(Some(&path)).unwrap(), BTreeSet::from(expected));
-        std::fs::write(&path, "10.0.0.1\nhere\n").unwrap();
-        let error = chain(&of_node(Some(&path)).unwrap_err());
-        assert!(error.contains("\"here\" is not an address"), "{error}");
+    fn proc_shows_the_same_addresses() {
+        let shown = of_node(Some(Path::new("/proc/self/net"))).unwrap();
+        assert_eq!(shown, own().unwrap());
+    }
+
+    #[test]
+    fn what_proc_shows() {
+        let trie = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 0.0.0.0\n        /0 universe UNICAST\n     +-- 10.0.0.0/8 2 0 2\n        \
+                    |-- 10.1.0.0\n           /16 link UNICAST\n        |-- 10.1.0.1\n           /32 host LOCAL\n        \
+                    |-- 10.1.255.255\n           /32 link BROADCAST\n";
+        assert_eq!(local_ipv4(trie), ["10.1.0.1".parse::<Ipv4Addr>().unwrap()]);
+        let table = "fd000000000000000000000000000001 02 40 00 80 eth0\n00000000000000000000000000000001 01 80 10 80 lo\n";
+        let expected: Vec<Ipv6Addr> = ["fd00::1", "::1"].iter().map(|text| text.parse().unwrap()).collect();
+        assert_eq!(local_ipv6(table), expected);
     }
 
     #[test]

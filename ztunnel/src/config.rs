@@ -27,8 +27,8 @@ pub(crate) struct Config {
     pub(crate) bootstrap: Option<PathBuf>,
     /// How the controller is reached where the token and the roots lie in files of their own.
     pub(crate) controller: Option<controller::Settings>,
-    /// A file with the node's addresses, one a line: for a daemon that does not run on the node's own network.
-    pub(crate) node_addresses: Option<PathBuf>,
+    /// `/proc/PID/net` of a process on the node's own network, for a daemon that is on another: the node's addresses are read there.
+    pub(crate) node_network: Option<PathBuf>,
     /// Where the enrolment socket is made.
     pub(crate) run_dir: PathBuf,
     /// A mounted BPF file system; pins live here.

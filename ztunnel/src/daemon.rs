@@ -135,7 +135,8 @@ pub(crate) async fn run(config: Config) -> Result<(), Error> {
     health::show(&node, xds.clone(), &metrics);
     let admin = admin::start(&node, &log, &metrics, &readiness, xds.clone())?;
     let server = ambit_enrol::Server::bind(&socket_path(&node.config.run_dir)?)?;
-    let enroller = Arc::new(Enroller::start(node.clone(), &node.config.run_dir)?);
+    let enroller =
+        Arc::new(Enroller::start(node.clone(), &node.config.run_dir, readiness.condition("pods"))?);
     let enrolment = tokio::spawn(ambit_enrol::serve(server, enroller));
     enrolling.met();
 
@@ -161,7 +162,7 @@ pub(crate) async fn run(config: Config) -> Result<(), Error> {
 fn attach(config: &Config) -> Result<(Dataplane, BTreeSet<IpAddr>), Error> {
     let dataplane = Dataplane::open(&kernel_settings(config)?)
         .map_err(|source| Error::Dataplane { object: format!("instance {}", config.instance), source })?;
-    let own = addresses::of_node(config.node_addresses.as_deref())?;
+    let own = addresses::of_node(config.node_network.as_deref())?;
     dataplane
         .set_node_addresses(&own)
         .map_err(|source| Error::Dataplane { object: "the node's addresses".to_owned(), source })?;

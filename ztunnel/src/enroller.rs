@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ambit_core::mesh::Mesh;
 use ambit_enrol::{Handler, NetworkNamespace, Request, SourceName};
+use ambit_runtime::admin::Condition;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
@@ -44,10 +45,15 @@ enum Done {
 }
 
 impl Enroller {
-    /// Starts the thread.
-    pub(crate) fn start(node: Arc<Node>, run_dir: &std::path::Path) -> Result<Self, Error> {
+    /// Starts the thread. The condition is met when there is a listener for every pod that is enrolled.
+    pub(crate) fn start(
+        node: Arc<Node>,
+        run_dir: &std::path::Path,
+        served: Condition,
+    ) -> Result<Self, Error> {
         let (commands, incoming) = mpsc::channel(QUEUE);
-        let worker = Worker::recover(node.clone(), run_dir.join("enrolled.json"))?;
+        let worker = Worker::recover(node.clone(), run_dir.join("enrolled.json"), served)?;
+        worker.tell();
         let runtime = Handle::current();
         std::thread::Builder::new()
             .name("enrol".to_owned())
@@ -89,10 +95,11 @@ struct Worker {
     state: Enrolment,
     owners: Owners,
     owners_file: PathBuf,
+    served: Condition,
 }
 
 impl Worker {
-    fn recover(node: Arc<Node>, owners_file: PathBuf) -> Result<Self, Error> {
+    fn recover(node: Arc<Node>, owners_file: PathBuf, served: Condition) -> Result<Self, Error> {
         let owners = match std::fs::read(&owners_file) {
             Ok(text) => serde_json::from_slice(&text).unwrap_or_else(|error| {
                 tracing::warn!(path = %owners_file.display(), %error, "which source enrolled which pod is lost");
@@ -111,7 +118,7 @@ impl Worker {
         for (cookie, uid) in &pods {
             tracing::info!(uid, %cookie, "enrolled by an earlier daemon; closed until its source adds it again");
         }
-        Ok(Self { node, state: Enrolment::recover(pods, &owners), owners, owners_file })
+        Ok(Self { node, state: Enrolment::recover(pods, &owners), owners, owners_file, served })
     }
 
     fn run(mut self, mut commands: mpsc::Receiver<Command>, runtime: &Handle) {
@@ -119,8 +126,19 @@ impl Worker {
         while let Some(Command { source, request, reply }) = commands.blocking_recv() {
             let result = self.execute(&source, request);
             self.save();
+            self.tell();
             // The session may have gone; what was done stays done.
             let _ = reply.send(result);
+        }
+    }
+
+    /// A daemon that takes an earlier one's place is ready when it has taken over its pods: only then may that one end.
+    fn tell(&self) {
+        match self.state.waiting() {
+            0 => self.served.met(),
+            waiting => {
+                self.served.unmet(format!("{waiting} enrolled pods wait for their source to add them again"))
+            }
         }
     }
 

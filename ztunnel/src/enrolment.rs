@@ -130,6 +130,11 @@ impl Enrolment {
         }
     }
 
+    /// How many workloads are enrolled, but nobody listens for them: their sources have not come back yet.
+    pub(crate) fn waiting(&self) -> usize {
+        self.pods.values().filter(|entry| !entry.live).count()
+    }
+
     /// What is to be kept over a restart.
     pub(crate) fn owners(&self) -> Owners {
         let owned = |(uid, entry): (&String, &Entry)| Some((uid.clone(), entry.owner.clone()?));
@@ -174,10 +179,13 @@ mod tests {
     fn a_snapshot_releases_only_what_its_source_no_longer_names() {
         let mut state = recovered();
         let cni = source("cni");
+        assert_eq!(state.waiting(), 3);
         state.hello(&cni);
         state.added(&cni, "a", NetnsCookie(1));
+        assert_eq!(state.waiting(), 2);
         assert_eq!(state.snapshot_sent(&cni), [release("b", 2)]);
         state.released("b");
+        assert_eq!(state.waiting(), 1, "c's source has not come back");
         assert_eq!(state.snapshot_sent(&cni), []);
         assert_eq!(state.owners().0.len(), 2, "c stays the other source's");
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::Error;
@@ -23,7 +23,10 @@ impl Settings {
     /// The cgroup's directory.
     pub(crate) fn cgroup(&self) -> Result<PathBuf, Error> {
         if let Some(path) = &self.cgroup {
-            return Ok(path.clone());
+            // In a container the host's /sys/fs/cgroup is mounted whole; beside version 1 it holds version 2 in a folder.
+            let beside = path.join("unified");
+            let is_cgroup2 = |path: &Path| path.join("cgroup.controllers").exists();
+            return Ok(if !is_cgroup2(path) && is_cgroup2(&beside) { beside } else { path.clone() });
         }
         // Its place differs: /sys/fs/cgroup, or /sys/fs/cgroup/unified beside version 1.
         let mounts = fs::read_to_string("/proc/mounts").map_err(Error::Mounts)?;

@@ -1,0 +1,154 @@
+//! `cargo xtask image`: OCI archives of everything that runs in a cluster, made without a container engine.
+//!
+//! The programs are linked statically, so an image is one layer with nothing in it but them. Way in: [`run`].
+
+mod oci;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, ValueEnum};
+
+use crate::{build, ebpf, setup};
+
+/// What to build, and where to put it.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Where the archives go; TARGET/images by default.
+    #[arg(long, value_name = "FOLDER")]
+    output: Option<PathBuf>,
+    /// What the images are called: REGISTRY/ambit/COMPONENT:TAG.
+    #[arg(long, default_value = "docker.io")]
+    registry: String,
+    #[arg(long, default_value = env!("CARGO_PKG_VERSION"))]
+    tag: String,
+    /// Quick to build, or quick to run.
+    #[arg(long, value_enum, default_value_t = Profile::Release)]
+    profile: Profile,
+    /// Also the image of the programs that tests run in pods.
+    #[arg(long)]
+    tests: bool,
+}
+
+/// How the programs are compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Profile {
+    Dev,
+    Release,
+}
+
+/// One image.
+struct Image {
+    component: &'static str,
+    /// Programs, found in cargo's folder, which lie in the image's root.
+    programs: &'static [&'static str],
+    /// The program that runs where nothing else is said.
+    entrypoint: &'static str,
+}
+
+const IMAGES: [Image; 3] = [
+    Image { component: "controller", programs: &["controller"], entrypoint: "/controller" },
+    Image { component: "ztunnel", programs: &["ztunnel"], entrypoint: "/ztunnel" },
+    Image { component: "cni", programs: &["ambit-cni", "ambit-node"], entrypoint: "/ambit-node" },
+];
+
+/// What pods run in tests.
+const TESTS: Image =
+    Image { component: "tests", programs: &["shop", "ambit-load", "ambit-probed"], entrypoint: "/shop" };
+
+/// Builds the programs and writes an archive of each image.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    setup::ensure(&setup::EBPF)?;
+    ebpf::run()?;
+    let images: Vec<&Image> = IMAGES.iter().chain(options.tests.then_some(&TESTS)).collect();
+    let folder = options.output.clone().unwrap_or_else(|| build::target().join("images"));
+    for archive in write(&images, options, &folder)? {
+        println!("{}", archive.display());
+    }
+    Ok(())
+}
+
+fn write(images: &[&Image], options: &Options, folder: &Path) -> Result<Vec<PathBuf>> {
+    let programs = compile(options.profile)?;
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let mut archives = Vec::new();
+    for image in images {
+        let mut files = Vec::new();
+        for name in image.programs {
+            files.push(oci::File { path: (*name).to_owned(), content: stripped(&programs.join(name))? });
+        }
+        let name = format!("{}/ambit/{}:{}", options.registry, image.component, options.tag);
+        let archive = folder.join(format!("{}.tar", image.component));
+        let size = oci::write(&archive, &name, &files, image.entrypoint)?;
+        build::say(&format!("{name}: {:.1} MB", size as f64 / 1e6));
+        archives.push(archive);
+    }
+    Ok(archives)
+}
+
+/// Builds every program and says in which folder they lie.
+fn compile(profile: Profile) -> Result<PathBuf> {
+    let mut command = build::cargo(&["build", "--workspace", "--bins", "--exclude", "xtask"]);
+    if profile == Profile::Release {
+        command.arg("--release");
+    }
+    build::link_statically(&mut command);
+    build::step("building the programs of the images", &mut command)?;
+    Ok(build::static_binaries(match profile {
+        Profile::Dev => "debug",
+        Profile::Release => "release",
+    }))
+}
+
+/// A program without its symbols: half of its size, and nothing in an image could read them.
+fn stripped(program: &Path) -> Result<Vec<u8>> {
+    ensure_static(program)?;
+    let output = program.with_extension("stripped");
+    let mut strip = Command::new("strip");
+    strip.arg("-o").arg(&output).arg(program);
+    let status = build::status(&mut strip)?;
+    ensure!(status.success(), "strip (binutils) ended with {status} for {}", program.display());
+    let content = std::fs::read(&output).with_context(|| format!("cannot read {}", output.display()))?;
+    std::fs::remove_file(&output).with_context(|| format!("cannot remove {}", output.display()))?;
+    Ok(content)
+}
+
+/// An image from scratch has no loader: a program that asks for one would not start.
+fn ensure_static(program: &Path) -> Result<()> {
+    let content = std::fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
+    ensure!(!asks_for_loader(&content), "{} is not linked statically", program.display());
+    Ok(())
+}
+
+/// Whether an ELF file (64 bits, little-endian) has a program header that names an interpreter.
+fn asks_for_loader(elf: &[u8]) -> bool {
+    const INTERPRETER: u32 = 3;
+    let number = |at: usize, bytes: usize| {
+        elf.get(at..at + bytes)
+            .map(|bytes| bytes.iter().rev().fold(0_u64, |sum, byte| (sum << 8) | u64::from(*byte)))
+    };
+    let headers = || {
+        let (start, size, count) = (number(32, 8)?, number(54, 2)?, number(56, 2)?);
+        Some((0..count).filter_map(move |index| usize::try_from(start + index * size).ok()))
+    };
+    headers().is_none_or(|mut headers| headers.any(|at| number(at, 4) == Some(u64::from(INTERPRETER))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::asks_for_loader;
+
+    #[test]
+    fn who_asks_for_a_loader() {
+        assert!(asks_for_loader(b""), "what is not understood is not taken");
+        assert!(asks_for_loader(&std::fs::read("/bin/ls").unwrap()), "Debian's are dynamic");
+        let mut elf = vec![0; 176];
+        (elf[32], elf[54], elf[56]) = (64, 56, 2);
+        elf[64] = 1;
+        elf[120] = 1;
+        assert!(!asks_for_loader(&elf), "two segments to be loaded");
+        elf[120] = 3;
+        assert!(asks_for_loader(&elf), "the second is an interpreter's name");
+    }
+}

@@ -1,0 +1,161 @@
+//! An OCI image archive (image-spec 1.1) of some files: [`write`]. The same files give the same bytes.
+
+use std::fs::File as Archive;
+use std::io::Write as _;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use aws_lc_rs::digest;
+use serde_json::{Value, json};
+
+/// A program in the image.
+pub(crate) struct File {
+    /// Without the leading slash.
+    pub(crate) path: String,
+    pub(crate) content: Vec<u8>,
+}
+
+/// Writes the archive whole or not at all; its size in bytes.
+pub(crate) fn write(archive: &Path, name: &str, files: &[File], entrypoint: &str) -> Result<u64> {
+    let layer = layer(files)?;
+    let config = serde_json::to_vec(&config(&layer, entrypoint))?;
+    let manifest = serde_json::to_vec(&manifest(&layer, &config))?;
+    let index = serde_json::to_vec(&index(&manifest, name))?;
+    let version = serde_json::to_vec(&json!({"imageLayoutVersion": "1.0.0"}))?;
+
+    let draft = archive.with_extension("tar.new");
+    let context = || format!("cannot write {}", draft.display());
+    let mut tar = tar::Builder::new(Archive::create(&draft).with_context(context)?);
+    let blob = |content: &[u8]| format!("blobs/sha256/{}", hash(content));
+    for (path, content) in [
+        ("oci-layout".to_owned(), &version),
+        ("index.json".to_owned(), &index),
+        (blob(&manifest), &manifest),
+        (blob(&config), &config),
+        (blob(&layer), &layer),
+    ] {
+        append(&mut tar, &path, content, 0o644).with_context(context)?;
+    }
+    let mut file = tar.into_inner().with_context(context)?;
+    file.flush().with_context(context)?;
+    let size = file.metadata().with_context(context)?.len();
+    std::fs::rename(&draft, archive).with_context(|| format!("cannot write {}", archive.display()))?;
+    Ok(size)
+}
+
+fn layer(files: &[File]) -> Result<Vec<u8>> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for file in files {
+        append(&mut tar, &file.path, &file.content, 0o755)?;
+    }
+    // Where a read-only root cannot make one.
+    let mut folder = header(0, 0o1777);
+    folder.set_entry_type(tar::EntryType::Directory);
+    tar.append_data(&mut folder, "tmp/", std::io::empty())?;
+    Ok(tar.into_inner()?)
+}
+
+fn append<W: std::io::Write>(
+    tar: &mut tar::Builder<W>,
+    path: &str,
+    content: &[u8],
+    mode: u32,
+) -> std::io::Result<()> {
+    tar.append_data(&mut header(content.len() as u64, mode), path, content)
+}
+
+/// Owner, group and time are always the same.
+fn header(size: u64, mode: u32) -> tar::Header {
+    let mut header = tar::Header::new_gnu();
+    header.set_size(size);
+    header.set_mode(mode);
+    header.set_mtime(0);
+    header.set_uid(0);
+    header.set_gid(0);
+    header
+}
+
+fn config(layer: &[u8], entrypoint: &str) -> Value {
+    json!({
+        "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
+        "os": "linux",
+        "config": {"Entrypoint": [entrypoint]},
+        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", hash(layer))]},
+    })
+}
+
+fn manifest(layer: &[u8], config: &[u8]) -> Value {
+    json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": descriptor("application/vnd.oci.image.config.v1+json", config),
+        "layers": [descriptor("application/vnd.oci.image.layer.v1.tar", layer)],
+    })
+}
+
+fn index(manifest: &[u8], name: &str) -> Value {
+    let mut entry = descriptor("application/vnd.oci.image.manifest.v1+json", manifest);
+    // containerd's importer takes the whole name from its own annotation.
+    entry["annotations"] = json!({
+        "io.containerd.image.name": name,
+        "org.opencontainers.image.ref.name": name.rsplit(':').next(),
+    });
+    json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [entry]})
+}
+
+fn descriptor(media_type: &str, content: &[u8]) -> Value {
+    json!({"mediaType": media_type, "digest": format!("sha256:{}", hash(content)), "size": content.len()})
+}
+
+fn hash(content: &[u8]) -> String {
+    let digest = digest::digest(&digest::SHA256, content);
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::io::Read as _;
+
+    use super::*;
+
+    fn entries(archive: &[u8]) -> BTreeMap<String, Vec<u8>> {
+        let mut tar = tar::Archive::new(archive);
+        let entries = tar.entries().unwrap().map(|entry| {
+            let mut entry = entry.unwrap();
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content).unwrap();
+            (entry.path().unwrap().to_str().unwrap().to_owned(), content)
+        });
+        entries.collect()
+    }
+
+    #[test]
+    fn every_digest_leads_to_its_blob() {
+        let path = std::env::temp_dir().join(format!("ambit-oci-{}.tar", std::process::id()));
+        let files = [File { path: "app".to_owned(), content: b"#!".to_vec() }];
+        write(&path, "docker.io/ambit/app:1", &files, "/app").unwrap();
+        let first = std::fs::read(&path).unwrap();
+        write(&path, "docker.io/ambit/app:1", &files, "/app").unwrap();
+        assert_eq!(first, std::fs::read(&path).unwrap(), "the same again");
+        std::fs::remove_file(&path).unwrap();
+
+        let found = entries(&first);
+        let json = |content: &[u8]| serde_json::from_slice::<Value>(content).unwrap();
+        let blob = |descriptor: &Value| {
+            let digest = descriptor["digest"].as_str().unwrap().strip_prefix("sha256:").unwrap();
+            let content = &found[&format!("blobs/sha256/{digest}")];
+            assert_eq!(hash(content), digest);
+            assert_eq!(descriptor["size"], content.len());
+            content.clone()
+        };
+        let index = json(&found["index.json"]);
+        assert_eq!(index["manifests"][0]["annotations"]["io.containerd.image.name"], "docker.io/ambit/app:1");
+        let manifest = json(&blob(&index["manifests"][0]));
+        let layer = blob(&manifest["layers"][0]);
+        let config = json(&blob(&manifest["config"]));
+        assert_eq!(config["rootfs"]["diff_ids"][0], format!("sha256:{}", hash(&layer)));
+        assert_eq!(config["config"]["Entrypoint"][0], "/app");
+        assert_eq!(entries(&layer)["app"], b"#!");
+    }
+}
