@@ -1,0 +1,192 @@
+//! Constant load on an HTTP address, a new connection for each request: what a client sees while things change around it.
+//!
+//! `ambit-load --url http://shop.default/ --rate 100 --until /tmp/stop` asks 100 times a second until the file is there (or
+//! SIGTERM comes), then prints one line of JSON: how many were answered, how many were not and why, and the slowest.
+//! `ambit-load --hold host:port` opens one connection and asks over it once a second, for as long as it lasts.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Parser;
+use serde_json::json;
+
+/// Asks again and again, and counts.
+#[derive(Clone, Debug, Parser)]
+struct Load {
+    /// `host:port` to ask.
+    target: String,
+    /// Requests a second, each on a connection of its own.
+    #[arg(long, default_value_t = 50)]
+    rate: u32,
+    /// Ends when this file is there.
+    #[arg(long)]
+    until: Option<PathBuf>,
+    /// Ends after so many seconds at the latest.
+    #[arg(long, default_value_t = 600)]
+    seconds: u64,
+    /// One connection for all requests, one a second; ends with the connection too.
+    #[arg(long)]
+    hold: bool,
+    /// What a request may take, in seconds.
+    #[arg(long, default_value_t = 10)]
+    patience: u64,
+}
+
+/// What happened so far.
+#[derive(Debug, Default)]
+struct Counts {
+    answered: u64,
+    failed: u64,
+    reasons: BTreeMap<String, u64>,
+    slowest: Duration,
+    /// Seconds after the start.
+    first_failure: Option<f64>,
+}
+
+fn main() -> Result<()> {
+    let load = Load::parse();
+    println!("ready");
+    let began = Instant::now();
+    let counts = if load.hold { hold(&load, began) } else { constant(&load, began)? };
+    println!(
+        "{}",
+        json!({
+            "answered": counts.answered, "failed": counts.failed, "reasons": counts.reasons,
+            "slowest_ms": counts.slowest.as_millis(), "first_failure_s": counts.first_failure,
+            "seconds": began.elapsed().as_secs_f64(),
+        })
+    );
+    Ok(())
+}
+
+/// Whether it is time to end.
+fn over(load: &Load, began: Instant) -> bool {
+    load.until.as_ref().is_some_and(|file| file.exists())
+        || began.elapsed() > Duration::from_secs(load.seconds)
+}
+
+/// Keeps the rate whatever answers take: some threads share one schedule.
+fn constant(load: &Load, began: Instant) -> Result<Counts> {
+    ensure!(load.rate > 0, "--rate: 0 is no rate");
+    let counts = Arc::new(Mutex::new(Counts::default()));
+    let next = Arc::new(Mutex::new(0_u32));
+    let ended = Arc::new(AtomicBool::new(false));
+    let workers: Vec<_> = (0..load.rate.clamp(4, 64))
+        .map(|_| {
+            let (load, counts, next, ended) = (load.clone(), counts.clone(), next.clone(), ended.clone());
+            std::thread::spawn(move || {
+                while !ended.load(Ordering::Relaxed) {
+                    let turn = {
+                        let mut next = next.lock().expect("no thread panics with it");
+                        *next += 1;
+                        *next
+                    };
+                    let due = began + Duration::from_secs(1) * turn / load.rate;
+                    std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                    if over(&load, began) {
+                        ended.store(true, Ordering::Relaxed);
+                        return;
+                    }
+                    let started = Instant::now();
+                    let result = ask(&load);
+                    note(&mut counts.lock().expect("no thread panics with it"), result, started, began);
+                }
+            })
+        })
+        .collect();
+    for worker in workers {
+        if worker.join().is_err() {
+            bail!("a thread panicked");
+        }
+    }
+    Ok(std::mem::take(&mut *counts.lock().expect("no thread panics with it")))
+}
+
+fn note(counts: &mut Counts, result: Result<()>, started: Instant, began: Instant) {
+    counts.slowest = counts.slowest.max(started.elapsed());
+    match result {
+        Ok(()) => counts.answered += 1,
+        Err(error) => {
+            counts.failed += 1;
+            counts.first_failure.get_or_insert(began.elapsed().as_secs_f64());
+            *counts.reasons.entry(format!("{error:#}")).or_default() += 1;
+        }
+    }
+}
+
+fn connect(load: &Load) -> Result<TcpStream> {
+    let address: SocketAddr =
+        load.target.to_socket_addrs().context("resolving")?.next().context("resolving: no address")?;
+    let patience = Duration::from_secs(load.patience);
+    let stream = TcpStream::connect_timeout(&address, patience).context("connecting")?;
+    stream.set_read_timeout(Some(patience)).context("setting a timeout")?;
+    stream.set_nodelay(true).context("setting TCP_NODELAY")?;
+    Ok(stream)
+}
+
+fn ask(load: &Load) -> Result<()> {
+    let mut stream = connect(load)?;
+    write!(stream, "GET / HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", load.target)
+        .context("sending")?;
+    // What a server that knows `connection: close` from nowhere needs to end.
+    stream.shutdown(std::net::Shutdown::Write).context("sending")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).context("receiving")?;
+    ensure!(answer.starts_with("HTTP/1.1 200"), "answered {:?}", answer.lines().next().unwrap_or_default());
+    Ok(())
+}
+
+/// One connection, asked once a second until it or the time ends.
+fn hold(load: &Load, began: Instant) -> Counts {
+    let mut counts = Counts::default();
+    let stream = match connect(load) {
+        Ok(stream) => stream,
+        Err(error) => {
+            note(&mut counts, Err(error), began, began);
+            return counts;
+        }
+    };
+    let mut answers = BufReader::new(stream);
+    while !over(load, began) {
+        let started = Instant::now();
+        let result = exchange(&mut answers, &load.target);
+        let failed = result.is_err();
+        note(&mut counts, result, started, began);
+        println!("{}", json!({"answered": counts.answered, "failed": counts.failed}));
+        if failed {
+            return counts;
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    counts
+}
+
+/// A request and its answer on a connection that stays.
+fn exchange(answers: &mut BufReader<TcpStream>, host: &str) -> Result<()> {
+    write!(answers.get_mut(), "GET / HTTP/1.1\r\nhost: {host}\r\n\r\n").context("sending")?;
+    let mut length = 0;
+    let mut first = String::new();
+    ensure!(answers.read_line(&mut first).context("receiving")? > 0, "receiving: the connection was closed");
+    ensure!(first.starts_with("HTTP/1.1 200"), "answered {first:?}");
+    loop {
+        let mut line = String::new();
+        ensure!(
+            answers.read_line(&mut line).context("receiving")? > 0,
+            "receiving: the connection was closed"
+        );
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().context("content-length")?;
+        }
+        if line.trim().is_empty() {
+            break;
+        }
+    }
+    let mut body = vec![0; length];
+    answers.read_exact(&mut body).context("receiving")
+}
