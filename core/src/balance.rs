@@ -51,6 +51,8 @@ pub struct Endpoint<'a> {
 /// What those that may serve have in common.
 #[derive(Clone, Copy, Debug)]
 struct Preference {
+    /// Not those that are ending.
+    healthy: bool,
     without_ejected: bool,
     /// How many scopes they share with the client; `None`: that does not matter.
     rank: Option<usize>,
@@ -96,8 +98,11 @@ impl<'a> Choice<'a> {
         })?;
         let within =
             rule.mode != LoadBalancingMode::Strict || self.rank(workload) == rule.routing_preference.len();
-        let ejected = || self.is_ejected(workload) && self.preference().is_some_and(|p| p.without_ejected);
-        (within && !ejected()).then_some(Endpoint { workload, address: chosen })
+        let passed_over = || {
+            let doubtful = workload.health != Health::Healthy || self.is_ejected(workload);
+            doubtful && self.preference().is_none_or(|preference| !self.is_sound(workload, preference))
+        };
+        (within && !passed_over()).then_some(Endpoint { workload, address: chosen })
     }
 
     /// Those that may serve now, ordered by uid.
@@ -105,14 +110,14 @@ impl<'a> Choice<'a> {
         self.preference().into_iter().flat_map(|preference| self.preferred(preference))
     }
 
-    /// Those that could serve if there were no others: reachable, ready, with capacity, listening for the port, and
-    /// not tried yet.
+    /// Those that could serve if there were no others: reachable, ready (if only until they end), with capacity,
+    /// listening for the port, and not tried yet.
     fn candidates(&self) -> impl Iterator<Item = &'a Arc<Workload>> {
         let Self { client, service, asked, avoid, .. } = *self;
         let unready = service.load_balancing.allow_unhealthy;
         self.mesh.endpoints(&service.key).filter(move |endpoint| {
             endpoint.capacity > 0
-                && (unready || endpoint.health == Health::Healthy)
+                && (unready || endpoint.health != Health::Unhealthy)
                 && endpoint.network == client.network
                 && (!endpoint.addresses.is_empty() || endpoint.hostname.is_some())
                 && endpoint.target_port(service, asked.port()).is_some()
@@ -127,20 +132,36 @@ impl<'a> Choice<'a> {
 
     fn suits(&self, endpoint: &Workload, preference: Preference) -> bool {
         preference.rank.is_none_or(|rank| self.rank(endpoint) == rank)
-            && !(preference.without_ejected && self.is_ejected(endpoint))
+            && self.is_sound(endpoint, preference)
             && !(preference.other_nodes && self.failed_on(&endpoint.node))
     }
 
-    /// The strictest preference that somebody meets; none where nobody may serve. An ejected endpoint serves only
-    /// where the service's rule leaves no other: better a likely failure than a certain one.
-    fn preference(&self) -> Option<Preference> {
-        let any_ejected = self.avoid.ejected.concerns(&self.service.key);
-        let ejections: &[bool] = if any_ejected { &[true, false] } else { &[false] };
-        ejections.iter().find_map(|without_ejected| self.preference_with(*without_ejected))
+    fn is_sound(&self, endpoint: &Workload, preference: Preference) -> bool {
+        (!preference.healthy || endpoint.health == Health::Healthy)
+            && (!preference.without_ejected || !self.is_ejected(endpoint))
     }
 
-    fn preference_with(&self, without_ejected: bool) -> Option<Preference> {
-        let anyone = Preference { without_ejected, rank: None, other_nodes: false };
+    /// The strictest preference that somebody meets; none where nobody may serve. One that is ending serves only where
+    /// the service's rule leaves nobody healthy, and an ejected one only where it leaves no other: better a likely failure
+    /// than a certain one.
+    fn preference(&self) -> Option<Preference> {
+        let healths: &[bool] =
+            if self.service.load_balancing.allow_unhealthy { &[false] } else { &[true, false] };
+        let any_ejected = self.avoid.ejected.concerns(&self.service.key);
+        let ejections: &[bool] = if any_ejected { &[true, false] } else { &[false] };
+        let anyone = Preference { healthy: false, without_ejected: false, rank: None, other_nodes: false };
+        let order = healths.iter().flat_map(|healthy| {
+            let with = |without_ejected: &bool| Preference {
+                healthy: *healthy,
+                without_ejected: *without_ejected,
+                ..anyone
+            };
+            ejections.iter().map(with)
+        });
+        order.into_iter().find_map(|anyone| self.preference_with(anyone))
+    }
+
+    fn preference_with(&self, anyone: Preference) -> Option<Preference> {
         let rule = &self.service.load_balancing;
         let rank = match rule.mode {
             LoadBalancingMode::Unspecified | LoadBalancingMode::Passthrough => None,

@@ -58,7 +58,8 @@ pub(crate) fn pod(pod: api::Pod) -> Result<Pod, Vec<Mistake>> {
         ports,
         probes,
         phase: phase(report_, status.phase.as_deref()),
-        ready: ready(&status) && !terminating,
+        ready: ready(&status),
+        terminating,
         addresses: pod_addresses(report_, status),
     };
     report.finish(pod)
@@ -316,7 +317,7 @@ fn port_ref(report: &mut Report, field: &str, port: &IntOrString) -> Option<Port
     }
 }
 
-fn transport(report: &mut Report, field: &str, protocol: Option<&str>) -> Option<Transport> {
+pub(crate) fn transport(report: &mut Report, field: &str, protocol: Option<&str>) -> Option<Transport> {
     match protocol {
         None | Some("" | "TCP") => Some(Transport::Tcp),
         Some("UDP") => Some(Transport::Udp),

@@ -4,6 +4,7 @@
 //! rejected with every mistake by field, and a bad one does not spoil its neighbours.
 
 mod document;
+mod endpoint_slice;
 mod field;
 mod kubernetes;
 mod metadata;
@@ -91,6 +92,7 @@ fn known(api_version: &str, kind: &str) -> Known {
         ("", "Node") => (Kind::Node, &["v1"]),
         ("", "Pod") => (Kind::Pod, &["v1"]),
         ("", "Service") => (Kind::Service, &["v1"]),
+        ("discovery.k8s.io", "EndpointSlice") => (Kind::EndpointSlice, &["v1"]),
         // Istio serves these three versions with one schema.
         ("networking.istio.io", "WorkloadEntry") => (Kind::WorkloadEntry, &["v1", "v1beta1", "v1alpha3"]),
         ("networking.istio.io", "ServiceEntry") => (Kind::ServiceEntry, &["v1", "v1beta1", "v1alpha3"]),
@@ -143,6 +145,7 @@ fn read(kind: Kind, value: &Value) -> Result<Object, Vec<Mistake>> {
         Kind::Node => typed(value).and_then(kubernetes::node).map(Object::Node),
         Kind::Pod => typed(value).and_then(kubernetes::pod).map(Object::Pod),
         Kind::Service => typed(value).and_then(kubernetes::service).map(Object::Service),
+        Kind::EndpointSlice => typed(value).and_then(endpoint_slice::convert).map(Object::EndpointSlice),
         Kind::WorkloadEntry => typed(value).and_then(workload_entry::convert).map(Object::WorkloadEntry),
         Kind::ServiceEntry => typed(value).and_then(service_entry::convert).map(Object::ServiceEntry),
         Kind::AuthorizationPolicy => typed(value).and_then(policy::convert).map(Object::AuthorizationPolicy),

@@ -1,9 +1,10 @@
 //! Rows: what is written, and what is meant or said.
 
 use ambit_core::derive::{
-    ContainerPort, Kind, LocalityText, Metadata, MtlsMode, Owner, Phase, PolicyAction, PortRef, TargetRef,
-    TrafficDistribution, Transport,
+    ContainerPort, Kind, LocalityText, Metadata, MtlsMode, Owner, Phase, PolicyAction, PortRef,
+    SliceEndpoint, TargetRef, TrafficDistribution, Transport,
 };
+use ambit_core::model::Health;
 use proptest::prelude::*;
 
 use super::*;
@@ -148,7 +149,7 @@ fn pod_states() {
             "deletionTimestamp: 2026-01-02T03:04:05Z",
             "",
             &format!("status: {{phase: Running, {ready}}}"),
-            (Phase::Running, false, 0, false),
+            (Phase::Running, true, 0, false),
         ),
     ];
     for (name, meta, spec, status, expected) in rows {
@@ -157,6 +158,7 @@ fn pod_states() {
         assert_eq!((pod.phase, pod.ready, pod.addresses.len(), pod.host_network), expected, "{name}");
         assert!(pod.addresses.iter().all(std::net::IpAddr::is_ipv4), "{name}");
         assert_eq!(pod.metadata.namespace, "default", "{name}");
+        assert_eq!(pod.terminating, name == "terminating", "{name}");
     }
 }
 
@@ -219,6 +221,94 @@ fn headless_and_external_services() {
         let Object::Service(service) = accepted(&text) else { panic!("{spec}") };
         assert_eq!((service.cluster_ips.len(), service.external_name), (0, external), "{spec}");
     }
+}
+
+#[test]
+fn endpoint_slice() {
+    let Object::EndpointSlice(slice) = accepted(
+        r"
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: db-1, namespace: shop, labels: {kubernetes.io/service-name: db}}
+addressType: IPv4
+ports:
+- {name: sql, port: 5432}
+- {name: dns, port: 53, protocol: UDP}
+- {name: any}
+endpoints:
+- {addresses: [10.0.0.1, 10.0.0.2], nodeName: node-a, zone: eu-1, targetRef: {kind: Pod, name: db-0, namespace: shop}}
+- {addresses: [10.0.0.3], targetRef: {kind: Node, name: node-a}}
+- {addresses: [10.0.0.4], targetRef: {kind: Pod, name: db-0, namespace: other}}
+- {addresses: []}
+",
+    ) else {
+        panic!("not a slice")
+    };
+    assert_eq!((slice.service.as_str(), slice.of_selector), ("db", false));
+    let ports: Vec<_> =
+        slice.ports.iter().map(|port| (port.name.as_str(), port.port, port.transport)).collect();
+    assert_eq!(ports, [("sql", 5432, Transport::Tcp), ("dns", 53, Transport::Udp)]);
+    let endpoint = |address: &str, node: &str, zone: &str, pod: Option<&str>| SliceEndpoint {
+        address: address.parse().expect("an address"),
+        health: Health::Healthy,
+        node: node.to_owned(),
+        zone: zone.to_owned(),
+        pod: pod.map(str::to_owned),
+    };
+    let expected = [
+        endpoint("10.0.0.1", "node-a", "eu-1", Some("db-0")),
+        endpoint("10.0.0.3", "", "", None),
+        // A pod of elsewhere is a pod, under no name that the slice could mean.
+        endpoint("10.0.0.4", "", "", Some("")),
+    ];
+    assert_eq!(slice.endpoints, expected);
+}
+
+#[test]
+fn states_of_endpoints() {
+    let rows = [
+        ("nothing said", "{}", Health::Healthy),
+        ("ready", "{ready: true}", Health::Healthy),
+        ("ready, with everything", "{ready: true, serving: true, terminating: false}", Health::Healthy),
+        ("ready although it is ending", "{ready: true, serving: true, terminating: true}", Health::Healthy),
+        ("ending, and serves", "{ready: false, serving: true, terminating: true}", Health::Draining),
+        ("ending", "{ready: false, serving: false, terminating: true}", Health::Unhealthy),
+        ("ending, serving not said", "{ready: false, terminating: true}", Health::Unhealthy),
+        ("not ready", "{ready: false}", Health::Unhealthy),
+        ("serves and is not to be used", "{ready: false, serving: true}", Health::Unhealthy),
+    ];
+    for (name, conditions, expected) in rows {
+        let text = format!(
+            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: a}}\naddressType: IPv6\n\
+             endpoints: [{{addresses: ['fd00::1'], conditions: {conditions}}}]"
+        );
+        let Object::EndpointSlice(slice) = accepted(&text) else { panic!("{name}") };
+        assert_eq!(slice.endpoints[0].health, expected, "{name}");
+    }
+}
+
+#[test]
+fn slices_without_addresses_of_their_own() {
+    let with = |managed: &str, kind: &str| {
+        let text = format!(
+            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+             metadata: {{name: a, labels: {{endpointslice.kubernetes.io/managed-by: {managed}}}}}\n\
+             addressType: {kind}\nendpoints: [{{addresses: [ADDRESS]}}]"
+        );
+        let address = if kind == "FQDN" { "x.example" } else { "10.0.0.1" };
+        let Object::EndpointSlice(slice) = accepted(&text.replace("ADDRESS", address)) else {
+            panic!("{kind}")
+        };
+        (slice.of_selector, slice.endpoints.len())
+    };
+    assert_eq!(with("endpointslice-controller.k8s.io", "IPv4"), (true, 0), "made of a selector");
+    assert_eq!(
+        with("endpointslicemirroring-controller.k8s.io", "IPv4"),
+        (false, 1),
+        "of an Endpoints object"
+    );
+    assert_eq!(with("me", "IPv4"), (false, 1));
+    assert_eq!(with("me", "FQDN"), (false, 0), "names are nothing to kube-proxy either");
 }
 
 #[test]
@@ -658,6 +748,10 @@ fn tree() -> impl Strategy<Value = Value> {
         "clusterIPs",
         "port",
         "targetPort",
+        "addressType",
+        "endpoints",
+        "addresses",
+        "conditions",
         "address",
         "action",
         "livenessProbe",
@@ -685,11 +779,12 @@ proptest! {
     }
 
     #[test]
-    fn any_object_is_survived(mut value in tree(), kind in 0_usize..6) {
+    fn any_object_is_survived(mut value in tree(), kind in 0_usize..7) {
         let (version, name) = [
             ("v1", "Namespace"),
             ("v1", "Pod"),
             ("v1", "Service"),
+            ("discovery.k8s.io/v1", "EndpointSlice"),
             ("networking.istio.io/v1", "WorkloadEntry"),
             ("security.istio.io/v1", "AuthorizationPolicy"),
             ("security.istio.io/v1", "PeerAuthentication"),
@@ -717,11 +812,13 @@ fn kinds_have_one_spelling() {
         Kind::Namespace,
         Kind::Pod,
         Kind::Service,
+        Kind::EndpointSlice,
         Kind::WorkloadEntry,
         Kind::AuthorizationPolicy,
         Kind::PeerAuthentication,
     ] {
         let group = match kind {
+            Kind::EndpointSlice => "discovery.k8s.io/v1",
             Kind::WorkloadEntry => "networking.istio.io/v1",
             Kind::AuthorizationPolicy | Kind::PeerAuthentication => "security.istio.io/v1",
             _ => "v1",

@@ -335,6 +335,7 @@ pub(crate) fn kind_name(key: &ObjectKey) -> &'static str {
         Kind::Node => "Node",
         Kind::Pod => "Pod",
         Kind::Service => "Service",
+        Kind::EndpointSlice => "EndpointSlice",
         Kind::WorkloadEntry => "WorkloadEntry",
         Kind::ServiceEntry => "ServiceEntry",
         Kind::AuthorizationPolicy => "AuthorizationPolicy",

@@ -2,6 +2,7 @@
 //! little would leave a stale answer, which the property tests of [`super`] look for.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use super::object::{Kind, ObjectKey, Selector};
 use super::store::Store;
@@ -12,6 +13,7 @@ use crate::model::ServiceKey;
 #[derive(Debug, Default)]
 pub(super) struct Dirty {
     service_entries: BTreeSet<ObjectKey>,
+    endpoint_slices: BTreeSet<ObjectKey>,
     /// Host names, by namespace, whose service may be another.
     hosts: BTreeSet<(String, String)>,
     authorization_policies: BTreeSet<ObjectKey>,
@@ -28,10 +30,20 @@ impl Dirty {
         let root = &settings.root_namespace;
         match key.kind {
             Kind::Namespace => self.mark_selected(store, &key.name, &Selector::new()),
-            Kind::Node => self.workloads.extend(store.pods_on(&key.name)),
-            Kind::Pod | Kind::WorkloadEntry => {
+            Kind::Node => {
+                self.workloads.extend(store.pods_on(&key.name));
+                self.endpoint_slices.extend(store.slices_on(&key.name));
+            }
+            Kind::Pod => {
+                self.workloads.insert(key.clone());
+                for address in store.pod(key).into_iter().flat_map(|pod| &pod.addresses) {
+                    self.mark_listed(store, *address);
+                }
+            }
+            Kind::WorkloadEntry => {
                 self.workloads.insert(key.clone());
             }
+            Kind::EndpointSlice => self.mark_slice(store, key),
             Kind::ServiceEntry => {
                 self.service_entries.insert(key.clone());
                 let Some(entry) = store.service_entry(key) else { return };
@@ -43,6 +55,9 @@ impl Dirty {
             Kind::Service => {
                 let host = service::key(&key.namespace, &key.name, settings).hostname.to_string();
                 self.hosts.insert((key.namespace.clone(), host));
+                for slice in store.slices_of(&key.namespace, &key.name) {
+                    self.mark_slice(store, &slice);
+                }
                 if let Some(service) = store.service(key).filter(|service| !service.selector.is_empty()) {
                     self.mark_selected(store, &key.namespace, &service.selector);
                 }
@@ -98,6 +113,10 @@ impl Dirty {
         &self.service_entries
     }
 
+    pub(super) fn endpoint_slices(&self) -> &BTreeSet<ObjectKey> {
+        &self.endpoint_slices
+    }
+
     pub(super) fn authorization_policies(&self) -> &BTreeSet<ObjectKey> {
         &self.authorization_policies
     }
@@ -127,6 +146,22 @@ impl Dirty {
                     self.workloads.extend(contents.selected(&entry.selector));
                 }
             }
+        }
+    }
+
+    /// A slice, and the pods that it lists.
+    fn mark_slice(&mut self, store: &Store, key: &ObjectKey) {
+        self.endpoint_slices.insert(key.clone());
+        for endpoint in store.endpoint_slice(key).into_iter().flat_map(|slice| &slice.endpoints) {
+            self.workloads.extend(store.pods_at(endpoint.address).cloned());
+        }
+    }
+
+    /// Slices that list the address, and all that may be meant by it.
+    fn mark_listed(&mut self, store: &Store, address: IpAddr) {
+        self.endpoint_slices.extend(store.slices_at(address).cloned());
+        if store.slices_at(address).next().is_some() {
+            self.workloads.extend(store.pods_at(address).cloned());
         }
     }
 

@@ -5,6 +5,7 @@
 
 mod authorization;
 mod dirty;
+mod endpoint_slice;
 mod object;
 mod peer_authentication;
 mod service;
@@ -22,10 +23,10 @@ use dirty::Dirty;
 use store::Store;
 
 pub use object::{
-    AuthorizationPolicy, ContainerPort, EntryPort, Kind, LocalityText, Metadata, MtlsMode, Namespace, Node,
-    Object, ObjectEvent, ObjectKey, Operation, Owner, PeerAuthentication, Phase, Pod, PolicyAction,
-    PolicyRule, PortRef, Resolution, Selector, Service, ServiceEntry, ServicePort, Source, TargetRef,
-    TrafficDistribution, Transport, When, WorkloadEntry,
+    AuthorizationPolicy, ContainerPort, EndpointSlice, EntryPort, Kind, LocalityText, Metadata, MtlsMode,
+    Namespace, Node, Object, ObjectEvent, ObjectKey, Operation, Owner, PeerAuthentication, Phase, Pod,
+    PolicyAction, PolicyRule, PortRef, Resolution, Selector, Service, ServiceEntry, ServicePort,
+    SliceEndpoint, SlicePort, Source, TargetRef, TrafficDistribution, Transport, When, WorkloadEntry,
 };
 
 /// What objects do not say themselves.
@@ -96,7 +97,7 @@ pub struct World {
     settings: Settings,
     store: Store,
     workloads: BTreeMap<WorkloadUid, Arc<model::Workload>>,
-    /// The workloads that are endpoints written out in service entries.
+    /// The workloads that are endpoints written out in service entries and endpoint slices.
     endpoints: BTreeMap<ObjectKey, BTreeSet<WorkloadUid>>,
     services: BTreeMap<ServiceKey, Arc<model::Service>>,
     policies: BTreeMap<PolicyKey, Arc<Authorization>>,
@@ -143,6 +144,7 @@ impl World {
         self.derive_peer_authentications(&dirty, &mut steps, &mut report);
         self.derive_workloads(&dirty, &mut steps, &mut report);
         self.derive_service_entries(&dirty, &mut steps, &mut report);
+        self.derive_endpoint_slices(&dirty, &mut steps);
         Derived { changes: steps.into_changes(), conditions: report.finish(&mut self.conditions) }
     }
 
@@ -152,6 +154,15 @@ impl World {
             && let Err(problem) = authorization::derive(policy, &self.settings)
         {
             report.set(key.clone(), vec![problem.into_condition(key)]);
+            return;
+        }
+        if let Object::EndpointSlice(slice) = &object
+            && slice.of_selector
+        {
+            // What was kept under its name was somebody else's.
+            if self.store.endpoint_slice(&key).is_some() {
+                self.delete(&key, dirty, report);
+            }
             return;
         }
         if self.store.holds(&object) && !self.is_refused(&key) && !report.has(&key) {
@@ -195,18 +206,39 @@ impl World {
                 let context = workload::Context::new(&self.store, &self.settings, &key.namespace);
                 new = claims.endpoints(&context).map(|workload| (workload.uid.clone(), workload)).collect();
             }
-            let uids: BTreeSet<_> = new.keys().cloned().collect();
-            let old = if uids.is_empty() {
-                self.endpoints.remove(key)
-            } else {
-                self.endpoints.insert(key.clone(), uids)
-            };
-            for uid in old.into_iter().flatten().filter(|uid| !new.contains_key(uid)) {
-                self.put_workload(uid, None, steps);
-            }
-            for (uid, workload) in new {
-                self.put_workload(uid, Some(workload), steps);
-            }
+            self.put_endpoints(key, new, steps);
+        }
+    }
+
+    fn derive_endpoint_slices(&mut self, dirty: &Dirty, steps: &mut Steps) {
+        for key in dirty.endpoint_slices() {
+            let context = workload::Context::new(&self.store, &self.settings, &key.namespace);
+            let slice = self.store.endpoint_slice(key);
+            let new =
+                slice.into_iter().flat_map(|slice| endpoint_slice::workloads(slice, &self.store, &context));
+            let new = new.map(|workload| (workload.uid.clone(), workload)).collect();
+            self.put_endpoints(key, new, steps);
+        }
+    }
+
+    /// Puts what an object writes out, and removes what it wrote out before.
+    fn put_endpoints(
+        &mut self,
+        key: &ObjectKey,
+        new: BTreeMap<WorkloadUid, model::Workload>,
+        steps: &mut Steps,
+    ) {
+        let uids: BTreeSet<_> = new.keys().cloned().collect();
+        let old = if uids.is_empty() {
+            self.endpoints.remove(key)
+        } else {
+            self.endpoints.insert(key.clone(), uids)
+        };
+        for uid in old.into_iter().flatten().filter(|uid| !new.contains_key(uid)) {
+            self.put_workload(uid, None, steps);
+        }
+        for (uid, workload) in new {
+            self.put_workload(uid, Some(workload), steps);
         }
     }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::model::{Affinity, Identity, IpBlock};
+use crate::model::{Affinity, Health, Identity, IpBlock};
 
 /// An object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +16,7 @@ pub enum Object {
     Node(Node),
     Pod(Pod),
     Service(Service),
+    EndpointSlice(EndpointSlice),
     WorkloadEntry(WorkloadEntry),
     ServiceEntry(ServiceEntry),
     AuthorizationPolicy(AuthorizationPolicy),
@@ -30,6 +31,7 @@ impl Object {
             Self::Node(o) => (Kind::Node, &o.metadata),
             Self::Pod(o) => (Kind::Pod, &o.metadata),
             Self::Service(o) => (Kind::Service, &o.metadata),
+            Self::EndpointSlice(o) => (Kind::EndpointSlice, &o.metadata),
             Self::WorkloadEntry(o) => (Kind::WorkloadEntry, &o.metadata),
             Self::ServiceEntry(o) => (Kind::ServiceEntry, &o.metadata),
             Self::AuthorizationPolicy(o) => (Kind::AuthorizationPolicy, &o.metadata),
@@ -46,6 +48,7 @@ pub enum Kind {
     Node,
     Pod,
     Service,
+    EndpointSlice,
     WorkloadEntry,
     ServiceEntry,
     AuthorizationPolicy,
@@ -133,6 +136,8 @@ pub struct Pod {
     pub addresses: Vec<IpAddr>,
     /// The condition `Ready`.
     pub ready: bool,
+    /// It has a `deletionTimestamp`.
+    pub terminating: bool,
 }
 
 impl Pod {
@@ -228,6 +233,49 @@ pub struct ServicePort {
     pub transport: Transport,
     /// `appProtocol`; empty when not said.
     pub app_protocol: String,
+}
+
+/// Endpoints of a service, listed by address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EndpointSlice {
+    pub metadata: Metadata,
+    /// The label `kubernetes.io/service-name`: a service of the same namespace.
+    pub service: String,
+    /// Kubernetes made it of the service's selector, so it says what the pods say.
+    pub of_selector: bool,
+    pub endpoints: Vec<SliceEndpoint>,
+    pub ports: Vec<SlicePort>,
+}
+
+impl EndpointSlice {
+    /// What names it.
+    pub(super) fn key(&self) -> ObjectKey {
+        let Metadata { namespace, name, .. } = &self.metadata;
+        ObjectKey { kind: Kind::EndpointSlice, namespace: namespace.clone(), name: name.clone() }
+    }
+}
+
+/// An endpoint of a slice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SliceEndpoint {
+    pub address: IpAddr,
+    /// What `ready`, `serving` and `terminating` come to.
+    pub health: Health,
+    /// `nodeName`; empty when not said.
+    pub node: String,
+    /// Empty when not said.
+    pub zone: String,
+    /// The name of the pod that `targetRef` names.
+    pub pod: Option<String>,
+}
+
+/// Where the endpoints of a slice listen for the service's port of the same name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SlicePort {
+    /// Empty when it has none.
+    pub name: String,
+    pub port: u16,
+    pub transport: Transport,
 }
 
 /// A workload that is no pod.

@@ -53,7 +53,7 @@ pub(super) fn mappings(service: &Service, named: impl Fn(&str) -> Option<u16>) -
     tcp_ports(service).filter_map(mapping).collect()
 }
 
-fn tcp_ports(service: &Service) -> impl Iterator<Item = &ServicePort> {
+pub(super) fn tcp_ports(service: &Service) -> impl Iterator<Item = &ServicePort> {
     service.ports.iter().filter(|port| port.transport == Transport::Tcp)
 }
 

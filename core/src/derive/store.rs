@@ -1,10 +1,11 @@
 //! The accepted objects, by namespace: what the derivation looks things up in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use super::object::{
-    AuthorizationPolicy, Kind, Namespace, Node, Object, ObjectKey, PeerAuthentication, Pod, Selector,
-    Service, ServiceEntry, WorkloadEntry,
+    AuthorizationPolicy, EndpointSlice, Kind, Namespace, Node, Object, ObjectKey, PeerAuthentication, Pod,
+    Selector, Service, ServiceEntry, WorkloadEntry,
 };
 
 /// All objects.
@@ -12,7 +13,11 @@ use super::object::{
 pub(super) struct Store {
     namespaces: BTreeMap<String, Contents>,
     nodes: BTreeMap<String, Node>,
+    pods_by_address: ByAddress,
+    slices_by_address: ByAddress,
 }
+
+type ByAddress = BTreeMap<IpAddr, BTreeSet<ObjectKey>>;
 
 /// What a namespace holds, by name.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +25,7 @@ pub(super) struct Contents {
     pub(super) namespace: Option<Namespace>,
     pub(super) pods: BTreeMap<String, Pod>,
     pub(super) services: BTreeMap<String, Service>,
+    pub(super) endpoint_slices: BTreeMap<String, EndpointSlice>,
     pub(super) workload_entries: BTreeMap<String, WorkloadEntry>,
     pub(super) service_entries: BTreeMap<String, ServiceEntry>,
     pub(super) authorization_policies: BTreeMap<String, AuthorizationPolicy>,
@@ -29,6 +35,14 @@ pub(super) struct Contents {
 impl Store {
     pub(super) fn put(&mut self, object: Object) {
         let key = object.key();
+        self.unindex(&key);
+        match &object {
+            Object::Pod(pod) => index(&mut self.pods_by_address, &key, &pod.addresses),
+            Object::EndpointSlice(slice) => {
+                index(&mut self.slices_by_address, &key, slice.endpoints.iter().map(|e| &e.address));
+            }
+            _ => {}
+        }
         if let Object::Node(node) = object {
             self.nodes.insert(key.name, node);
             return;
@@ -41,6 +55,7 @@ impl Store {
             Object::Node(_) => {}
             Object::Pod(o) => drop(contents.pods.insert(key.name, o)),
             Object::Service(o) => drop(contents.services.insert(key.name, o)),
+            Object::EndpointSlice(o) => drop(contents.endpoint_slices.insert(key.name, o)),
             Object::WorkloadEntry(o) => drop(contents.workload_entries.insert(key.name, o)),
             Object::ServiceEntry(o) => drop(contents.service_entries.insert(key.name, o)),
             Object::AuthorizationPolicy(o) => drop(contents.authorization_policies.insert(key.name, o)),
@@ -49,6 +64,7 @@ impl Store {
     }
 
     pub(super) fn delete(&mut self, key: &ObjectKey) {
+        self.unindex(key);
         if key.kind == Kind::Node {
             self.nodes.remove(&key.name);
             return;
@@ -60,6 +76,7 @@ impl Store {
             Kind::Node => {}
             Kind::Pod => drop(contents.pods.remove(&key.name)),
             Kind::Service => drop(contents.services.remove(&key.name)),
+            Kind::EndpointSlice => drop(contents.endpoint_slices.remove(&key.name)),
             Kind::WorkloadEntry => drop(contents.workload_entries.remove(&key.name)),
             Kind::ServiceEntry => drop(contents.service_entries.remove(&key.name)),
             Kind::AuthorizationPolicy => drop(contents.authorization_policies.remove(&key.name)),
@@ -78,6 +95,7 @@ impl Store {
             Object::Node(o) => self.node(&key.name) == Some(o),
             Object::Pod(o) => self.pod(&key) == Some(o),
             Object::Service(o) => self.service(&key) == Some(o),
+            Object::EndpointSlice(o) => self.endpoint_slice(&key) == Some(o),
             Object::WorkloadEntry(o) => self.workload_entry(&key) == Some(o),
             Object::ServiceEntry(o) => self.service_entry(&key) == Some(o),
             Object::AuthorizationPolicy(o) => self.authorization_policy(&key) == Some(o),
@@ -116,6 +134,48 @@ impl Store {
         self.contents(&key.namespace)?.services.get(&key.name)
     }
 
+    pub(super) fn endpoint_slice(&self, key: &ObjectKey) -> Option<&EndpointSlice> {
+        self.contents(&key.namespace)?.endpoint_slices.get(&key.name)
+    }
+
+    /// The pods that have the address, if only as their node's.
+    pub(super) fn pods_at(&self, address: IpAddr) -> impl Iterator<Item = &ObjectKey> {
+        self.pods_by_address.get(&address.to_canonical()).into_iter().flatten()
+    }
+
+    /// The slices of a service.
+    pub(super) fn slices_of(&self, namespace: &str, service: &str) -> Vec<ObjectKey> {
+        let slices =
+            self.contents(namespace).into_iter().flat_map(|contents| contents.endpoint_slices.values());
+        slices.filter(|slice| slice.service == service).map(EndpointSlice::key).collect()
+    }
+
+    /// The slices with an endpoint on the node.
+    pub(super) fn slices_on<'a>(&'a self, node: &'a str) -> impl Iterator<Item = ObjectKey> + 'a {
+        let slices = self.namespaces.values().flat_map(|contents| contents.endpoint_slices.values());
+        slices.filter(move |slice| slice.endpoints.iter().any(|e| e.node == node)).map(EndpointSlice::key)
+    }
+
+    /// The slices that list the address.
+    pub(super) fn slices_at(&self, address: IpAddr) -> impl Iterator<Item = &ObjectKey> {
+        self.slices_by_address.get(&address.to_canonical()).into_iter().flatten()
+    }
+
+    fn unindex(&mut self, key: &ObjectKey) {
+        match key.kind {
+            Kind::Pod => {
+                let addresses = self.pod(key).map(|pod| pod.addresses.clone()).unwrap_or_default();
+                unindex(&mut self.pods_by_address, key, &addresses);
+            }
+            Kind::EndpointSlice => {
+                let endpoints = self.endpoint_slice(key).into_iter().flat_map(|slice| &slice.endpoints);
+                let addresses: Vec<IpAddr> = endpoints.map(|endpoint| endpoint.address).collect();
+                unindex(&mut self.slices_by_address, key, &addresses);
+            }
+            _ => {}
+        }
+    }
+
     pub(super) fn workload_entry(&self, key: &ObjectKey) -> Option<&WorkloadEntry> {
         self.contents(&key.namespace)?.workload_entries.get(&key.name)
     }
@@ -133,11 +193,29 @@ impl Store {
     }
 }
 
+fn index<'a>(index: &mut ByAddress, key: &ObjectKey, addresses: impl IntoIterator<Item = &'a IpAddr>) {
+    for address in addresses {
+        index.entry(address.to_canonical()).or_default().insert(key.clone());
+    }
+}
+
+fn unindex(index: &mut ByAddress, key: &ObjectKey, addresses: &[IpAddr]) {
+    for address in addresses.iter().map(IpAddr::to_canonical) {
+        if let Some(keys) = index.get_mut(&address) {
+            keys.remove(key);
+            if keys.is_empty() {
+                index.remove(&address);
+            }
+        }
+    }
+}
+
 impl Contents {
     fn is_empty(&self) -> bool {
         self.namespace.is_none()
             && self.pods.is_empty()
             && self.services.is_empty()
+            && self.endpoint_slices.is_empty()
             && self.workload_entries.is_empty()
             && self.service_entries.is_empty()
             && self.authorization_policies.is_empty()

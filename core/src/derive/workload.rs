@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::object::{Kind, Metadata, ObjectKey, Pod, PortRef, Transport, WorkloadEntry};
 use super::store::{Contents, Labelled, Store, selects};
-use super::{Condition, Settings, peer_authentication, service, service_entry};
+use super::{Condition, Settings, endpoint_slice, peer_authentication, service, service_entry};
 use crate::enrolment::{self, DATAPLANE_MODE};
 use crate::model::{
     Health, Locality, NetworkMode, PolicyKey, PortMapping, ServiceKey, TunnelProtocol, Workload,
@@ -48,7 +48,7 @@ pub(super) fn entry_conditions(entry: &WorkloadEntry) -> Vec<Condition> {
 /// Where workloads of one namespace are derived.
 pub(super) struct Context<'a> {
     store: &'a Store,
-    settings: &'a Settings,
+    pub(super) settings: &'a Settings,
     contents: Option<&'a Contents>,
     root: Option<&'a Contents>,
     peers: peer_authentication::Scope<'a>,
@@ -87,10 +87,11 @@ impl<'a> Context<'a> {
             network_mode: if pod.host_network { NetworkMode::HostNetwork } else { NetworkMode::Standard },
             addresses: distinct(&pod.addresses),
             protocol: self.pod_protocol(pod),
-            health: if pod.ready { Health::Healthy } else { Health::Unhealthy },
+            health: health(pod),
             services: {
                 let mut services = self.services(pod, port_named);
                 services.extend(self.entries(pod, |_| None));
+                endpoint_slice::add_services(pod, self.store, self.settings, &mut services);
                 services
             },
             locality: self.pod_locality(pod),
@@ -267,6 +268,14 @@ fn switch(value: Option<&str>) -> Option<bool> {
         "enabled" => Some(true),
         "disabled" => Some(false),
         _ => None,
+    }
+}
+
+fn health(pod: &Pod) -> Health {
+    match (pod.ready, pod.terminating) {
+        (false, _) => Health::Unhealthy,
+        (true, false) => Health::Healthy,
+        (true, true) => Health::Draining,
     }
 }
 

@@ -131,6 +131,8 @@ pub enum Health {
     #[default]
     Healthy,
     Unhealthy,
+    /// It is ending and still serves: chosen only where nobody is healthy.
+    Draining,
 }
 
 /// What manages a workload.

@@ -39,6 +39,10 @@ fn unready(endpoint: Workload) -> Workload {
     Workload { health: Health::Unhealthy, ..endpoint }
 }
 
+fn draining(endpoint: Workload) -> Workload {
+    Workload { health: Health::Draining, ..endpoint }
+}
+
 fn rule(mode: LoadBalancingMode, routing_preference: &[LocalityScope]) -> LoadBalancing {
     LoadBalancing { mode, routing_preference: routing_preference.to_vec(), ..LoadBalancing::default() }
 }
@@ -159,6 +163,42 @@ fn preference() {
             &["near"],
         ),
         (
+            "those that end are left out while there are others",
+            vec![draining(near()), far()],
+            rule(anything, &[]),
+            &["far"],
+        ),
+        (
+            "those that end serve where nobody else does",
+            vec![draining(near()), unready(far())],
+            rule(anything, &[]),
+            &["near"],
+        ),
+        (
+            "health goes before the place",
+            vec![draining(near()), far()],
+            rule(failover, &[Region, Zone, Node]),
+            &["far"],
+        ),
+        (
+            "those that end fail over too",
+            vec![draining(zone()), draining(far())],
+            rule(failover, &[Region, Zone, Node]),
+            &["zone"],
+        ),
+        (
+            "on the node, one that ends serves before those of other nodes",
+            vec![draining(near()), zone()],
+            rule(strict, &[Node]),
+            &["near"],
+        ),
+        (
+            "publishNotReadyAddresses makes no difference between them",
+            vec![draining(near()), unready(zone()), far()],
+            LoadBalancing { allow_unhealthy: true, ..rule(anything, &[]) },
+            &["far", "near", "zone"],
+        ),
+        (
             "capacity 0 takes nothing",
             vec![endpoint("off", "eu/a/n1", 0), far()],
             rule(failover, &[Region]),
@@ -226,6 +266,7 @@ fn a_choice_that_was_made_already() {
         at("near", "eu/a/n1", "10.1.0.1"),
         at("far", "us/a/n2", "10.1.0.2"),
         unready(at("unready", "eu/a/n1", "10.1.0.3")),
+        draining(at("draining", "eu/a/n1", "10.1.0.4")),
     ];
     let anything = rule(LoadBalancingMode::Unspecified, &[]);
     let failover = rule(LoadBalancingMode::Failover, &[Region]);
@@ -242,6 +283,15 @@ fn a_choice_that_was_made_already() {
         ("out of strict bounds", &strict, "10.1.0.2:8080", &[], false),
         ("within strict bounds", &strict, "10.1.0.1:8080", &[], true),
         ("ejected", &anything, "10.1.0.2:8080", &["far"], false),
+        ("one that is ending", &anything, "10.1.0.4:8080", &[], false),
+        (
+            "one that is ending, while others are only ejected",
+            &anything,
+            "10.1.0.4:8080",
+            &["far", "near"],
+            false,
+        ),
+        ("one that is ending and need not be ready", &not_ready, "10.1.0.4:8080", &[], true),
         ("ejected like all others", &anything, "10.1.0.2:8080", &["far", "near"], true),
     ];
     for (name, rule, chosen, out, expected) in rows {
@@ -250,6 +300,11 @@ fn a_choice_that_was_made_already() {
         let accepted = scene.choice(Avoid { ejected: &ejected, tried: &[] }).accept(socket(chosen));
         assert_eq!(accepted.is_some(), expected, "{name}");
     }
+    let scene = Scene::new(&[draining(endpoints[0].clone()), unready(endpoints[1].clone())], &anything);
+    assert!(
+        scene.choice(Avoid::NONE).accept(socket("10.1.0.1:8080")).is_some(),
+        "nobody but one that is ending"
+    );
 }
 
 #[test]
@@ -308,11 +363,16 @@ fn tables_only_where_the_kernel_may_choose() {
 }
 
 /// What an endpoint is made of in the property tests.
-type Spec = (u32, bool, bool, [u8; 6]);
+type Spec = (u32, Health, bool, [u8; 6]);
 
 fn specs() -> impl Strategy<Value = Vec<Spec>> {
     let place = prop::array::uniform6(0_u8..2);
-    prop::collection::vec((0_u32..6, prop::bool::weighted(0.8), prop::bool::weighted(0.3), place), 0..7)
+    let health = prop_oneof![
+        6 => Just(Health::Healthy),
+        1 => Just(Health::Draining),
+        1 => Just(Health::Unhealthy),
+    ];
+    prop::collection::vec((0_u32..6, health, prop::bool::weighted(0.3), place), 0..7)
 }
 
 fn place(place: [u8; 6], workload: Workload) -> Workload {
@@ -320,8 +380,7 @@ fn place(place: [u8; 6], workload: Workload) -> Workload {
     Workload { locality: Locality { region, zone, subzone }, node, cluster, ..workload }
 }
 
-fn made((number, (capacity, ready, _, at)): (usize, &Spec)) -> Workload {
-    let health = if *ready { Health::Healthy } else { Health::Unhealthy };
+fn made((number, (capacity, health, _, at)): (usize, &Spec)) -> Workload {
     let address = ip(&format!("10.1.0.{}", number + 1));
     // One in two to the sixth shares no network with the client; the same one that shares nothing else.
     let network = if *at == [1; 6] { "elsewhere" } else { "" };
@@ -330,7 +389,7 @@ fn made((number, (capacity, ready, _, at)): (usize, &Spec)) -> Workload {
         *at,
         Workload {
             addresses: vec![address],
-            health,
+            health: *health,
             network: network.into(),
             ..endpoint(&name, "", *capacity)
         },
@@ -369,9 +428,11 @@ fn reference(
         };
         of(endpoint) == of(client)
     };
-    let ready = |w: &Workload| rule.allow_unhealthy || w.health == Health::Healthy;
-    let usable: Vec<&Workload> =
-        endpoints.iter().filter(|w| w.capacity > 0 && w.network == client.network && ready(w)).collect();
+    let with = |healths: &[Health]| -> Vec<&Workload> {
+        let usable =
+            |w: &&Workload| w.capacity > 0 && w.network == client.network && healths.contains(&w.health);
+        endpoints.iter().filter(usable).collect()
+    };
     let by_rule = |usable: Vec<&Workload>| -> Vec<(SocketAddr, u32)> {
         // Ranks from best to worst: the first n scopes are all equal.
         for rank in (0..=rule.routing_preference.len()).rev() {
@@ -389,8 +450,15 @@ fn reference(
         }
         Vec::new()
     };
-    let standing = by_rule(usable.iter().copied().filter(|w| !out.contains(&w.uid)).collect());
-    if standing.is_empty() { by_rule(usable) } else { standing }
+    let of_tier = |usable: Vec<&Workload>| {
+        let standing = by_rule(usable.iter().copied().filter(|w| !out.contains(&w.uid)).collect());
+        if standing.is_empty() { by_rule(usable) } else { standing }
+    };
+    if rule.allow_unhealthy {
+        return of_tier(with(&[Health::Healthy, Health::Draining, Health::Unhealthy]));
+    }
+    let healthy = of_tier(with(&[Health::Healthy]));
+    if healthy.is_empty() { of_tier(with(&[Health::Healthy, Health::Draining])) } else { healthy }
 }
 
 proptest! {
@@ -447,7 +515,7 @@ proptest! {
     /// When an endpoint leaves, its clients move and nobody else; when it comes back, they are its clients again.
     #[test]
     fn only_the_clients_of_a_lost_endpoint_move(capacities in prop::collection::vec(1_u32..5, 2..8), lost in any::<prop::sample::Index>()) {
-        let endpoints: Vec<_> = capacities.iter().enumerate().map(|(n, c)| made((n, &(*c, true, false, [0; 6])))).collect();
+        let endpoints: Vec<_> = capacities.iter().enumerate().map(|(n, c)| made((n, &(*c, Health::Healthy, false, [0; 6])))).collect();
         let lost = lost.index(endpoints.len());
         let before = Scene::new(&endpoints, &affinity());
         let mut fewer = endpoints.clone();
@@ -484,7 +552,8 @@ fn chi_squared(weights: &[u32], counts: &[u32]) -> f64 {
 #[test]
 fn affinity_gives_each_endpoint_its_share_of_clients() {
     let capacities = [1_u32, 2, 3, 4];
-    let endpoints: Vec<_> = (0..4).map(|n| made((n, &(capacities[n], true, false, [0; 6])))).collect();
+    let endpoints: Vec<_> =
+        (0..4).map(|n| made((n, &(capacities[n], Health::Healthy, false, [0; 6])))).collect();
     let scene = Scene::new(&endpoints, &affinity());
     let mut counts = [0_u32; 4];
     for number in 0..20_000 {

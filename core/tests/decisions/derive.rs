@@ -86,6 +86,12 @@ fn life_of_a_pod() {
     lab.put([Object::Pod(Pod { ready: true, ..starting.clone() })]);
     assert_eq!(workload(&lab, "shop/cart-1").health, Health::Healthy);
 
+    lab.put([Object::Pod(Pod { ready: true, terminating: true, ..starting.clone() })]);
+    assert_eq!(workload(&lab, "shop/cart-1").health, Health::Draining, "it is ending and still serves");
+    lab.put([Object::Pod(Pod { terminating: true, ..starting.clone() })]);
+    assert_eq!(workload(&lab, "shop/cart-1").health, Health::Unhealthy, "it is ending and serves no more");
+    assert_eq!(endpoints(&lab), 1);
+
     let relabelled =
         Pod { metadata: metadata("shop/cart-1", &[("app", "other")]), ready: true, ..starting.clone() };
     lab.put([Object::Pod(relabelled)]);

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ambit_core::derive::{
-    Condition, EntryPort, Metadata, MtlsMode, Object, ObjectEvent, ObjectKey, Phase, Pod, PolicyAction,
-    PolicyRule, PortRef, Resolution, Service, ServiceEntry, Settings, Source, Transport, When, WorkloadEntry,
-    World,
+    Condition, EndpointSlice, EntryPort, Metadata, MtlsMode, Node, Object, ObjectEvent, ObjectKey, Phase,
+    Pod, PolicyAction, PolicyRule, PortRef, Resolution, Service, ServiceEntry, Settings, SliceEndpoint,
+    SlicePort, Source, Transport, When, WorkloadEntry, World,
 };
 use ambit_core::mesh::Mesh;
+use ambit_core::model::{Health, Workload};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -58,7 +59,8 @@ fn a_pod() -> impl Strategy<Value = Object> {
             let base = pod(&name, &labels, &addresses);
             let node = if scheduled { base.node.clone() } else { String::new() };
             let probes = vec![PortRef::Name("web".into())];
-            Object::Pod(Pod { phase, ports, ready, host_network, node, probes, ..base })
+            let terminating = ready && host_network;
+            Object::Pod(Pod { phase, ports, ready, terminating, host_network, node, probes, ..base })
         },
     )
 }
@@ -72,6 +74,32 @@ fn a_service() -> impl Strategy<Value = Object> {
             Object::Service(Service { external_name, ..base })
         },
     )
+}
+
+fn a_slice() -> impl Strategy<Value = Object> {
+    let healths = select(vec![Health::Healthy, Health::Healthy, Health::Draining, Health::Unhealthy]);
+    let addresses = select(vec!["10.1.0.1", "10.1.0.1", "10.1.0.2", "10.7.0.1"]);
+    let pods = option::weighted(0.3, select(vec!["a", "b"]).prop_map(str::to_owned));
+    let endpoint =
+        (addresses, healths, pods, select(vec!["", "node-a"])).prop_map(|(address, health, pod, node)| {
+            SliceEndpoint { address: ip(address), health, node: node.to_owned(), zone: String::new(), pod }
+        });
+    let port = SlicePort { name: String::new(), port: 7070, transport: Transport::Tcp };
+    let other = SlicePort { name: "no".into(), ..port.clone() };
+    let ports = select(vec![vec![port.clone()], vec![port, other.clone()], vec![other]]);
+    (name(), select(vec!["a", "b"]), prop::bool::weighted(0.2), vec(endpoint, 0..4), ports).prop_map(
+        |(name, service, of_selector, endpoints, ports)| {
+            let (metadata, service) = (metadata(&name, &[]), service.to_owned());
+            Object::EndpointSlice(EndpointSlice { metadata, service, of_selector, endpoints, ports })
+        },
+    )
+}
+
+fn a_node() -> impl Strategy<Value = Object> {
+    select(vec!["", "eu-1", "eu-2"]).prop_map(|zone| {
+        let metadata = metadata("/node-a", &[("topology.kubernetes.io/zone", zone)]);
+        Object::Node(Node { metadata })
+    })
 }
 
 fn an_entry() -> impl Strategy<Value = Object> {
@@ -154,6 +182,8 @@ fn an_object() -> impl Strategy<Value = Object> {
         2 => (select(vec!["shop", "blog", "ambit-system"]), select(modes)).prop_map(|(name, mode)| namespace(name, mode)),
         4 => a_pod(),
         2 => a_service(),
+        4 => a_slice(),
+        1 => a_node(),
         1 => an_entry(),
         2 => a_service_entry(),
         2 => a_policy(),
@@ -206,7 +236,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1024))]
 
     #[test]
-    fn steps_come_to_what_scratch_comes_to(batches in vec(vec(an_event(), 0..4), 0..12)) {
+    fn steps_come_to_what_scratch_comes_to(batches in vec(vec(an_event(), 0..4), 0..16)) {
         let mut world = World::new(Settings::default());
         let mut mesh = Mesh::new();
         let mut expected = Expected::default();
@@ -250,18 +280,28 @@ fn the_universe_reaches_what_it_should() {
     // Guards the property above against an accident that would leave it nothing to find.
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let (mut policies, mut enrolled, mut listed, mut endpoints) = (0, 0, 0, 0);
-    for _ in 0..64 {
-        let events = vec(an_event(), 30).new_tree(&mut runner).expect("a value").current();
+    let (mut outside, mut pods) = (0, 0);
+    for _ in 0..256 {
+        let events = vec(an_event(), 80).new_tree(&mut runner).expect("a value").current();
         let mut mesh = Mesh::new();
         mesh.apply(World::new(Settings::default()).apply(events).changes);
         policies += mesh.policies().count();
         enrolled += mesh.workloads().filter(|workload| workload.in_mesh()).count();
         listed += mesh.workloads().filter(|workload| !workload.policies.is_empty()).count();
         endpoints += mesh.services().map(|service| mesh.endpoints(&service.key).count()).sum::<usize>();
+        let of_slices =
+            |workload: &Workload| workload.services.values().flatten().any(|m| m.target_port == 7070);
+        outside += mesh.workloads().filter(|w| w.uid.0.contains("EndpointSlice")).count();
+        pods += mesh.workloads().filter(|w| w.uid.0.contains("/Pod/") && of_slices(w)).count();
     }
-    for (what, count) in
-        [("policies", policies), ("enrolled", enrolled), ("listed", listed), ("endpoints", endpoints)]
-    {
+    for (what, count) in [
+        ("policies", policies),
+        ("enrolled", enrolled),
+        ("listed", listed),
+        ("endpoints", endpoints),
+        ("endpoints of slices", outside),
+        ("pods in slices", pods),
+    ] {
         assert!(count > 32, "{what}: {count}");
     }
 }

@@ -10,6 +10,7 @@ mod balance;
 mod build;
 mod derive;
 mod derive_authorization;
+mod derive_endpoint_slice;
 mod derive_peer_authentication;
 mod derive_properties;
 mod derive_service_entry;

@@ -54,7 +54,7 @@ pub fn encode_workload(workload: &Workload) -> wire::Workload {
         authorization_policies: workload.policies.iter().map(ToString::to_string).collect(),
         status: match workload.health {
             Health::Healthy => wire::WorkloadStatus::Healthy,
-            Health::Unhealthy => wire::WorkloadStatus::Unhealthy,
+            Health::Unhealthy | Health::Draining => wire::WorkloadStatus::Unhealthy,
         }
         .into(),
         cluster_id: workload.cluster.to_string(),
@@ -93,6 +93,7 @@ fn encode_extension(workload: &Workload) -> Option<wire::Extension> {
         direct_disabled: !workload.direct,
         same_node_tls: workload.same_node_tls,
         trust_domain_aliases: workload.trust_domain_aliases.iter().map(ToString::to_string).collect(),
+        draining: workload.health == Health::Draining,
     };
     extension::encode(WORKLOAD_EXTENSION, "ambit.v1.WorkloadExtension", &extension)
 }
@@ -130,6 +131,7 @@ fn decode(workload: &wire::Workload) -> Result<Workload, Problem> {
         },
         health: match decode_enum("status", workload.status)? {
             wire::WorkloadStatus::Healthy => Health::Healthy,
+            wire::WorkloadStatus::Unhealthy if extension.draining => Health::Draining,
             wire::WorkloadStatus::Unhealthy => Health::Unhealthy,
         },
         services: decode_services(&workload.services)?,

@@ -1,0 +1,144 @@
+//! EndpointSlice → endpoints that no selector finds. What a slice lists is a pod's workload where the address is a
+//! pod's, and else a workload outside the mesh.
+//!
+//! Slices that Kubernetes makes of selectors never get here: the pods say the same, and say it first.
+
+use std::collections::BTreeMap;
+
+use super::Settings;
+use super::object::{
+    EndpointSlice, LocalityText, Metadata, ObjectKey, Pod, Service, SliceEndpoint, WorkloadEntry,
+};
+use super::store::Store;
+use super::workload::Context;
+use super::{object, service};
+use crate::model::{Health, NetworkMode, PortMapping, ServiceKey, Workload, WorkloadUid};
+
+const ZONE: &str = "topology.kubernetes.io/zone";
+const REGION: &str = "topology.kubernetes.io/region";
+
+/// Whose an address of a slice is.
+enum Owner<'a> {
+    Pod(&'a Pod),
+    /// A pod that is not known: there is nothing to say about it yet.
+    UnknownPod,
+    /// Nobody's that is known.
+    Outside,
+}
+
+/// A pod that `targetRef` names, else the first that has the address to itself.
+fn owner<'a>(slice: &EndpointSlice, endpoint: &SliceEndpoint, store: &'a Store) -> Owner<'a> {
+    let pods = || {
+        let pods = store.pods_at(endpoint.address).filter_map(|key| store.pod(key));
+        pods.filter(|pod| !pod.is_finished())
+    };
+    let named = |pod: &&Pod| {
+        pod.metadata.namespace == slice.metadata.namespace
+            && endpoint.pod.as_ref() == Some(&pod.metadata.name)
+    };
+    match (pods().find(named).or_else(|| pods().find(|pod| !pod.host_network)), &endpoint.pod) {
+        (Some(pod), _) => Owner::Pod(pod),
+        (None, Some(_)) => Owner::UnknownPod,
+        (None, None) => Owner::Outside,
+    }
+}
+
+/// The service of a slice, and where the slice's endpoints listen for its ports.
+fn served<'a>(slice: &EndpointSlice, store: &'a Store) -> Option<(&'a Service, Vec<PortMapping>)> {
+    let contents = store.contents(&slice.metadata.namespace)?;
+    let service = contents.services.get(&slice.service).filter(|service| !service.external_name)?;
+    let mapping = |port: &object::ServicePort| {
+        let same = |p: &&object::SlicePort| p.name == port.name && p.transport == port.transport;
+        let target_port = slice.ports.iter().find(same)?.port;
+        Some(PortMapping { service_port: port.port, target_port })
+    };
+    let mappings: Vec<_> = service::tcp_ports(service).filter_map(mapping).collect();
+    (!mappings.is_empty()).then_some((service, mappings))
+}
+
+/// Adds the services of which slices say that the pod stands behind them. A port that a selector has mapped already
+/// stays as it is.
+pub(super) fn add_services(
+    pod: &Pod,
+    store: &Store,
+    settings: &Settings,
+    services: &mut BTreeMap<ServiceKey, Vec<PortMapping>>,
+) {
+    let slices =
+        pod.addresses.iter().flat_map(|address| store.slices_at(*address).map(move |key| (address, key)));
+    for (address, slice) in slices.filter_map(|(address, key)| Some((address, store.endpoint_slice(key)?))) {
+        let Some((service, mappings)) = served(slice, store) else { continue };
+        let means_pod = |endpoint: &SliceEndpoint| {
+            endpoint.address == address.to_canonical()
+                && matches!(owner(slice, endpoint, store), Owner::Pod(owner) if std::ptr::eq(owner, pod))
+                && (endpoint.health != Health::Unhealthy || service.publish_not_ready)
+        };
+        if !slice.endpoints.iter().any(means_pod) {
+            continue;
+        }
+        let key = service::key(&service.metadata.namespace, &service.metadata.name, settings);
+        let mapped = services.entry(key).or_default();
+        for mapping in mappings {
+            if mapped.iter().all(|known| known.service_port != mapping.service_port) {
+                mapped.push(mapping);
+            }
+        }
+    }
+}
+
+/// The endpoints of a slice that are no pod's.
+pub(super) fn workloads<'a>(
+    slice: &'a EndpointSlice,
+    store: &'a Store,
+    context: &'a Context<'a>,
+) -> impl Iterator<Item = Workload> + 'a {
+    let outside = |endpoint: &&SliceEndpoint| matches!(owner(slice, endpoint, store), Owner::Outside);
+    let served = served(slice, store).into_iter();
+    served.flat_map(move |(service, mappings)| {
+        let settings = context.settings;
+        let key = service::key(&service.metadata.namespace, &service.metadata.name, settings);
+        let endpoints = slice.endpoints.iter().filter(outside);
+        endpoints.map(move |endpoint| {
+            let workload = context.entry(&as_entry(slice, endpoint, store));
+            Workload {
+                uid: uid(&slice.key(), endpoint, settings),
+                node: endpoint.node.as_str().into(),
+                // An address that anybody may list is nobody's own: it tells neither who connects nor whom to tunnel to.
+                network_mode: NetworkMode::HostNetwork,
+                health: endpoint.health,
+                services: [(key.clone(), mappings.clone())].into(),
+                // Nothing of it is on a node of ours.
+                policies: Vec::new(),
+                direct: true,
+                same_node_tls: false,
+                ..workload
+            }
+        })
+    })
+}
+
+fn uid(slice: &ObjectKey, endpoint: &SliceEndpoint, settings: &Settings) -> WorkloadUid {
+    let (cluster, ObjectKey { namespace, name, .. }) = (&settings.cluster, slice);
+    let address = endpoint.address;
+    WorkloadUid(format!("{cluster}/discovery.k8s.io/EndpointSlice/{namespace}/{name}/{address}").into())
+}
+
+/// Named as its service, without labels: no selector is meant for it. Where it is: as its node says, else its zone.
+fn as_entry(slice: &EndpointSlice, endpoint: &SliceEndpoint, store: &Store) -> WorkloadEntry {
+    let of_node = |name: &str| store.node(&endpoint.node)?.metadata.labels.get(name).cloned();
+    let zone = Some(endpoint.zone.clone()).filter(|zone| !zone.is_empty());
+    WorkloadEntry {
+        metadata: Metadata {
+            namespace: slice.metadata.namespace.clone(),
+            name: slice.service.clone(),
+            ..Metadata::default()
+        },
+        address: Some(endpoint.address),
+        locality: LocalityText {
+            region: of_node(REGION).unwrap_or_default(),
+            zone: zone.or_else(|| of_node(ZONE)).unwrap_or_default(),
+            subzone: String::new(),
+        },
+        ..WorkloadEntry::default()
+    }
+}
