@@ -34,6 +34,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("ambit-controller", &["ambit-core", "ambit-crd", "ambit-runtime", "ambit-xds"]),
+    ("ambit-cni", &["ambit-core", "ambit-enrol", "ambit-runtime"]),
     ("ambit-harness", &[]),
     ("ambit-apps", &[]),
     // One suite plays the controller.

@@ -75,6 +75,11 @@ impl Condition {
         self.all.set(self.name, State { met: true, why: None });
     }
 
+    /// It holds, and this is to be said of it.
+    pub fn met_because(&self, why: impl Into<String>) {
+        self.all.set(self.name, State { met: true, why: Some(why.into()) });
+    }
+
     /// It does not, or no longer.
     pub fn unmet(&self, why: impl Into<String>) {
         self.all.set(self.name, State { met: false, why: Some(why.into()) });

@@ -1,0 +1,122 @@
+//! The API server, as the agent needs it: what it says about a pod now, and the annotations.
+
+use std::collections::BTreeMap;
+
+use ambit_core::enrolment::{self, DATAPLANE_MODE, Labels, NOT_CAPTURED, REDIRECTION, REDIRECTION_ENABLED};
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::api::{ListParams, Patch, PatchParams};
+use kube::{Api, Client, ResourceExt as _};
+use serde_json::json;
+
+use super::state::{Event, PodKey, Seen, State};
+
+/// On the API's image of a pod that a kubelet started from a file of its own.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+
+/// A way to the API server, for the pods of one node.
+#[derive(Clone)]
+pub(crate) struct Cluster {
+    pub(crate) client: Client,
+    pub(crate) node: String,
+    pub(crate) system_namespace: String,
+    pub(crate) excluded: Vec<String>,
+}
+
+impl Cluster {
+    /// Selects the node's pods.
+    pub(crate) fn selector(&self) -> String {
+        format!("spec.nodeName={}", self.node)
+    }
+
+    /// A machine that knows nothing yet.
+    pub(crate) fn state(&self) -> State {
+        State::new(&self.system_namespace, self.excluded.iter().cloned())
+    }
+
+    /// Whether the pod of this name is to be in the mesh on this node, by what the API server says now: watches lag.
+    pub(crate) async fn desires(&self, key: &PodKey) -> kube::Result<bool> {
+        let Some(pod) = self.pods(&key.namespace).get_opt(&key.name).await? else { return Ok(false) };
+        if pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) != Some(self.node.as_str()) {
+            return Ok(false);
+        }
+        let namespaces = Api::<Namespace>::all(self.client.clone());
+        let Some(namespace) = namespaces.get_metadata_opt(&key.namespace).await? else { return Ok(false) };
+        let mut state = self.state();
+        let now = std::time::Instant::now();
+        state.handle(Event::Namespace(key.namespace.clone(), relevant(namespace.labels())), now);
+        state.handle(Event::Pod(key.clone(), seen(&pod)), now);
+        Ok(state.desires(key))
+    }
+
+    /// Says that a pod is captured, or no longer.
+    pub(crate) async fn redirect(&self, key: &PodKey, uid: &str, on: bool) -> kube::Result<()> {
+        let value = on.then_some(REDIRECTION_ENABLED);
+        self.annotate(key, uid, json!({ REDIRECTION: value })).await
+    }
+
+    /// Says why a pod is not captured, or no longer.
+    pub(crate) async fn mark(&self, key: &PodKey, uid: &str, why: Option<&str>) -> kube::Result<()> {
+        self.annotate(key, uid, json!({ NOT_CAPTURED: why })).await
+    }
+
+    /// Takes our annotations off all pods of the node; says off how many.
+    pub(crate) async fn forget_all(&self) -> kube::Result<usize> {
+        let pods: Api<Pod> = Api::all(self.client.clone());
+        let mut forgotten = 0;
+        for pod in pods.list(&ListParams::default().fields(&self.selector())).await? {
+            let ours = [REDIRECTION, NOT_CAPTURED];
+            if !ours.iter().any(|name| pod.annotations().contains_key(*name)) {
+                continue;
+            }
+            let (Some(key), Some(uid)) = (key(&pod), pod.uid()) else { continue };
+            let nothing: BTreeMap<&str, Option<&str>> = ours.iter().map(|name| (*name, None)).collect();
+            match self.annotate(&key, &uid, json!(nothing)).await {
+                Ok(()) => forgotten += 1,
+                Err(error) if is_gone(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(forgotten)
+    }
+
+    /// On the pod with this uid and no other (the API server compares).
+    async fn annotate(&self, key: &PodKey, uid: &str, annotations: serde_json::Value) -> kube::Result<()> {
+        let patch = Patch::Merge(json!({ "metadata": { "uid": uid, "annotations": annotations } }));
+        self.pods(&key.namespace).patch_status(&key.name, &PatchParams::default(), &patch).await.map(|_| ())
+    }
+
+    fn pods(&self, namespace: &str) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+}
+
+/// The pod is not there any more, or another has taken its name.
+pub(crate) fn is_gone(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if matches!(status.code, 404 | 409))
+}
+
+/// What names a pod.
+pub(crate) fn key(pod: &Pod) -> Option<PodKey> {
+    Some(PodKey { namespace: pod.namespace()?, name: pod.metadata.name.clone()? })
+}
+
+/// What matters of a pod.
+pub(crate) fn seen(pod: &Pod) -> Seen {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    let host_network = pod.spec.as_ref().and_then(|spec| spec.host_network);
+    Seen {
+        uid: pod.uid().unwrap_or_default(),
+        labels: relevant(pod.labels()),
+        host_network: host_network.unwrap_or_default(),
+        finished: matches!(phase, Some("Succeeded" | "Failed")),
+        mirror: pod.annotations().contains_key(MIRROR),
+        redirected: enrolment::is_redirected(pod.annotations()),
+        not_captured: pod.annotations().get(NOT_CAPTURED).cloned(),
+    }
+}
+
+/// The labels that the rule reads.
+pub(crate) fn relevant(labels: &Labels) -> Labels {
+    let mode = labels.get(DATAPLANE_MODE);
+    mode.map(|mode| (DATAPLANE_MODE.to_owned(), mode.clone())).into_iter().collect()
+}

@@ -1,0 +1,216 @@
+//! Speaks with ztunnel: a thread that carries jobs out in their order, since each call waits for an answer.
+//!
+//! Jobs that have gathered are taken together, so that one look through the node's processes serves them all.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use ambit_enrol::{Client, Error, Pod, SourceName, release_once};
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::namespaces;
+use super::state::{Outcome, PodKey};
+use crate::chain;
+
+/// For each answer, and for ztunnel to come up. Longer than ztunnel itself waits for its first configuration.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Whose a pod is that the plugin enrolled.
+const PLUGIN_SOURCE: &str = "cni";
+const OWN_SOURCE: &str = "node-agent";
+
+/// Where ztunnel and the pods' processes are.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) socket: PathBuf,
+    pub(crate) proc: PathBuf,
+    pub(crate) cluster: String,
+}
+
+/// What is asked of the thread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Job {
+    Enrol {
+        key: PodKey,
+        uid: String,
+    },
+    Keep {
+        key: PodKey,
+    },
+    Release {
+        key: PodKey,
+    },
+    /// Of a pod that the plugin enrolled and nobody has taken over.
+    ReleasePlugins {
+        key: PodKey,
+    },
+    Snapshot,
+}
+
+/// What it answers.
+#[derive(Debug)]
+pub(crate) enum Report {
+    Pod(PodKey, Outcome),
+    /// ztunnel does not release it for us: it is another source's.
+    NotOurs(PodKey),
+    Snapshot(bool),
+    /// Whether ztunnel answers.
+    Ztunnel(Result<(), String>),
+}
+
+/// Starts the thread. It ends when no more jobs can come.
+pub(crate) fn start(settings: Settings, reports: UnboundedSender<Report>) -> io::Result<Sender<Job>> {
+    let (sender, jobs) = channel();
+    let enroller = Enroller { settings, client: None, reports };
+    std::thread::Builder::new().name("enroller".to_owned()).spawn(move || enroller.run(&jobs))?;
+    Ok(sender)
+}
+
+struct Enroller {
+    settings: Settings,
+    client: Option<Client>,
+    reports: UnboundedSender<Report>,
+}
+
+impl Enroller {
+    fn run(mut self, jobs: &Receiver<Job>) {
+        while let Ok(first) = jobs.recv() {
+            let batch: Vec<Job> = std::iter::once(first).chain(jobs.try_iter()).collect();
+            let reached = self.connect();
+            self.report(Report::Ztunnel(reached.clone()));
+            let namespaces = if reached.is_ok() { self.namespaces(&batch) } else { BTreeMap::new() };
+            for job in batch {
+                let report = match (&self.client, &reached) {
+                    (Some(client), Ok(())) => self.carry_out(client, job, &namespaces),
+                    _ => failed(job),
+                };
+                self.report(report);
+            }
+        }
+    }
+
+    /// The client connects again by itself; only the first time is ours.
+    fn connect(&mut self) -> Result<(), String> {
+        if self.client.is_some() {
+            return Ok(());
+        }
+        let socket = &self.settings.socket;
+        let client = source(OWN_SOURCE).and_then(|source| Client::connect(socket, source, PATIENCE));
+        self.client = Some(client.map_err(|error| chain(&error))?);
+        Ok(())
+    }
+
+    fn namespaces(&self, batch: &[Job]) -> BTreeMap<String, File> {
+        let wanted: Vec<&str> = batch
+            .iter()
+            .filter_map(|job| match job {
+                Job::Enrol { uid, .. } => Some(uid.as_str()),
+                _ => None,
+            })
+            .collect();
+        if wanted.is_empty() {
+            return BTreeMap::new();
+        }
+        namespaces::find(&self.settings.proc, &wanted).unwrap_or_else(|error| {
+            tracing::warn!(%error, "looking for pods' network namespaces");
+            BTreeMap::new()
+        })
+    }
+
+    fn carry_out(&self, client: &Client, job: Job, namespaces: &BTreeMap<String, File>) -> Report {
+        match job {
+            Job::Enrol { key, uid } => match namespaces.get(&uid) {
+                Some(namespace) => self.enrol(client, key, uid, namespace),
+                None => {
+                    tracing::debug!(pod = %key, uid, "no process of the pod is running yet");
+                    self.not_yet(client, key)
+                }
+            },
+            Job::Keep { key } => match client.keep(&self.wire_uid(&key)) {
+                Ok(()) | Err(Error::Refused { .. }) => Report::Pod(key, Outcome::Kept),
+                Err(error) => self.lost(key, &error),
+            },
+            Job::Release { key } => match client.delete(&self.wire_uid(&key)) {
+                Ok(()) => released(key),
+                Err(Error::Refused { .. }) => Report::NotOurs(key),
+                Err(error) => self.lost(key, &error),
+            },
+            Job::ReleasePlugins { key } => {
+                let result = source(PLUGIN_SOURCE).and_then(|source| {
+                    release_once(&self.settings.socket, &source, &self.wire_uid(&key), PATIENCE)
+                });
+                match result {
+                    Ok(()) => released(key),
+                    Err(error) => self.lost(key, &error),
+                }
+            }
+            Job::Snapshot => {
+                let result = client.snapshot_sent();
+                if let Err(error) = &result {
+                    tracing::warn!(error = chain(error), "telling ztunnel that it knows all pods");
+                }
+                Report::Snapshot(result.is_ok())
+            }
+        }
+    }
+
+    fn enrol(&self, client: &Client, key: PodKey, uid: String, namespace: &File) -> Report {
+        let pod = Pod { uid: self.wire_uid(&key), namespace: key.namespace.clone(), name: key.name.clone() };
+        match client.add(&pod, namespace.as_fd()) {
+            Ok(()) => {
+                tracing::info!(pod = %key, "enrolled");
+                Report::Pod(key, Outcome::Enrolled { uid })
+            }
+            Err(error @ Error::Refused { .. }) => {
+                tracing::warn!(pod = %key, error = chain(&error), "not enrolled");
+                self.not_yet(client, key)
+            }
+            Err(error) => self.lost(key, &error),
+        }
+    }
+
+    /// Has ztunnel not release it, should it have it from before.
+    fn not_yet(&self, client: &Client, key: PodKey) -> Report {
+        match client.keep(&self.wire_uid(&key)) {
+            Ok(()) | Err(Error::Refused { .. }) => Report::Pod(key, Outcome::NotYet),
+            Err(error) => self.lost(key, &error),
+        }
+    }
+
+    fn lost(&self, key: PodKey, error: &Error) -> Report {
+        tracing::warn!(pod = %key, error = chain(error), "ztunnel did not answer");
+        self.report(Report::Ztunnel(Err(chain(error))));
+        Report::Pod(key, Outcome::Failed)
+    }
+
+    fn wire_uid(&self, key: &PodKey) -> String {
+        format!("{}//Pod/{}/{}", self.settings.cluster, key.namespace, key.name)
+    }
+
+    fn report(&self, report: Report) {
+        // Nobody listens any more when the agent is ending.
+        _ = self.reports.send(report);
+    }
+}
+
+fn released(key: PodKey) -> Report {
+    tracing::info!(pod = %key, "released");
+    Report::Pod(key, Outcome::Released)
+}
+
+fn failed(job: Job) -> Report {
+    match job {
+        Job::Enrol { key, .. } | Job::Keep { key } | Job::Release { key } | Job::ReleasePlugins { key } => {
+            Report::Pod(key, Outcome::Failed)
+        }
+        Job::Snapshot => Report::Snapshot(false),
+    }
+}
+
+fn source(name: &str) -> Result<SourceName, Error> {
+    name.parse()
+}

@@ -1,0 +1,329 @@
+//! Drives [`State`]: watches the node's pods and the namespaces, carries out what the state asks for, and tells it what
+//! became of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+
+use ambit_runtime::admin::Condition;
+use futures::{Stream, StreamExt as _};
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::core::PartialObjectMeta;
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, Event as Watched};
+use kube::{Api, ResourceExt as _};
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::cluster::{self, Cluster};
+use super::enroller::{self, Job, Report};
+use super::state::{Action, Counts, Event, Outcome, PodKey, State};
+use super::telemetry;
+use crate::chain;
+
+/// Requests to the API server at a time.
+const CONCURRENCY: usize = 8;
+/// Between two looks for what the plugin enrolled and nobody wants.
+const SWEEP: Duration = Duration::from_mins(1);
+
+/// What the agent's readiness says about its work.
+#[derive(Debug)]
+pub(crate) struct Conditions {
+    pub(crate) api: Condition,
+    pub(crate) ztunnel: Condition,
+    pub(crate) pods: Condition,
+}
+
+/// What the loop has in hand.
+pub(crate) struct Reconciler {
+    cluster: Cluster,
+    state: State,
+    jobs: Sender<Job>,
+    reports: UnboundedReceiver<Report>,
+    /// Where steps at the API server report too.
+    reporter: UnboundedSender<Report>,
+    permits: Arc<Semaphore>,
+    conditions: Conditions,
+    counts: Arc<Mutex<Counts>>,
+    /// ztunnel's list of who enrolled what.
+    owners: PathBuf,
+    listing: Listing,
+}
+
+/// What the initial lists have named, until they are complete.
+#[derive(Debug, Default)]
+struct Listing {
+    pods: Option<BTreeSet<PodKey>>,
+    namespaces: Option<BTreeSet<String>>,
+    known_pods: BTreeSet<PodKey>,
+    known_namespaces: BTreeSet<String>,
+    pods_done: bool,
+    namespaces_done: bool,
+}
+
+impl Reconciler {
+    pub(crate) fn new(
+        cluster: Cluster,
+        settings: enroller::Settings,
+        conditions: Conditions,
+        counts: Arc<Mutex<Counts>>,
+    ) -> std::io::Result<Self> {
+        let owners = settings.socket.with_file_name("enrolled.json");
+        let (reporter, reports) = unbounded_channel();
+        let jobs = enroller::start(settings, reporter.clone())?;
+        let state = cluster.state();
+        let permits = Arc::new(Semaphore::new(CONCURRENCY));
+        let listing = Listing::default();
+        Ok(Self { cluster, state, jobs, reports, reporter, permits, conditions, counts, owners, listing })
+    }
+
+    /// For ever.
+    pub(crate) async fn run(mut self) {
+        let client = self.cluster.client.clone();
+        let of_node = watcher::Config::default().fields(&self.cluster.selector());
+        let pods = watcher::watcher(Api::<Pod>::all(client.clone()), of_node).default_backoff();
+        let pods = pods.map(|event| event.map(|event| event.map_seen()));
+        let namespaces = Api::<PartialObjectMeta<Namespace>>::all(client);
+        let namespaces = watcher::watcher(namespaces, watcher::Config::default()).default_backoff();
+        let (mut pods, mut namespaces) = (std::pin::pin!(pods), std::pin::pin!(namespaces));
+        let mut sweep = tokio::time::interval(SWEEP);
+        loop {
+            self.act();
+            let wake = self.state.next(Instant::now());
+            tokio::select! {
+                event = next(&mut pods) => self.heard_pods(event),
+                event = next(&mut namespaces) => self.heard_namespaces(event),
+                Some(report) = self.reports.recv() => self.reported(report),
+                () = until(wake) => {}
+                _ = sweep.tick() => self.sweep(),
+            }
+        }
+    }
+
+    fn act(&mut self) {
+        for action in self.state.actions(Instant::now()) {
+            match action {
+                Action::Enrol { key, uid } => self.job(Job::Enrol { key, uid }),
+                Action::Keep { key } => self.job(Job::Keep { key }),
+                Action::Release { key } => self.job(Job::Release { key }),
+                Action::Snapshot => self.job(Job::Snapshot),
+                Action::Annotate { key, uid } => self.redirect(key, uid, true),
+                Action::Unannotate { key, uid } => self.redirect(key, uid, false),
+                Action::Mark { key, uid, why } => self.mark(key, uid, why),
+            }
+        }
+        *self.counts.lock() = self.state.counts();
+    }
+
+    fn job(&self, job: Job) {
+        // The thread ends only with this loop.
+        _ = self.jobs.send(job);
+    }
+
+    fn redirect(&self, key: PodKey, uid: String, on: bool) {
+        let cluster = self.cluster.clone();
+        self.spawn(key.clone(), async move {
+            // This watch may lag behind what the plugin has seen: before a pod goes, ask.
+            if !on && cluster.desires(&key).await? {
+                return Ok(Outcome::Failed);
+            }
+            cluster.redirect(&key, &uid, on).await?;
+            tracing::info!(pod = %key, on, "annotated");
+            Ok(Outcome::Redirected { uid, on })
+        });
+    }
+
+    fn mark(&self, key: PodKey, uid: String, why: Option<String>) {
+        let cluster = self.cluster.clone();
+        self.spawn(key.clone(), async move {
+            cluster.mark(&key, &uid, why.as_deref()).await?;
+            tracing::info!(pod = %key, why, "marked as not captured");
+            Ok(Outcome::Marked { uid, why })
+        });
+    }
+
+    /// A step at the API server.
+    fn spawn(&self, key: PodKey, step: impl Future<Output = kube::Result<Outcome>> + Send + 'static) {
+        let (reporter, permits) = (self.reporter.clone(), self.permits.clone());
+        tokio::spawn(async move {
+            let _permit = permits.acquire().await;
+            let outcome = step.await.unwrap_or_else(|error| {
+                if !cluster::is_gone(&error) {
+                    telemetry::API_ERRORS.count();
+                    tracing::warn!(pod = %key, error = chain(&error), "asking the API server");
+                }
+                Outcome::Failed
+            });
+            // Nobody listens any more when the agent is ending.
+            _ = reporter.send(Report::Pod(key, outcome));
+        });
+    }
+
+    fn reported(&mut self, report: Report) {
+        let event = match report {
+            Report::Pod(key, outcome) => {
+                telemetry::STEPS.count([telemetry::outcome(&outcome)]);
+                Event::Done(key, outcome)
+            }
+            Report::NotOurs(key) => return self.release_plugins(key),
+            Report::Snapshot(true) => {
+                tracing::info!("ztunnel knows all pods of this node");
+                self.conditions.pods.met();
+                Event::SnapshotTaken
+            }
+            Report::Snapshot(false) => Event::SnapshotFailed,
+            Report::Ztunnel(Ok(())) => return self.conditions.ztunnel.met(),
+            Report::Ztunnel(Err(error)) => return self.conditions.ztunnel.unmet(error),
+        };
+        self.state.handle(event, Instant::now());
+    }
+
+    /// Releases what the plugin enrolled, unless the plugin has just enrolled a pod that is to stay.
+    fn release_plugins(&self, key: PodKey) {
+        let (cluster, jobs, reporter) = (self.cluster.clone(), self.jobs.clone(), self.reporter.clone());
+        tokio::spawn(async move {
+            match cluster.desires(&key).await {
+                Ok(false) => _ = jobs.send(Job::ReleasePlugins { key }),
+                Ok(true) => _ = reporter.send(Report::Pod(key, Outcome::Released)),
+                Err(_) => _ = reporter.send(Report::Pod(key, Outcome::Failed)),
+            }
+        });
+    }
+
+    /// A pod whose sandbox was never finished is known to nobody but the plugin and ztunnel.
+    fn sweep(&self) {
+        if !self.state.snapshot_taken() {
+            return;
+        }
+        let Ok(text) = std::fs::read(&self.owners) else { return };
+        let owners: BTreeMap<String, String> = serde_json::from_slice(&text).unwrap_or_default();
+        for (uid, _) in owners.iter().filter(|(_, source)| *source == "cni") {
+            if let Some(key) = pod_of(uid).filter(|key| !self.state.desires(key)) {
+                tracing::debug!(pod = %key, "enrolled by the plugin, and not wanted");
+                self.release_plugins(key);
+            }
+        }
+    }
+
+    fn heard_pods(&mut self, event: watcher::Result<Watched<(PodKey, super::state::Seen)>>) {
+        let Some(event) = listened("pods", event) else { return };
+        let now = Instant::now();
+        match event {
+            Watched::Init => self.listing.pods = Some(BTreeSet::new()),
+            Watched::Apply((key, seen)) | Watched::InitApply((key, seen)) => {
+                if let Some(named) = &mut self.listing.pods {
+                    named.insert(key.clone());
+                }
+                self.listing.known_pods.insert(key.clone());
+                self.state.handle(Event::Pod(key, seen), now);
+            }
+            Watched::Delete((key, _)) => {
+                self.listing.known_pods.remove(&key);
+                self.state.handle(Event::PodGone(key), now);
+            }
+            Watched::InitDone => {
+                let named = self.listing.pods.take().unwrap_or_default();
+                for key in self.listing.known_pods.difference(&named).cloned().collect::<Vec<_>>() {
+                    self.state.handle(Event::PodGone(key), now);
+                }
+                self.listing.known_pods = named;
+                self.listing.pods_done = true;
+                self.listed();
+            }
+        }
+    }
+
+    fn heard_namespaces(&mut self, event: watcher::Result<Watched<PartialObjectMeta<Namespace>>>) {
+        let Some(event) = listened("namespaces", event) else { return };
+        let now = Instant::now();
+        match event {
+            Watched::Init => self.listing.namespaces = Some(BTreeSet::new()),
+            Watched::Apply(namespace) | Watched::InitApply(namespace) => {
+                let name = namespace.name_any();
+                if let Some(named) = &mut self.listing.namespaces {
+                    named.insert(name.clone());
+                }
+                self.listing.known_namespaces.insert(name.clone());
+                let labels = cluster::relevant(namespace.labels());
+                self.state.handle(Event::Namespace(name, labels), now);
+            }
+            Watched::Delete(namespace) => {
+                let name = namespace.name_any();
+                self.listing.known_namespaces.remove(&name);
+                self.state.handle(Event::NamespaceGone(name), now);
+            }
+            Watched::InitDone => {
+                let named = self.listing.namespaces.take().unwrap_or_default();
+                for name in self.listing.known_namespaces.difference(&named).cloned().collect::<Vec<_>>() {
+                    self.state.handle(Event::NamespaceGone(name), now);
+                }
+                self.listing.known_namespaces = named;
+                self.listing.namespaces_done = true;
+                self.listed();
+            }
+        }
+    }
+
+    fn listed(&mut self) {
+        if self.listing.pods_done && self.listing.namespaces_done {
+            self.conditions.api.met();
+            self.state.handle(Event::Listed, Instant::now());
+        }
+    }
+}
+
+/// A watch that fails is begun again by itself, after a pause. What is known stays, so it is no reason to be unready.
+fn listened<T>(what: &str, event: watcher::Result<T>) -> Option<T> {
+    let report = |error: &watcher::Error| {
+        telemetry::API_ERRORS.count();
+        tracing::warn!(error = chain(error), "watching {what}");
+    };
+    event.inspect_err(report).ok()
+}
+
+/// An event of pods, as far as it matters.
+trait MapSeen {
+    fn map_seen(self) -> Watched<(PodKey, super::state::Seen)>;
+}
+
+impl MapSeen for Watched<Pod> {
+    fn map_seen(self) -> Watched<(PodKey, super::state::Seen)> {
+        let reduce = |pod: Pod| {
+            // The API server names all of its objects.
+            let nameless = || PodKey { namespace: String::new(), name: String::new() };
+            (cluster::key(&pod).unwrap_or_else(nameless), cluster::seen(&pod))
+        };
+        match self {
+            Self::Apply(pod) => Watched::Apply(reduce(pod)),
+            Self::Delete(pod) => Watched::Delete(reduce(pod)),
+            Self::InitApply(pod) => Watched::InitApply(reduce(pod)),
+            Self::Init => Watched::Init,
+            Self::InitDone => Watched::InitDone,
+        }
+    }
+}
+
+/// A watch never ends; one that did would be silent.
+async fn next<S: Stream + Unpin>(stream: &mut S) -> S::Item {
+    match stream.next().await {
+        Some(item) => item,
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(wake: Option<Instant>) {
+    match wake {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The pod that a workload's uid names.
+fn pod_of(uid: &str) -> Option<PodKey> {
+    let (_, path) = uid.split_once("//Pod/")?;
+    let (namespace, name) = path.split_once('/')?;
+    Some(PodKey { namespace: namespace.to_owned(), name: name.to_owned() })
+}

@@ -1,0 +1,160 @@
+//! The plugin's credential: a kubeconfig file, so that people can use it with their tools too. Written as JSON, which is
+//! YAML as well: the plugin needs no YAML parser.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+
+use crate::entry::PLUGIN;
+
+/// Whom to ask, how to recognise it, and who asks.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credential {
+    /// `https://host:port`.
+    pub server: String,
+    /// Root certificates of the API server, PEM.
+    pub authorities: String,
+    /// A service-account token.
+    pub token: String,
+}
+
+/// Why a kubeconfig is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialError {
+    #[error("not the kubeconfig that Ambit's agent writes: {0}")]
+    Form(#[from] serde_json::Error),
+    #[error("certificate-authority-data: {0}")]
+    Authorities(String),
+    #[error("{0} is missing")]
+    Missing(&'static str),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct File {
+    #[serde(rename = "apiVersion")]
+    api_version: String,
+    kind: String,
+    clusters: Vec<ClusterEntry>,
+    users: Vec<UserEntry>,
+    contexts: Vec<ContextEntry>,
+    current_context: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ClusterEntry {
+    name: String,
+    cluster: Cluster,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Cluster {
+    server: String,
+    certificate_authority_data: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct UserEntry {
+    name: String,
+    user: User,
+}
+
+#[derive(Serialize, Deserialize)]
+struct User {
+    token: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ContextEntry {
+    name: String,
+    context: Context,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Context {
+    cluster: String,
+    user: String,
+}
+
+impl Credential {
+    /// Reads the file's text.
+    pub fn parse(text: &str) -> Result<Self, CredentialError> {
+        let file: File = serde_json::from_str(text)?;
+        let cluster = file.clusters.into_iter().next().ok_or(CredentialError::Missing("a cluster"))?.cluster;
+        let user = file.users.into_iter().next().ok_or(CredentialError::Missing("a user"))?.user;
+        let authorities = STANDARD
+            .decode(cluster.certificate_authority_data)
+            .map_err(|error| CredentialError::Authorities(error.to_string()))?;
+        let authorities =
+            String::from_utf8(authorities).map_err(|_| CredentialError::Authorities("not PEM".to_owned()))?;
+        Ok(Self { server: cluster.server, authorities, token: user.token })
+    }
+
+    /// The file's text.
+    pub fn to_text(&self) -> String {
+        let name = || PLUGIN.to_owned();
+        let cluster = Cluster {
+            server: self.server.clone(),
+            certificate_authority_data: STANDARD.encode(&self.authorities),
+        };
+        let file = File {
+            api_version: "v1".to_owned(),
+            kind: "Config".to_owned(),
+            clusters: vec![ClusterEntry { name: name(), cluster }],
+            users: vec![UserEntry { name: name(), user: User { token: self.token.clone() } }],
+            contexts: vec![ContextEntry { name: name(), context: Context { cluster: name(), user: name() } }],
+            current_context: name(),
+        };
+        let mut text = serde_json::to_string_pretty(&file).unwrap_or_default();
+        text.push('\n');
+        text
+    }
+}
+
+/// Without the token.
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credential").field("server", &self.server).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let credential = Credential {
+            server: "https://10.96.0.1:443".to_owned(),
+            authorities: "-----BEGIN CERTIFICATE-----\n".to_owned(),
+            token: "secret".to_owned(),
+        };
+        let text = credential.to_text();
+        assert_eq!(Credential::parse(&text).unwrap(), credential);
+        assert!(!format!("{credential:?}").contains("secret"));
+        // What other tools look for.
+        let yaml: serde_json::Value = serde_yaml_ng::from_str(&text).unwrap();
+        assert_eq!(yaml["current-context"], "ambit-cni");
+        assert_eq!(yaml["contexts"][0]["context"]["user"], yaml["users"][0]["name"]);
+        assert_eq!(yaml["clusters"][0]["cluster"]["server"], "https://10.96.0.1:443");
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let good = Credential { server: "s".into(), authorities: "a".into(), token: "t".into() }.to_text();
+        let authorities = "certificate-authority-data";
+        let rows = [
+            ("no JSON", "apiVersion: v1".to_owned(), "not the kubeconfig"),
+            ("no authorities", good.replace(authorities, "x"), authorities),
+            ("bad base64", good.replace("YQ==", "???"), authorities),
+            ("no token", good.replace("token", "password"), "token"),
+        ];
+        for (name, text, expected) in rows {
+            let error = Credential::parse(&text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{name}: {error}");
+        }
+    }
+}

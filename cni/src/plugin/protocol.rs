@@ -1,0 +1,116 @@
+//! What a runtime hands to a plugin: variables of the environment, and a configuration on standard input.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::failure::{Code, Failure};
+use crate::entry::Entry;
+
+/// Versions of the specification whose configurations are taken. The result is the one before, passed on, so its form
+/// does not matter to us.
+pub(super) const VERSIONS: [&str; 7] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+/// What is answered in where nothing can be read.
+pub(super) const NEWEST: &str = "1.1.0";
+
+/// The environment, by name.
+pub type Environment = BTreeMap<String, String>;
+
+/// The configuration.
+#[derive(Debug, Deserialize)]
+pub(super) struct Configuration {
+    #[serde(rename = "cniVersion", default)]
+    pub(super) cni_version: String,
+    /// What the plugins before this one made.
+    #[serde(rename = "prevResult", default)]
+    pub(super) previous: Option<Box<RawValue>>,
+}
+
+impl Configuration {
+    pub(super) fn parse(input: &[u8]) -> Result<Self, Failure> {
+        serde_json::from_slice(input).map_err(|error| {
+            Failure::new(Code::Decode, "the configuration on standard input", error.to_string())
+        })
+    }
+
+    /// The version that is spoken.
+    pub(super) fn check_version(&self) -> Result<(), Failure> {
+        // What says nothing is as old as can be.
+        if self.cni_version.is_empty() || VERSIONS.contains(&self.cni_version.as_str()) {
+            return Ok(());
+        }
+        let details = format!("{} is asked for; {} are spoken", self.cni_version, VERSIONS.join(", "));
+        Err(Failure::new(Code::IncompatibleVersion, "incompatible CNI version", details))
+    }
+
+    /// The result of the plugins before this one, which must be there: this plugin makes no network.
+    pub(super) fn previous(&self) -> Result<&str, Failure> {
+        self.previous.as_deref().map(RawValue::get).ok_or_else(|| {
+            let details = "prevResult is missing: ambit-cni must be chained behind another plugin";
+            Failure::new(Code::InvalidConfiguration, "invalid network configuration", details)
+        })
+    }
+}
+
+/// What the plugin is told in its entry.
+pub(super) fn entry(input: &[u8]) -> Result<Entry, Failure> {
+    serde_json::from_slice(input).map_err(|error| {
+        Failure::new(Code::InvalidConfiguration, "invalid network configuration", error.to_string())
+    })
+}
+
+/// A variable that must be there.
+pub(super) fn variable<'a>(environment: &'a Environment, name: &str) -> Result<&'a str, Failure> {
+    let value = environment.get(name).filter(|value| !value.is_empty());
+    value.map(String::as_str).ok_or_else(|| {
+        Failure::new(Code::InvalidEnvironment, "invalid environment", format!("{name} is not set"))
+    })
+}
+
+/// A pod's sandbox, as the runtime names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Sandbox {
+    pub(super) namespace: String,
+    pub(super) name: String,
+    /// Older runtimes do not say it.
+    pub(super) uid: Option<String>,
+}
+
+impl Sandbox {
+    /// `None`: this is no pod of Kubernetes.
+    pub(super) fn read(environment: &Environment) -> Result<Option<Self>, Failure> {
+        let arguments = environment.get("CNI_ARGS").map(String::as_str).unwrap_or_default();
+        let wrong = |details: String| Failure::new(Code::InvalidEnvironment, "invalid environment", details);
+        let mut found = BTreeMap::new();
+        for pair in arguments.split(';').filter(|pair| !pair.is_empty()) {
+            let (name, value) =
+                pair.split_once('=').ok_or_else(|| wrong(format!("CNI_ARGS: {pair:?} is no NAME=VALUE")))?;
+            found.insert(name, value);
+        }
+        let argument = |name: &str| found.get(name).filter(|value| !value.is_empty()).copied();
+        let (namespace, name) = match (argument("K8S_POD_NAMESPACE"), argument("K8S_POD_NAME")) {
+            (None, None) => return Ok(None),
+            (Some(namespace), Some(name)) => (namespace, name),
+            _ => {
+                let details = "CNI_ARGS: K8S_POD_NAMESPACE and K8S_POD_NAME must both be there";
+                return Err(wrong(details.to_owned()));
+            }
+        };
+        for (argument, value) in [("K8S_POD_NAMESPACE", namespace), ("K8S_POD_NAME", name)] {
+            // They become part of a URL.
+            let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
+            if value.len() > 253 || value.starts_with('.') || !value.chars().all(plain) {
+                return Err(wrong(format!("CNI_ARGS: {argument}: {value:?} is not a name")));
+            }
+        }
+        let uid = argument("K8S_POD_UID").map(str::to_owned);
+        Ok(Some(Self { namespace: namespace.to_owned(), name: name.to_owned(), uid }))
+    }
+}
+
+/// The namespace's path.
+pub(super) fn network_namespace(environment: &Environment) -> Result<PathBuf, Failure> {
+    variable(environment, "CNI_NETNS").map(PathBuf::from)
+}
