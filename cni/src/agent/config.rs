@@ -36,9 +36,12 @@ pub struct Config {
     /// The service account of the plugin.
     #[serde(default = "default_cni_service_account")]
     pub cni_service_account: String,
-    /// Where ztunnel's socket is; on the host and in the container alike.
+    /// The folder of ztunnel's socket, as mounted here.
     #[serde(default = "default_run_dir")]
     pub run_dir: PathBuf,
+    /// The same folder as the host's processes see it; the same path where nothing is said.
+    #[serde(default)]
+    pub host_run_dir: Option<PathBuf>,
     /// The host's folder of CNI plugins, as mounted here.
     #[serde(default = "default_cni_bin_dir")]
     pub cni_bin_dir: PathBuf,
@@ -123,11 +126,11 @@ fn default_instance() -> String {
 }
 
 fn default_metrics() -> SocketAddr {
-    (Ipv6Addr::UNSPECIFIED, 15030).into()
+    (Ipv6Addr::UNSPECIFIED, 15022).into()
 }
 
 fn default_readiness() -> SocketAddr {
-    (Ipv6Addr::UNSPECIFIED, 15031).into()
+    (Ipv6Addr::UNSPECIFIED, 15023).into()
 }
 
 impl Config {
@@ -165,6 +168,11 @@ impl Config {
         Ok(config)
     }
 
+    /// The run folder as the host's processes see it.
+    pub(crate) fn host_run_dir(&self) -> &Path {
+        self.host_run_dir.as_deref().unwrap_or(&self.run_dir)
+    }
+
     fn check(&self) -> Result<(), (String, String)> {
         let wrong = |field: &str, message: String| Err((field.to_owned(), message));
         let plain = |text: &str| {
@@ -191,8 +199,10 @@ impl Config {
                 return wrong(&format!("excluded_namespaces[{index}]"), format!("{name:?} is not a name"));
             }
         }
+        let host_run_dir = self.host_run_dir().to_owned();
         let paths = [
             ("run_dir", &self.run_dir),
+            ("host_run_dir", &host_run_dir),
             ("cni_bin_dir", &self.cni_bin_dir),
             ("cni_conf_dir", &self.cni_conf_dir),
             ("host_cni_conf_dir", &self.host_cni_conf_dir),
@@ -226,7 +236,7 @@ mod tests {
         assert_eq!(config.excluded_namespaces, ["ambit-system"]);
         assert_eq!(config.daemon_set, None);
         assert_eq!(config.run_dir, Path::new("/run/ambit"));
-        assert_eq!(config.metrics.to_string(), "[::]:15030");
+        assert_eq!(config.metrics.to_string(), "[::]:15022");
         let config = Config::parse("{namespace: a, node: file}", Some("flag".to_owned())).unwrap();
         assert_eq!(config.node, "flag");
     }
@@ -234,7 +244,7 @@ mod tests {
     #[test]
     fn everything_said() {
         let config = Config::parse(
-            "{node: n, cluster: c-1, namespace: mesh, daemon_set: zt, cni_service_account: plugin, run_dir: /r, \
+            "{node: n, cluster: c-1, namespace: mesh, daemon_set: zt, cni_service_account: plugin, run_dir: /r, host_run_dir: /hr, \
              cni_bin_dir: /b, cni_conf_dir: /c, host_cni_conf_dir: /hc, plugin: /p, proc: /hp, host_root: /, bpffs: /f, \
              instance: i, excluded_namespaces: [legacy, mesh], api_server: 'https://10.0.0.1:6443', kubeconfig: /k, \
              metrics: '127.0.0.1:1', readiness: '127.0.0.1:2', admin: '127.0.0.1:3', log: {format: json, filter: debug}}",

@@ -203,7 +203,9 @@ async fn leave(config: &Config, cluster: &Cluster) {
         layout,
         pins: config.bpffs.join(&config.instance),
         run_dir: config.run_dir.clone(),
-        host_root: config.host_root.clone(),
+        outside: config
+            .host_root
+            .join(config.host_run_dir().strip_prefix("/").unwrap_or(config.host_run_dir())),
     };
     for problem in traces.remove() {
         tracing::error!(problem, "uninstalling");
@@ -252,10 +254,10 @@ fn entry(config: &Config) -> Entry {
     Entry {
         kind: PLUGIN.to_owned(),
         kubeconfig: config.host_cni_conf_dir.join(KUBECONFIG),
-        socket: config.run_dir.join("enrol.sock"),
+        socket: config.host_run_dir().join("enrol.sock"),
         cluster: config.cluster.clone(),
         excluded_namespaces: config.excluded_namespaces.clone(),
-        log_file: Some(config.run_dir.join(PLUGIN_LOG)),
+        log_file: Some(config.host_run_dir().join(PLUGIN_LOG)),
         wraps_conf: false,
     }
 }

@@ -96,9 +96,8 @@ pub(crate) struct Traces {
     /// The instance's folder in the BPF file system. Programs whose links are pinned there are detached with them.
     pub(crate) pins: PathBuf,
     pub(crate) run_dir: PathBuf,
-    /// The host's root as this process sees it, for what a container cannot remove from within: the folder that is
-    /// mounted into it.
-    pub(crate) host_root: PathBuf,
+    /// The run folder on the host, for what a container cannot remove from within: the folder that is mounted into it.
+    pub(crate) outside: PathBuf,
 }
 
 impl Traces {
@@ -119,9 +118,7 @@ impl Traces {
             && error.kind() != io::ErrorKind::NotFound
         {
             // It is a mount in this container.
-            let inside = self.run_dir.strip_prefix("/").unwrap_or(&self.run_dir);
-            let outside = self.host_root.join(inside);
-            check(&outside, std::fs::remove_dir(&outside));
+            check(&self.outside, std::fs::remove_dir(&self.outside));
         }
         problems
     }
@@ -201,7 +198,7 @@ mod tests {
             layout,
             pins: path("bpf/ambit"),
             run_dir: path("run/ambit"),
-            host_root: PathBuf::from("/nowhere"),
+            outside: PathBuf::from("/nowhere"),
         };
         assert_eq!(traces.remove(), Vec::<String>::new());
         assert_eq!(tree(root.path()), before);
@@ -222,7 +219,7 @@ mod tests {
             layout,
             pins: path("bpf/ambit"),
             run_dir: path("run/ambit"),
-            host_root: PathBuf::from("/nowhere"),
+            outside: PathBuf::from("/nowhere"),
         };
         let problems = traces.remove();
         assert!(problems.iter().any(|problem| problem.contains("listing")), "{problems:?}");

@@ -79,3 +79,6 @@ fn versions(asked: &str) -> Vec<u8> {
     let document = serde_json::json!({ "cniVersion": spoken, "supportedVersions": protocol::VERSIONS });
     document.to_string().into_bytes()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,419 @@
+//! What a runtime says and hears, in rows. The API server is a small one of our own here: the suites ask a real one. The
+//! daemon's side of enrolment is the real protocol. Needs root.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use ambit_enrol::{Handler, Request, Server, SourceName};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::credential::Credential;
+
+const PREVIOUS: &str = r#"{ "cniVersion": "1.0.0", "interfaces": [],  "ips": [{"address": "10.0.0.5/24"}] }"#;
+
+/// What the API server holds, by path; what is not there is 404, and a number is that status.
+type Objects = BTreeMap<&'static str, Value>;
+
+/// A node: an API server, a ztunnel, and a pod's network namespace.
+struct Node {
+    folder: tempfile::TempDir,
+    requests: Arc<Mutex<Vec<String>>>,
+    daemon: Arc<Daemon>,
+    _runtime: Option<tokio::runtime::Runtime>,
+    /// Kept open: the thread that made the namespace has ended.
+    namespace: File,
+}
+
+/// The daemon's side: notes who is enrolled, and refuses pods named `refused`.
+#[derive(Debug, Default)]
+struct Daemon(Mutex<Vec<String>>);
+
+impl Handler for Daemon {
+    async fn handle(&self, source: &SourceName, request: Request) -> Result<(), String> {
+        match request {
+            Request::Add(pod, _) if pod.name == "refused" => Err("no configuration yet".to_owned()),
+            Request::Add(pod, _) => {
+                self.0.lock().unwrap().push(format!("{source}: {}", pod.uid));
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Node {
+    fn start(objects: Objects) -> Self {
+        let mut node = Self::without_ztunnel(objects);
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let server = runtime.block_on(async { Server::bind(&node.path("enrol.sock")) }).unwrap();
+        runtime.spawn(ambit_enrol::serve(server, node.daemon.clone()));
+        node._runtime = Some(runtime);
+        node
+    }
+
+    fn without_ztunnel(objects: Objects) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let credential = serve_api(objects, requests.clone());
+        std::fs::write(folder.path().join("kubeconfig"), credential.to_text()).unwrap();
+        let namespace = std::thread::spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("needs root");
+            File::open("/proc/thread-self/ns/net").unwrap()
+        });
+        let namespace = namespace.join().unwrap();
+        Self { folder, requests, daemon: Arc::default(), _runtime: None, namespace }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn input(&self) -> Value {
+        json!({
+            "cniVersion": "1.0.0", "name": "lab", "type": "ambit-cni",
+            "kubeconfig": self.path("kubeconfig"), "socket": self.path("enrol.sock"), "cluster": "Kubernetes",
+            "excluded_namespaces": ["ambit-system"], "log_file": self.path("cni.log"),
+            "prevResult": {}, "runtimeConfig": {"unknown": true},
+        })
+    }
+
+    fn add(&self, arguments: &str) -> Answer {
+        use std::os::fd::AsRawFd as _;
+        let path = format!("/proc/{}/fd/{}", std::process::id(), self.namespace.as_raw_fd());
+        let environment = environment(&[
+            ("CNI_COMMAND", "ADD"),
+            ("CNI_CONTAINERID", "c1"),
+            ("CNI_IFNAME", "eth0"),
+            ("CNI_NETNS", &path),
+            ("CNI_ARGS", arguments),
+        ]);
+        // Verbatim: it is passed on as it came.
+        let input =
+            self.input().to_string().replace(r#""prevResult":{}"#, &format!(r#""prevResult":{PREVIOUS}"#));
+        run(&environment, input.as_bytes())
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.requests.lock().unwrap().clone()
+    }
+
+    fn enrolled(&self) -> Vec<String> {
+        self.daemon.0.lock().unwrap().clone()
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.path("cni.log")).unwrap_or_default()
+    }
+}
+
+fn environment(pairs: &[(&str, &str)]) -> Environment {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+/// Serves the objects over TLS from a thread that ends with the tests; says how to reach it.
+fn serve_api(objects: Objects, requests: Arc<Mutex<Vec<String>>>) -> Credential {
+    let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der()));
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certified.cert.der().clone()], key)
+        .unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = format!("https://{}/", listener.local_addr().unwrap());
+    let config = Arc::new(config);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            // A client that does not trust the certificate ends here.
+            _ = answer(stream.unwrap(), &config, &objects, &requests);
+        }
+    });
+    Credential { server, authorities: certified.cert.pem(), token: "secret".to_owned() }
+}
+
+fn answer(
+    stream: TcpStream,
+    config: &Arc<ServerConfig>,
+    objects: &Objects,
+    requests: &Mutex<Vec<String>>,
+) -> std::io::Result<()> {
+    let tls = ServerConnection::new(config.clone()).unwrap();
+    let mut reader = BufReader::new(StreamOwned::new(tls, stream));
+    let mut first = String::new();
+    reader.read_line(&mut first)?;
+    let (mut length, mut authorized) = (0, false);
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        let line = line.trim_end().to_ascii_lowercase();
+        if line.is_empty() {
+            break;
+        }
+        length = line.strip_prefix("content-length: ").map_or(length, |number| number.parse().unwrap());
+        authorized |= line == "authorization: bearer secret";
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body)?;
+    let mut words = first.split(' ');
+    let (verb, path) = (words.next().unwrap(), words.next().unwrap());
+    requests
+        .lock()
+        .unwrap()
+        .push(format!("{verb} {path} {}", String::from_utf8_lossy(&body)).trim_end().to_owned());
+    let not_found = json!({"kind": "Status", "message": "not found"});
+    let (status, content) = match objects.get(path) {
+        _ if !authorized => (401, json!({"message": "who are you"})),
+        Some(Value::Number(status)) => (status.as_u64().unwrap(), json!({"message": "as told"})),
+        Some(object) => (200, object.clone()),
+        None => (404, not_found),
+    };
+    let content = content.to_string();
+    let stream = reader.get_mut();
+    write!(
+        stream,
+        "HTTP/1.1 {status} X\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{content}",
+        content.len()
+    )?;
+    stream.flush()
+}
+
+const POD: &str = "/api/v1/namespaces/shop/pods/web";
+const NAMESPACE: &str = "/api/v1/namespaces/shop";
+const STATUS: &str = "/api/v1/namespaces/shop/pods/web/status";
+const ARGUMENTS: &str = "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web;K8S_POD_UID=u1";
+
+fn pod(labels: &Value) -> Value {
+    json!({"metadata": {"name": "web", "uid": "u1", "labels": labels}, "spec": {"nodeName": "n"}, "status": {"phase": "Pending"}})
+}
+
+fn namespace(mode: &str) -> Value {
+    json!({"metadata": {"name": "shop", "labels": {"istio.io/dataplane-mode": mode}}})
+}
+
+/// A labelled namespace with one pod.
+fn labelled() -> Objects {
+    Objects::from([(POD, pod(&json!({}))), (NAMESPACE, namespace("ambient")), (STATUS, json!({}))])
+}
+
+fn error(answer: &Answer) -> Value {
+    assert!(!answer.success, "{}", String::from_utf8_lossy(&answer.output));
+    serde_json::from_slice(&answer.output).unwrap()
+}
+
+#[test]
+fn a_pod_of_the_mesh_is_enrolled_annotated_and_passed_on() {
+    let node = Node::start(labelled());
+    let answer = node.add(ARGUMENTS);
+    assert_eq!((String::from_utf8(answer.output).unwrap().as_str(), answer.success), (PREVIOUS, true));
+    assert_eq!(node.enrolled(), ["cni: Kubernetes//Pod/shop/web"]);
+    let patch =
+        r#"{"metadata":{"annotations":{"ambient.istio.io/redirection":"enabled"},"uid":"u1"}}"#.to_owned();
+    let expected = [format!("GET {POD}"), format!("GET {NAMESPACE}"), format!("PATCH {STATUS} {patch}")];
+    assert_eq!(node.asked(), expected);
+    assert!(node.log().contains("ADD shop/web: enrolled"), "{}", node.log());
+    assert!(!node.log().contains("secret"));
+}
+
+#[test]
+fn what_is_not_of_the_mesh_passes_without_ztunnel() {
+    let none = json!({"istio.io/dataplane-mode": "none"});
+    let mirror = json!({"metadata": {"uid": "other", "annotations": {"kubernetes.io/config.mirror": "x"}}});
+    let rows: [(&str, Objects, &str, usize); 6] = [
+        ("not labelled", Objects::from([(POD, pod(&json!({}))), (NAMESPACE, json!({}))]), ARGUMENTS, 2),
+        ("opted out", Objects::from([(POD, pod(&none)), (NAMESPACE, namespace("ambient"))]), ARGUMENTS, 2),
+        (
+            "another value",
+            Objects::from([(POD, pod(&json!({}))), (NAMESPACE, namespace("sidecar"))]),
+            ARGUMENTS,
+            2,
+        ),
+        ("a static pod", Objects::from([(POD, mirror), (NAMESPACE, namespace("ambient"))]), ARGUMENTS, 1),
+        (
+            "Ambit's own",
+            Objects::new(),
+            "K8S_POD_NAMESPACE=ambit-system;K8S_POD_NAME=ztunnel-x;K8S_POD_UID=z",
+            0,
+        ),
+        ("no pod of Kubernetes", Objects::new(), "IgnoreUnknown=1", 0),
+    ];
+    for (name, objects, arguments, questions) in rows {
+        let node = Node::without_ztunnel(objects);
+        let answer = node.add(arguments);
+        assert_eq!(
+            (String::from_utf8_lossy(&answer.output).as_ref(), answer.success),
+            (PREVIOUS, true),
+            "{name}"
+        );
+        assert_eq!(node.asked().len(), questions, "{name}: {:?}", node.asked());
+        assert_eq!(node.log(), "", "{name}");
+    }
+}
+
+#[test]
+fn without_an_answer_a_pod_does_not_start() {
+    let refused = |arguments: &str| arguments.replace("web", "refused");
+    let pods = "/api/v1/namespaces/shop/pods/refused";
+    let mut with_refused = labelled();
+    with_refused.insert(pods, pod(&json!({})));
+    let failing = |path: &'static str, status: u16| {
+        let mut objects = labelled();
+        objects.insert(path, json!(status));
+        objects
+    };
+    let rows = [
+        (
+            "no such pod",
+            Objects::new(),
+            ARGUMENTS.to_owned(),
+            11,
+            "GET /api/v1/namespaces/shop/pods/web: 404",
+        ),
+        ("not allowed", failing(POD, 403), ARGUMENTS.to_owned(), 101, "403"),
+        ("who are you", failing(POD, 401), ARGUMENTS.to_owned(), 101, "401"),
+        ("an API server in trouble", failing(NAMESPACE, 500), ARGUMENTS.to_owned(), 11, "500"),
+        ("not annotated", failing(STATUS, 409), ARGUMENTS.to_owned(), 11, "409"),
+        ("another pod", labelled(), ARGUMENTS.replace("u1", "u0"), 11, "taken this one's name"),
+        ("refused by ztunnel", with_refused, refused(ARGUMENTS), 100, "ztunnel did not enrol"),
+    ];
+    for (name, objects, arguments, code, message) in rows {
+        let node = Node::start(objects);
+        let error = error(&node.add(&arguments));
+        assert_eq!(error["code"], code, "{name}: {error}");
+        assert_eq!(error["cniVersion"], "1.0.0", "{name}");
+        assert!(error["msg"].as_str().unwrap().contains(message), "{name}: {error}");
+        assert!(node.log().contains("refused after"), "{name}: {}", node.log());
+    }
+}
+
+#[test]
+fn an_api_server_that_cannot_be_reached_or_trusted() {
+    let node = Node::start(labelled());
+    let text = std::fs::read_to_string(node.path("kubeconfig")).unwrap();
+    let credential = Credential::parse(&text).unwrap();
+    let other = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap().cert.pem();
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let rows = [
+        ("not there", None, "No such file"),
+        ("no kubeconfig", Some("x".to_owned()), "not the kubeconfig"),
+        (
+            "another's certificate",
+            Some(Credential { authorities: other, ..credential.clone() }.to_text()),
+            "invalid peer certificate",
+        ),
+        (
+            "nobody listens",
+            Some(Credential { server: format!("https://{closed}"), ..credential.clone() }.to_text()),
+            "refused",
+        ),
+        (
+            "not over TLS",
+            Some(Credential { server: format!("http://{closed}"), ..credential }.to_text()),
+            "https",
+        ),
+    ];
+    for (name, text, details) in rows {
+        match text {
+            Some(text) => std::fs::write(node.path("kubeconfig"), text).unwrap(),
+            None => std::fs::remove_file(node.path("kubeconfig")).unwrap(),
+        }
+        let error = error(&node.add(ARGUMENTS));
+        assert_eq!(error["code"], 11, "{name}: {error}");
+        assert!(error["details"].as_str().unwrap().contains(details), "{name}: {error}");
+    }
+    assert_eq!(node.enrolled(), Vec::<String>::new());
+}
+
+#[test]
+fn a_ztunnel_that_comes_late_is_waited_for() {
+    let node = Node::without_ztunnel(labelled());
+    std::thread::scope(|scope| {
+        let adding = scope.spawn(|| node.add(ARGUMENTS));
+        // It has asked, so it waits for ztunnel from here on.
+        while node.asked().len() < 2 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let server = runtime.block_on(async { Server::bind(&node.path("enrol.sock")) }).unwrap();
+        runtime.spawn(ambit_enrol::serve(server, node.daemon.clone()));
+        assert!(adding.join().unwrap().success);
+    });
+    assert_eq!(node.enrolled(), ["cni: Kubernetes//Pod/shop/web"]);
+}
+
+#[test]
+fn commands_that_do_nothing_and_mistakes() {
+    let node = Node::without_ztunnel(Objects::new());
+    let mut with_previous = node.input();
+    with_previous["prevResult"] = serde_json::from_str(PREVIOUS).unwrap();
+    let mut without = node.input();
+    without.as_object_mut().unwrap().remove("prevResult");
+    let future = json!({"cniVersion": "9.0.0"});
+    let bare = json!({"cniVersion": "1.1.0", "name": "x", "type": "ambit-cni"});
+    let versions = r#""supportedVersions":["0.1.0","0.2.0","0.3.0","0.3.1","0.4.0","1.0.0","1.1.0"]"#;
+    let all = "ADD CNI_CONTAINERID CNI_IFNAME CNI_NETNS";
+    // Command and variables that are set, input, then either what is said or the error's code.
+    let rows: [(&str, &str, &Value, Result<&str, u32>); 17] = [
+        ("version", "VERSION", &json!({"cniVersion": "0.4.0"}), Ok(versions)),
+        ("version of a future", "VERSION", &future, Ok(r#""cniVersion":"9.0.0""#)),
+        ("delete", "DEL", &without, Ok("")),
+        ("delete with nothing but a version", "DEL", &bare, Ok("")),
+        ("collect", "GC", &bare, Ok("")),
+        ("check", "CHECK", &with_previous, Ok("")),
+        ("check without a result", "CHECK", &without, Err(7)),
+        ("status without ztunnel", "STATUS", &without, Ok("")),
+        ("status of no configuration", "STATUS", &bare, Err(7)),
+        ("no command", "", &without, Err(4)),
+        ("no such command", "CONQUER", &without, Err(4)),
+        ("a version that is not spoken", "ADD", &future, Err(1)),
+        ("not chained", all, &without, Err(7)),
+        ("no configuration", all, &bare, Err(7)),
+        ("no container", "ADD CNI_IFNAME CNI_NETNS", &with_previous, Err(4)),
+        ("no interface", "ADD CNI_CONTAINERID CNI_NETNS", &with_previous, Err(4)),
+        ("no namespace", "ADD CNI_CONTAINERID CNI_IFNAME", &with_previous, Err(4)),
+    ];
+    for (name, words, input, expected) in rows {
+        let mut words = words.split(' ');
+        let mut set = environment(&[("CNI_COMMAND", words.next().unwrap())]);
+        set.extend(words.map(|word| (word.to_owned(), "x".to_owned())));
+        let answer = run(&set, input.to_string().as_bytes());
+        match expected {
+            Ok(said) => {
+                let output = String::from_utf8(answer.output.clone()).unwrap();
+                assert!(answer.success && output.contains(said), "{name}: {output}");
+                assert_eq!(output.is_empty(), said.is_empty(), "{name}: {output}");
+            }
+            Err(code) => assert_eq!(error(&answer)["code"], code, "{name}: {}", error(&answer)),
+        }
+    }
+    let garbage = run(&environment(&[("CNI_COMMAND", "ADD")]), b"{");
+    assert_eq!(error(&garbage)["code"], 6);
+}
+
+#[test]
+fn arguments_that_cannot_be_a_pods() {
+    let node = Node::without_ztunnel(Objects::new());
+    let rows = [
+        ("a name without a namespace", "K8S_POD_NAME=web"),
+        ("a namespace without a name", "K8S_POD_NAMESPACE=shop;K8S_POD_NAME="),
+        ("a path", "K8S_POD_NAMESPACE=shop;K8S_POD_NAME=../../secrets/x"),
+        ("dots", "K8S_POD_NAMESPACE=..;K8S_POD_NAME=x"),
+        ("a question", "K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web?x=y"),
+        ("no pair", "IgnoreUnknown"),
+    ];
+    for (name, arguments) in rows {
+        assert_eq!(error(&node.add(arguments))["code"], 4, "{name}");
+    }
+    assert_eq!(node.asked(), Vec::<String>::new());
+}
