@@ -389,22 +389,54 @@ async fn a_clock_that_jumps_is_noticed() {
     soon(lease.get()).await.expect("renewed within a minute");
 }
 
+/// The keys of some roots, in an order of their own.
+fn subjects(store: &RootCertStore) -> Vec<Vec<u8>> {
+    let mut keys: Vec<_> =
+        store.roots.iter().map(|root| root.subject_public_key_info.as_ref().to_vec()).collect();
+    keys.sort();
+    keys
+}
+
+fn store(pems: &[String]) -> RootCertStore {
+    let mut store = RootCertStore::empty();
+    for pem in pems {
+        store.add(roots_from_pem(pem).expect("PEM").remove(0)).expect("a root");
+    }
+    store
+}
+
 #[tokio::test(start_paused = true)]
 async fn both_the_chains_root_and_the_bootstraps_are_trusted() {
     let scene = scene(DAY, &[]);
     let certificate = soon(scene.certificates.get(&cart())).await.expect("a certificate");
-    let subjects = |store: &RootCertStore| {
-        let mut keys: Vec<_> =
-            store.roots.iter().map(|root| root.subject_public_key_info.as_ref().to_vec()).collect();
-        keys.sort();
-        keys
-    };
-    let mut expected = RootCertStore::empty();
-    for pem in [scene.script.ca.pem(), scene.script.other.pem()] {
-        expected.add(roots_from_pem(&pem).expect("PEM").remove(0)).expect("a root");
-    }
+    let expected = store(&[scene.script.ca.pem(), scene.script.other.pem()]);
     assert_eq!(subjects(&certificate.roots), subjects(&expected));
     assert_eq!(certificate.key.cert.len(), 1, "the root is not shown to peers");
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_roots_are_trusted_by_what_is_held_and_by_what_comes() {
+    let scene = scene(DAY, &[]);
+    let lease = scene.certificates.keep(&cart());
+    let before = soon(lease.get()).await.expect("a certificate");
+    let mut changes = scene.certificates.changes();
+    let (own, next) = (scene.script.ca.pem(), ca((scene.clock)() - DAY, (scene.clock)() + DAY).pem());
+    assert!(!scene.certificates.trust(&scene.script.other.pem()).expect("PEM"), "the same as before");
+    assert!(changes.try_recv().is_err());
+
+    assert!(scene.certificates.trust(&next).expect("PEM"));
+    assert_eq!(changes.try_recv().expect("a change"), cart());
+    let held = lease.current().expect("a certificate");
+    assert_eq!(subjects(&held.roots), subjects(&store(&[own.clone(), next.clone()])), "its own root stays");
+    assert_eq!(held.key.cert, before.key.cert, "the certificate is the same");
+
+    let mut watch = lease.watch();
+    advance(DAY * 6 / 10).await;
+    soon(watch.changed()).await.expect("renewed");
+    let renewed = lease.current().expect("a certificate");
+    assert_ne!(renewed.key.cert, before.key.cert);
+    assert_eq!(subjects(&renewed.roots), subjects(&store(&[own, next])));
+    scene.certificates.trust("nothing").expect_err("no roots");
 }
 
 #[tokio::test(start_paused = true)]
