@@ -36,10 +36,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("ambit-controller", &["ambit-core", "ambit-crd", "ambit-runtime", "ambit-xds"]),
     ("ambit-cni", &["ambit-core", "ambit-enrol", "ambit-runtime"]),
     ("ambit-harness", &[]),
+    ("ambit-cluster", &[]),
     ("ambit-apps", &[]),
     // One suite plays the controller.
-    ("ambit-suites", &["ambit-core", "ambit-harness", "ambit-xds"]),
-    ("xtask", &["ambit-harness"]),
+    ("ambit-suites", &["ambit-cluster", "ambit-core", "ambit-harness", "ambit-xds"]),
+    ("xtask", &["ambit-cluster", "ambit-harness"]),
 ];
 
 /// Libraries that would make `core` impure.

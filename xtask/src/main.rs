@@ -3,6 +3,7 @@
 mod arrows;
 mod bench;
 mod build;
+mod cluster;
 mod demo;
 mod ebpf;
 mod fuzz;
@@ -30,6 +31,8 @@ enum Verb {
     Lint,
     /// Show a mesh of two nodes on this machine, with real traffic.
     Demo(demo::Options),
+    /// A real Kubernetes of two nodes on this machine.
+    Cluster(cluster::Options),
     /// Run the fuzz targets, each for a bounded time.
     Fuzz(fuzz::Options),
     /// Compare the mesh with plain TCP, side by side in one run.
@@ -52,6 +55,7 @@ fn main() -> Result<()> {
             lint::run(lint::Depth::Full)
         }
         Verb::Demo(options) => demo::run(&options),
+        Verb::Cluster(options) => cluster::run(&options),
         Verb::Fuzz(options) => fuzz::run(&options),
         Verb::Bench(options) => bench::run(&options),
         Verb::Image(options) => image::run(&options),

