@@ -31,7 +31,7 @@ pub struct Options {
     pub detached: bool,
     /// The folder of the programs it is made of.
     pub parts: PathBuf,
-    /// `ambit-node`, which comes with this library.
+    /// `ambit-cluster-machine`, which comes with this library.
     pub helper: PathBuf,
 }
 
@@ -48,7 +48,7 @@ impl Options {
             taints: Vec::new(),
             detached: false,
             parts: parts::folder(&target),
-            helper: binaries.join("ambit-node"),
+            helper: binaries.join("ambit-cluster-machine"),
         }
     }
 }

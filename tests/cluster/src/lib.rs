@@ -31,7 +31,7 @@ pub use node::Node;
 pub use parts::versions;
 pub use parts::{FOLDER_VARIABLE, Parts, folder as parts_folder, go_present, parts};
 
-/// The program `ambit-node`: what runs inside the machines.
+/// The program `ambit-cluster-machine`: what runs inside the machines.
 #[doc(hidden)]
 pub fn node_program(arguments: &[std::ffi::OsString]) -> std::process::ExitCode {
     machine::program(arguments)

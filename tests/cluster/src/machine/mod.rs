@@ -1,6 +1,6 @@
 //! A machine: a set of namespaces with an init of their own, so that killing that one process ends everything in them.
 //!
-//! [`Machine`] is the side of the one who makes them; `inside` runs in the new namespaces, as the program `ambit-node`.
+//! [`Machine`] is the side of the one who makes them; `inside` runs in the new namespaces, as the program `ambit-cluster-machine`.
 
 mod cgroup;
 mod enter;
@@ -32,7 +32,7 @@ pub(crate) struct Spec {
     pub(crate) folder: PathBuf,
     /// What of the host's file system it sees at the same place, however much of that is hidden.
     pub(crate) shared: Vec<PathBuf>,
-    /// `ambit-node`.
+    /// `ambit-cluster-machine`.
     pub(crate) helper: PathBuf,
     /// Whether it lives on when the process that made it ends.
     pub(crate) detached: bool,
@@ -142,7 +142,7 @@ pub(crate) fn sweep(group: &str) -> Result<()> {
     cgroup::remove(group)
 }
 
-/// The program `ambit-node`.
+/// The program `ambit-cluster-machine`.
 pub(crate) fn program(arguments: &[OsString]) -> ExitCode {
     match run(arguments) {
         Ok(code) => code,
@@ -163,7 +163,7 @@ fn run(arguments: &[OsString]) -> Result<ExitCode> {
         ["serve", folder, name, "--", program, rest @ ..] => {
             enter::serve(Path::new(folder), name, program, rest)
         }
-        _ => anyhow::bail!("ambit-node is started by ambit-cluster only"),
+        _ => anyhow::bail!("ambit-cluster-machine is started by ambit-cluster only"),
     }
 }
 
