@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use ambit_runtime::bootstrap::{Bootstrap, Token};
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 
 use crate::config::Config;
 use crate::run::Secrets;
@@ -13,7 +13,8 @@ use crate::state::Folder;
 pub(crate) fn write(config_file: &Path, node: &str, address: &str, output: &Path) -> anyhow::Result<()> {
     let config = Config::read(config_file)?;
     ensure!(is_host_and_port(address), "--address {address}: is not host:port");
-    let folder = Folder::open(&config.state)?;
+    let files = config.files().context("bootstrap files are for nodes outside Kubernetes")?;
+    let folder = Folder::open(&files.state)?;
     let Secrets { authority, tokens } = Secrets::open(&config, &folder)?;
     let bootstrap = Bootstrap {
         node: node.to_owned(),

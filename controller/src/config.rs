@@ -11,6 +11,10 @@ use ambit_core::model::TrustDomain;
 use ambit_runtime::telemetry::logs;
 use serde::Deserialize;
 
+use self::kubernetes::Surroundings;
+
+pub(crate) mod kubernetes;
+
 /// Why a configuration is not taken.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -26,24 +30,24 @@ pub(crate) enum Error {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
-    objects: PathBuf,
-    state: PathBuf,
+    objects: Option<PathBuf>,
+    state: Option<PathBuf>,
+    kubernetes: Option<kubernetes::Written>,
     #[serde(default = "default_listen")]
     listen: SocketAddr,
     #[serde(default = "default_metrics")]
     metrics: SocketAddr,
     #[serde(default = "default_admin")]
     admin: SocketAddr,
+    readiness: Option<SocketAddr>,
     #[serde(default = "default_trust_domain")]
     trust_domain: String,
     #[serde(default)]
     trust_domain_aliases: Vec<String>,
-    #[serde(default = "default_root_namespace")]
-    root_namespace: String,
+    root_namespace: Option<String>,
     #[serde(default = "default_cluster")]
     cluster: String,
-    #[serde(default = "default_server_name")]
-    server_name: String,
+    server_name: Option<String>,
     #[serde(default = "default_ttl")]
     max_certificate_ttl_seconds: u64,
     #[serde(default = "default_drain")]
@@ -64,20 +68,16 @@ fn default_admin() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 15000).into()
 }
 
+fn default_readiness() -> SocketAddr {
+    (Ipv6Addr::UNSPECIFIED, 15021).into()
+}
+
 fn default_trust_domain() -> String {
     TrustDomain::default().as_str().to_owned()
 }
 
-fn default_root_namespace() -> String {
-    derive::Settings::default().root_namespace
-}
-
 fn default_cluster() -> String {
     derive::Settings::default().cluster
-}
-
-fn default_server_name() -> String {
-    "ambit-controller".to_owned()
 }
 
 fn default_ttl() -> u64 {
@@ -88,17 +88,30 @@ fn default_drain() -> u64 {
     5
 }
 
+/// Where objects come from, and with them who calls and what the CA's keys are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    Files(Files),
+    Kubernetes(kubernetes::Settings),
+}
+
+/// A folder of object files, and one for what must survive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Files {
+    pub(crate) objects: PathBuf,
+    pub(crate) state: PathBuf,
+}
+
 /// A configuration that was checked.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
-    /// The folder of object files.
-    pub(crate) objects: PathBuf,
-    /// The state folder.
-    pub(crate) state: PathBuf,
+    pub(crate) source: Source,
     /// Where xDS and the CA are served; port 0 takes a free one.
     pub(crate) listen: SocketAddr,
     pub(crate) metrics: SocketAddr,
     pub(crate) admin: SocketAddr,
+    /// Where kubelets ask whether it is ready; nowhere, if not said.
+    pub(crate) readiness: Option<SocketAddr>,
     pub(crate) derive: derive::Settings,
     /// The name on the controller's certificate.
     pub(crate) server_name: String,
@@ -112,7 +125,7 @@ impl Config {
     pub(crate) fn read(path: &Path) -> Result<Self, Error> {
         let text =
             fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-        Self::parse(&text).map_err(|(field, message)| {
+        Self::parse(&text, &Surroundings::of_this_process()).map_err(|(field, message)| {
             let path = path.to_owned();
             if field.is_empty() {
                 Error::Form { path, message }
@@ -123,7 +136,7 @@ impl Config {
     }
 
     /// The error names the field, where there is one.
-    fn parse(text: &str) -> Result<Self, (String, String)> {
+    fn parse(text: &str, surroundings: &Surroundings) -> Result<Self, (String, String)> {
         let written: Written = serde_path_to_error::deserialize(serde_yaml_ng::Deserializer::from_str(text))
             .map_err(|error| {
                 let field = error.path().to_string();
@@ -134,28 +147,37 @@ impl Config {
                     message.strip_prefix(&format!("{field}: ")).map(str::to_owned).unwrap_or(message);
                 (field, message)
             })?;
-        written.check()
+        written.check(surroundings)
+    }
+
+    /// The folders, where objects come from files.
+    pub(crate) fn files(&self) -> Option<&Files> {
+        match &self.source {
+            Source::Files(files) => Some(files),
+            Source::Kubernetes(_) => None,
+        }
     }
 }
 
 impl Written {
-    fn check(self) -> Result<Config, (String, String)> {
+    fn check(self, surroundings: &Surroundings) -> Result<Config, (String, String)> {
         let wrong = |field: &str, message: String| Err((field.to_owned(), message));
-        for (field, path) in [("objects", &self.objects), ("state", &self.state)] {
-            if path.as_os_str().is_empty() {
-                return wrong(field, "is empty".to_owned());
+        let source = source(self.objects, self.state, self.kubernetes, surroundings)?;
+        let (root_namespace, server_name, readiness) = match &source {
+            Source::Files(_) => {
+                (derive::Settings::default().root_namespace, "ambit-controller".to_owned(), None)
             }
-        }
-        if self.objects == self.state {
-            return wrong("state", "must not be the folder of the objects".to_owned());
-        }
-        for (field, text) in [
-            ("root_namespace", &self.root_namespace),
-            ("cluster", &self.cluster),
-            ("server_name", &self.server_name),
-        ] {
-            let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | ':');
-            if text.is_empty() || !text.chars().all(plain) {
+            Source::Kubernetes(kubernetes) => {
+                let namespace = &kubernetes.namespace;
+                (namespace.clone(), format!("ambit-controller.{namespace}.svc"), Some(default_readiness()))
+            }
+        };
+        let root_namespace = self.root_namespace.unwrap_or(root_namespace);
+        let server_name = self.server_name.unwrap_or(server_name);
+        for (field, text) in
+            [("root_namespace", &root_namespace), ("cluster", &self.cluster), ("server_name", &server_name)]
+        {
+            if !is_name(text) {
                 return wrong(field, format!("{text:?} is not a name"));
             }
         }
@@ -169,23 +191,57 @@ impl Written {
         let derive = derive::Settings {
             trust_domain,
             trust_domain_aliases,
-            root_namespace: self.root_namespace,
+            root_namespace,
             cluster: self.cluster,
             ..derive::Settings::default()
         };
         Ok(Config {
-            objects: self.objects,
-            state: self.state,
+            source,
             listen: self.listen,
             metrics: self.metrics,
             admin: self.admin,
+            readiness: self.readiness.or(readiness),
             derive,
-            server_name: self.server_name,
+            server_name,
             max_certificate_ttl: Duration::from_secs(seconds),
             drain_timeout: Duration::from_secs(self.drain_timeout_seconds),
             log: self.log,
         })
     }
+}
+
+/// Exactly one source.
+fn source(
+    objects: Option<PathBuf>,
+    state: Option<PathBuf>,
+    kubernetes: Option<kubernetes::Written>,
+    surroundings: &Surroundings,
+) -> Result<Source, (String, String)> {
+    let wrong = |field: &str, message: &str| Err((field.to_owned(), message.to_owned()));
+    let (objects, state) = match (objects, state, kubernetes) {
+        (None, None, None) => return wrong("", "neither `objects` and `state` nor `kubernetes` is given"),
+        (None, None, Some(kubernetes)) => return kubernetes.check(surroundings).map(Source::Kubernetes),
+        (_, _, Some(_)) => {
+            return wrong("kubernetes", "is given beside `objects` or `state`: only one counts");
+        }
+        (None, Some(_), None) => return wrong("", "missing field `objects`"),
+        (Some(_), None, None) => return wrong("", "missing field `state`"),
+        (Some(objects), Some(state), None) => (objects, state),
+    };
+    for (field, path) in [("objects", &objects), ("state", &state)] {
+        if path.as_os_str().is_empty() {
+            return wrong(field, "is empty");
+        }
+    }
+    if objects == state {
+        return wrong("state", "must not be the folder of the objects");
+    }
+    Ok(Source::Files(Files { objects, state }))
+}
+
+/// What may stand in a name of any kind.
+pub(crate) fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | ':'))
 }
 
 /// The mesh's other trust domains.
@@ -206,9 +262,14 @@ fn aliases(own: &TrustDomain, written: &[String]) -> Result<Arc<[TrustDomain]>, 
 mod tests {
     use super::*;
 
+    fn parse(text: &str) -> Result<Config, (String, String)> {
+        let surroundings = Surroundings { namespace: Some("mesh".to_owned()), pod: Some("ctl-1".to_owned()) };
+        Config::parse(text, &surroundings)
+    }
+
     #[test]
     fn defaults() {
-        let config = Config::parse("objects: /o\nstate: /s\n").unwrap();
+        let config = parse("objects: /o\nstate: /s\n").unwrap();
         assert_eq!(config.listen.to_string(), "[::]:15012");
         assert_eq!(config.metrics.to_string(), "[::]:15014");
         assert_eq!(config.admin.to_string(), "127.0.0.1:15000");
@@ -220,7 +281,7 @@ mod tests {
 
     #[test]
     fn everything_said() {
-        let config = Config::parse(
+        let config = parse(
             "{objects: o, state: s, listen: '127.0.0.1:0', metrics: '127.0.0.1:1', admin: '[::1]:2', \
              trust_domain: example.org, trust_domain_aliases: [old.example, older.example], root_namespace: root, cluster: c-1, server_name: ctl.example.org, \
              max_certificate_ttl_seconds: 10, drain_timeout_seconds: 1, log: {format: json, filter: debug}}",
@@ -236,6 +297,33 @@ mod tests {
     }
 
     #[test]
+    fn on_kubernetes() {
+        let config = parse("kubernetes: {}").unwrap();
+        let Source::Kubernetes(settings) = &config.source else { panic!("{:?}", config.source) };
+        assert_eq!((settings.namespace.as_str(), settings.pod_name.as_str()), ("mesh", "ctl-1"));
+        assert_eq!(config.server_name, "ambit-controller.mesh.svc");
+        assert_eq!(config.derive.root_namespace, "mesh");
+        assert_eq!(config.readiness.unwrap().to_string(), "[::]:15021");
+
+        let config = parse(
+            "{kubernetes: {namespace: own, pod_name: p, root_trust_wait_seconds: 5}, server_name: other, \
+             root_namespace: root, readiness: '127.0.0.1:9'}",
+        )
+        .unwrap();
+        let Source::Kubernetes(settings) = &config.source else { panic!("{:?}", config.source) };
+        assert_eq!((settings.namespace.as_str(), settings.pod_name.as_str()), ("own", "p"));
+        assert_eq!(settings.root_trust_wait, Duration::from_secs(5));
+        assert_eq!((config.server_name.as_str(), config.derive.root_namespace.as_str()), ("other", "root"));
+        assert_eq!(config.readiness.unwrap().to_string(), "127.0.0.1:9");
+
+        let nowhere = Surroundings { namespace: None, pod: None };
+        let (field, _) = Config::parse("kubernetes: {pod_name: p}", &nowhere).unwrap_err();
+        assert_eq!(field, "kubernetes.namespace");
+        let (field, _) = Config::parse("kubernetes: {namespace: n}", &nowhere).unwrap_err();
+        assert_eq!(field, "kubernetes.pod_name");
+    }
+
+    #[test]
     fn mistakes_name_their_field() {
         let rows = [
             ("unknown field", "objects: o\nstate: s\nlisten_on: x", "listen_on", "unknown field"),
@@ -246,6 +334,12 @@ mod tests {
                 "unknown field",
             ),
             ("missing", "state: s", "", "missing field `objects`"),
+            ("no source", "listen: '[::]:1'", "", "neither"),
+            ("two sources", "objects: o\nstate: s\nkubernetes: {}", "kubernetes", "only one counts"),
+            ("half a source", "objects: o\nkubernetes: {}", "kubernetes", "only one counts"),
+            ("no state", "objects: o", "", "missing field `state`"),
+            ("unknown field", "kubernetes: {name_space: x}", "kubernetes.name_space", "unknown field"),
+            ("no namespace", "kubernetes: {namespace: 'A b'}", "kubernetes.namespace", "is not a name"),
             ("empty", "objects: ''\nstate: s", "objects", "is empty"),
             ("the same folder", "objects: s\nstate: s", "state", "must not be"),
             ("address", "objects: o\nstate: s\nlisten: here", "listen", "invalid socket address"),
@@ -284,7 +378,7 @@ mod tests {
             ("no YAML", "objects: o: p", "", "line 1"),
         ];
         for (name, text, field, message) in rows {
-            let (found, said) = Config::parse(text).unwrap_err();
+            let (found, said) = parse(text).unwrap_err();
             assert_eq!(found, field, "{name}: {said}");
             assert!(said.contains(message), "{name}: {said}");
         }

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use ambit_core::mesh::Mesh;
-use ambit_core::model::Identity;
+use ambit_core::model::{Identity, NetworkMode, Workload};
 use ambit_xds::ca::{Refusal, SignCertificate};
-use ambit_xds::{Authenticate, NodeName};
+use ambit_xds::{Authenticate, NodeName, Unauthenticated, async_trait};
 
-use crate::ca::{self, Authority};
+use crate::ca::{self, Authorities};
 use crate::shared::Shared;
 use crate::telemetry::{CERTIFICATES_ISSUED, CERTIFICATES_REFUSED};
 use crate::token::Tokens;
@@ -17,17 +17,29 @@ use crate::token::Tokens;
 #[derive(Debug)]
 pub(crate) struct Nodes(pub(crate) Tokens);
 
+#[async_trait]
 impl Authenticate for Nodes {
-    fn node(&self, bearer: &str) -> Option<NodeName> {
-        self.0.node(bearer).map(NodeName::new)
+    async fn node(&self, bearer: &str) -> Result<NodeName, Unauthenticated> {
+        let node = self.0.node(bearer).map(NodeName::new);
+        node.ok_or_else(|| Unauthenticated::Refused("the token is not valid".to_owned()))
     }
 }
 
 /// Signs for nodes what they may have.
 #[derive(Debug)]
 pub(crate) struct Signer {
-    pub(crate) authority: Arc<Authority>,
+    pub(crate) authorities: Authorities,
     pub(crate) shared: Arc<Shared>,
+    pub(crate) hosted: Hosted,
+}
+
+/// For which of its workloads a node may have certificates. Never for those in the host's network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hosted {
+    /// Those that are in the mesh.
+    Enrolled,
+    /// All: on Kubernetes enrolment comes and goes, and an agent enrols before the API shows it.
+    All,
 }
 
 impl SignCertificate for Signer {
@@ -62,10 +74,11 @@ impl Signer {
         csr_pem: &str,
         ttl: Duration,
     ) -> Result<Vec<String>, Refusal> {
-        if !hosts(&self.shared.mesh.load(), node.as_str(), identity) {
+        if !hosts(&self.shared.mesh.load(), node.as_str(), identity, self.hosted) {
             return Err(Refusal::Denied(format!("no workload of {identity} is enrolled on node {node}")));
         }
-        let chain = self.authority.sign(identity, csr_pem, ttl, SystemTime::now());
+        let authority = self.authorities.borrow().workloads.clone();
+        let chain = authority.sign(identity, csr_pem, ttl, SystemTime::now());
         let chain = chain.map_err(|error| match error {
             ca::Error::Csr(reason) => Refusal::Invalid(format!("the certificate request {reason}")),
             error => {
@@ -78,9 +91,15 @@ impl Signer {
     }
 }
 
-/// Whether a workload with the identity is enrolled on the node.
-fn hosts(mesh: &Mesh, node: &str, identity: &Identity) -> bool {
-    mesh.workloads_on_node(node).any(|workload| workload.in_mesh() && workload.identity() == *identity)
+/// Whether a workload with the identity is on the node.
+fn hosts(mesh: &Mesh, node: &str, identity: &Identity, hosted: Hosted) -> bool {
+    let may = |workload: &Workload| match hosted {
+        Hosted::Enrolled => workload.in_mesh(),
+        Hosted::All => workload.network_mode != NetworkMode::HostNetwork,
+    };
+    // Workloads that run nowhere (entries of the outside) have no node.
+    !node.is_empty()
+        && mesh.workloads_on_node(node).any(|workload| may(workload) && workload.identity() == *identity)
 }
 
 #[cfg(test)]
@@ -106,7 +125,8 @@ mod tests {
             + &pod("a", "shop", "n1", "web", "")
             + &pod("aa", "shop", "n2", "db", "")
             + &pod("aaa", "legacy", "n1", "old", "")
-            + &pod("aaaa", "shop", "n1", "host", ", hostNetwork: true");
+            + &pod("aaaa", "shop", "n1", "host", ", hostNetwork: true")
+            + &pod("aaaaa", "shop", "n1", "job", "").replace("Running", "Succeeded");
         let objects = ambit_crd::parse(&text).into_iter().map(|document| match document.outcome {
             ambit_crd::Outcome::Accepted { object, .. } => object,
             other => panic!("{other:?}"),
@@ -118,22 +138,25 @@ mod tests {
     }
 
     #[test]
-    fn a_node_gets_the_identities_of_its_own_enrolled_workloads() {
+    fn a_node_gets_the_identities_of_its_own_workloads() {
         let mesh = mesh();
         let rows = [
-            ("its own", "n1", "spiffe://cluster.local/ns/shop/sa/web", true),
-            ("another node's", "n1", "spiffe://cluster.local/ns/shop/sa/db", false),
-            ("the other way round", "n2", "spiffe://cluster.local/ns/shop/sa/web", false),
-            ("not enrolled", "n1", "spiffe://cluster.local/ns/legacy/sa/old", false),
-            ("on the host's network", "n1", "spiffe://cluster.local/ns/shop/sa/host", false),
-            ("another trust domain", "n1", "spiffe://example.org/ns/shop/sa/web", false),
-            ("another namespace", "n1", "spiffe://cluster.local/ns/other/sa/web", false),
-            ("nobody's", "n1", "spiffe://cluster.local/ns/shop/sa/nobody", false),
-            ("a node without workloads", "n3", "spiffe://cluster.local/ns/shop/sa/web", false),
-            ("no node", "", "spiffe://cluster.local/ns/shop/sa/web", false),
+            ("its own", "n1", "spiffe://cluster.local/ns/shop/sa/web", true, true),
+            ("another node's", "n1", "spiffe://cluster.local/ns/shop/sa/db", false, false),
+            ("the other way round", "n2", "spiffe://cluster.local/ns/shop/sa/web", false, false),
+            ("not enrolled", "n1", "spiffe://cluster.local/ns/legacy/sa/old", false, true),
+            ("on the host's network", "n1", "spiffe://cluster.local/ns/shop/sa/host", false, false),
+            ("finished", "n1", "spiffe://cluster.local/ns/shop/sa/job", false, false),
+            ("another trust domain", "n1", "spiffe://example.org/ns/shop/sa/web", false, false),
+            ("another namespace", "n1", "spiffe://cluster.local/ns/other/sa/web", false, false),
+            ("nobody's", "n1", "spiffe://cluster.local/ns/shop/sa/nobody", false, false),
+            ("a node without workloads", "n3", "spiffe://cluster.local/ns/shop/sa/web", false, false),
+            ("no node", "", "spiffe://cluster.local/ns/shop/sa/web", false, false),
         ];
-        for (name, node, identity, expected) in rows {
-            assert_eq!(hosts(&mesh, node, &identity.parse().unwrap()), expected, "{name}");
+        for (name, node, identity, enrolled, all) in rows {
+            let identity = identity.parse().unwrap();
+            assert_eq!(hosts(&mesh, node, &identity, Hosted::Enrolled), enrolled, "{name}");
+            assert_eq!(hosts(&mesh, node, &identity, Hosted::All), all, "{name}, on Kubernetes");
         }
     }
 }

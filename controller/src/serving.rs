@@ -1,4 +1,5 @@
-//! The controller's own TLS: a certificate made at the start and again at half of its life, in memory only.
+//! The controller's own TLS: a certificate made at the start, again at half of its life, and when another authority
+//! is to sign it; in memory only.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -10,7 +11,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-use crate::ca::{self, Authority};
+use crate::ca::{self, Authorities, Authority};
 
 /// Between two looks at the clock: it may jump.
 const LOOK: Duration = Duration::from_mins(1);
@@ -27,23 +28,25 @@ pub(crate) enum Error {
 /// Holds the current certificate.
 #[derive(Debug)]
 pub(crate) struct Certificate {
-    authority: Arc<Authority>,
+    authorities: Authorities,
     server_name: String,
     provider: Arc<CryptoProvider>,
     current: ArcSwap<CertifiedKey>,
-    renew_at: Mutex<SystemTime>,
+    /// Who signed the current one, and when the next is due.
+    signed: Mutex<(Arc<Authority>, SystemTime)>,
 }
 
 impl Certificate {
-    pub(crate) fn new(authority: Arc<Authority>, server_name: &str) -> Result<Arc<Self>, Error> {
+    pub(crate) fn new(authorities: Authorities, server_name: &str) -> Result<Arc<Self>, Error> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let authority = authorities.borrow().serving.clone();
         let (key, renew_at) = make(&authority, server_name, &provider)?;
         Ok(Arc::new(Self {
-            authority,
+            authorities,
             server_name: server_name.to_owned(),
             provider,
             current: ArcSwap::from_pointee(key),
-            renew_at: Mutex::new(renew_at),
+            signed: Mutex::new((authority, renew_at)),
         }))
     }
 
@@ -59,8 +62,12 @@ impl Certificate {
 
     /// Renews for as long as it is polled.
     pub(crate) async fn keep(&self) {
+        let mut authorities = self.authorities.clone();
         loop {
-            tokio::time::sleep(LOOK).await;
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => {}
+                Ok(()) = authorities.changed() => {}
+            }
             if let Err(error) = self.renew(SystemTime::now()) {
                 tracing::error!(error = %crate::error_chain(&error), "the controller's certificate was not renewed");
             }
@@ -69,12 +76,16 @@ impl Certificate {
 
     /// Makes the next one if it is due.
     fn renew(&self, now: SystemTime) -> Result<(), Error> {
-        if now < *self.renew_at.lock() {
-            return Ok(());
+        let authority = self.authorities.borrow().serving.clone();
+        {
+            let signed = self.signed.lock();
+            if Arc::ptr_eq(&signed.0, &authority) && now < signed.1 {
+                return Ok(());
+            }
         }
-        let (key, renew_at) = make(&self.authority, &self.server_name, &self.provider)?;
+        let (key, renew_at) = make(&authority, &self.server_name, &self.provider)?;
         self.current.store(Arc::new(key));
-        *self.renew_at.lock() = renew_at;
+        *self.signed.lock() = (authority, renew_at);
         tracing::info!("the controller's certificate was renewed");
         Ok(())
     }
@@ -108,7 +119,7 @@ mod tests {
         let hour = Duration::from_hours(1);
         let authority =
             Authority::open(&folder, &"cluster.local".parse().unwrap(), hour, SystemTime::now()).unwrap();
-        let certificate = Certificate::new(Arc::new(authority), "ambit-controller").unwrap();
+        let certificate = Certificate::new(ca::only(authority), "ambit-controller").unwrap();
         let leaf = || certificate.current.load().cert[0].clone();
         let first = leaf();
         certificate.renew(SystemTime::now()).unwrap();

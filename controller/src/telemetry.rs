@@ -9,7 +9,7 @@ use ambit_runtime::telemetry::instruments::{Counter, Counters};
 use ambit_runtime::telemetry::metrics::Metrics;
 use ambit_xds::server::Publisher;
 
-use crate::ca::Authority;
+use crate::ca::Authorities;
 use crate::objects::catalog::{Problem, Verdict};
 use crate::shared::{Shared, Status};
 
@@ -26,6 +26,9 @@ pub(crate) static CERTIFICATES_REFUSED: Counters<1> = Counters::new(
     "Certificates refused, by reason.",
     ["reason"],
 );
+
+pub(crate) static TOKENS_REFUSED: Counters<1> =
+    Counters::new("ambit_controller_tokens_refused_total", "Tokens refused, by reason.", ["reason"]);
 
 const OBJECTS: Family = Family::gauge("ambit_controller_objects", "Objects in force, by kind.");
 const REJECTED: Family = Family::gauge("ambit_controller_objects_rejected", "Objects rejected now, by kind.");
@@ -46,16 +49,23 @@ const ROOT_EXPIRY: Family = Family::gauge(
     "When the root certificate expires, in seconds since 1970.",
 );
 
-/// Adds all of the controller's metrics.
-pub(crate) fn show(metrics: &Metrics, authority: &Authority, shared: &Arc<Shared>, publisher: &Publisher) {
-    let expiry = authority.root_not_after().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+/// Adds what there is to say about objects and clients.
+pub(crate) fn show(metrics: &Metrics, shared: &Arc<Shared>, publisher: &Publisher) {
     let (shared, publisher) = (shared.clone(), publisher.clone());
     metrics.collect(move |all| {
         objects(&shared.status.load(), all);
         published(&publisher, all);
         CERTIFICATES_ISSUED.show(all);
         CERTIFICATES_REFUSED.show(all);
-        all.single(&ROOT_EXPIRY, expiry);
+        TOKENS_REFUSED.show(all);
+    });
+}
+
+/// Adds when the root ends.
+pub(crate) fn show_root(metrics: &Metrics, authorities: Authorities) {
+    metrics.collect(move |all| {
+        let end = authorities.borrow().workloads.not_after();
+        all.single(&ROOT_EXPIRY, end.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
     });
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use tonic::Status;
+use tonic::{Status, async_trait};
 use tonic::metadata::MetadataMap;
 
 /// A node of the mesh, as its token says.
@@ -28,17 +28,41 @@ impl fmt::Display for NodeName {
     }
 }
 
+/// Why a caller is not known.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unauthenticated {
+    /// The token is nobody's. The daemon sees `UNAUTHENTICATED`.
+    #[error("{0}")]
+    Refused(String),
+    /// It cannot be told now. The daemon sees `UNAVAILABLE` and tries again.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+impl From<Unauthenticated> for Status {
+    fn from(reason: Unauthenticated) -> Self {
+        match reason {
+            Unauthenticated::Refused(message) => Self::unauthenticated(message),
+            Unauthenticated::Unavailable(message) => Self::unavailable(message),
+        }
+    }
+}
+
 /// Tells tokens apart.
+#[async_trait]
 pub trait Authenticate: Send + Sync + 'static {
-    /// The node whose token this is; none if it is nobody's.
-    fn node(&self, bearer: &str) -> Option<NodeName>;
+    /// The node whose token this is.
+    async fn node(&self, bearer: &str) -> Result<NodeName, Unauthenticated>;
 }
 
 /// The node behind a request, or why it is not served.
-pub(crate) fn authenticate(with: &dyn Authenticate, metadata: &MetadataMap) -> Result<NodeName, Status> {
+pub(crate) async fn authenticate(
+    with: &dyn Authenticate,
+    metadata: &MetadataMap,
+) -> Result<NodeName, Status> {
     let header =
         metadata.get("authorization").ok_or_else(|| Status::unauthenticated("no authorization header"))?;
     let bearer = header.to_str().ok().and_then(|text| text.strip_prefix("Bearer "));
     let bearer = bearer.ok_or_else(|| Status::unauthenticated("authorization is not a bearer token"))?;
-    with.node(bearer).ok_or_else(|| Status::unauthenticated("the token is not valid"))
+    Ok(with.node(bearer).await?)
 }

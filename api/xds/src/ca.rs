@@ -164,7 +164,7 @@ impl IstioCertificateService for Ca {
         &self,
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
-        let node = authenticate(&*self.authenticate, request.metadata())?;
+        let node = authenticate(&*self.authenticate, request.metadata()).await?;
         let request = request.into_inner();
         let identity = identity(&request)?;
         let ttl = match u64::try_from(request.validity_duration) {

@@ -14,6 +14,8 @@ pub mod proto;
 mod resource;
 pub mod server;
 
-pub use auth::{Authenticate, NodeName};
+pub use auth::{Authenticate, NodeName, Unauthenticated};
+/// What implementations of [`Authenticate`] are marked with.
+pub use tonic::async_trait;
 pub use error::Error;
 pub use resource::ResourceType;

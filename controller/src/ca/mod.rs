@@ -1,11 +1,16 @@
-//! The certificate authority: one root, kept in the state folder; leaves for workloads and for the controller's own
-//! server. It signs what it is told to; *whether* a node may have an identity is decided in [`crate::issue`].
+//! The certificate authority: leaves for workloads and for the controller's own server. With files it is one root,
+//! kept in the state folder; on Kubernetes an intermediate under a root ([`material`]). It signs what it is told to;
+//! *whether* a node may have an identity is decided in [`crate::issue`].
 //!
-//! Way in: [`Authority::open`], then [`Authority::sign`] and [`Authority::serving`].
+//! Way in: [`Authority::open`] or [`material::Material::authority`], then [`Authority::sign`] and
+//! [`Authority::serving`]; who signs at the moment is in [`Authorities`].
 
 mod csr;
+pub(crate) mod material;
+pub(crate) mod rotation;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ambit_core::model::{Identity, TrustDomain};
@@ -16,6 +21,7 @@ use rcgen::{
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::sync::watch;
 use x509_parser::extensions::GeneralName;
 
 use crate::state::{self, Folder};
@@ -39,6 +45,8 @@ pub(crate) enum Error {
     TrustDomain { found: String, configured: TrustDomain },
     #[error("the root certificate in {FILE} has expired")]
     Expired,
+    #[error("the CA's certificates and keys cannot be used: {0}")]
+    Material(String),
     #[error("making a certificate for {subject}")]
     Make { subject: String, source: rcgen::Error },
     #[error("the random number generator failed")]
@@ -52,14 +60,34 @@ pub(crate) enum Error {
 /// The authority.
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    root_pem: String,
-    root_not_after: SystemTime,
+    /// The certificates from the issuer's to the root's, PEM.
+    above: Vec<String>,
+    /// The end of the first of them that ends.
+    not_after: SystemTime,
     longest: Duration,
+}
+
+/// Who signs now. On Kubernetes it changes when the root is rotated.
+#[derive(Clone, Debug)]
+pub(crate) struct Signing {
+    /// For workloads.
+    pub(crate) workloads: Arc<Authority>,
+    /// For the controller's own server: one that every daemon trusts already, and still.
+    pub(crate) serving: Arc<Authority>,
+}
+
+/// Follows who signs.
+pub(crate) type Authorities = watch::Receiver<Signing>;
+
+/// One authority for good.
+pub(crate) fn only(authority: Authority) -> Authorities {
+    let authority = Arc::new(authority);
+    watch::channel(Signing { workloads: authority.clone(), serving: authority }).1
 }
 
 impl fmt::Debug for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Authority").field("root_not_after", &self.root_not_after).finish_non_exhaustive()
+        f.debug_struct("Authority").field("not_after", &self.not_after).finish_non_exhaustive()
     }
 }
 
@@ -115,25 +143,24 @@ impl Authority {
             return Err(damaged("its certificate may not sign others"));
         }
         check_trust_domain(&parsed, trust_domain)?;
-        let not_after = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or_default();
-        let root_not_after = UNIX_EPOCH + Duration::from_secs(not_after);
-        if root_not_after <= now {
+        let not_after = end(&parsed);
+        if not_after <= now {
             return Err(Error::Expired);
         }
         let root_pem = certificate_block(text).ok_or_else(|| damaged("no certificate in it"))?;
         let issuer = Issuer::from_ca_cert_der(&root, key)
             .map_err(|error| Error::Damaged(format!("its certificate is not understood: {error}")))?;
-        Ok(Self { issuer, root_pem, root_not_after, longest })
+        Ok(Self { issuer, above: vec![root_pem], not_after, longest })
     }
 
     /// What nodes must trust.
     pub(crate) fn root_pem(&self) -> &str {
-        &self.root_pem
+        self.above.last().map_or("", String::as_str)
     }
 
-    /// When the root ends.
-    pub(crate) fn root_not_after(&self) -> SystemTime {
-        self.root_not_after
+    /// When it ends: no leaf lasts longer.
+    pub(crate) fn not_after(&self) -> SystemTime {
+        self.not_after
     }
 
     /// Signs a workload's certificate: for `identity` and nothing else, whatever the request says besides its key.
@@ -150,7 +177,7 @@ impl Authority {
         let san = name.as_str().try_into().map(SanType::URI);
         let san = san.map_err(|source| Error::Make { subject: name.clone(), source })?;
         let leaf = self.leaf(&name, san, DistinguishedName::new(), &key, self.lifetime(ttl), now)?;
-        Ok(vec![leaf.pem(), self.root_pem.clone()])
+        Ok(std::iter::once(leaf.pem()).chain(self.above.iter().cloned()).collect())
     }
 
     /// What is asked for, but at least a second and never more than the configuration allows. Nothing asked means
@@ -168,11 +195,14 @@ impl Authority {
             Err(_) => SanType::DnsName(server_name.try_into().map_err(make)?),
         };
         let leaf = self.leaf(server_name, san, common_name(server_name), &key, SERVING_LIFETIME, now)?;
-        let root = CertificateDer::from_pem_slice(self.root_pem.as_bytes())
-            .map_err(|error| Error::Damaged(error.to_string()))?;
+        let mut chain = vec![leaf.der().clone()];
+        for pem in &self.above {
+            let above = CertificateDer::from_pem_slice(pem.as_bytes());
+            chain.push(above.map_err(|error| Error::Damaged(error.to_string()))?);
+        }
         let key = PrivateKeyDer::try_from(key.serialize_der())
             .map_err(|reason| Error::Damaged(format!("a new key is not understood: {reason}")))?;
-        Ok(Serving { chain: vec![leaf.der().clone(), root], key, renew_at: now + SERVING_LIFETIME / 2 })
+        Ok(Serving { chain, key, renew_at: now + SERVING_LIFETIME / 2 })
     }
 
     fn leaf(
@@ -195,30 +225,53 @@ impl Authority {
         params.serial_number = Some(serial()?);
         // A tenth: backdating must not eat the life of a short one.
         let backdating = LARGEST_BACKDATING.min(lifetime / 10);
-        set_validity(&mut params, now - backdating, (now + lifetime).min(self.root_not_after))?;
+        set_validity(&mut params, now - backdating, (now + lifetime).min(self.not_after))?;
         params
             .signed_by(key, &self.issuer)
             .map_err(|source| Error::Make { subject: subject.to_owned(), source })
     }
 }
 
-/// Its key and its certificate, as PEM.
+/// Its certificate and its key, as PEM.
 fn make_root(trust_domain: &TrustDomain, now: SystemTime) -> Result<String, Error> {
+    // It signs leaves only.
+    let (certificate, key) = new_root(trust_domain, 0, now)?;
+    Ok(format!("{}{}", certificate.pem(), key.serialize_pem()))
+}
+
+/// A root with `levels` of authorities under it, and its key.
+fn new_root(
+    trust_domain: &TrustDomain,
+    levels: u8,
+    now: SystemTime,
+) -> Result<(Certificate, KeyPair), Error> {
     let subject = format!("the root of {trust_domain}");
     let make = |source| Error::Make { subject: subject.clone(), source };
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(make)?;
+    let params = authority_params(trust_domain, "Ambit root", levels, now, now + ROOT_LIFETIME)?;
+    let root = params.self_signed(&key).map_err(make)?;
+    Ok((root, key))
+}
+
+/// What roots and intermediates have in common.
+fn authority_params(
+    trust_domain: &TrustDomain,
+    name: &str,
+    levels: u8,
+    now: SystemTime,
+    until: SystemTime,
+) -> Result<CertificateParams, Error> {
     let mut params = CertificateParams::default();
-    params.distinguished_name = common_name("Ambit root");
+    params.distinguished_name = common_name(name);
     params.distinguished_name.push(DnType::OrganizationName, trust_domain.as_str());
-    let name = trust_domain_uri(trust_domain);
-    params.subject_alt_names = vec![SanType::URI(name.as_str().try_into().map_err(make)?)];
-    // It signs leaves only.
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    let uri = trust_domain_uri(trust_domain);
+    let san = uri.as_str().try_into().map(SanType::URI);
+    params.subject_alt_names = vec![san.map_err(|source| Error::Make { subject: uri, source })?];
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(levels));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.serial_number = Some(serial()?);
-    set_validity(&mut params, now - LARGEST_BACKDATING, now + ROOT_LIFETIME)?;
-    let root = params.self_signed(&key).map_err(make)?;
-    Ok(format!("{}{}", root.pem(), key.serialize_pem()))
+    set_validity(&mut params, now - LARGEST_BACKDATING, until)?;
+    Ok(params)
 }
 
 /// The root says whose it is by a SPIFFE ID without a path, as SPIFFE asks of signing certificates.
@@ -237,6 +290,12 @@ fn check_trust_domain(
         return Ok(());
     }
     Err(Error::TrustDomain { found: found.join(" "), configured: configured.clone() })
+}
+
+/// When a certificate ends.
+fn end(certificate: &x509_parser::certificate::X509Certificate<'_>) -> SystemTime {
+    let seconds = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or_default();
+    UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
 fn trust_domain_uri(trust_domain: &TrustDomain) -> String {

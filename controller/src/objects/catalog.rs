@@ -51,7 +51,8 @@ pub(crate) enum Save {
 /// Something to be said about a file or an object in it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub(crate) struct Problem {
-    #[serde(serialize_with = "as_text")]
+    /// Empty for objects that come from no file.
+    #[serde(serialize_with = "as_text", skip_serializing_if = "is_nothing")]
     pub(crate) file: FileName,
     /// `line 12, items[3]`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -68,6 +69,10 @@ pub(crate) struct Problem {
     pub(crate) message: String,
     /// Whether an earlier version of it is in force.
     pub(crate) earlier_version_in_force: bool,
+}
+
+fn is_nothing(name: &FileName) -> bool {
+    name.is_empty()
 }
 
 fn as_text<S: serde::Serializer>(name: &FileName, serializer: S) -> Result<S::Ok, S::Error> {

@@ -3,21 +3,21 @@
 //! Way in: [`Reconciler::new`], [`Reconciler::begin`] (returns when everything has been published once), then
 //! [`Reconciler::pass`] as often as there may be something new.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ambit_core::derive::{Condition, Derived, Object, ObjectEvent, ObjectKey, Settings, World};
-use ambit_core::mesh::{Mesh, Touched};
-use ambit_xds::server::Publisher;
+use ambit_core::derive::{Object, ObjectEvent};
+use ambit_core::mesh::Touched;
 
 use super::catalog::{Catalog, FileChange, Problem, Verdict, kind_name};
 use super::folder::{self, Content, FolderId, Listing};
 use super::saved::Saved;
 use super::tracker::Tracker;
-use crate::shared::{Shared, Status};
+use crate::pipeline::Pipeline;
+use crate::shared::Status;
 use crate::state;
 
 /// How long a file must stay the same before it is taken.
@@ -53,30 +53,18 @@ pub(crate) struct Reconciler {
     tracker: Tracker,
     catalog: Catalog,
     saved: Saved,
-    world: World,
-    mesh: Mesh,
-    publisher: Publisher,
-    shared: Arc<Shared>,
+    pipeline: Pipeline,
 }
 
 impl Reconciler {
-    pub(crate) fn new(
-        root: PathBuf,
-        saved: PathBuf,
-        settings: Settings,
-        publisher: Publisher,
-        shared: Arc<Shared>,
-    ) -> Result<Self, Error> {
+    pub(crate) fn new(root: PathBuf, saved: PathBuf, pipeline: Pipeline) -> Result<Self, Error> {
         Ok(Self {
             root,
             started: Instant::now(),
             tracker: Tracker::new(SETTLE),
             catalog: Catalog::new(),
             saved: Saved::open(saved)?,
-            world: World::new(settings),
-            mesh: Mesh::new(),
-            publisher,
-            shared,
+            pipeline,
         })
     }
 
@@ -94,7 +82,7 @@ impl Reconciler {
         }
         // Earlier versions come first: what the files say now may be refused, and leaves them in force.
         let restored: Vec<_> = self.catalog.objects().map(put).collect();
-        self.derive(restored);
+        self.pipeline.derive(restored);
         let mut listing = folder::list(&self.root);
         if let Some(reason) = listing.unreachable.get("") {
             return Err(Error::List { path: self.root.clone(), reason: reason.clone() });
@@ -104,13 +92,7 @@ impl Reconciler {
             thread::sleep(AGAIN);
             listing = folder::list(&self.root);
         }
-        let everything = Touched {
-            workloads: self.mesh.workloads().map(|workload| workload.uid.clone()).collect(),
-            services: self.mesh.services().map(|service| service.key.clone()).collect(),
-            policies: self.mesh.policies().map(|policy| policy.key.clone()).collect(),
-            addresses: BTreeSet::new(),
-        };
-        self.publish(&everything);
+        self.pipeline.publish_all();
         self.report(listing);
         Ok(())
     }
@@ -120,7 +102,7 @@ impl Reconciler {
         let listing = folder::list(&self.root);
         let (again, touched) = self.look(&listing);
         if !touched.is_empty() {
-            self.publish(&touched);
+            self.pipeline.publish(&touched);
         }
         let folder = listing.folder;
         self.report(listing);
@@ -149,38 +131,14 @@ impl Reconciler {
             return (again, Touched::default());
         }
         let step = self.catalog.step(changes);
-        let touched = self.derive(step.events);
-        self.saved.apply(step.save, &self.refused());
+        let (touched, _) = self.pipeline.derive(step.events);
+        self.saved.apply(step.save, &self.pipeline.refused());
         (again, touched)
-    }
-
-    /// The objects whose present version cannot be put in force.
-    fn refused(&self) -> BTreeSet<ObjectKey> {
-        let refused = self.world.conditions().filter(|condition| !condition.accepted);
-        refused.map(|condition| condition.object.clone()).collect()
-    }
-
-    fn derive(&mut self, events: Vec<ObjectEvent>) -> Touched {
-        let Derived { changes, conditions } = self.world.apply(events);
-        conditions.iter().for_each(log_condition);
-        self.mesh.apply(changes)
-    }
-
-    fn publish(&self, touched: &Touched) {
-        // Who asks for a certificate because of what is published next must find it allowed.
-        self.shared.mesh.store(Arc::new(self.mesh.clone()));
-        self.publisher.publish(&self.mesh, touched);
-        tracing::info!(
-            workloads = touched.workloads.len(),
-            services = touched.services.len(),
-            policies = touched.policies.len(),
-            "published"
-        );
     }
 
     /// Says what is new about the objects: in the log, in the metrics, in `/debug`.
     fn report(&self, listing: Listing) {
-        let old = self.shared.status.load();
+        let old = self.pipeline.shared.status.load();
         let problems = self.catalog.problems();
         problems.difference(&old.problems).for_each(log_problem);
         for (folder, error) in &listing.unreachable {
@@ -189,7 +147,6 @@ impl Reconciler {
                 tracing::error!(folder = %path.display(), error, "folder cannot be listed: its objects stay");
             }
         }
-        let said = self.world.conditions().filter(|condition| !condition.message.is_empty());
         let status = Status {
             objects: self.catalog.objects().fold(BTreeMap::new(), |mut counts, object| {
                 *counts.entry(kind_name(&object.key())).or_default() += 1;
@@ -198,24 +155,14 @@ impl Reconciler {
             files: listing.files.len(),
             unreachable: listing.unreachable,
             problems,
-            conditions: said.cloned().collect(),
+            conditions: self.pipeline.said(),
         };
-        self.shared.status.store(Arc::new(status));
+        self.pipeline.shared.status.store(Arc::new(status));
     }
 }
 
 fn put(object: &Object) -> ObjectEvent {
     ObjectEvent::Put(Box::new(object.clone()))
-}
-
-fn log_condition(condition: &Condition) {
-    let Condition { object, field, accepted, message } = condition;
-    let field = field.as_deref().unwrap_or_default();
-    match (message.is_empty(), accepted) {
-        (true, _) => {}
-        (false, true) => tracing::info!(%object, field, message, "object noted"),
-        (false, false) => tracing::error!(%object, field, error = message, "object rejected"),
-    }
 }
 
 fn log_problem(problem: &Problem) {

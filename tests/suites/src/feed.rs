@@ -15,7 +15,7 @@ use ambit_harness::{Lab, Node, eventually};
 use ambit_xds::ca::{Refusal, SignCertificate};
 use ambit_xds::client::{self, Connection, Status, Update};
 use ambit_xds::server::{Publisher, Server, tls_config};
-use ambit_xds::{Authenticate, NodeName};
+use ambit_xds::{Authenticate, NodeName, Unauthenticated, async_trait};
 use anyhow::{Context, Result, bail, ensure};
 use parking_lot::Mutex;
 
@@ -168,9 +168,10 @@ fn connection(node: &Node) -> Result<Connection> {
 
 struct Anybody;
 
+#[async_trait]
 impl Authenticate for Anybody {
-    fn node(&self, _: &str) -> Option<NodeName> {
-        Some(NodeName::new("any"))
+    async fn node(&self, _: &str) -> Result<NodeName, Unauthenticated> {
+        Ok(NodeName::new("any"))
     }
 }
 

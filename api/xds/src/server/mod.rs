@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_stream::wrappers::ReceiverStream;
 
-pub use crate::auth::{Authenticate, NodeName};
+pub use crate::auth::{Authenticate, NodeName, Unauthenticated};
 pub use accept::tls_config;
 pub use publisher::{Publisher, Stats};
 

@@ -62,7 +62,7 @@ impl AggregatedDiscoveryService for Discovery {
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let node = authenticate(&*self.authenticate, request.metadata())?;
+        let node = authenticate(&*self.authenticate, request.metadata()).await?;
         let place = Place::take(&self.nodes, &self.publisher, node)?;
         // One response waits here at most; the session makes the next when this one has left.
         let (responses, receiver) = mpsc::channel(1);

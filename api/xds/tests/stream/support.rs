@@ -11,7 +11,7 @@ use ambit_core::testing;
 use ambit_xds::ca::{Refusal, SignCertificate};
 use ambit_xds::client::{self, Connection, Rejected, Status, Update};
 use ambit_xds::server::{Publisher, Server, tls_config};
-use ambit_xds::{Authenticate, NodeName};
+use ambit_xds::{Authenticate, NodeName, Unauthenticated, async_trait};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
@@ -71,9 +71,14 @@ impl Root {
 /// `token-of-<node>` is the token of `<node>`.
 struct Tokens;
 
+#[async_trait]
 impl Authenticate for Tokens {
-    fn node(&self, bearer: &str) -> Option<NodeName> {
-        bearer.strip_prefix("token-of-").map(NodeName::new)
+    async fn node(&self, bearer: &str) -> Result<NodeName, Unauthenticated> {
+        if bearer == "token-of-tomorrow" {
+            return Err(Unauthenticated::Unavailable("ask again".to_owned()));
+        }
+        let node = bearer.strip_prefix("token-of-").map(NodeName::new);
+        node.ok_or_else(|| Unauthenticated::Refused("the token is not valid".to_owned()))
     }
 }
 

@@ -1,0 +1,236 @@
+//! What a CA on Kubernetes is made of: the roots that vouch for it, the certificates from the one that signs up to them,
+//! and its key. Made here, or brought by the user under Istio's names.
+//!
+//! Way in: [`Material::make`] and [`Material::bring`], then [`Material::authority`], which checks what it is given.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use ambit_core::model::{Identity, TrustDomain};
+use aws_lc_rs::digest;
+use rcgen::{Issuer, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use serde::{Deserialize, Serialize};
+use webpki::{ALL_VERIFICATION_ALGS, EndEntityCert, KeyUsage};
+
+use super::{Authority, Error, LARGEST_BACKDATING, authority_params, end, new_root};
+
+/// How long an intermediate lasts. A new one is made when a third of that is left.
+const INTERMEDIATE_LIFETIME: Duration = Duration::from_hours(365 * 24);
+
+/// One CA. All texts are PEM.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Material {
+    /// Every root that vouches for it.
+    roots: String,
+    /// The root's key, where the root was made here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    root_key: Option<String>,
+    /// The certificate that signs, and those above it up to the root's, which is not here. Empty where the root signs.
+    chain: String,
+    /// The key that signs.
+    key: String,
+}
+
+impl std::fmt::Debug for Material {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Material").field("fingerprint", &self.fingerprint()).finish_non_exhaustive()
+    }
+}
+
+/// A user's own CA, under the names that Istio gives its parts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Brought<'a> {
+    pub(crate) ca_cert: &'a str,
+    pub(crate) ca_key: &'a str,
+    pub(crate) cert_chain: &'a str,
+    pub(crate) root_cert: &'a str,
+}
+
+impl Material {
+    /// A new root and an intermediate under it.
+    pub(crate) fn make(trust_domain: &TrustDomain, now: SystemTime) -> Result<Self, Error> {
+        let (root, root_key) = new_root(trust_domain, 1, now)?;
+        let mut made = Self {
+            roots: root.pem(),
+            root_key: Some(root_key.serialize_pem()),
+            chain: String::new(),
+            key: String::new(),
+        };
+        (made.chain, made.key) = made.intermediate(trust_domain, now)?;
+        Ok(made)
+    }
+
+    /// A CA that somebody else made.
+    pub(crate) fn bring(brought: Brought<'_>) -> Result<Self, Error> {
+        let roots = certificates("root-cert.pem", brought.root_cert)?;
+        let signing = certificates("ca-cert.pem", brought.ca_cert)?;
+        let signing = signing.into_iter().next().ok_or_else(|| missing("ca-cert.pem"))?;
+        let mut chain = vec![signing.clone()];
+        chain.extend(
+            certificates("cert-chain.pem", brought.cert_chain)?.into_iter().filter(|c| *c != signing),
+        );
+        chain.retain(|certificate| !roots.contains(certificate));
+        if roots.is_empty() {
+            return Err(missing("root-cert.pem"));
+        }
+        Ok(Self {
+            roots: pem(&roots),
+            root_key: None,
+            chain: pem(&chain),
+            key: brought.ca_key.trim().to_owned() + "\n",
+        })
+    }
+
+    /// With another intermediate under the same root, when the one it has nears its end.
+    pub(crate) fn renewed(&self, trust_domain: &TrustDomain, now: SystemTime) -> Result<Option<Self>, Error> {
+        if self.root_key.is_none() || now < self.renewal()? {
+            return Ok(None);
+        }
+        let (chain, key) = self.intermediate(trust_domain, now)?;
+        Ok(Some(Self { chain, key, ..self.clone() }))
+    }
+
+    /// When the next intermediate is due.
+    pub(crate) fn renewal(&self) -> Result<SystemTime, Error> {
+        Ok(self.not_after()? - INTERMEDIATE_LIFETIME / 3)
+    }
+
+    /// The roots that vouch for it, one PEM block each.
+    pub(crate) fn roots(&self) -> Vec<String> {
+        let found = CertificateDer::pem_slice_iter(self.roots.as_bytes()).filter_map(Result::ok);
+        found.map(|root| pem(&[root])).collect()
+    }
+
+    /// Tells one from another without saying anything about the key.
+    pub(crate) fn fingerprint(&self) -> String {
+        let digest = digest::digest(&digest::SHA256, format!("{}{}", self.roots, self.chain).as_bytes());
+        crate::hex::encode(digest.as_ref())
+    }
+
+    /// The CA, if what it is made of fits together and peers that trust its roots take what it signs.
+    pub(crate) fn authority(
+        &self,
+        trust_domain: &TrustDomain,
+        longest: Duration,
+        now: SystemTime,
+    ) -> Result<Authority, Error> {
+        let wrong = |what: &str| Error::Material(what.to_owned());
+        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).map_err(|_| wrong("no private key"))?;
+        let key = KeyPair::try_from(&key).map_err(|_| wrong("the private key is not understood"))?;
+        let roots = certificates("root-cert.pem", &self.roots)?;
+        let chain = certificates("cert-chain.pem", &self.chain)?;
+        let issuer = chain.first().or(roots.first()).ok_or_else(|| wrong("no certificate"))?;
+        let (_, parsed) = x509_parser::parse_x509_certificate(issuer)
+            .map_err(|_| wrong("the certificate that signs is not understood"))?;
+        if parsed.public_key().subject_public_key.data.as_ref() != key.der_bytes() {
+            return Err(wrong("the private key is not the key of the certificate that signs"));
+        }
+        if !parsed.is_ca() {
+            return Err(wrong("the certificate that signs may not sign others"));
+        }
+        let issuer = Issuer::from_ca_cert_der(issuer, key)
+            .map_err(|error| Error::Material(format!("the certificate that signs: {error}")))?;
+        let above = chain.iter().map(|certificate| pem(std::slice::from_ref(certificate))).collect();
+        let mut authority = Authority { issuer, above, not_after: self.not_after()?, longest };
+        let root = authority.anchor(trust_domain, &chain, &roots, now)?;
+        authority.above.push(pem(std::slice::from_ref(root)));
+        authority.not_after =
+            first_end(&chain)?.into_iter().chain(first_end(std::slice::from_ref(root))?).min().unwrap_or(now);
+        Ok(authority)
+    }
+
+    /// The end of the first of its certificates that ends.
+    fn not_after(&self) -> Result<SystemTime, Error> {
+        let mut all = certificates("root-cert.pem", &self.roots)?;
+        all.extend(certificates("cert-chain.pem", &self.chain)?);
+        first_end(&all)?.ok_or_else(|| missing("root-cert.pem"))
+    }
+
+    /// A new intermediate under the root, and its key.
+    fn intermediate(&self, trust_domain: &TrustDomain, now: SystemTime) -> Result<(String, String), Error> {
+        let subject = format!("the intermediate of {trust_domain}");
+        let make = |source| Error::Make { subject: subject.clone(), source };
+        let root_key = self.root_key.as_deref().ok_or_else(|| missing("the root's key"))?;
+        let root_key = KeyPair::from_pem(root_key).map_err(make)?;
+        let root = Issuer::from_ca_cert_pem(&self.roots, root_key).map_err(make)?;
+        let root_end = first_end(&certificates("root-cert.pem", &self.roots)?)?.unwrap_or(now);
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(make)?;
+        let until = (now + INTERMEDIATE_LIFETIME).min(root_end);
+        let mut params = authority_params(trust_domain, "Ambit intermediate", 0, now, until)?;
+        params.use_authority_key_identifier_extension = true;
+        let certificate = params.signed_by(&key, &root).map_err(make)?;
+        Ok((certificate.pem(), key.serialize_pem()))
+    }
+}
+
+impl Authority {
+    /// The root by which a peer takes what this signs, found by having one judged.
+    fn anchor<'r>(
+        &self,
+        trust_domain: &TrustDomain,
+        chain: &[CertificateDer<'static>],
+        roots: &'r [CertificateDer<'static>],
+        now: SystemTime,
+    ) -> Result<&'r CertificateDer<'static>, Error> {
+        let subject = format!("spiffe://{trust_domain}/ns/ambit/sa/trial");
+        let identity: Identity = subject.parse().map_err(|_| missing("the trust domain"))?;
+        let make = |source| Error::Make { subject: subject.clone(), source };
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(make)?;
+        let request = rcgen::CertificateParams::default().serialize_request(&key).and_then(|r| r.pem());
+        let leaf = self.sign(&identity, &request.map_err(make)?, LARGEST_BACKDATING, now)?;
+        let leaf = leaf.first().map(|pem| CertificateDer::from_pem_slice(pem.as_bytes()));
+        let Some(Ok(leaf)) = leaf else { return Err(missing("a certificate")) };
+        let leaf = EndEntityCert::try_from(&leaf).map_err(judged)?;
+        let since = now.duration_since(UNIX_EPOCH).map_err(|_| Error::Clock)?;
+        let time = UnixTime::since_unix_epoch(since);
+        let mut last = None;
+        for root in roots {
+            let anchor = webpki::anchor_from_trusted_cert(root).map_err(judged)?;
+            let (usage, anchors) = (KeyUsage::client_auth(), [anchor]);
+            match leaf.verify_for_usage(ALL_VERIFICATION_ALGS, &anchors, chain, time, usage, None, None) {
+                Ok(_) => return Ok(root),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.map_or_else(|| missing("root-cert.pem"), judged))
+    }
+}
+
+fn judged(error: webpki::Error) -> Error {
+    Error::Material(format!("peers would not take what it signs: {error:?}"))
+}
+
+fn missing(what: &str) -> Error {
+    Error::Material(format!("{what} is missing or not understood"))
+}
+
+fn certificates(what: &str, text: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
+    found.map_err(|_| missing(what))
+}
+
+/// The end of the first that ends.
+fn first_end(certificates: &[CertificateDer<'_>]) -> Result<Option<SystemTime>, Error> {
+    let mut first = None;
+    for der in certificates {
+        let parsed = x509_parser::parse_x509_certificate(der);
+        let (_, parsed) = parsed.map_err(|_| missing("a certificate"))?;
+        first = Some(first.map_or(end(&parsed), |first: SystemTime| first.min(end(&parsed))));
+    }
+    Ok(first)
+}
+
+fn pem(certificates: &[CertificateDer<'_>]) -> String {
+    let blocks = certificates.iter().map(|der| {
+        let text = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, der);
+        let lines: Vec<&str> =
+            text.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
+        format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
+    });
+    blocks.collect()
+}
+
+#[cfg(test)]
+#[path = "material_tests.rs"]
+mod tests;

@@ -1,0 +1,109 @@
+//! What a service-account token says of itself. Nothing of it is proven: it only spares the API server questions whose
+//! answer is no, and says when an answer must be forgotten.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Deserialize;
+
+/// Longer than any token of a service account.
+const LONGEST: usize = 16 * 1024;
+
+#[derive(Debug, Deserialize)]
+struct Payload {
+    sub: String,
+    #[serde(default)]
+    aud: Audiences,
+    #[serde(default)]
+    exp: u64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Audiences {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Default for Audiences {
+    fn default() -> Self {
+        Self::Many(Vec::new())
+    }
+}
+
+/// The claims that matter here.
+#[derive(Debug)]
+pub(super) struct Claims {
+    subject: String,
+    audiences: Vec<String>,
+    pub(super) expires: SystemTime,
+}
+
+impl Claims {
+    /// Of a JWT; none if it is not one.
+    pub(super) fn read(token: &str) -> Option<Self> {
+        if token.len() > LONGEST {
+            return None;
+        }
+        let mut parts = token.split('.');
+        let (_header, payload, _signature) = (parts.next()?, parts.next()?, parts.next()?);
+        if parts.next().is_some() {
+            return None;
+        }
+        let payload: Payload = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).ok()?).ok()?;
+        let audiences = match payload.aud {
+            Audiences::One(audience) => vec![audience],
+            Audiences::Many(audiences) => audiences,
+        };
+        let expires = UNIX_EPOCH.checked_add(Duration::from_secs(payload.exp))?;
+        Some(Self { subject: payload.sub, audiences, expires })
+    }
+
+    /// Whether they are those of a daemon's token; else a word and a sentence.
+    pub(super) fn check(&self, user: &str, audience: &str) -> Result<(), (&'static str, String)> {
+        if self.subject != user {
+            return Err(("service_account", format!("the token is of {:?}, not of {user}", self.subject)));
+        }
+        if !self.audiences.iter().any(|known| known == audience) {
+            return Err(("audience", format!("the token is not meant for {audience}")));
+        }
+        if self.expires <= SystemTime::now() {
+            return Err(("expired", "the token has expired".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(payload: &str) -> String {
+        format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(payload))
+    }
+
+    #[test]
+    fn what_tokens_say() {
+        let rows = [
+            ("a daemon's", r#"{"sub": "u", "aud": ["a", "b"], "exp": 99999999999}"#, Some(Ok(()))),
+            ("one audience", r#"{"sub": "u", "aud": "a", "exp": 99999999999}"#, Some(Ok(()))),
+            ("another's", r#"{"sub": "v", "aud": ["a"], "exp": 99999999999}"#, Some(Err("service_account"))),
+            ("another audience", r#"{"sub": "u", "aud": ["b"], "exp": 99999999999}"#, Some(Err("audience"))),
+            ("no audience", r#"{"sub": "u", "exp": 99999999999}"#, Some(Err("audience"))),
+            ("expired", r#"{"sub": "u", "aud": ["a"], "exp": 1}"#, Some(Err("expired"))),
+            ("without an end", r#"{"sub": "u", "aud": ["a"]}"#, Some(Err("expired"))),
+            ("an end beyond time", r#"{"sub": "u", "aud": ["a"], "exp": 18446744073709551615}"#, None),
+            ("nobody's", r#"{"aud": ["a"]}"#, None),
+            ("no JSON", "{", None),
+        ];
+        for (name, payload, expected) in rows {
+            let claims = Claims::read(&token(payload));
+            let found = claims.map(|claims| claims.check("u", "a").map_err(|(reason, _)| reason));
+            assert_eq!(found, expected, "{name}");
+        }
+        for text in ["", "a.b", "a.b.c.d", "x.!.y", &"a".repeat(20_000)] {
+            assert!(Claims::read(text).is_none(), "{text:.20}");
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! From object events to clients: derive, apply, publish, report. What reads the objects (a folder of files or the
+//! Kubernetes API) hands its events to a [`Pipeline`].
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use ambit_core::derive::{Condition, Derived, ObjectEvent, ObjectKey, Settings, World};
+use ambit_core::mesh::{Mesh, Touched};
+use ambit_xds::server::Publisher;
+
+use crate::shared::Shared;
+
+/// The objects in force, what was derived from them, and who is told.
+#[derive(Debug)]
+pub(crate) struct Pipeline {
+    world: World,
+    mesh: Mesh,
+    publisher: Publisher,
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl Pipeline {
+    pub(crate) fn new(settings: Settings, publisher: Publisher, shared: Arc<Shared>) -> Self {
+        Self { world: World::new(settings), mesh: Mesh::new(), publisher, shared }
+    }
+
+    /// Takes events in without telling anybody. What they touched, and the objects of which something else is to be
+    /// said.
+    pub(crate) fn derive(&mut self, events: Vec<ObjectEvent>) -> (Touched, Vec<Condition>) {
+        let Derived { changes, conditions } = self.world.apply(events);
+        conditions.iter().for_each(log_condition);
+        (self.mesh.apply(changes), conditions)
+    }
+
+    /// Publishes everything there is, as the first state.
+    pub(crate) fn publish_all(&self) {
+        let everything = Touched {
+            workloads: self.mesh.workloads().map(|workload| workload.uid.clone()).collect(),
+            services: self.mesh.services().map(|service| service.key.clone()).collect(),
+            policies: self.mesh.policies().map(|policy| policy.key.clone()).collect(),
+            addresses: BTreeSet::new(),
+        };
+        self.publish(&everything);
+    }
+
+    /// Publishes what was touched.
+    pub(crate) fn publish(&self, touched: &Touched) {
+        // Who asks for a certificate because of what is published next must find it allowed.
+        self.shared.mesh.store(Arc::new(self.mesh.clone()));
+        self.publisher.publish(&self.mesh, touched);
+        tracing::info!(
+            workloads = touched.workloads.len(),
+            services = touched.services.len(),
+            policies = touched.policies.len(),
+            "published"
+        );
+    }
+
+    /// The objects whose present version cannot be put in force.
+    pub(crate) fn refused(&self) -> BTreeSet<ObjectKey> {
+        let refused = self.world.conditions().filter(|condition| !condition.accepted);
+        refused.map(|condition| condition.object.clone()).collect()
+    }
+
+    /// What is more than "accepted".
+    pub(crate) fn said(&self) -> Vec<Condition> {
+        self.world.conditions().filter(|condition| !condition.message.is_empty()).cloned().collect()
+    }
+}
+
+fn log_condition(condition: &Condition) {
+    let Condition { object, field, accepted, message } = condition;
+    let field = field.as_deref().unwrap_or_default();
+    match (message.is_empty(), accepted) {
+        (true, _) => {}
+        (false, true) => tracing::info!(%object, field, message, "object noted"),
+        (false, false) => tracing::error!(%object, field, error = message, "object rejected"),
+    }
+}
