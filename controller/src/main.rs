@@ -68,12 +68,27 @@ fn main() -> anyhow::Result<()> {
 }
 
 /// An error and its causes on one line.
-fn error_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
+fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = in_words(error);
     let mut source = error.source();
     while let Some(cause) = source {
-        text = format!("{text}: {cause}");
+        let cause_in_words = in_words(cause);
+        // Some errors say what their cause says.
+        if !text.ends_with(&cause_in_words) {
+            text = format!("{text}: {cause_in_words}");
+        }
         source = cause.source();
     }
     text
+}
+
+/// What an API server answered is said in its own words: the error prints the whole answer, twice.
+fn in_words(error: &(dyn std::error::Error + 'static)) -> String {
+    match error.downcast_ref() {
+        Some(kube::Error::Api(status)) => status.message.clone(),
+        _ => match error.downcast_ref::<kube::core::Status>() {
+            Some(status) => status.message.clone(),
+            None => error.to_string(),
+        },
+    }
 }

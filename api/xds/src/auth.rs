@@ -3,8 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use tonic::{Status, async_trait};
 use tonic::metadata::MetadataMap;
+use tonic::{Status, async_trait};
 
 /// A node of the mesh, as its token says.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

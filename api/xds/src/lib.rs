@@ -15,7 +15,7 @@ mod resource;
 pub mod server;
 
 pub use auth::{Authenticate, NodeName, Unauthenticated};
-/// What implementations of [`Authenticate`] are marked with.
-pub use tonic::async_trait;
 pub use error::Error;
 pub use resource::ResourceType;
+/// What implementations of [`Authenticate`] are marked with.
+pub use tonic::async_trait;

@@ -197,6 +197,7 @@ impl Authority {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "errors are mapped by value")]
 fn judged(error: webpki::Error) -> Error {
     Error::Material(format!("peers would not take what it signs: {error:?}"))
 }

@@ -4,7 +4,7 @@ use ambit_core::model::TrustDomain;
 
 use super::*;
 
-const PACE: Pace = Pace { trust_wait: Duration::from_secs(300), longest: Duration::from_hours(24) };
+const PACE: Pace = Pace { trust_wait: Duration::from_mins(5), longest: Duration::from_hours(24) };
 
 fn make() -> Result<Material, Error> {
     Material::make(&TrustDomain::default(), at(0))

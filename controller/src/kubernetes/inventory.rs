@@ -71,7 +71,7 @@ impl Inventory {
                 let listed = shelf.listing.take().unwrap_or_default();
                 let gone: Vec<_> =
                     shelf.objects.keys().filter(|key| !listed.contains(key)).cloned().collect();
-                gone.into_iter().for_each(|key| self.delete(key));
+                self.delete_all(gone);
             }
             Heard::Put(seen) => self.put(*seen),
             Heard::Gone(key) => self.delete(key),
@@ -159,6 +159,12 @@ impl Inventory {
         }
     }
 
+    fn delete_all(&mut self, keys: Vec<ObjectKey>) {
+        for key in keys {
+            self.delete(key);
+        }
+    }
+
     fn absent(&mut self, kind: Kind, now: Instant) {
         let shelf = self.shelf(kind);
         shelf.listing = None;
@@ -168,7 +174,7 @@ impl Inventory {
         }
         shelf.known = true;
         let gone: Vec<_> = shelf.objects.keys().cloned().collect();
-        gone.into_iter().for_each(|key| self.delete(key));
+        self.delete_all(gone);
     }
 }
 #[cfg(test)]

@@ -69,7 +69,8 @@ fn begun(names: &[&str]) -> Inventory {
 
 #[test]
 fn replays() {
-    let rows: [(&str, &[&str], &[&str], &str, usize); 9] = [
+    type Row<'a> = (&'a str, &'a [&'a str], &'a [&'a str], &'a str, usize);
+    let rows: [Row<'_>; 9] = [
         ("put and delete", &["a"], &["put b", "gone a"], "+b -a", 0),
         (
             "a relist brings and takes",

@@ -73,6 +73,9 @@ impl Keeper {
         loop {
             match Self::try_open(client.clone(), config, settings).await {
                 Ok(opened) => return opened,
+                // Another replica made it in the meantime.
+                Err(Error::Api { source, .. }) if matches!(&*source, kube::Error::Api(status) if status.code == 409) =>
+                    {}
                 Err(error) => {
                     let error = crate::error_chain(&error);
                     tracing::error!(%error, "the CA cannot be read");

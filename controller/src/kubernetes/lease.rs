@@ -194,9 +194,10 @@ mod tests {
 
     #[test]
     fn who_may_write() {
+        type Row<'a> = (&'a str, &'a [(&'a str, &'a str, u64)], Verdict);
         let now = Instant::now();
         let later = |seconds| now + Duration::from_secs(seconds);
-        let rows: [(&str, &[(&str, &str, u64)], Verdict); 7] = [
+        let rows: [Row<'_>; 7] = [
             ("nobody's", &[("", "1", 0)], Verdict::Write),
             ("its own", &[("me", "1", 0)], Verdict::Write),
             ("another's", &[("you", "1", 0)], Verdict::Wait),

@@ -222,15 +222,14 @@ pub(crate) async fn write(
         // Whoever led before may have written nothing, or may have died over it.
         statuses.all_dirty();
         while *leads.borrow() {
-            let pause = match statuses.next(Timestamp::now()) {
-                Some((key, patch)) => attempt(&client, &statuses, key, patch).await,
-                None => {
-                    tokio::select! {
-                        () = statuses.changed.notified() => {}
-                        _ = leads.changed() => {}
-                    }
-                    Duration::ZERO
+            let pause = if let Some((key, patch)) = statuses.next(Timestamp::now()) {
+                attempt(&client, &statuses, key, patch).await
+            } else {
+                tokio::select! {
+                    () = statuses.changed.notified() => {}
+                    _ = leads.changed() => {}
                 }
+                Duration::ZERO
             };
             tokio::time::sleep(pause).await;
         }
@@ -273,10 +272,12 @@ mod tests {
 
     #[test]
     fn verdicts_in_words() {
+        type Row<'a> =
+            (&'a str, &'a [&'a str], &'a [Condition], Option<(&'static str, &'static str, &'a str)>);
         let fine = condition(true, None, "");
         let noted = condition(true, Some("spec.rules[0]"), "drops hosts");
         let refused = condition(false, Some("spec.action"), "AUDIT is not enforced");
-        let rows: [(&str, &[&str], &[Condition], Option<(&str, &str, &str)>); 6] = [
+        let rows: [Row<'_>; 6] = [
             ("nothing known", &[], &[], None),
             ("fine", &[], std::slice::from_ref(&fine), Some(("True", "Accepted", "in force"))),
             (

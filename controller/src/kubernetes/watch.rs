@@ -124,10 +124,10 @@ fn is_not_found(error: &watcher::Error) -> bool {
 
 /// What the watch would go on from is forgotten, as happens in the ordinary course.
 fn is_expired(error: &watcher::Error) -> bool {
-    match error {
-        watcher::Error::WatchError(status) => status.code == 410,
-        watcher::Error::InitialListFailed(kube::Error::Api(status))
-        | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status.code == 410,
-        _ => false,
-    }
+    use kube::Error::Api;
+    use watcher::Error::{InitialListFailed, WatchError, WatchStartFailed};
+    let (WatchError(status) | InitialListFailed(Api(status)) | WatchStartFailed(Api(status))) = error else {
+        return false;
+    };
+    status.code == 410
 }
