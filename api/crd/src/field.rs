@@ -40,6 +40,13 @@ impl Report {
         if self.mistakes.is_empty() { Ok(value) } else { Err(self.mistakes) }
     }
 
+    /// A list of no more than `most`: the API server must be able to tell what checking one costs.
+    pub(crate) fn at_most(&mut self, field: impl fmt::Display, length: usize, most: usize) {
+        if length > most {
+            self.add(field, format_args!("has {length} items, more than {most}"));
+        }
+    }
+
     /// A port number from 1.
     pub(crate) fn port(&mut self, field: impl fmt::Display, number: impl Into<i64>) -> Option<u16> {
         let number = number.into();

@@ -105,7 +105,7 @@ fn pod_addresses(report: &mut Report, status: api::PodStatus) -> Vec<IpAddr> {
         .collect()
 }
 
-/// Ports and probes of the containers that run while the pod does: sidecars (init containers that restart) too.
+/// Ports and probes (hooks by HTTP are the kubelet's too) of the containers that run while the pod does: sidecars (init containers that restart) too.
 fn containers(
     report: &mut Report,
     init: Option<&[api::Container]>,
@@ -139,6 +139,19 @@ fn containers(
                 probes.push(port);
             }
         }
+        let hooks = container.lifecycle.as_ref();
+        for (name, hook) in [
+            ("postStart", hooks.and_then(|hooks| hooks.post_start.as_ref())),
+            ("preStop", hooks.and_then(|hooks| hooks.pre_stop.as_ref())),
+        ] {
+            let Some(http) = hook.and_then(|hook| hook.http_get.as_ref()) else { continue };
+            let field = format!("{field}.lifecycle.{name}.httpGet.port");
+            if let Some(port) = http_port(report, &field, container, http)
+                && !probes.contains(&port)
+            {
+                probes.push(port);
+            }
+        }
     }
     (ports, probes)
 }
@@ -151,15 +164,38 @@ fn probe_port(
     container: &api::Container,
     probe: &api::Probe,
 ) -> Option<PortRef> {
-    let elsewhere = |host: &Option<String>| host.as_deref().is_some_and(|host| !host.is_empty());
-    let (handler, port) = if let Some(http) = &probe.http_get {
-        ("httpGet", (!elsewhere(&http.host)).then(|| http.port.clone())?)
+    if let Some(http) = &probe.http_get {
+        http_port(report, &format!("{field}.httpGet.port"), container, http)
     } else if let Some(tcp) = &probe.tcp_socket {
-        ("tcpSocket", (!elsewhere(&tcp.host)).then(|| tcp.port.clone())?)
+        let port = Some(&tcp.port).filter(|_| !is_elsewhere(tcp.host.as_deref()))?;
+        own_port(report, &format!("{field}.tcpSocket.port"), container, port)
     } else {
-        ("grpc", IntOrString::Int(probe.grpc.as_ref()?.port))
-    };
-    match port_ref(report, &format!("{field}.{handler}.port"), &port)? {
+        let port = IntOrString::Int(probe.grpc.as_ref()?.port);
+        own_port(report, &format!("{field}.grpc.port"), container, &port)
+    }
+}
+
+fn http_port(
+    report: &mut Report,
+    field: &str,
+    container: &api::Container,
+    http: &api::HTTPGetAction,
+) -> Option<PortRef> {
+    let port = Some(&http.port).filter(|_| !is_elsewhere(http.host.as_deref()))?;
+    own_port(report, field, container, port)
+}
+
+fn is_elsewhere(host: Option<&str>) -> bool {
+    host.is_some_and(|host| !host.is_empty())
+}
+
+fn own_port(
+    report: &mut Report,
+    field: &str,
+    container: &api::Container,
+    port: &IntOrString,
+) -> Option<PortRef> {
+    match port_ref(report, field, port)? {
         PortRef::Name(name) => {
             let mut ports = container.ports.iter().flatten();
             let own = ports.find(|port| port.name.as_deref() == Some(&name));
@@ -282,6 +318,10 @@ fn external_ips(
     let balancer = status.and_then(|status| status.load_balancer.as_ref());
     let ingress = balancer.and_then(|balancer| balancer.ingress.as_deref()).unwrap_or_default();
     for (index, entry) in ingress.iter().enumerate() {
+        // Whoever connects to one of these means the proxy that has it.
+        if entry.ip_mode.as_deref() == Some("Proxy") {
+            continue;
+        }
         let Some(ip) = entry.ip.as_deref().filter(|ip| !ip.is_empty()) else { continue };
         addresses.extend(report.address(format_args!("status.loadBalancer.ingress[{index}].ip"), ip));
     }

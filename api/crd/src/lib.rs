@@ -11,6 +11,8 @@ mod metadata;
 mod networking;
 mod peer_authentication;
 mod policy;
+#[cfg(feature = "schema")]
+pub mod schema;
 mod security;
 mod service_entry;
 mod workload_entry;

@@ -6,6 +6,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+#[cfg(feature = "schema")]
+use crate::schema;
+
 /// A WorkloadEntry.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -22,15 +25,20 @@ pub(crate) struct WorkloadEntry {
 
 /// A process or machine outside Kubernetes' own bookkeeping.
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("x-kubernetes-validations" = schema::WORKLOAD_ENTRY)))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct WorkloadEntrySpec {
+    #[cfg_attr(feature = "schema", schemars(regex(pattern = schema::ADDRESS)))]
     pub(crate) address: String,
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::named_ports"))]
     pub(crate) ports: BTreeMap<String, i64>,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) network: String,
     /// `region/zone/subzone`.
     pub(crate) locality: String,
+    #[cfg_attr(feature = "schema", schemars(range(min = 0, max = 4_294_967_295_i64)))]
     pub(crate) weight: Option<i64>,
+    #[cfg_attr(feature = "schema", schemars(regex(pattern = schema::NAME_OR_NOTHING)))]
     pub(crate) service_account: String,
 }
 
@@ -50,13 +58,20 @@ pub(crate) struct ServiceEntry {
 
 /// Services by host name.
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("required" = ["hosts", "ports"], "x-kubernetes-validations" = schema::SERVICE_ENTRY)))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct ServiceEntrySpec {
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::hosts"))]
     pub(crate) hosts: Vec<String>,
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::blocks"))]
     pub(crate) addresses: Vec<String>,
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 256), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"], "x-kubernetes-validations" = schema::ENTRY_PORTS)))]
     pub(crate) ports: Vec<ServicePort>,
+    #[cfg_attr(feature = "schema", schemars(extend("enum" = ["MESH_EXTERNAL", "MESH_INTERNAL"])))]
     pub(crate) location: Option<String>,
+    #[cfg_attr(feature = "schema", schemars(extend("enum" = ["NONE", "STATIC", "DNS", "DNS_ROUND_ROBIN"])))]
     pub(crate) resolution: Option<String>,
+    #[cfg_attr(feature = "schema", schemars(length(max = 4096)))]
     pub(crate) endpoints: Vec<WorkloadEntrySpec>,
     pub(crate) workload_selector: Option<EndpointSelector>,
     pub(crate) export_to: Vec<String>,
@@ -65,18 +80,25 @@ pub(crate) struct ServiceEntrySpec {
 
 /// A port of a ServiceEntry.
 #[derive(Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct ServicePort {
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 65535)))]
     pub(crate) number: i64,
+    #[cfg_attr(feature = "schema", schemars(regex(pattern = schema::PROTOCOL)))]
     #[serde(default)]
     pub(crate) protocol: String,
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub(crate) name: String,
+    #[cfg_attr(feature = "schema", schemars(range(min = 0, max = 65535)))]
     pub(crate) target_port: Option<i64>,
 }
 
 /// Which workloads of the namespace are endpoints.
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("required" = ["labels"])))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct EndpointSelector {
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::some_label_values"))]
     pub(crate) labels: BTreeMap<String, String>,
 }

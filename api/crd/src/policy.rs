@@ -11,6 +11,9 @@ use crate::field::Report;
 use crate::metadata;
 use crate::security as written;
 
+/// How long lists of rules, sources and operations may be, as with Istio.
+const MOST: usize = 512;
+
 /// Evaluated and reported, never enforced.
 const DRY_RUN: &str = "istio.io/dry-run";
 
@@ -26,7 +29,9 @@ pub(crate) fn convert(policy: written::AuthorizationPolicy) -> Result<Authorizat
     dry_run(&mut report, &metadata);
     let selector = metadata::selector(&mut report, spec.selector);
     let target_refs = target_refs(&mut report, &metadata.namespace, spec.target_ref, spec.target_refs);
-    let rules = spec.rules.unwrap_or_default().into_iter().enumerate();
+    let rules = spec.rules.unwrap_or_default();
+    report.at_most("spec.rules", rules.len(), MOST);
+    let rules = rules.into_iter().enumerate();
     let rules = rules.map(|(index, rule)| self::rule(&mut report, index, rule)).collect();
     report.finish(AuthorizationPolicy { metadata, selector, target_refs, action, rules })
 }
@@ -98,6 +103,8 @@ fn rule(report: &mut Report, index: usize, rule: written::Rule) -> PolicyRule {
             report.add(format_args!("{field}.{name}"), "is empty: leave it out to match everything");
         }
     }
+    report.at_most(format_args!("{field}.from"), from.map_or(0, <[_]>::len), MOST);
+    report.at_most(format_args!("{field}.to"), to.map_or(0, <[_]>::len), MOST);
     let from = rule.from.unwrap_or_default().into_iter().enumerate();
     let to = rule.to.unwrap_or_default().into_iter().enumerate();
     let when = rule.when.into_iter().enumerate();

@@ -7,6 +7,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+#[cfg(feature = "schema")]
+use crate::schema;
+
 /// An AuthorizationPolicy.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -23,38 +26,47 @@ pub(crate) struct AuthorizationPolicy {
 
 /// What an AuthorizationPolicy asks for. Lists that are absent and lists that are empty are different mistakes.
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("x-kubernetes-validations" = schema::AUTHORIZATION_POLICY)))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct AuthorizationPolicySpec {
     pub(crate) selector: Option<WorkloadSelector>,
     pub(crate) target_ref: Option<TargetReference>,
     #[serde(default)]
     pub(crate) target_refs: Vec<TargetReference>,
+    #[cfg_attr(feature = "schema", schemars(length(max = 512)))]
     pub(crate) rules: Option<Vec<Rule>>,
+    #[cfg_attr(feature = "schema", schemars(extend("enum" = ["ALLOW", "DENY", "AUDIT", "CUSTOM"])))]
     pub(crate) action: Option<String>,
     pub(crate) provider: Option<Provider>,
 }
 
 /// Which workloads of the namespace.
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct WorkloadSelector {
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::label_values"))]
     #[serde(default)]
     pub(crate) match_labels: BTreeMap<String, String>,
 }
 
 /// What a policy is attached to.
 #[derive(Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct TargetReference {
     #[serde(default)]
     pub(crate) group: String,
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub(crate) kind: String,
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub(crate) name: String,
     pub(crate) namespace: Option<String>,
 }
 
 /// Who is asked, for the action CUSTOM.
 #[derive(Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Provider {
     #[serde(rename = "name", default)]
@@ -63,9 +75,12 @@ pub(crate) struct Provider {
 
 /// From whom, to what, when.
 #[derive(Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Rule {
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 512)))]
     pub(crate) from: Option<Vec<From>>,
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 512)))]
     pub(crate) to: Option<Vec<To>>,
     #[serde(default)]
     pub(crate) when: Vec<When>,
@@ -73,6 +88,7 @@ pub(crate) struct Rule {
 
 /// One source.
 #[derive(Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct From {
     pub(crate) source: Source,
@@ -80,24 +96,38 @@ pub(crate) struct From {
 
 /// Conditions on the peer; AND-ed.
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("minProperties" = 1, "x-kubernetes-validations" = schema::SOURCE)))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct Source {
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::texts"))]
     pub(crate) principals: Vec<String>,
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::texts"))]
     pub(crate) not_principals: Vec<String>,
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::texts"))]
     pub(crate) request_principals: Vec<String>,
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::texts"))]
     pub(crate) not_request_principals: Vec<String>,
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::texts"))]
     pub(crate) namespaces: Vec<String>,
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::texts"))]
     pub(crate) not_namespaces: Vec<String>,
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::service_accounts"))]
     pub(crate) service_accounts: Vec<String>,
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::service_accounts"))]
     pub(crate) not_service_accounts: Vec<String>,
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::blocks"))]
     pub(crate) ip_blocks: Vec<String>,
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::blocks"))]
     pub(crate) not_ip_blocks: Vec<String>,
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::blocks"))]
     pub(crate) remote_ip_blocks: Vec<String>,
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::blocks"))]
     pub(crate) not_remote_ip_blocks: Vec<String>,
 }
 
 /// One operation.
 #[derive(Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct To {
     pub(crate) operation: Operation,
@@ -105,25 +135,38 @@ pub(crate) struct To {
 
 /// Conditions on what is asked for; AND-ed.
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("minProperties" = 1)))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct Operation {
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::texts"))]
     pub(crate) hosts: Vec<String>,
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::texts"))]
     pub(crate) not_hosts: Vec<String>,
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::ports"))]
     pub(crate) ports: Vec<String>,
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::ports"))]
     pub(crate) not_ports: Vec<String>,
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::texts"))]
     pub(crate) methods: Vec<String>,
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::texts"))]
     pub(crate) not_methods: Vec<String>,
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::texts"))]
     pub(crate) paths: Vec<String>,
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::texts"))]
     pub(crate) not_paths: Vec<String>,
 }
 
 /// One more condition, by attribute.
 #[derive(Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("anyOf" = schema::values_or_not_values())))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct When {
+    #[cfg_attr(feature = "schema", schemars(regex(pattern = schema::ATTRIBUTE)))]
     pub(crate) key: String,
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::texts"))]
     #[serde(default)]
     pub(crate) values: Vec<String>,
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::texts"))]
     #[serde(default)]
     pub(crate) not_values: Vec<String>,
 }
@@ -144,16 +187,20 @@ pub(crate) struct PeerAuthentication {
 
 /// What a PeerAuthentication asks for.
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("x-kubernetes-validations" = schema::PEER_AUTHENTICATION)))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct PeerAuthenticationSpec {
     pub(crate) selector: Option<WorkloadSelector>,
     pub(crate) mtls: Option<MutualTls>,
+    #[cfg_attr(feature = "schema", schemars(extend("minProperties" = 1, "x-kubernetes-validations" = schema::PORT_KEYS)))]
     pub(crate) port_level_mtls: Option<BTreeMap<String, MutualTls>>,
 }
 
 /// A mode, for all ports or for one.
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct MutualTls {
+    #[cfg_attr(feature = "schema", schemars(extend("enum" = ["UNSET", "DISABLE", "PERMISSIVE", "STRICT"])))]
     pub(crate) mode: Option<String>,
 }

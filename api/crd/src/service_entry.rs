@@ -17,6 +17,13 @@ pub(crate) fn convert(entry: written::ServiceEntry) -> Result<ServiceEntry, Vec<
     location(&mut report, spec.location.as_deref());
     let resolution = resolution(&mut report, spec.resolution.as_deref());
     let selector = selector(&mut report, spec.workload_selector);
+    for (name, length, most) in [
+        ("hosts", spec.hosts.len(), 256),
+        ("ports", spec.ports.len(), 256),
+        ("endpoints", spec.endpoints.len(), 4096),
+    ] {
+        report.at_most(format_args!("spec.{name}"), length, most);
+    }
     check_endpoints(&mut report, resolution, &spec.hosts, &spec.endpoints, &selector);
     let endpoints = spec.endpoints.into_iter().enumerate().map(|(index, endpoint)| {
         let field = format!("spec.endpoints[{index}]");

@@ -80,6 +80,11 @@ spec:
     livenessProbe: {httpGet: {port: http}}
     readinessProbe: {httpGet: {port: 8081}}
     startupProbe: {tcpSocket: {host: example.org, port: 25}}
+    lifecycle: {postStart: {httpGet: {port: 8083}}, preStop: {exec: {command: [x]}}}
+  - name: third
+    image: x
+    ports: [{containerPort: 8084, name: bye}]
+    lifecycle: {postStart: {httpGet: {port: 25, host: example.org}}, preStop: {httpGet: {port: bye}}}
 status:
   phase: Running
   conditions: [{type: Ready, status: 'True'}]
@@ -97,11 +102,19 @@ status:
         port("side", 9000, Transport::Tcp),
         port("http", 8080, Transport::Tcp),
         port("", 53, Transport::Udp),
+        port("bye", 8084, Transport::Tcp),
     ];
     assert_eq!(pod.ports, ports);
-    let probes =
-        [8080, 8081, 8082].map(PortRef::Number).into_iter().chain([PortRef::Name("http".to_owned())]);
-    assert_eq!(pod.probes, probes.collect::<Vec<_>>());
+    let number = PortRef::Number;
+    let probes = [
+        number(8080),
+        number(8081),
+        number(8082),
+        PortRef::Name("http".to_owned()),
+        number(8083),
+        number(8084),
+    ];
+    assert_eq!(pod.probes, probes);
     assert_eq!(
         pod.addresses,
         ["10.0.0.1".parse::<std::net::IpAddr>().unwrap(), "2001:db8::1".parse().unwrap()]
@@ -184,7 +197,7 @@ spec:
   - {name: quoted, port: 83, targetPort: '8083'}
   - {name: dns, port: 53, protocol: UDP}
 status:
-  loadBalancer: {ingress: [{hostname: x.example}, {ip: 192.0.2.2}]}
+  loadBalancer: {ingress: [{hostname: x.example}, {ip: 192.0.2.2, ipMode: VIP}, {ip: 192.0.2.3, ipMode: Proxy}]}
 ",
     ) else {
         panic!("not a service")
