@@ -4,6 +4,7 @@ mod arrows;
 mod bench;
 mod build;
 mod cluster;
+mod crds;
 mod demo;
 mod ebpf;
 mod fuzz;
@@ -31,6 +32,8 @@ enum Verb {
     Lint,
     /// Show a mesh of two nodes on this machine, with real traffic.
     Demo(demo::Options),
+    /// Write deploy/crds from the types that read the objects.
+    Crds,
     /// A real Kubernetes of two nodes on this machine.
     Cluster(cluster::Options),
     /// Run the fuzz targets, each for a bounded time.
@@ -55,6 +58,7 @@ fn main() -> Result<()> {
             lint::run(lint::Depth::Full)
         }
         Verb::Demo(options) => demo::run(&options),
+        Verb::Crds => crds::run(),
         Verb::Cluster(options) => cluster::run(&options),
         Verb::Fuzz(options) => fuzz::run(&options),
         Verb::Bench(options) => bench::run(&options),
