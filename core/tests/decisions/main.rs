@@ -24,3 +24,4 @@ mod objects;
 mod outbound;
 mod policy;
 mod policy_properties;
+mod services;
