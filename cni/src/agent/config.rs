@@ -213,7 +213,7 @@ impl Config {
         for (field, path) in paths {
             // What is removed in the end must not depend on where a process was started, nor be everything there is.
             if !path.is_absolute() || path.parent().is_none() && field != "host_root" {
-                return wrong(field, format!("{path:?} is not an absolute path of a folder"));
+                return wrong(field, format!("{} is not an absolute path of a folder", path.display()));
             }
         }
         match &self.api_server {

@@ -123,13 +123,13 @@ impl Enroller {
 
     fn carry_out(&self, client: &Client, job: Job, namespaces: &BTreeMap<String, File>) -> Report {
         match job {
-            Job::Enrol { key, uid } => match namespaces.get(&uid) {
-                Some(namespace) => self.enrol(client, key, uid, namespace),
-                None => {
-                    tracing::debug!(pod = %key, uid, "no process of the pod is running yet");
-                    self.not_yet(client, key)
+            Job::Enrol { key, uid } => {
+                if let Some(namespace) = namespaces.get(&uid) {
+                    return self.enrol(client, key, uid, namespace);
                 }
-            },
+                tracing::debug!(pod = %key, uid, "no process of the pod is running yet");
+                self.not_yet(client, key)
+            }
             Job::Keep { key } => match client.keep(&self.wire_uid(&key)) {
                 Ok(()) | Err(Error::Refused { .. }) => Report::Pod(key, Outcome::Kept),
                 Err(error) => self.lost(key, &error),

@@ -1,7 +1,7 @@
 //! Files that others read at any moment: whole, or not there.
 
 use std::fs::{File, OpenOptions, Permissions};
-use std::io::{self, Write as _};
+use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -22,6 +22,52 @@ pub(crate) fn holds(path: &Path, content: &[u8], mode: u32) -> bool {
     std::fs::read(path).is_ok_and(|found| found == content) && same_mode()
 }
 
+/// Puts a copy of a file in another's place in one step; says whether there was anything to do. Neither is ever held in
+/// memory: a plugin's binary is larger than the rest of this process.
+pub(crate) fn install(source: &Path, target: &Path, mode: u32) -> io::Result<bool> {
+    if same(source, target)? && std::fs::metadata(target)?.permissions().mode() & 0o7777 == mode {
+        return Ok(false);
+    }
+    let temporary = beside(target)?;
+    let copied = copy(source, &temporary, mode).and_then(|()| std::fs::rename(&temporary, target));
+    if copied.is_err() {
+        // What is in the way is ours.
+        _ = std::fs::remove_file(&temporary);
+    }
+    copied.map(|()| true)
+}
+
+/// Whether both files have the same content. One that is not there has not.
+fn same(source: &Path, target: &Path) -> io::Result<bool> {
+    let source = File::open(source)?;
+    let target = match File::open(target) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        other => other?,
+    };
+    if source.metadata()?.len() != target.metadata()?.len() {
+        return Ok(false);
+    }
+    let (mut source, mut target) = (BufReader::new(source), BufReader::new(target));
+    loop {
+        let (left, right) = (source.fill_buf()?, target.fill_buf()?);
+        let common = left.len().min(right.len());
+        if common == 0 {
+            return Ok(left.len() == right.len());
+        }
+        if left[..common] != right[..common] {
+            return Ok(false);
+        }
+        source.consume(common);
+        target.consume(common);
+    }
+}
+
+fn copy(source: &Path, target: &Path, mode: u32) -> io::Result<()> {
+    let mut file = create(target)?;
+    io::copy(&mut File::open(source)?, &mut file)?;
+    finish(&file, mode)
+}
+
 /// Removes a file; one that is not there is gone already.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
@@ -31,9 +77,17 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
 }
 
 fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    remove(path)?;
-    let mut file: File = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut file = create(path)?;
     file.write_all(content)?;
+    finish(&file, mode)
+}
+
+fn create(path: &Path) -> io::Result<File> {
+    remove(path)?;
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+fn finish(file: &File, mode: u32) -> io::Result<()> {
     file.set_permissions(Permissions::from_mode(mode))?;
     file.sync_all()
 }
@@ -62,5 +116,25 @@ mod tests {
         remove(&path).unwrap();
         remove(&path).unwrap();
         assert!(replace(&folder.path().join("missing/a"), b"x", 0o600).is_err());
+    }
+
+    #[test]
+    fn installed_when_different() {
+        let folder = tempfile::tempdir().unwrap();
+        let (source, target) = (folder.path().join("source"), folder.path().join("target"));
+        // Longer than one buffer.
+        let mut content = vec![b'x'; 100_000];
+        assert!(install(&source, &target, 0o755).is_err(), "nothing to install");
+        for (name, change) in [("new", 0), ("another beginning", 1), ("another end", 99_999)] {
+            content[change] += 1;
+            std::fs::write(&source, &content).unwrap();
+            assert!(install(&source, &target, 0o755).unwrap(), "{name}");
+            assert!(holds(&target, &content, 0o755), "{name}");
+            assert!(!install(&source, &target, 0o755).unwrap(), "{name}: again");
+        }
+        assert!(install(&source, &target, 0o700).unwrap(), "another mode");
+        std::fs::write(&target, &content[1..]).unwrap();
+        assert!(install(&source, &target, 0o755).unwrap(), "another length");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "nothing else is left");
     }
 }

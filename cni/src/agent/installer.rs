@@ -95,14 +95,8 @@ impl Installation {
     }
 
     fn install_binary(&self) -> Result<bool, InstallError> {
-        let source = &self.layout.source;
-        let content = std::fs::read(source).map_err(failed("reading", source))?;
         let target = self.layout.binary();
-        if files::holds(&target, &content, 0o755) {
-            return Ok(false);
-        }
-        files::replace(&target, &content, 0o755).map_err(failed("writing", &target))?;
-        Ok(true)
+        files::install(&self.layout.source, &target, 0o755).map_err(failed("installing", &target))
     }
 }
 

@@ -64,6 +64,9 @@ impl Host {
     }
 }
 
+/// A name, what happens, what is mended.
+type Damage = (&'static str, fn(&Host), &'static [&'static str]);
+
 #[test]
 fn installed_once_and_mended_when_others_rewrite_it() {
     let host = Host::new(&[("10-lab.conflist", LIST), ("99-loopback.conf", r#"{"type":"loopback"}"#)]);
@@ -73,7 +76,6 @@ fn installed_once_and_mended_when_others_rewrite_it() {
     assert_eq!(mode(&host.installation.layout.binary()), 0o755);
     assert_eq!(mode(&host.installation.layout.kubeconfig()), 0o600);
     assert!(host.has_entry("10-lab.conflist") && !host.has_entry("99-loopback.conf"));
-    type Damage = (&'static str, fn(&Host), &'static [&'static str]);
     let rows: [Damage; 5] = [
         ("the list is written anew", |host| host.write("10-lab.conflist", LIST), &["configuration"]),
         ("the credential is changed", |host| host.write(KUBECONFIG, "x"), &["credential"]),

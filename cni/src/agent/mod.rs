@@ -126,7 +126,7 @@ async fn follow(owner: Option<&Owner>, leaving: &tokio::sync::watch::Sender<bool
     if let Some(owner) = owner {
         owner.deleted(leaving).await;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// The agent's work, until Ambit leaves this node.
@@ -138,6 +138,9 @@ async fn act(
     leaves: &mut tokio::sync::watch::Receiver<bool>,
 ) -> Result<(), AgentError> {
     let _lock = take_turn(&config.run_dir.join(LOCK), readiness).await?;
+    if *leaves.borrow() {
+        return Ok(());
+    }
     let plugin = readiness.condition("plugin");
     let credential = readiness.condition("credential");
     let conditions = Conditions {

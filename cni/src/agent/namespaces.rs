@@ -19,7 +19,8 @@ struct Process {
 
 /// The network namespaces of these pods (by uid), as far as processes of theirs are running. `proc` is `/proc`.
 pub(crate) fn find(proc: &Path, wanted: &[&str]) -> io::Result<BTreeMap<String, File>> {
-    let host = inode(&proc.join("1/ns/net"))?;
+    // Where it is hidden from us, that the API knows which pods use it has to do; ztunnel refuses it as well.
+    let host = std::fs::metadata(proc.join("1/ns/net")).ok().map(|found| found.ino());
     let mut processes: BTreeMap<String, Vec<Process>> = BTreeMap::new();
     for entry in std::fs::read_dir(proc)? {
         let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
@@ -41,7 +42,7 @@ pub(crate) fn find(proc: &Path, wanted: &[&str]) -> io::Result<BTreeMap<String, 
 }
 
 /// The process's network namespace, if it is the pod's and not the host's, and the process still the same.
-fn open(proc: &Path, process: &Process, uid: &str, host: u64) -> Option<File> {
+fn open(proc: &Path, process: &Process, uid: &str, host: Option<u64>) -> Option<File> {
     let file = File::open(folder(proc, process.pid).join("ns/net"))
         .inspect_err(|error| {
             if error.kind() == io::ErrorKind::PermissionDenied {
@@ -51,7 +52,7 @@ fn open(proc: &Path, process: &Process, uid: &str, host: u64) -> Option<File> {
         .ok()?;
     let same = started(proc, process.pid) == Some(process.started)
         && pod_of(proc, process.pid).as_deref() == Some(uid);
-    let own = file.metadata().is_ok_and(|found| found.ino() != host);
+    let own = file.metadata().is_ok_and(|found| Some(found.ino()) != host);
     (same && own).then_some(file)
 }
 
@@ -92,12 +93,6 @@ fn started(proc: &Path, pid: u32) -> Option<u64> {
 
 fn folder(proc: &Path, pid: u32) -> PathBuf {
     proc.join(pid.to_string())
-}
-
-fn inode(path: &Path) -> io::Result<u64> {
-    std::fs::metadata(path)
-        .map(|found| found.ino())
-        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
 }
 
 #[cfg(test)]
@@ -187,6 +182,8 @@ mod tests {
         let names: Vec<_> =
             found.into_iter().map(|(uid, file)| (uid, io::read_to_string(file).unwrap())).collect();
         assert_eq!(names, [(UID.to_owned(), "pod".to_owned())]);
+        std::fs::remove_dir_all(proc.join("1")).unwrap();
+        assert_eq!(find(&proc, &[UID]).unwrap().len(), 1, "where the host's is hidden");
         assert!(find(&root.path().join("none"), &[UID]).is_err());
     }
 }

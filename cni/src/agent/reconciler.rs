@@ -85,7 +85,7 @@ impl Reconciler {
         let client = self.cluster.client.clone();
         let of_node = watcher::Config::default().fields(&self.cluster.selector());
         let pods = watcher::watcher(Api::<Pod>::all(client.clone()), of_node).default_backoff();
-        let pods = pods.map(|event| event.map(|event| event.map_seen()));
+        let pods = pods.map(|event| event.map(MapSeen::map_seen));
         let namespaces = Api::<PartialObjectMeta<Namespace>>::all(client);
         let namespaces = watcher::watcher(namespaces, watcher::Config::default()).default_backoff();
         let (mut pods, mut namespaces) = (std::pin::pin!(pods), std::pin::pin!(namespaces));

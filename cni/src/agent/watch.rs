@@ -58,11 +58,12 @@ impl Installer {
 
 fn run(mut installation: Installation, condition: &Condition, waker: &Sender<Wake>, wakes: &Receiver<Wake>) {
     let mut watchers: Option<Vec<RecommendedWatcher>> = None;
+    let mut said = String::new();
     loop {
         if watchers.is_none() {
             watchers = listen(&installation, waker);
         }
-        let installed = pass(&installation, condition);
+        let installed = pass(&installation, condition, &mut said);
         let rest = if installed && watchers.is_some() { RESCAN } else { RESCAN_SOON };
         match wakes.recv_timeout(rest) {
             Err(RecvTimeoutError::Timeout) => {}
@@ -81,7 +82,8 @@ fn run(mut installation: Installation, condition: &Condition, waker: &Sender<Wak
     }
 }
 
-fn pass(installation: &Installation, condition: &Condition) -> bool {
+/// `said`: why it failed the last time; the same is not said twice in a row.
+fn pass(installation: &Installation, condition: &Condition, said: &mut String) -> bool {
     match installation.pass() {
         Ok(mended) => {
             for part in mended {
@@ -89,12 +91,16 @@ fn pass(installation: &Installation, condition: &Condition) -> bool {
                 tracing::info!(part, "the CNI plugin's installation was written");
             }
             condition.met();
+            said.clear();
             true
         }
         Err(error) => {
             telemetry::INSTALL_ERRORS.count();
             let error = chain(&error);
-            tracing::warn!(error, "the CNI plugin is not installed");
+            if *said != error {
+                tracing::warn!(error, "the CNI plugin is not installed yet");
+                said.clone_from(&error);
+            }
             condition.unmet(error);
             false
         }

@@ -27,7 +27,8 @@ struct Node {
     folder: tempfile::TempDir,
     requests: Arc<Mutex<Vec<String>>>,
     daemon: Arc<Daemon>,
-    _runtime: Option<tokio::runtime::Runtime>,
+    #[expect(dead_code, reason = "ztunnel's side runs while this lives")]
+    runtime: Option<tokio::runtime::Runtime>,
     /// Kept open: the thread that made the namespace has ended.
     namespace: File,
 }
@@ -56,7 +57,7 @@ impl Node {
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let server = runtime.block_on(async { Server::bind(&node.path("enrol.sock")) }).unwrap();
         runtime.spawn(ambit_enrol::serve(server, node.daemon.clone()));
-        node._runtime = Some(runtime);
+        node.runtime = Some(runtime);
         node
     }
 
@@ -70,7 +71,7 @@ impl Node {
             File::open("/proc/thread-self/ns/net").unwrap()
         });
         let namespace = namespace.join().unwrap();
-        Self { folder, requests, daemon: Arc::default(), _runtime: None, namespace }
+        Self { folder, requests, daemon: Arc::default(), runtime: None, namespace }
     }
 
     fn path(&self, name: &str) -> PathBuf {
