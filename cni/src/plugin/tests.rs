@@ -27,7 +27,6 @@ struct Node {
     folder: tempfile::TempDir,
     requests: Arc<Mutex<Vec<String>>>,
     daemon: Arc<Daemon>,
-    #[expect(dead_code, reason = "ztunnel's side runs while this lives")]
     runtime: Option<tokio::runtime::Runtime>,
     /// Kept open: the thread that made the namespace has ended.
     namespace: File,
