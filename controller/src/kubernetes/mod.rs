@@ -59,6 +59,7 @@ pub(crate) async fn serve(
     let daemons = Arc::new(Daemons::new(&settings.namespace, &settings.ztunnel_service_account));
     let mut derive = config.derive.clone();
     derive.enrolled_by_annotation = true;
+    derive.system_namespace.clone_from(&settings.namespace);
 
     let statuses = Arc::new(Statuses::default());
     let (startable, started) = tokio::sync::watch::channel(BTreeSet::new());
