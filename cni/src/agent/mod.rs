@@ -12,6 +12,7 @@ mod files;
 mod installer;
 mod lock;
 mod namespaces;
+mod pod;
 mod reconciler;
 mod state;
 mod telemetry;

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use ambit_core::enrolment::{Answer, DATAPLANE_MODE, Labels, Subject};
 
-/// Between the end of a pod's annotation and its release: peers hear of it and stop sending tunnels.
-pub(crate) const GRACE: Duration = Duration::from_secs(2);
+use super::pod::{Entry, GRACE, Held, Wanted};
+
 /// Before the first repetition of a step that failed; doubled with each, up to the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LAST_PAUSE: Duration = Duration::from_secs(10);
@@ -105,47 +105,6 @@ pub(crate) enum Action {
     Release { key: PodKey },
     /// All that there was has been named to ztunnel.
     Snapshot,
-}
-
-/// Whether ztunnel has the pod, as far as is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Held {
-    No,
-    /// Handed over by this process.
-    Yes,
-    /// Annotated by an earlier life of this process, or by the plugin.
-    Before,
-    /// It has one of this name, which this pod has replaced.
-    Stale,
-}
-
-/// What should be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Wanted {
-    In,
-    Out {
-        why: Option<String>,
-    },
-    /// It has finished: nothing of it is to stay with ztunnel, and nobody reads its annotations.
-    Finished,
-    /// Its namespace is not known yet.
-    Unknown,
-}
-
-#[derive(Clone, Debug)]
-struct Entry {
-    /// `None`: gone.
-    seen: Option<Seen>,
-    held: Held,
-    /// It has been named to ztunnel (or need not be), as far as this process can.
-    named: bool,
-    /// A step is under way.
-    busy: bool,
-    /// Steps that failed in a row.
-    failures: u32,
-    not_before: Option<Instant>,
-    /// Since when peers are told that it takes no tunnels.
-    leaving: Option<Instant>,
 }
 
 /// Where the snapshot of this process's first view stands.
@@ -360,75 +319,6 @@ impl State {
             }
             Answer::Desired => Wanted::In,
             other => Wanted::Out { why: other.not_captured().map(str::to_owned) },
-        }
-    }
-}
-
-impl Entry {
-    fn new(seen: Seen, held: Held) -> Self {
-        Self {
-            seen: Some(seen),
-            held,
-            named: false,
-            busy: false,
-            failures: 0,
-            not_before: None,
-            leaving: None,
-        }
-    }
-
-    /// Something has changed: what failed may succeed now.
-    fn heard(&mut self) {
-        self.failures = 0;
-        self.not_before = None;
-    }
-
-    /// The next step towards what should be.
-    fn step(&mut self, key: &PodKey, wanted: Wanted, now: Instant) -> Option<Action> {
-        let key = key.clone();
-        let Some(seen) = &self.seen else {
-            self.named = true;
-            return (self.held != Held::No).then_some(Action::Release { key });
-        };
-        let uid = seen.uid.clone();
-        match wanted {
-            Wanted::Unknown => None,
-            Wanted::Finished => {
-                self.named = true;
-                (self.held != Held::No).then_some(Action::Release { key })
-            }
-            Wanted::In => {
-                self.leaving = None;
-                if self.held != Held::Yes {
-                    Some(Action::Enrol { key, uid })
-                } else if !seen.redirected {
-                    Some(Action::Annotate { key, uid })
-                } else if seen.not_captured.is_some() {
-                    Some(Action::Mark { key, uid, why: None })
-                } else {
-                    None
-                }
-            }
-            Wanted::Out { why } => {
-                if self.held == Held::Before && !self.named {
-                    return Some(Action::Keep { key });
-                }
-                self.named = true;
-                if seen.redirected {
-                    return Some(Action::Unannotate { key, uid });
-                }
-                if self.held == Held::Stale {
-                    return Some(Action::Release { key });
-                }
-                let marked = seen.not_captured == why;
-                if self.held != Held::No {
-                    let since = *self.leaving.get_or_insert(now);
-                    if now >= since + GRACE {
-                        return Some(Action::Release { key });
-                    }
-                }
-                (!marked).then_some(Action::Mark { key, uid, why })
-            }
         }
     }
 }

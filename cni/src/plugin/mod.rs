@@ -81,4 +81,6 @@ fn versions(asked: &str) -> Vec<u8> {
 }
 
 #[cfg(test)]
+mod fake_api;
+#[cfg(test)]
 mod tests;

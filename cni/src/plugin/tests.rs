@@ -1,26 +1,20 @@
 //! What a runtime says and hears, in rows. The API server is a small one of our own here: the suites ask a real one. The
 //! daemon's side of enrolment is the real protocol. Needs root.
 
-use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ambit_enrol::{Handler, Request, Server, SourceName};
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
-use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::{Value, json};
 
+use super::fake_api::{self, Objects};
 use super::*;
 use crate::credential::Credential;
 
 const PREVIOUS: &str = r#"{ "cniVersion": "1.0.0", "interfaces": [],  "ips": [{"address": "10.0.0.5/24"}] }"#;
-
-/// What the API server holds, by path; what is not there is 404, and a number is that status.
-type Objects = BTreeMap<&'static str, Value>;
 
 /// A node: an API server, a ztunnel, and a pod's network namespace.
 struct Node {
@@ -63,7 +57,7 @@ impl Node {
     fn without_ztunnel(objects: Objects) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let requests = Arc::new(Mutex::new(Vec::new()));
-        let credential = serve_api(objects, requests.clone());
+        let credential = fake_api::serve(objects, requests.clone());
         std::fs::write(folder.path().join("kubeconfig"), credential.to_text()).unwrap();
         let namespace = std::thread::spawn(|| {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("needs root");
@@ -117,75 +111,6 @@ impl Node {
 
 fn environment(pairs: &[(&str, &str)]) -> Environment {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
-}
-
-/// Serves the objects over TLS from a thread that ends with the tests; says how to reach it.
-fn serve_api(objects: Objects, requests: Arc<Mutex<Vec<String>>>) -> Credential {
-    let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der()));
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certified.cert.der().clone()], key)
-        .unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let server = format!("https://{}/", listener.local_addr().unwrap());
-    let config = Arc::new(config);
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            // A client that does not trust the certificate ends here.
-            _ = answer(stream.unwrap(), &config, &objects, &requests);
-        }
-    });
-    Credential { server, authorities: certified.cert.pem(), token: "secret".to_owned() }
-}
-
-fn answer(
-    stream: TcpStream,
-    config: &Arc<ServerConfig>,
-    objects: &Objects,
-    requests: &Mutex<Vec<String>>,
-) -> std::io::Result<()> {
-    let tls = ServerConnection::new(config.clone()).unwrap();
-    let mut reader = BufReader::new(StreamOwned::new(tls, stream));
-    let mut first = String::new();
-    reader.read_line(&mut first)?;
-    let (mut length, mut authorized) = (0, false);
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line)?;
-        let line = line.trim_end().to_ascii_lowercase();
-        if line.is_empty() {
-            break;
-        }
-        length = line.strip_prefix("content-length: ").map_or(length, |number| number.parse().unwrap());
-        authorized |= line == "authorization: bearer secret";
-    }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body)?;
-    let mut words = first.split(' ');
-    let (verb, path) = (words.next().unwrap(), words.next().unwrap());
-    requests
-        .lock()
-        .unwrap()
-        .push(format!("{verb} {path} {}", String::from_utf8_lossy(&body)).trim_end().to_owned());
-    let not_found = json!({"kind": "Status", "message": "not found"});
-    let (status, content) = match objects.get(path) {
-        _ if !authorized => (401, json!({"message": "who are you"})),
-        Some(Value::Number(status)) => (status.as_u64().unwrap(), json!({"message": "as told"})),
-        Some(object) => (200, object.clone()),
-        None => (404, not_found),
-    };
-    let content = content.to_string();
-    let stream = reader.get_mut();
-    write!(
-        stream,
-        "HTTP/1.1 {status} X\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{content}",
-        content.len()
-    )?;
-    stream.flush()
 }
 
 const POD: &str = "/api/v1/namespaces/shop/pods/web";

@@ -7,6 +7,7 @@
 //! Way in: [`Client`] for sources that stay, [`enrol_once`] for those that do not, [`Server`] and [`serve`] for the daemon.
 
 mod client;
+mod connection;
 mod message;
 mod netns;
 mod packet;
