@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
@@ -37,6 +38,24 @@ impl Archive {
     pub fn file(mut self, path: &str, content: Content) -> Self {
         self.files.push((path.trim_start_matches('/').to_owned(), content));
         self
+    }
+
+    /// Adds a program of this machine with the libraries it needs, under its own name in `/bin`.
+    pub fn program(mut self, path: &Path) -> Result<Self> {
+        let name = path.file_name().context("a program has a name")?.to_string_lossy().into_owned();
+        let read =
+            |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+        self.files.push((format!("bin/{name}"), Content::Program(read(path)?)));
+        let output = Command::new("ldd").arg(path).output().context("cannot start ldd")?;
+        // `libc.so.6 => /lib/…/libc.so.6 (0x…)`, and the loader without an arrow; a static program has no lines like that.
+        let text = String::from_utf8_lossy(&output.stdout);
+        for library in text.split_whitespace().filter(|word| word.starts_with('/')) {
+            let name = library.trim_start_matches('/').trim_end_matches(':');
+            if !self.files.iter().any(|(known, _)| known == name) {
+                self.files.push((name.to_owned(), Content::Program(read(Path::new(library))?)));
+            }
+        }
+        Ok(self)
     }
 
     #[must_use]

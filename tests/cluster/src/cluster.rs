@@ -13,7 +13,7 @@ use crate::network::{self, done, feed};
 use crate::node::Node;
 use crate::parts::{self, Parts};
 use crate::pki::Pki;
-use crate::state::{self, State};
+use crate::state::{self, Lock, State};
 use crate::wait::within;
 
 /// What kind of cluster.
@@ -67,6 +67,8 @@ pub struct Cluster {
     kubeconfig: PathBuf,
     /// Whether dropping removes it.
     owned: bool,
+    /// While it is ours.
+    lock: Option<Lock>,
 }
 
 impl Cluster {
@@ -75,10 +77,11 @@ impl Cluster {
     pub fn up(options: &Options) -> Result<Self> {
         let parts = parts::parts(&options.parts)?;
         ensure!(parts::on_path("nft").is_some(), "nft is missing: install the package nftables");
-        state::remove(&options.state)?;
+        state::clear(&options.state)?;
         std::fs::create_dir_all(&options.state)
             .with_context(|| format!("cannot make {}", options.state.display()))?;
         let folder = options.state.canonicalize()?;
+        let lock = Lock::new(&folder)?;
         let helper = options.helper.canonicalize().with_context(|| {
             format!("no {}: `cargo build -p ambit-cluster` builds it", options.helper.display())
         })?;
@@ -98,11 +101,15 @@ impl Cluster {
         state.write(&folder)?;
         let mut cluster = Self::of(folder, state, parts);
         cluster.owned = true;
+        cluster.lock = Some(lock);
         cluster.control.boot()?;
         network::hub(&cluster.control, subnet)?;
         drop(claim);
-        cluster.start()?;
-        cluster.owned = !options.detached;
+        cluster.bring_up()?;
+        if options.detached {
+            cluster.owned = false;
+            cluster.lock = None;
+        }
         Ok(cluster)
     }
 
@@ -118,7 +125,7 @@ impl Cluster {
 
     /// Removes the cluster of this folder, finished or not.
     pub fn remove(state: &Path) -> Result<()> {
-        state::remove(state)
+        state::clear(state)
     }
 
     /// Removes it, and waits until nothing is left.
@@ -130,11 +137,11 @@ impl Cluster {
     fn of(folder: PathBuf, state: State, parts: Parts) -> Self {
         let (control, nodes) = (state.control(&folder), state.nodes(&folder, &parts));
         let kubeconfig = folder.join("pki/admin.kubeconfig");
-        Self { folder, state, parts, control, nodes, kubeconfig, owned: false }
+        Self { folder, state, parts, control, nodes, kubeconfig, owned: false, lock: None }
     }
 
     /// Control plane and nodes at the same time, then what needs both.
-    fn start(&self) -> Result<()> {
+    fn bring_up(&self) -> Result<()> {
         let pki = Pki::new(&self.pki())?;
         control::certificates(&pki, self.state.subnet)?;
         for node in &self.nodes {
@@ -143,7 +150,7 @@ impl Cluster {
         std::thread::scope(|scope| {
             let mut work = vec![scope.spawn(|| self.start_control())];
             for node in &self.nodes {
-                work.push(scope.spawn(|| node.boot(&self.control, self.state.nodes)));
+                work.push(scope.spawn(|| node.install()));
             }
             finish(work)
         })?;
@@ -158,7 +165,7 @@ impl Cluster {
     }
 
     fn start_control(&self) -> Result<()> {
-        Part::ALL.into_iter().try_for_each(|part| self.start_part(part))
+        Part::ALL.into_iter().try_for_each(|part| self.start(part))
     }
 
     /// Waits until all nodes are ready and names are answered.
@@ -252,7 +259,7 @@ impl Cluster {
     }
 
     /// Starts one program of the control plane; the apiserver answers when this returns.
-    pub fn start_part(&self, part: Part) -> Result<()> {
+    pub fn start(&self, part: Part) -> Result<()> {
         control::start(&self.control, &self.parts, &self.pki(), self.state.subnet, part)
     }
 

@@ -30,7 +30,7 @@ metadata: {{name: coredns, namespace: kube-system}}
 data:
   # Names outside the cluster do not exist: there is nobody to ask.
   Corefile: |
-    .:53 {{
+    cluster.local:53 in-addr.arpa:53 ip6.arpa:53 {{
         errors
         health
         ready
@@ -38,10 +38,12 @@ data:
             pods insecure
             ttl 5
         }}
+        reload 10s
+    }}
+    .:53 {{
         template ANY ANY {{
             rcode NXDOMAIN
         }}
-        reload 10s
     }}
 ---
 apiVersion: apps/v1

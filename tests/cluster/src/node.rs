@@ -28,6 +28,10 @@ pub struct Node {
     pub(crate) subnet: Subnet,
     pub(crate) parts: Parts,
     pub(crate) taints: Vec<String>,
+    /// How many nodes there are.
+    pub(crate) nodes: u8,
+    /// The machine that all of them are joined to.
+    pub(crate) control: Machine,
 }
 
 impl Node {
@@ -87,16 +91,37 @@ impl Node {
         Ok(())
     }
 
-    /// Makes the machine, starts containerd and gives it the images every node has.
-    pub(crate) fn boot(&self, control: &Machine, nodes: u8) -> Result<()> {
+    /// Pulls the plug and starts the node again: its processes die, pods and their namespaces with them; `/run` and the pins of its
+    /// bpffs are gone; disks are as they were. Its services run when this returns; [`crate::Cluster::ready`] waits for more.
+    pub fn reboot(&self) -> Result<()> {
+        self.power_off()?;
+        self.power_on()
+    }
+
+    /// The first half of [`Node::reboot`].
+    pub fn power_off(&self) -> Result<()> {
+        self.machine.kill()
+    }
+
+    /// The second half of [`Node::reboot`].
+    pub fn power_on(&self) -> Result<()> {
+        self.boot()?;
+        self.start_kubelet()?;
+        self.start_proxy()
+    }
+
+    /// Makes the machine and starts containerd.
+    pub(crate) fn boot(&self) -> Result<()> {
         self.machine.boot()?;
-        network::join(control, &self.machine, self.subnet, self.number, nodes)?;
+        network::join(&self.control, &self.machine, self.subnet, self.number, self.nodes)?;
         self.furnish()?;
-        self.start_containerd()?;
-        for archive in self.parts.images() {
-            self.load(&archive)?;
-        }
-        Ok(())
+        self.start_containerd()
+    }
+
+    /// [`Node::boot`] for the first time: with the images that every node has.
+    pub(crate) fn install(&self) -> Result<()> {
+        self.boot()?;
+        self.parts.images().iter().try_for_each(|archive| self.load(archive))
     }
 
     /// Loads the images of an archive.

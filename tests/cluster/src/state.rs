@@ -1,8 +1,10 @@
 //! What is written of a cluster, from the moment there is something to remove.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use crate::machine::{self, Machine, Spec};
@@ -48,6 +50,8 @@ impl State {
             subnet: self.subnet,
             parts: parts.clone(),
             taints: self.taints.clone(),
+            nodes: self.nodes,
+            control: self.control(folder),
         };
         (1..=self.nodes).map(node).collect()
     }
@@ -79,13 +83,36 @@ impl State {
     }
 }
 
-/// Removes what the cluster of this folder left, and the folder.
+/// Held by whoever makes a cluster or owns it.
+#[derive(Debug)]
+pub(crate) struct Lock(#[expect(dead_code, reason = "held")] Flock<File>);
+
+impl Lock {
+    /// Of a folder that nobody else holds.
+    pub(crate) fn new(folder: &Path) -> Result<Self> {
+        let file = File::open(folder).with_context(|| format!("cannot open {}", folder.display()))?;
+        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| error);
+        Ok(Self(
+            lock.with_context(|| {
+                format!("the cluster in {} belongs to a running process", folder.display())
+            })?,
+        ))
+    }
+}
+
+/// Removes what the cluster of this folder left, and the folder; its lock is held by the caller.
 pub(crate) fn remove(folder: &Path) -> Result<()> {
     if let Ok(state) = State::read(folder) {
         state.remove(folder)?;
     }
-    if folder.exists() {
-        std::fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+    std::fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))
+}
+
+/// [`remove`] for a folder that may not be there.
+pub(crate) fn clear(folder: &Path) -> Result<()> {
+    if !folder.exists() {
+        return Ok(());
     }
-    Ok(())
+    let _lock = Lock::new(folder)?;
+    remove(folder)
 }
