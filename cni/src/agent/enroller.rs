@@ -18,7 +18,7 @@ use super::state::{Outcome, PodKey};
 use crate::chain;
 
 /// For each answer, and for ztunnel to come up. Longer than ztunnel itself waits for its first configuration.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Whose a pod is that the plugin enrolled.
 const PLUGIN_SOURCE: &str = "cni";
 const OWN_SOURCE: &str = "node-agent";
@@ -29,6 +29,7 @@ pub(crate) struct Settings {
     pub(crate) socket: PathBuf,
     pub(crate) proc: PathBuf,
     pub(crate) cluster: String,
+    pub(crate) patience: Duration,
 }
 
 /// What is asked of the thread.
@@ -99,7 +100,8 @@ impl Enroller {
             return Ok(());
         }
         let socket = &self.settings.socket;
-        let client = source(OWN_SOURCE).and_then(|source| Client::connect(socket, source, PATIENCE));
+        let client =
+            source(OWN_SOURCE).and_then(|source| Client::connect(socket, source, self.settings.patience));
         self.client = Some(client.map_err(|error| chain(&error))?);
         Ok(())
     }
@@ -141,7 +143,7 @@ impl Enroller {
             },
             Job::ReleasePlugins { key } => {
                 let result = source(PLUGIN_SOURCE).and_then(|source| {
-                    release_once(&self.settings.socket, &source, &self.wire_uid(&key), PATIENCE)
+                    release_once(&self.settings.socket, &source, &self.wire_uid(&key), self.settings.patience)
                 });
                 match result {
                     Ok(()) => released(key),
@@ -214,3 +216,7 @@ fn failed(job: Job) -> Report {
 fn source(name: &str) -> Result<SourceName, Error> {
     name.parse()
 }
+
+#[cfg(test)]
+#[path = "enroller_tests.rs"]
+mod tests;

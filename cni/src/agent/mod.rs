@@ -165,6 +165,7 @@ async fn act(
         socket: config.run_dir.join("enrol.sock"),
         proc: config.proc.clone(),
         cluster: config.cluster.clone(),
+        patience: enroller::PATIENCE,
     };
     let reconciler = Reconciler::new(cluster.clone(), settings, conditions, shown.counts.clone())
         .map_err(failed("starting the enroller's thread"))?;
