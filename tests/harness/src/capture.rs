@@ -31,7 +31,8 @@ pub struct Capture {
 }
 
 impl Capture {
-    pub(crate) fn start(netns: &Netns) -> Result<Self> {
+    /// Begins to listen to all that passes the interfaces of a namespace.
+    pub fn start(netns: &Netns) -> Result<Self> {
         let socket = netns.run(open)?.context("cannot open a packet socket")?;
         let stop = Arc::new(AtomicBool::new(false));
         let ask = Arc::clone(&stop);

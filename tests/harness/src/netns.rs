@@ -5,7 +5,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::{AsFd as _, BorrowedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
@@ -35,6 +35,12 @@ impl Netns {
     pub fn open(name: &str) -> Result<Self> {
         let path = PathBuf::from(NAMES).join(name);
         let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        Ok(Self { name: name.into(), file: Arc::new(file) })
+    }
+
+    /// Opens a namespace that somebody else made: `/proc/PID/ns/net`, for people called `name`.
+    pub fn at(path: &Path, name: &str) -> Result<Self> {
+        let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
         Ok(Self { name: name.into(), file: Arc::new(file) })
     }
 

@@ -6,6 +6,7 @@ pub mod churn;
 pub mod feed;
 pub mod hbone;
 mod held;
+pub mod kubernetes;
 mod load;
 pub mod pair;
 pub mod paths;

@@ -4,6 +4,7 @@
 
 mod oci;
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -69,14 +70,36 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// The images that suites load, quick to build.
+pub(crate) fn for_tests() -> Result<()> {
+    run(&Options {
+        output: Some(test_folder()),
+        registry: "docker.io".to_owned(),
+        tag: env!("CARGO_PKG_VERSION").to_owned(),
+        profile: Profile::Dev,
+        tests: true,
+    })
+}
+
+/// Where [`for_tests`] puts them.
+pub(crate) fn test_folder() -> PathBuf {
+    build::target().join("images-for-tests")
+}
+
 fn write(images: &[&Image], options: &Options, folder: &Path) -> Result<Vec<PathBuf>> {
     let programs = compile(options.profile)?;
-    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    std::fs::create_dir_all(folder.join("programs")).with_context(|| format!("cannot make {}", folder.display()))?;
     let mut archives = Vec::new();
     for image in images {
         let mut files = Vec::new();
         for name in image.programs {
-            files.push(oci::File { path: (*name).to_owned(), content: stripped(&programs.join(name))? });
+            let content = stripped(&programs.join(name))?;
+            // Beside the archives, for those who build with a container engine (deploy/images/).
+            let copy = folder.join("programs").join(name);
+            std::fs::write(&copy, &content)
+                .and_then(|()| std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)))
+                .with_context(|| format!("cannot write {}", copy.display()))?;
+            files.push(oci::File { path: (*name).to_owned(), content });
         }
         let name = format!("{}/ambit/{}:{}", options.registry, image.component, options.tag);
         let archive = folder.join(format!("{}.tar", image.component));

@@ -20,7 +20,14 @@ use serde_json::json;
 #[derive(Clone, Debug, Parser)]
 struct Load {
     /// `host:port` to ask.
+    #[arg(required_unless_present = "touch", default_value = "")]
     target: String,
+    /// Does nothing but make this file: how a load that waits for it is ended where there is no shell.
+    #[arg(long)]
+    touch: Option<PathBuf>,
+    /// Fails if a request did.
+    #[arg(long)]
+    strict: bool,
     /// Requests a second, each on a connection of its own.
     #[arg(long, default_value_t = 50)]
     rate: u32,
@@ -30,9 +37,15 @@ struct Load {
     /// Ends after so many seconds at the latest.
     #[arg(long, default_value_t = 600)]
     seconds: u64,
+    /// Ends after so many requests; 0: never by their number.
+    #[arg(long, default_value_t = 0)]
+    count: u32,
     /// One connection for all requests, one a second; ends with the connection too.
     #[arg(long)]
     hold: bool,
+    /// Sent with every request, to be looked for on the wire.
+    #[arg(long, default_value = "none")]
+    marker: String,
     /// What a request may take, in seconds.
     #[arg(long, default_value_t = 10)]
     patience: u64,
@@ -51,6 +64,9 @@ struct Counts {
 
 fn main() -> Result<()> {
     let load = Load::parse();
+    if let Some(file) = &load.touch {
+        return std::fs::write(file, "").with_context(|| format!("cannot make {}", file.display()));
+    }
     println!("ready");
     let began = Instant::now();
     let counts = if load.hold { hold(&load, began) } else { constant(&load, began)? };
@@ -62,6 +78,7 @@ fn main() -> Result<()> {
             "seconds": began.elapsed().as_secs_f64(),
         })
     );
+    ensure!(!load.strict || counts.failed == 0, "{} requests failed", counts.failed);
     Ok(())
 }
 
@@ -87,6 +104,9 @@ fn constant(load: &Load, began: Instant) -> Result<Counts> {
                         *next += 1;
                         *next
                     };
+                    if load.count > 0 && turn > load.count {
+                        return;
+                    }
                     let due = began + Duration::from_secs(1) * turn / load.rate;
                     std::thread::sleep(due.saturating_duration_since(Instant::now()));
                     if over(&load, began) {
@@ -132,7 +152,7 @@ fn connect(load: &Load) -> Result<TcpStream> {
 
 fn ask(load: &Load) -> Result<()> {
     let mut stream = connect(load)?;
-    write!(stream, "GET / HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", load.target)
+    write!(stream, "GET / HTTP/1.1\r\nhost: {}\r\nx-marker: {}\r\nconnection: close\r\n\r\n", load.target, load.marker)
         .context("sending")?;
     // What a server that knows `connection: close` from nowhere needs to end.
     stream.shutdown(std::net::Shutdown::Write).context("sending")?;
@@ -155,7 +175,7 @@ fn hold(load: &Load, began: Instant) -> Counts {
     let mut answers = BufReader::new(stream);
     while !over(load, began) {
         let started = Instant::now();
-        let result = exchange(&mut answers, &load.target);
+        let result = exchange(&mut answers, load);
         let failed = result.is_err();
         note(&mut counts, result, started, began);
         println!("{}", json!({"answered": counts.answered, "failed": counts.failed}));
@@ -168,8 +188,8 @@ fn hold(load: &Load, began: Instant) -> Counts {
 }
 
 /// A request and its answer on a connection that stays.
-fn exchange(answers: &mut BufReader<TcpStream>, host: &str) -> Result<()> {
-    write!(answers.get_mut(), "GET / HTTP/1.1\r\nhost: {host}\r\n\r\n").context("sending")?;
+fn exchange(answers: &mut BufReader<TcpStream>, load: &Load) -> Result<()> {
+    write!(answers.get_mut(), "GET / HTTP/1.1\r\nhost: {}\r\nx-marker: {}\r\n\r\n", load.target, load.marker).context("sending")?;
     let mut length = 0;
     let mut first = String::new();
     ensure!(answers.read_line(&mut first).context("receiving")? > 0, "receiving: the connection was closed");

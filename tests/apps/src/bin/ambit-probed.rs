@@ -1,5 +1,5 @@
-//! A program with every kind of probe that kubelets know: HTTP on 8080, TCP on 8081, gRPC (the health protocol) on 8082, and
-//! `ambit-probed check` for exec. Each counts, and `GET /counts` on 8090 says how often it was asked.
+//! A program with every kind of probe that kubelets know: from PORT_BASE (8080) on, HTTP on +0, TCP on +1, gRPC (the health
+//! protocol) on +2, and `ambit-probed check` for exec. Each counts, and HTTP on +90 says how often it was asked.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv6Addr, TcpListener, TcpStream};
@@ -21,20 +21,24 @@ fn main() -> Result<()> {
     if std::env::args().nth(1).as_deref() == Some("check") {
         return Ok(());
     }
+    let base: u16 = match std::env::var("PORT_BASE") {
+        Ok(text) => text.parse().context("PORT_BASE is not a port")?,
+        Err(_) => 8080,
+    };
     let counts = Arc::new(Counts::default());
-    serve(8080, &counts, |stream, counts| {
+    serve(base, &counts, |stream, counts| {
         counts.http.fetch_add(1, Ordering::Relaxed);
         http(stream, "ok\n")
     })?;
-    serve(8081, &counts, |_, counts| {
+    serve(base + 1, &counts, |_, counts| {
         counts.tcp.fetch_add(1, Ordering::Relaxed);
         Ok(())
     })?;
-    serve(8082, &counts, |stream, counts| {
+    serve(base + 2, &counts, |stream, counts| {
         counts.grpc.fetch_add(1, Ordering::Relaxed);
         grpc(stream)
     })?;
-    serve(8090, &counts, |stream, counts| {
+    serve(base + 90, &counts, |stream, counts| {
         let now = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let body = json!({"http": now(&counts.http), "tcp": now(&counts.tcp), "grpc": now(&counts.grpc)});
         http(stream, &format!("{body}\n"))
