@@ -89,6 +89,7 @@ impl Cluster {
         let state = State {
             name: options.name.clone(),
             subnet,
+            id: State::new_id(subnet)?,
             nodes: u8::try_from(options.nodes)
                 .ok()
                 .filter(|nodes| *nodes <= 100)
@@ -103,7 +104,7 @@ impl Cluster {
         cluster.owned = true;
         cluster.lock = Some(lock);
         cluster.control.boot()?;
-        network::hub(&cluster.control, subnet)?;
+        network::hub(&cluster.control, subnet, &cluster.state.id)?;
         drop(claim);
         cluster.bring_up()?;
         if options.detached {

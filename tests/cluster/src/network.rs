@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -81,7 +82,7 @@ pub(crate) fn claim() -> Result<(Subnet, Claim)> {
 }
 
 /// Makes the bridge in the control plane's namespace, and the host's link to it.
-pub(crate) fn hub(control: &Machine, subnet: Subnet) -> Result<()> {
+pub(crate) fn hub(control: &Machine, subnet: Subnet, id: &str) -> Result<()> {
     let (pid, link) = (control.pid()?, subnet.link());
     let ((v4, v6), (host4, host6)) = (subnet.control(), subnet.outside());
     batch(
@@ -94,7 +95,7 @@ pub(crate) fn hub(control: &Machine, subnet: Subnet) -> Result<()> {
     let quiet = "for it in /proc/sys/net/bridge/bridge-nf-call-*; do [ -e $it ] && echo 0 >$it; done; true";
     done(&mut control.run("sh", &["-c", quiet]))?;
     let text = format!(
-        "link add {link} type veth peer name host netns {pid}\naddress add {host4}/24 dev {link}\naddress add {host6}/64 dev {link} nodad\nlink set {link} up\n"
+        "link add {link} type veth peer name host netns {pid}\naddress add {host4}/24 dev {link}\naddress add {host6}/64 dev {link} nodad\nlink set {link} alias {id} up\n"
     );
     feed(Command::new("ip").args(["-batch", "-"]), &text)?;
     batch(control, "link set host master br0 up\n")
@@ -133,9 +134,11 @@ fn routes(subnet: Subnet, node: u8) -> Result<String> {
 }
 
 /// Removes the host's link, should it be left.
-pub(crate) fn unlink(subnet: Subnet) -> Result<()> {
+pub(crate) fn unlink(subnet: Subnet, id: &str) -> Result<()> {
     let link = subnet.link();
-    if std::path::Path::new("/sys/class/net").join(&link).exists() {
+    let alias = Path::new("/sys/class/net").join(&link).join("ifalias");
+    // Another cluster may have the number by now.
+    if std::fs::read_to_string(alias).is_ok_and(|alias| alias.trim_end() == id) {
         // It may go by itself at any moment: the other end did.
         Command::new("ip").args(["link", "delete", &link]).stderr(Stdio::null()).status()?;
     }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use nix::fcntl::{Flock, FlockArg};
@@ -17,6 +18,8 @@ use crate::parts::Parts;
 pub(crate) struct State {
     pub(crate) name: String,
     pub(crate) subnet: Subnet,
+    /// Tells it from an earlier or later one with the same subnet: what one leaves behind, another must not be taken for.
+    pub(crate) id: String,
     pub(crate) nodes: u8,
     pub(crate) taints: Vec<String>,
     pub(crate) detached: bool,
@@ -67,9 +70,15 @@ impl State {
         }
     }
 
+    /// For a new cluster with this subnet.
+    pub(crate) fn new_id(subnet: Subnet) -> Result<String> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+        Ok(format!("{}-{:x}", subnet.0, now.as_micros()))
+    }
+
     /// The group that all the cluster's processes are below.
     fn group(&self) -> String {
-        format!("/ambit-cluster-{}", self.subnet.0)
+        format!("/ambit-cluster-{}", self.id)
     }
 
     /// Ends and removes everything of the cluster, finished or not.
@@ -79,7 +88,7 @@ impl State {
             Machine::new(self.spec(folder, &name)).kill()?;
         }
         machine::sweep(&self.group())?;
-        network::unlink(self.subnet)
+        network::unlink(self.subnet, &self.id)
     }
 }
 
