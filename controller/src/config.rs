@@ -15,6 +15,9 @@ use self::kubernetes::Surroundings;
 
 pub(crate) mod kubernetes;
 
+/// kube's client reports every attempt that fails as an error; who asked says so once.
+const QUIET: &str = ",kube_client=off";
+
 /// Why a configuration is not taken.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -172,6 +175,11 @@ impl Written {
                 (namespace.clone(), format!("ambit-controller.{namespace}.svc"), Some(default_readiness()))
             }
         };
+        let mut log = self.log;
+        let unsaid = logs::Settings { format: log.format, ..logs::Settings::default() };
+        if matches!(source, Source::Kubernetes(_)) && log == unsaid {
+            log.filter.push_str(QUIET);
+        }
         let root_namespace = self.root_namespace.unwrap_or(root_namespace);
         let server_name = self.server_name.unwrap_or(server_name);
         for (field, text) in
@@ -205,7 +213,7 @@ impl Written {
             server_name,
             max_certificate_ttl: Duration::from_secs(seconds),
             drain_timeout: Duration::from_secs(self.drain_timeout_seconds),
-            log: self.log,
+            log,
         })
     }
 }
@@ -316,6 +324,7 @@ mod tests {
         assert_eq!((config.server_name.as_str(), config.derive.root_namespace.as_str()), ("other", "root"));
         assert_eq!(config.readiness.unwrap().to_string(), "127.0.0.1:9");
 
+        assert_eq!(config.log.filter, "info,kube_client=off");
         let nowhere = Surroundings { namespace: None, pod: None };
         let (field, _) = Config::parse("kubernetes: {pod_name: p}", &nowhere).unwrap_err();
         assert_eq!(field, "kubernetes.namespace");

@@ -75,7 +75,9 @@ impl Signer {
         ttl: Duration,
     ) -> Result<Vec<String>, Refusal> {
         if !hosts(&self.shared.mesh.load(), node.as_str(), identity, self.hosted) {
-            return Err(Refusal::Denied(format!("no workload of {identity} is enrolled on node {node}")));
+            return Err(Refusal::Denied(format!(
+                "no workload of {identity} may have a certificate on node {node}"
+            )));
         }
         let authority = self.authorities.borrow().workloads.clone();
         let chain = authority.sign(identity, csr_pem, ttl, SystemTime::now());

@@ -64,7 +64,7 @@ pub(crate) fn show(metrics: &Metrics, shared: &Arc<Shared>, publisher: &Publishe
 /// Adds when the root ends.
 pub(crate) fn show_root(metrics: &Metrics, authorities: Authorities) {
     metrics.collect(move |all| {
-        let end = authorities.borrow().workloads.not_after();
+        let end = authorities.borrow().workloads.root_not_after();
         all.single(&ROOT_EXPIRY, end.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
     });
 }

@@ -132,11 +132,13 @@ impl Material {
         let issuer = Issuer::from_ca_cert_der(issuer, key)
             .map_err(|error| Error::Material(format!("the certificate that signs: {error}")))?;
         let above = chain.iter().map(|certificate| pem(std::slice::from_ref(certificate))).collect();
-        let mut authority = Authority { issuer, above, not_after: self.not_after()?, longest };
+        let not_after = self.not_after()?;
+        let mut authority = Authority { issuer, above, not_after, root_not_after: not_after, longest };
         let root = authority.anchor(trust_domain, &chain, &roots, now)?;
         authority.above.push(pem(std::slice::from_ref(root)));
-        authority.not_after =
-            first_end(&chain)?.into_iter().chain(first_end(std::slice::from_ref(root))?).min().unwrap_or(now);
+        authority.root_not_after = first_end(std::slice::from_ref(root))?.unwrap_or(now);
+        let chain_end = first_end(&chain)?.unwrap_or(authority.root_not_after);
+        authority.not_after = chain_end.min(authority.root_not_after);
         Ok(authority)
     }
 

@@ -64,6 +64,7 @@ pub(crate) struct Authority {
     above: Vec<String>,
     /// The end of the first of them that ends.
     not_after: SystemTime,
+    root_not_after: SystemTime,
     longest: Duration,
 }
 
@@ -150,7 +151,7 @@ impl Authority {
         let root_pem = certificate_block(text).ok_or_else(|| damaged("no certificate in it"))?;
         let issuer = Issuer::from_ca_cert_der(&root, key)
             .map_err(|error| Error::Damaged(format!("its certificate is not understood: {error}")))?;
-        Ok(Self { issuer, above: vec![root_pem], not_after, longest })
+        Ok(Self { issuer, above: vec![root_pem], not_after, root_not_after: not_after, longest })
     }
 
     /// What nodes must trust.
@@ -158,9 +159,9 @@ impl Authority {
         self.above.last().map_or("", String::as_str)
     }
 
-    /// When it ends: no leaf lasts longer.
-    pub(crate) fn not_after(&self) -> SystemTime {
-        self.not_after
+    /// When the root ends.
+    pub(crate) fn root_not_after(&self) -> SystemTime {
+        self.root_not_after
     }
 
     /// Signs a workload's certificate: for `identity` and nothing else, whatever the request says besides its key.

@@ -137,7 +137,7 @@ fn no_leaf_outlives_the_root() {
     let leaf = der(&chain[0]);
     let (_, leaf) = x509_parser::certificate::X509Certificate::from_der(&leaf).unwrap();
     let end = UNIX_EPOCH + Duration::from_secs(u64::try_from(leaf.validity().not_after.timestamp()).unwrap());
-    assert_eq!(end, authority.not_after());
+    assert_eq!(end, authority.root_not_after());
     let after = now + ROOT_LIFETIME;
     let gone = Authority::open(&folder, &TrustDomain::default(), DAY, after);
     assert!(matches!(gone, Err(Error::Expired)));
