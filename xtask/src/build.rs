@@ -19,24 +19,13 @@ pub(crate) fn target() -> PathBuf {
 
 /// The folder with the binaries of the development profile.
 pub(crate) fn binaries() -> PathBuf {
-    target().join("debug")
+    built("debug")
 }
 
-/// The folder with the binaries of a profile that were linked statically: built for a named target, so that build scripts and
-/// macros, which cannot be static, are not.
-pub(crate) fn static_binaries(profile: &str) -> PathBuf {
-    target().join(TARGET).join(profile)
+/// The folder with the binaries of a profile: cargo builds for a named target here (.cargo/config.toml).
+pub(crate) fn built(profile: &str) -> PathBuf {
+    target().join(env!("AMBIT_TARGET")).join(profile)
 }
-
-/// Has cargo link statically.
-pub(crate) fn link_statically(command: &mut Command) {
-    let variable = TARGET.to_uppercase().replace('-', "_");
-    command.args(["--target", TARGET]);
-    command.env(format!("CARGO_TARGET_{variable}_RUSTFLAGS"), "-C target-feature=+crt-static");
-}
-
-/// What we are built for ourselves.
-const TARGET: &str = env!("AMBIT_TARGET");
 
 /// The cargo that runs us, in the workspace's root.
 pub(crate) fn cargo(arguments: &[&str]) -> Command {

@@ -69,7 +69,8 @@ impl Mesh {
 
     /// `kubectl` as whoever a token belongs to, and nobody else: a client certificate would go before it.
     pub fn kubectl_with(&self, token: &str, arguments: &[&str]) -> Result<Command> {
-        let mut config: Value = serde_json::from_str(&self.kubectl(&["config", "view", "--raw", "-o", "json"])?)?;
+        let mut config: Value =
+            serde_json::from_str(&self.kubectl(&["config", "view", "--raw", "-o", "json"])?)?;
         for user in config["users"].as_array_mut().context("a kubeconfig without users")? {
             user["user"] = serde_json::json!({"token": token});
         }
@@ -131,20 +132,28 @@ impl Mesh {
 
     /// The node of this name.
     pub fn node(&self, name: &str) -> Result<&Node> {
-        self.cluster.nodes().iter().find(|node| node.name() == name).with_context(|| format!("no node {name}"))
+        self.cluster
+            .nodes()
+            .iter()
+            .find(|node| node.name() == name)
+            .with_context(|| format!("no node {name}"))
     }
 
     /// Metrics of the ztunnel on a node.
     pub fn metrics(&self, node: &str) -> Result<Metrics> {
         let pod = self.pod(SYSTEM, "app.kubernetes.io/name=ztunnel", Some(node))?;
         let url = format!("http://{}:15020/metrics", pod.address);
-        Ok(Metrics::parse(&run(&mut self.node(node)?.run("curl", &["--silent", "--fail", "--max-time", "10", &url]))?))
+        Ok(Metrics::parse(&run(&mut self
+            .node(node)?
+            .run("curl", &["--silent", "--fail", "--max-time", "10", &url]))?))
     }
 
     /// How many connections the ztunnels of all nodes have seen with these labels.
     pub fn opened(&self, labels: &[(&str, &str)]) -> Result<f64> {
         let nodes = self.cluster.nodes().iter();
-        nodes.map(|node| Ok(self.metrics(node.name())?.sum("istio_tcp_connections_opened_total", labels))).sum()
+        nodes
+            .map(|node| Ok(self.metrics(node.name())?.sum("istio_tcp_connections_opened_total", labels)))
+            .sum()
     }
 
     /// Runs a program of a pod's image in it; what it prints.
@@ -172,10 +181,33 @@ impl Mesh {
         let words: [&[&str]; 4] = [
             &["get", "pods", "-A", "-o", "wide"],
             &["get", "events", "-A", "--sort-by=.lastTimestamp"],
-            &["-n", SYSTEM, "logs", "-l", "app.kubernetes.io/part-of=ambit", "--all-containers", "--tail=40", "--prefix"],
-            &["-n", SYSTEM, "logs", "-l", "app.kubernetes.io/part-of=ambit", "--all-containers", "--tail=20", "--prefix", "--previous"],
+            &[
+                "-n",
+                SYSTEM,
+                "logs",
+                "-l",
+                "app.kubernetes.io/part-of=ambit",
+                "--all-containers",
+                "--tail=40",
+                "--prefix",
+            ],
+            &[
+                "-n",
+                SYSTEM,
+                "logs",
+                "-l",
+                "app.kubernetes.io/part-of=ambit",
+                "--all-containers",
+                "--tail=20",
+                "--prefix",
+                "--previous",
+            ],
         ];
-        words.iter().map(|words| self.kubectl(words).unwrap_or_else(|error| format!("{error:#}"))).collect::<Vec<_>>().join("\n")
+        words
+            .iter()
+            .map(|words| self.kubectl(words).unwrap_or_else(|error| format!("{error:#}")))
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 }
 
@@ -191,7 +223,8 @@ pub struct Pod {
 
 impl Pod {
     fn read(pod: &Value) -> Result<Self> {
-        let word = |value: &Value| value.as_str().map(str::to_owned).with_context(|| format!("not complete: {pod}"));
+        let word =
+            |value: &Value| value.as_str().map(str::to_owned).with_context(|| format!("not complete: {pod}"));
         Ok(Self {
             namespace: word(&pod["metadata"]["namespace"])?,
             name: word(&pod["metadata"]["name"])?,
@@ -234,7 +267,8 @@ impl Running {
 
     /// Starts a program and leaves what it says to the caller.
     pub fn begin(mut command: Command) -> Result<Self> {
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start kubectl")?;
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start kubectl")?;
         let output = child.stdout.take().context("no output")?;
         let (sender, lines) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
@@ -287,7 +321,8 @@ impl Drop for Running {
 
 /// Runs a command to its end: what it prints.
 pub fn run(command: &mut Command) -> Result<String> {
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {command:?}"))?;
+    let output =
+        command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {command:?}"))?;
     ensure!(
         output.status.success(),
         "{command:?}: {}: {}{}",
@@ -306,7 +341,12 @@ pub fn workspace() -> PathBuf {
 /// Where the archives of the images are.
 fn images() -> Result<PathBuf> {
     let folder = std::env::var_os("AMBIT_IMAGES").map(PathBuf::from);
-    let folder = folder.context("AMBIT_IMAGES is not set: `cargo xtask test` builds the images and sets it")?;
-    ensure!(folder.join("ztunnel.tar").exists(), "no images in {}: `cargo xtask image --tests` writes them", folder.display());
+    let folder =
+        folder.context("AMBIT_IMAGES is not set: `cargo xtask test` builds the images and sets it")?;
+    ensure!(
+        folder.join("ztunnel.tar").exists(),
+        "no images in {}: `cargo xtask image --tests` writes them",
+        folder.display()
+    );
     Ok(folder)
 }

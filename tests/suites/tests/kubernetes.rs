@@ -25,7 +25,11 @@ fn deployment(namespace: &str, name: &str, replicas: u32, node: &str) -> String 
          serviceAccountName: {name}\n      terminationGracePeriodSeconds: 2\n      {}\n      containers:\n        - name: shop\n          \
          image: docker.io/ambit/tests:0.1.0\n          args: [{name}, --listen, '[::]:8080']\n          \
          readinessProbe: {{httpGet: {{path: /, port: 8080}}, periodSeconds: 1}}\n---\n",
-        if node.is_empty() { String::new() } else { format!("nodeSelector: {{kubernetes.io/hostname: {node}}}") }
+        if node.is_empty() {
+            String::new()
+        } else {
+            format!("nodeSelector: {{kubernetes.io/hostname: {node}}}")
+        }
     )
 }
 
@@ -96,9 +100,7 @@ fn install_and_label() -> Result<()> {
 
 /// Every kind of workload and probe.
 fn workloads() -> String {
-    let probe = |kind: &str| {
-        format!("{{{kind}, periodSeconds: 1, failureThreshold: 3, timeoutSeconds: 5}}")
-    };
+    let probe = |kind: &str| format!("{{{kind}, periodSeconds: 1, failureThreshold: 3, timeoutSeconds: 5}}");
     let probed = |name: &str, port: u16, probe: &str| {
         format!(
             "        - name: {name}\n          image: docker.io/ambit/tests:0.1.0\n          command: [/ambit-probed]\n          \
@@ -121,12 +123,16 @@ fn workloads() -> String {
          apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {{name: db, namespace: work}}\nspec:\n  serviceName: db\n  replicas: 2\n  \
          podManagementPolicy: Parallel\n  selector: {{matchLabels: {{app: db}}}}\n  template:\n    metadata: {{labels: {{app: db}}}}\n    spec:\n      \
          terminationGracePeriodSeconds: 1\n      containers:\n        - name: shop\n          image: docker.io/ambit/tests:0.1.0\n          \
-         args: [db, --listen, '[::]:8080']\n          readinessProbe: {{tcpSocket: {{port: 8080}}, periodSeconds: 1}}\n---\n\
-         apiVersion: batch/v1\nkind: Job\nmetadata: {{name: once, namespace: work}}\nspec:\n  backoffLimit: 0\n  template:\n    \
-         metadata: {{labels: {{app: once}}}}\n    spec:\n      restartPolicy: Never\n      initContainers:\n        - name: first\n          \
+         args: [db, --listen, '[::]:8080']\n          readinessProbe: {{tcpSocket: {{port: 8080}}, periodSeconds: 1}}\n"
+    )
+}
+
+/// Asks the StatefulSet's pods by their names, before it begins and when it runs.
+fn job() -> &'static str {
+    "apiVersion: batch/v1\nkind: Job\nmetadata: {name: once, namespace: work}\nspec:\n  backoffLimit: 0\n  template:\n    \
+         metadata: {labels: {app: once}}\n    spec:\n      restartPolicy: Never\n      initContainers:\n        - name: first\n          \
          image: docker.io/ambit/tests:0.1.0\n          command: [/ambit-load, 'db-0.db.work:8080', --count, '3', --strict]\n      containers:\n        \
          - name: load\n          image: docker.io/ambit/tests:0.1.0\n          command: [/ambit-load, 'db-1.db.work:8080', --count, '20', --strict]\n"
-    )
 }
 
 #[test]
@@ -136,9 +142,11 @@ fn workloads_probes_and_a_rollout() -> Result<()> {
     mesh.cluster.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: work, labels: {istio.io/dataplane-mode: ambient}}\n")?;
     mesh.cluster.apply(&strict("work"))?;
     mesh.cluster.apply(&workloads())?;
-    table.row("pods of a StatefulSet are ready under STRICT", || mesh.rolled_out("work", &["statefulset/db"]));
+    table
+        .row("pods of a StatefulSet are ready under STRICT", || mesh.rolled_out("work", &["statefulset/db"]));
     table.row("all kinds of probes pass under STRICT", || mesh.rolled_out("work", &["deployment/probed"]));
     table.row("a Job with an init container reaches the StatefulSet's pods by name, and completes", || {
+        mesh.cluster.apply(job())?;
         let arguments = ["-n", "work", "wait", "--for=condition=complete", "job/once", "--timeout=180s"];
         mesh.kubectl(&arguments).map(drop).map_err(|error| error.context(mesh.story()))
     });
@@ -166,7 +174,9 @@ fn workloads_probes_and_a_rollout() -> Result<()> {
         let other = mesh.pod("work", "statefulset.kubernetes.io/pod-name=db-1", None)?;
         mesh.ask(&other, "db-0.db.work:8080")
     });
-    table.row("a rollout of 20 pods under load and STRICT loses no more than without a mesh", || rollouts(&mesh));
+    table.row("a rollout of 20 pods under load and STRICT loses no more than without a mesh", || {
+        rollouts(&mesh)
+    });
     table.finish();
     mesh.cluster.down()
 }
@@ -175,7 +185,9 @@ fn workloads_probes_and_a_rollout() -> Result<()> {
 fn rollouts(mesh: &Mesh) -> Result<()> {
     let mut lost = Vec::new();
     for (namespace, label) in [("plain", ""), ("mesh", "istio.io/dataplane-mode: ambient")] {
-        mesh.cluster.apply(&format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {namespace}, labels: {{{label}}}}}\n"))?;
+        mesh.cluster.apply(&format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {namespace}, labels: {{{label}}}}}\n"
+        ))?;
         if !label.is_empty() {
             mesh.cluster.apply(&strict(namespace))?;
         }
@@ -185,10 +197,23 @@ fn rollouts(mesh: &Mesh) -> Result<()> {
             "          lifecycle: {preStop: {sleep: {seconds: 4}}}\n          readinessProbe",
         );
         let cart = cart.replace("terminationGracePeriodSeconds: 2", "terminationGracePeriodSeconds: 5");
-        mesh.cluster.apply(&(cart + &service(namespace, "cart") + &deployment(namespace, "client", 1, "node1")))?;
+        mesh.cluster
+            .apply(&(cart + &service(namespace, "cart") + &deployment(namespace, "client", 1, "node1")))?;
         mesh.rolled_out(namespace, &["deployment/cart", "deployment/client"])?;
         let client = mesh.pod(namespace, "app=client", None)?;
-        let load = mesh.start(&client, &["/ambit-load", &format!("cart.{namespace}:80"), "--rate", "40", "--until", "/tmp/stop", "--patience", "20"])?;
+        let load = mesh.start(
+            &client,
+            &[
+                "/ambit-load",
+                &format!("cart.{namespace}:80"),
+                "--rate",
+                "40",
+                "--until",
+                "/tmp/stop",
+                "--patience",
+                "20",
+            ],
+        )?;
         mesh.kubectl(&["-n", namespace, "rollout", "restart", "deployment/cart"])?;
         mesh.rolled_out(namespace, &["deployment/cart"])?;
         mesh.exec(&client, &["/ambit-load", "--touch", "/tmp/stop"])?;
@@ -221,15 +246,21 @@ fn closed_when_the_daemon_is_away() -> Result<()> {
              command: [/ambit-load, 'cart.shop:80', --hold, --marker, '{marker}']\n---\n"
         );
         let shop = deployment(namespace, "late", 1, "node1");
-        let shop = shop.replace("    spec:\n      service", "    spec:\n      tolerations: [{operator: Exists}]\n      service");
+        let shop = shop.replace(
+            "    spec:\n      service",
+            "    spec:\n      tolerations: [{operator: Exists}]\n      service",
+        );
         shop.strip_suffix("---\n").unwrap_or(&shop).to_owned() + &sender
     };
     mesh.cluster.apply(&(late("shop") + &late("outside")))?;
     let mut table = Rows::new();
-    table.row("a pod outside the mesh starts without the daemon", || mesh.rolled_out("outside", &["deployment/late"]));
+    table.row("a pod outside the mesh starts without the daemon", || {
+        mesh.rolled_out("outside", &["deployment/late"])
+    });
     table.row("a pod of the mesh does not, and says why", || {
         within(PATIENCE, "the kubelet reports the plugin's failure", || {
-            let events = mesh.kubectl(&["-n", "shop", "get", "events", "-o", "jsonpath={.items[*].message}"])?;
+            let events =
+                mesh.kubectl(&["-n", "shop", "get", "events", "-o", "jsonpath={.items[*].message}"])?;
             ensure!(events.contains("ambit-cni"), "no event names the plugin");
             Ok(())
         })?;
@@ -258,9 +289,13 @@ fn closed_when_the_daemon_is_away() -> Result<()> {
         println!("{readable} packets hold the marker; {} to or from port 15008", trace.tcp_port(15008));
         // The pod outside sends the same in plaintext: the trace would have seen it.
         let plain = trace.packets().filter(|packet| packet.source.ip().to_string() == outside.address);
-        ensure!(plain.count() > 0 && readable > 0, "the trace did not see the pod outside: it proves nothing");
+        ensure!(
+            plain.count() > 0 && readable > 0,
+            "the trace did not see the pod outside: it proves nothing"
+        );
         let mut leaked = trace.packets().filter(|packet| {
-            packet.source.ip().to_string() == late.address && packet.payload.windows(MARKER.len()).any(|bytes| bytes == MARKER)
+            packet.source.ip().to_string() == late.address
+                && packet.payload.windows(MARKER.len()).any(|bytes| bytes == MARKER)
         });
         ensure!(leaked.next().is_none(), "plaintext of a pod of the mesh");
         Ok(())
@@ -284,7 +319,9 @@ fn without_daemon(mesh: &Mesh, node: &str) -> Result<()> {
 
 fn with_daemon(mesh: &Mesh, node: &str) -> Result<()> {
     mesh.kubectl(&["label", "node", node, "tests/no-daemon-"])?;
-    within(PATIENCE, "the daemon is back", || mesh.pod(SYSTEM, "app.kubernetes.io/name=ztunnel", Some(node)).map(drop))?;
+    within(PATIENCE, "the daemon is back", || {
+        mesh.pod(SYSTEM, "app.kubernetes.io/name=ztunnel", Some(node)).map(drop)
+    })?;
     mesh.rolled_out(SYSTEM, &["daemonset/ztunnel"])
 }
 
@@ -303,12 +340,22 @@ fn tokens_and_rights() -> Result<()> {
 /// Who gets which identity for which token.
 fn certificates(mesh: &Mesh, table: &mut Rows) -> Result<()> {
     let (controller, _forward) = forwarded(mesh)?;
-    let root = mesh.kubectl(&["-n", SYSTEM, "get", "configmap", "ambit-root", "-o", "jsonpath={.data.root\\.pem}"])?;
+    let root =
+        mesh.kubectl(&["-n", SYSTEM, "get", "configmap", "ambit-root", "-o", "jsonpath={.data.root\\.pem}"])?;
     let daemon = |node| mesh.pod(SYSTEM, "app.kubernetes.io/name=ztunnel", Some(node));
     let bound = |pod: &Pod, account: &str, audience: &str| {
         mesh.kubectl(&[
-            "-n", &pod.namespace, "create", "token", account, "--audience", audience, "--bound-object-kind", "Pod",
-            "--bound-object-name", &pod.name,
+            "-n",
+            &pod.namespace,
+            "create",
+            "token",
+            account,
+            "--audience",
+            audience,
+            "--bound-object-kind",
+            "Pod",
+            "--bound-object-name",
+            &pod.name,
         ])
     };
     let (first, second) = (daemon("node1")?, daemon("node2")?);
@@ -320,9 +367,19 @@ fn certificates(mesh: &Mesh, table: &mut Rows) -> Result<()> {
         ("node2's daemon, a pod of node2", bound(&second, "ztunnel", "ambit-ca")?, others, true),
         ("node1's daemon, a pod of node2", bound(&first, "ztunnel", "ambit-ca")?, others, false),
         ("node2's daemon, a pod of node1", bound(&second, "ztunnel", "ambit-ca")?, own, false),
-        ("node1's daemon, nobody's identity", bound(&first, "ztunnel", "ambit-ca")?, "spiffe://cluster.local/ns/shop/sa/nobody", false),
+        (
+            "node1's daemon, nobody's identity",
+            bound(&first, "ztunnel", "ambit-ca")?,
+            "spiffe://cluster.local/ns/shop/sa/nobody",
+            false,
+        ),
         ("a daemon's token for another audience", bound(&first, "ztunnel", "elsewhere")?, own, false),
-        ("a daemon's token that no pod is bound to", mesh.kubectl(&["-n", SYSTEM, "create", "token", "ztunnel", "--audience", "ambit-ca"])?, own, false),
+        (
+            "a daemon's token that no pod is bound to",
+            mesh.kubectl(&["-n", SYSTEM, "create", "token", "ztunnel", "--audience", "ambit-ca"])?,
+            own,
+            false,
+        ),
         ("a pod's own token for its own identity", bound(&client, "client", "ambit-ca")?, own, false),
         ("a pod's usual token", mesh.kubectl(&["-n", "shop", "create", "token", "client"])?, own, false),
         ("no token that anybody issued", "aGVsbG8.aGVsbG8.aGVsbG8".to_owned(), own, false),
@@ -334,7 +391,13 @@ fn certificates(mesh: &Mesh, table: &mut Rows) -> Result<()> {
                 Ok(chain) if good => ensure!(chain >= 2, "a chain of {chain}"),
                 Ok(_) => bail!("a certificate was given"),
                 Err(said) if good => bail!("no certificate: {said}"),
-                Err(said) => ensure!(said.contains("PermissionDenied") || said.contains("Unauthenticated") || said.contains("permission") || said.contains("authentic"), "refused for another reason: {said}"),
+                Err(said) => ensure!(
+                    said.contains("PermissionDenied")
+                        || said.contains("Unauthenticated")
+                        || said.contains("permission")
+                        || said.contains("authentic"),
+                    "refused for another reason: {said}"
+                ),
             }
             Ok(())
         });
@@ -410,16 +473,40 @@ fn rights(mesh: &Mesh, table: &mut Rows) {
             // It ends with an error where the answer is no.
             let output = mesh.cluster.kubectl(&words).output()?;
             let said = String::from_utf8_lossy(&output.stdout);
-            ensure!(said.trim() == if allowed { "yes" } else { "no" }, "{said}{}", String::from_utf8_lossy(&output.stderr));
+            ensure!(
+                said.trim() == if allowed { "yes" } else { "no" },
+                "{said}{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
             Ok(())
         });
     }
     table.row("ztunnel of node1 may not annotate a pod of node2", || {
         let daemon = mesh.pod(SYSTEM, "app.kubernetes.io/name=ztunnel", Some("node1"))?;
-        let token = mesh.kubectl(&["-n", SYSTEM, "create", "token", "ztunnel", "--bound-object-kind", "Pod", "--bound-object-name", &daemon.name])?;
+        let token = mesh.kubectl(&[
+            "-n",
+            SYSTEM,
+            "create",
+            "token",
+            "ztunnel",
+            "--bound-object-kind",
+            "Pod",
+            "--bound-object-name",
+            &daemon.name,
+        ])?;
         let patch = r#"{"metadata":{"annotations":{"tests/by":"node1"}}}"#;
         let annotate = |pod: &Pod| {
-            let arguments = ["-n", "shop", "patch", "pod", &pod.name, "--subresource=status", "--type=merge", "-p", patch];
+            let arguments = [
+                "-n",
+                "shop",
+                "patch",
+                "pod",
+                &pod.name,
+                "--subresource=status",
+                "--type=merge",
+                "-p",
+                patch,
+            ];
             run(&mut mesh.kubectl_with(token.trim(), &arguments)?)
         };
         annotate(&mesh.pod("shop", "app=client", None)?).context("a pod of its own node")?;
@@ -444,7 +531,8 @@ fn without_controllers_and_uninstalled() -> Result<()> {
 
     let mut table = Rows::new();
     table.row("no request fails while there is no controller", || {
-        let load = mesh.start(&client, &["/ambit-load", "cart.shop:80", "--rate", "40", "--until", "/tmp/stop"])?;
+        let load =
+            mesh.start(&client, &["/ambit-load", "cart.shop:80", "--rate", "40", "--until", "/tmp/stop"])?;
         mesh.kubectl(&["-n", SYSTEM, "scale", "deployment/ambit-controller", "--replicas=0"])?;
         within(PATIENCE, "all controllers are gone", || {
             let pods = mesh.pods(SYSTEM, "app.kubernetes.io/name=ambit-controller")?;
@@ -479,13 +567,25 @@ fn without_controllers_and_uninstalled() -> Result<()> {
         within(PATIENCE, "requests are answered again", || mesh.ask(&client, "cart.shop:80"))
     });
     table.row("uninstalled, nothing is left on the nodes", || {
-        run(&mut mesh.cluster.helm(&["uninstall", "ambit", "--namespace", SYSTEM, "--wait", "--timeout", "3m"]))?;
+        run(&mut mesh.cluster.helm(&[
+            "uninstall",
+            "ambit",
+            "--namespace",
+            SYSTEM,
+            "--wait",
+            "--timeout",
+            "3m",
+        ]))?;
         within(PATIENCE, "the nodes are as before", || {
             let after = leftovers(&mesh)?;
             for (node, (before, after)) in before.iter().zip(&after).enumerate() {
                 let new: Vec<_> = after.iter().filter(|thing| !before.contains(thing)).collect();
                 let gone: Vec<_> = before.iter().filter(|thing| !after.contains(thing)).collect();
-                ensure!(new.is_empty() && gone.is_empty(), "node{}: left {new:?}, missing {gone:?}", node + 1);
+                ensure!(
+                    new.is_empty() && gone.is_empty(),
+                    "node{}: left {new:?}, missing {gone:?}",
+                    node + 1
+                );
             }
             Ok(())
         })?;
@@ -502,5 +602,9 @@ fn leftovers(mesh: &Mesh) -> Result<Vec<Vec<String>>> {
                 cat /etc/cni/net.d/*; \
                 bpftool cgroup tree $(awk '$3==\"cgroup2\"{print $2; exit}' /proc/mounts) | awk 'NF>1{print $2,$3,$4}' | sort; \
                 nft list ruleset | grep -i ambit; ip rule; ip route show table all type local | grep -v proto; true";
-    mesh.cluster.nodes().iter().map(|node| Ok(run(&mut node.run("bash", &["-c", look]))?.lines().map(str::to_owned).collect())).collect()
+    mesh.cluster
+        .nodes()
+        .iter()
+        .map(|node| Ok(run(&mut node.run("bash", &["-c", look]))?.lines().map(str::to_owned).collect()))
+        .collect()
 }

@@ -86,7 +86,7 @@ pub(super) struct Stage {
 impl Stage {
     /// Lays out the lab and starts every server.
     pub(super) fn start(systems: &[System]) -> Result<Self> {
-        let mut builder = Lab::builder().binaries(&crate::build::target().join("release")).workers(1);
+        let mut builder = Lab::builder().binaries(&crate::build::built("release")).workers(1);
         for system in systems {
             let name = system.name();
             let namespace =

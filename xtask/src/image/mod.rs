@@ -88,7 +88,8 @@ pub(crate) fn test_folder() -> PathBuf {
 
 fn write(images: &[&Image], options: &Options, folder: &Path) -> Result<Vec<PathBuf>> {
     let programs = compile(options.profile)?;
-    std::fs::create_dir_all(folder.join("programs")).with_context(|| format!("cannot make {}", folder.display()))?;
+    std::fs::create_dir_all(folder.join("programs"))
+        .with_context(|| format!("cannot make {}", folder.display()))?;
     let mut archives = Vec::new();
     for image in images {
         let mut files = Vec::new();
@@ -116,9 +117,8 @@ fn compile(profile: Profile) -> Result<PathBuf> {
     if profile == Profile::Release {
         command.arg("--release");
     }
-    build::link_statically(&mut command);
     build::step("building the programs of the images", &mut command)?;
-    Ok(build::static_binaries(match profile {
+    Ok(build::built(match profile {
         Profile::Dev => "debug",
         Profile::Release => "release",
     }))

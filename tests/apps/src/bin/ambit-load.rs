@@ -152,8 +152,12 @@ fn connect(load: &Load) -> Result<TcpStream> {
 
 fn ask(load: &Load) -> Result<()> {
     let mut stream = connect(load)?;
-    write!(stream, "GET / HTTP/1.1\r\nhost: {}\r\nx-marker: {}\r\nconnection: close\r\n\r\n", load.target, load.marker)
-        .context("sending")?;
+    write!(
+        stream,
+        "GET / HTTP/1.1\r\nhost: {}\r\nx-marker: {}\r\nconnection: close\r\n\r\n",
+        load.target, load.marker
+    )
+    .context("sending")?;
     // What a server that knows `connection: close` from nowhere needs to end.
     stream.shutdown(std::net::Shutdown::Write).context("sending")?;
     let mut answer = String::new();
@@ -189,7 +193,8 @@ fn hold(load: &Load, began: Instant) -> Counts {
 
 /// A request and its answer on a connection that stays.
 fn exchange(answers: &mut BufReader<TcpStream>, load: &Load) -> Result<()> {
-    write!(answers.get_mut(), "GET / HTTP/1.1\r\nhost: {}\r\nx-marker: {}\r\n\r\n", load.target, load.marker).context("sending")?;
+    write!(answers.get_mut(), "GET / HTTP/1.1\r\nhost: {}\r\nx-marker: {}\r\n\r\n", load.target, load.marker)
+        .context("sending")?;
     let mut length = 0;
     let mut first = String::new();
     ensure!(answers.read_line(&mut first).context("receiving")? > 0, "receiving: the connection was closed");
