@@ -137,7 +137,7 @@ impl Worker {
         match self.state.waiting() {
             0 => self.served.met(),
             waiting => {
-                self.served.unmet(format!("{waiting} enrolled pods wait for their source to add them again"))
+                self.served.unmet(format!("{waiting} enrolled pods wait for their source to add them again"));
             }
         }
     }

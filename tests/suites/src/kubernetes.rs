@@ -19,13 +19,13 @@ pub const ENROLLED: &str = "istio.io/dataplane-mode=ambient";
 /// What the node says of a pod that is in the mesh.
 pub const ANNOTATION: &str = "ambient.istio.io/redirection";
 /// Generous: it only costs time when something is broken.
-pub const PATIENCE: Duration = Duration::from_secs(180);
+pub const PATIENCE: Duration = Duration::from_mins(3);
 
 /// A cluster, and what is installed in it.
 #[derive(Debug)]
 pub struct Mesh {
     pub cluster: Cluster,
-    folder: tempfile::TempDir,
+    _folder: tempfile::TempDir,
 }
 
 impl Mesh {
@@ -33,7 +33,7 @@ impl Mesh {
     pub fn prepare(name: &str) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("ambit-kubernetes-").tempdir()?;
         let cluster = Cluster::up(&Options::new(name, folder.path().join("cluster")))?;
-        let mesh = Self { cluster, folder };
+        let mesh = Self { cluster, _folder: folder };
         for image in ["controller", "ztunnel", "cni", "tests"] {
             mesh.cluster.load(&images()?.join(format!("{image}.tar")))?;
         }
@@ -67,18 +67,25 @@ impl Mesh {
         run(&mut self.cluster.kubectl(arguments))
     }
 
-    /// `kubectl` as whoever a token belongs to, and nobody else: a client certificate would go before it.
-    pub fn kubectl_with(&self, token: &str, arguments: &[&str]) -> Result<Command> {
-        let mut config: Value =
-            serde_json::from_str(&self.kubectl(&["config", "view", "--raw", "-o", "json"])?)?;
-        for user in config["users"].as_array_mut().context("a kubeconfig without users")? {
-            user["user"] = serde_json::json!({"token": token});
-        }
-        let path = self.folder.path().join("token.kubeconfig");
-        std::fs::write(&path, config.to_string())?;
-        let mut command = self.cluster.kubectl(arguments);
-        command.env("KUBECONFIG", path);
-        Ok(command)
+    /// A merge patch as whoever a token belongs to, and nothing else: kubectl would read the object first.
+    pub fn patch(&self, token: &str, path: &str, patch: &str) -> Result<String> {
+        let config: Value = serde_json::from_str(&self.kubectl(&["config", "view", "--raw", "-o", "json"])?)?;
+        let server =
+            config["clusters"][0]["cluster"]["server"].as_str().context("a kubeconfig without a server")?;
+        let bearer = format!("authorization: Bearer {token}");
+        let url = format!("{server}{path}");
+        let arguments = [
+            "--silent",
+            "--show-error",
+            "--fail-with-body",
+            "--insecure",
+            "--request",
+            "PATCH",
+            "--header",
+            &bearer,
+        ];
+        let rest = ["--header", "content-type: application/merge-patch+json", "--data", patch, &url];
+        run(Command::new("curl").args(arguments).args(rest))
     }
 
     /// An object, as JSON.
@@ -261,7 +268,7 @@ pub struct Running {
 impl Running {
     fn start(command: Command) -> Result<Self> {
         let mut running = Self::begin(command)?;
-        ensure!(running.next()? == "ready", "not ready");
+        ensure!(running.line()? == "ready", "not ready");
         Ok(running)
     }
 
@@ -282,13 +289,13 @@ impl Running {
     }
 
     /// The next line it prints.
-    pub fn next(&mut self) -> Result<String> {
+    pub fn line(&mut self) -> Result<String> {
         self.lines.recv_timeout(PATIENCE).context("it says nothing more")
     }
 
     /// Its next report.
     pub fn report(&mut self) -> Result<Value> {
-        Ok(serde_json::from_str(&self.next()?)?)
+        Ok(serde_json::from_str(&self.line()?)?)
     }
 
     /// Drops what it said until now, then waits for a report that has `more` answers than the one before.

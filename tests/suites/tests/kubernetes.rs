@@ -409,7 +409,7 @@ fn certificates(mesh: &Mesh, table: &mut Rows) -> Result<()> {
 fn forwarded(mesh: &Mesh) -> Result<(String, Running)> {
     let arguments = ["-n", SYSTEM, "port-forward", "service/ambit-controller", ":15012"];
     let mut forward = Running::begin(mesh.cluster.kubectl(&arguments))?;
-    let line = forward.next()?;
+    let line = forward.line()?;
     let port = line.split("127.0.0.1:").nth(1).and_then(|rest| rest.split(' ').next()).context("no port")?;
     Ok((format!("127.0.0.1:{port}"), forward))
 }
@@ -496,18 +496,7 @@ fn rights(mesh: &Mesh, table: &mut Rows) {
         ])?;
         let patch = r#"{"metadata":{"annotations":{"tests/by":"node1"}}}"#;
         let annotate = |pod: &Pod| {
-            let arguments = [
-                "-n",
-                "shop",
-                "patch",
-                "pod",
-                &pod.name,
-                "--subresource=status",
-                "--type=merge",
-                "-p",
-                patch,
-            ];
-            run(&mut mesh.kubectl_with(token.trim(), &arguments)?)
+            mesh.patch(token.trim(), &format!("/api/v1/namespaces/shop/pods/{}/status", pod.name), patch)
         };
         annotate(&mesh.pod("shop", "app=client", None)?).context("a pod of its own node")?;
         let refused = annotate(&mesh.pod("shop", "app=cart", None)?);
@@ -596,12 +585,13 @@ fn without_controllers_and_uninstalled() -> Result<()> {
     mesh.cluster.down()
 }
 
-/// What an installation could leave on each node: files where it writes, pins, programs at the hooks, rules.
+/// What an installation could leave on each node: files where it writes, pins, programs at the hooks, rules. (kube-proxy takes its own
+/// chains away when it likes.)
 fn leftovers(mesh: &Mesh) -> Result<Vec<Vec<String>>> {
     let look = "find /opt/cni/bin /etc/cni/net.d /run/ambit /sys/fs/bpf -printf '%p %y %s\\n' 2>/dev/null; \
                 cat /etc/cni/net.d/*; \
                 bpftool cgroup tree $(awk '$3==\"cgroup2\"{print $2; exit}' /proc/mounts) | awk 'NF>1{print $2,$3,$4}' | sort; \
-                nft list ruleset | grep -i ambit; ip rule; ip route show table all type local | grep -v proto; true";
+                nft list tables | grep -v kube-proxy; ip rule; ip route show table all type local | grep -v proto; true";
     mesh.cluster
         .nodes()
         .iter()

@@ -105,7 +105,7 @@ fn write(images: &[&Image], options: &Options, folder: &Path) -> Result<Vec<Path
         let name = format!("{}/ambit/{}:{}", options.registry, image.component, options.tag);
         let archive = folder.join(format!("{}.tar", image.component));
         let size = oci::write(&archive, &name, &files, image.entrypoint)?;
-        build::say(&format!("{name}: {:.1} MB", size as f64 / 1e6));
+        build::say(&format!("{name}: {} KB", size / 1000));
         archives.push(archive);
     }
     Ok(archives)
