@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::DaemonSet;
+use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::watch;
@@ -28,42 +29,70 @@ pub(crate) struct Owner {
     pub(crate) run_dir: PathBuf,
 }
 
+/// What the API server says of the DaemonSet.
+enum Fate {
+    Stays,
+    Leaves,
+    Gone,
+    Unknown,
+}
+
 impl Owner {
     /// Resolves when the DaemonSet is being deleted, or is gone.
     pub(crate) async fn deleted(&self, leaving: &watch::Sender<bool>) {
-        let watched = watcher::watch_object(self.api(), &self.name).default_backoff();
-        let mut watched = std::pin::pin!(watched);
+        let only = watcher::Config::default().fields(&format!("metadata.name={}", self.name));
+        let mut watched = std::pin::pin!(watcher(self.api(), only).default_backoff());
+        let mut there = false;
         while let Some(event) = futures::StreamExt::next(&mut watched).await {
-            match event {
-                Ok(Some(owner)) if owner.metadata.deletion_timestamp.is_none() => self.witness(&owner),
-                // Asked once more: a watch that ends does not prove anything.
-                Ok(_) => {
-                    if self.is_deleted().await {
-                        tracing::info!(name = self.name, "the DaemonSet is deleted: Ambit leaves this node");
-                        // The receiver lives as long as the agent.
-                        _ = leaving.send(true);
-                        return;
-                    }
+            let gone = match event {
+                Ok(Event::Apply(owner) | Event::InitApply(owner)) => {
+                    there = true;
+                    self.witness(&owner);
+                    owner.metadata.deletion_timestamp.is_some()
                 }
+                // Proof enough: whoever uninstalls takes our rights away a moment later, and a question would be refused.
+                Ok(Event::Delete(_)) => !matches!(self.ask().await, Fate::Stays),
+                Ok(Event::Init) => {
+                    there = false;
+                    false
+                }
+                // Asked once more: a list without it does not prove anything.
+                Ok(Event::InitDone) => !there && self.is_deleted().await,
                 Err(error) => {
                     telemetry::API_ERRORS.count();
                     tracing::warn!(error = chain(&error), "watching the agent's DaemonSet");
+                    false
                 }
+            };
+            if gone {
+                tracing::info!(name = self.name, "the DaemonSet is deleted: Ambit leaves this node");
+                // The receiver lives as long as the agent.
+                _ = leaving.send(true);
+                return;
             }
         }
     }
 
     /// Whether it is deleted, as the API server says now. No answer, or a refusal, is not one.
     pub(crate) async fn is_deleted(&self) -> bool {
+        match self.ask().await {
+            Fate::Leaves => true,
+            Fate::Gone => self.was_seen(),
+            Fate::Stays | Fate::Unknown => false,
+        }
+    }
+
+    async fn ask(&self) -> Fate {
         let api = self.api();
         match tokio::time::timeout(PATIENCE, api.get_opt(&self.name)).await {
-            Ok(Ok(Some(owner))) => owner.metadata.deletion_timestamp.is_some(),
-            Ok(Ok(None)) => self.was_seen(),
+            Ok(Ok(Some(owner))) if owner.metadata.deletion_timestamp.is_some() => Fate::Leaves,
+            Ok(Ok(Some(_))) => Fate::Stays,
+            Ok(Ok(None)) => Fate::Gone,
             Ok(Err(error)) => {
                 tracing::info!(error = chain(&error), "whether the DaemonSet still is cannot be asked");
-                false
+                Fate::Unknown
             }
-            Err(_elapsed) => false,
+            Err(_elapsed) => Fate::Unknown,
         }
     }
 
