@@ -23,6 +23,8 @@ pub(crate) struct Options {
 
 /// How long each fuzz target is run.
 const FUZZ: Duration = Duration::from_secs(20);
+/// Suites of `--all` alone.
+const LONG: [&str; 3] = ["fuzz", "kubernetes_outages", "kubernetes_scale"];
 /// How long the soak of `--all` takes; else it is a minute.
 const SOAK_MINUTES: &str = "5";
 /// A suite that hangs is a failure; the longest takes a few minutes on two cores.
@@ -40,7 +42,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     setup::ensure_root("test")?;
     let suites = suites()?;
     let chosen: Vec<&String> = match &options.only {
-        None => suites.iter().filter(|suite| options.all || *suite != "fuzz").collect(),
+        None => suites.iter().filter(|suite| options.all || !LONG.contains(&suite.as_str())).collect(),
         Some(name) => suites.iter().filter(|suite| *suite == name).collect(),
     };
     if chosen.is_empty() {

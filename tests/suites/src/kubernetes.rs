@@ -2,6 +2,8 @@
 //!
 //! The images and the chart are those that users get; `cargo xtask test` builds the images first (`AMBIT_IMAGES`).
 
+pub mod manifests;
+
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

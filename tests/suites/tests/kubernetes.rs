@@ -3,49 +3,10 @@
 use std::time::Duration;
 
 use ambit_harness::{Capture, within};
+use ambit_suites::kubernetes::manifests::{deployment, service, shop, strict};
 use ambit_suites::kubernetes::{ENROLLED, Mesh, PATIENCE, Pod, Running, SYSTEM, node_netns, run};
 use ambit_suites::{MARKER, Rows};
 use anyhow::{Context, Result, bail, ensure};
-
-/// Two shops, one on each node, and a client on the first.
-fn shop(namespace: &str) -> String {
-    format!(
-        "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {namespace}}}\n---\n{}{}{}",
-        deployment(namespace, "client", 1, "node1"),
-        deployment(namespace, "cart", 1, "node2"),
-        service(namespace, "cart"),
-    )
-}
-
-fn deployment(namespace: &str, name: &str, replicas: u32, node: &str) -> String {
-    format!(
-        "apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: {name}, namespace: {namespace}}}\n---\n\
-         apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec:\n  replicas: {replicas}\n  \
-         selector: {{matchLabels: {{app: {name}}}}}\n  template:\n    metadata: {{labels: {{app: {name}}}}}\n    spec:\n      \
-         serviceAccountName: {name}\n      terminationGracePeriodSeconds: 2\n      {}\n      containers:\n        - name: shop\n          \
-         image: docker.io/ambit/tests:0.1.0\n          args: [{name}, --listen, '[::]:8080']\n          \
-         readinessProbe: {{httpGet: {{path: /, port: 8080}}, periodSeconds: 1}}\n---\n",
-        if node.is_empty() {
-            String::new()
-        } else {
-            format!("nodeSelector: {{kubernetes.io/hostname: {node}}}")
-        }
-    )
-}
-
-fn service(namespace: &str, name: &str) -> String {
-    format!(
-        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
-         spec: {{selector: {{app: {name}}}, ports: [{{port: 80, targetPort: 8080}}]}}\n---\n"
-    )
-}
-
-fn strict(namespace: &str) -> String {
-    format!(
-        "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: default, namespace: {namespace}}}\n\
-         spec: {{mtls: {{mode: STRICT}}}}\n"
-    )
-}
 
 /// How many connections were in mutual TLS, and how many not, to the shop named cart.
 fn security(mesh: &Mesh) -> Result<(f64, f64)> {

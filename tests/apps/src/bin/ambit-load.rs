@@ -20,11 +20,14 @@ use serde_json::json;
 #[derive(Clone, Debug, Parser)]
 struct Load {
     /// `host:port` to ask.
-    #[arg(required_unless_present = "touch", default_value = "")]
+    #[arg(required_unless_present_any = ["touch", "untouch"], default_value = "")]
     target: String,
     /// Does nothing but make this file: how a load that waits for it is ended where there is no shell.
     #[arg(long)]
     touch: Option<PathBuf>,
+    /// Does nothing but remove this file.
+    #[arg(long)]
+    untouch: Option<PathBuf>,
     /// Fails if a request did.
     #[arg(long)]
     strict: bool,
@@ -66,6 +69,9 @@ fn main() -> Result<()> {
     let load = Load::parse();
     if let Some(file) = &load.touch {
         return std::fs::write(file, "").with_context(|| format!("cannot make {}", file.display()));
+    }
+    if let Some(file) = &load.untouch {
+        return std::fs::remove_file(file).with_context(|| format!("cannot remove {}", file.display()));
     }
     println!("ready");
     let began = Instant::now();
