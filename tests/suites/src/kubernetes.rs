@@ -7,6 +7,7 @@ pub mod manifests;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use ambit_cluster::{Cluster, Node, Options};
@@ -177,6 +178,14 @@ impl Mesh {
         Running::start(self.cluster.kubectl(&arguments))
     }
 
+    /// [`Mesh::start`] by the node's containerd: it goes on while there is no API server.
+    pub fn start_on_node(&self, pod: &Pod, words: &[&str]) -> Result<Running> {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let id = format!("test-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        let arguments = [&["tasks", "exec", "--exec-id", &id, &pod.container], words].concat();
+        Running::start(self.node(&pod.node)?.ctr(&arguments))
+    }
+
     /// Asks once on a new connection; an error says why there was no answer.
     pub fn ask(&self, pod: &Pod, target: &str) -> Result<()> {
         let said = self.exec(pod, &["/ambit-load", target, "--count", "1", "--patience", "5"])?;
@@ -228,6 +237,8 @@ pub struct Pod {
     pub uid: String,
     pub node: String,
     pub address: String,
+    /// Its first container, as containerd names it.
+    pub container: String,
 }
 
 impl Pod {
@@ -240,6 +251,10 @@ impl Pod {
             uid: word(&pod["metadata"]["uid"])?,
             node: word(&pod["spec"]["nodeName"])?,
             address: word(&pod["status"]["podIP"])?,
+            container: pod["status"]["containerStatuses"][0]["containerID"]
+                .as_str()
+                .map(|id| id.trim_start_matches("containerd://").to_owned())
+                .unwrap_or_default(),
         })
     }
 

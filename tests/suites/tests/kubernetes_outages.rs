@@ -72,7 +72,7 @@ fn outages() -> Result<()> {
 
 /// Constant load from the client to the pods of both nodes.
 fn load(mesh: &Mesh, client: &Pod) -> Result<Running> {
-    mesh.start(
+    mesh.start_on_node(
         client,
         &["/ambit-load", "both.shop:80", "--rate", "40", "--until", "/tmp/stop", "--patience", "20"],
     )

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ambit_suites::Rows;
 use ambit_suites::kubernetes::manifests::shop;
-use ambit_suites::kubernetes::{Mesh, Pod, Running, SYSTEM};
+use ambit_suites::kubernetes::{Mesh, Pod, Running, SYSTEM, run, workspace};
 use anyhow::{Context, Result, bail, ensure};
 
 #[test]
@@ -13,10 +13,25 @@ fn tokens_and_rights() -> Result<()> {
     mesh.cluster.apply(&shop("shop"))?;
     mesh.rolled_out("shop", &["deployment/client", "deployment/cart"])?;
     let mut table = Rows::new();
+    table.row("the plain manifests are what the chart renders", || rendered(&mesh));
     certificates(&mesh, &mut table)?;
     rights(&mesh, &mut table);
     table.finish();
     mesh.cluster.down()
+}
+
+/// `deploy/ambit.yaml` behind its head.
+fn rendered(mesh: &Mesh) -> Result<()> {
+    let chart = workspace().join("deploy/chart");
+    let chart = chart.to_str().context("a path in UTF-8")?;
+    let arguments = ["template", "ambit", chart, "--namespace", SYSTEM, "--kube-version", "1.34.2"];
+    let now = run(&mut mesh.cluster.helm(&arguments))?;
+    let file = std::fs::read_to_string(workspace().join("deploy/ambit.yaml"))?;
+    ensure!(
+        file.ends_with(&now),
+        "deploy/ambit.yaml is not what `helm template` says now: write it again as its head tells"
+    );
+    Ok(())
 }
 
 /// Who gets which identity for which token.
