@@ -38,11 +38,27 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts the daemon, waits until it is ready, and enrols the node's pods.
+    /// Starts the daemon, enrols the node's pods, and waits until it is ready.
     pub fn start(&self) -> Result<()> {
         self.ztunnel.spawn()?;
-        self.ready()?;
-        self.enrol_all()
+        self.up()?;
+        self.enrol_all()?;
+        self.ready()
+    }
+
+    /// Waits until the daemon lacks nothing but the pods that its predecessor had enrolled.
+    pub fn up(&self) -> Result<()> {
+        wait::eventually(&format!("ztunnel on {} is up", self.name), || {
+            self.ztunnel.check()?;
+            let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), READINESS);
+            let answer = http::get(&self.place.netns, address, "/healthz/ready")?;
+            let state: Value = serde_json::from_str(&answer.body)?;
+            let conditions = state["conditions"].as_object().context("no conditions")?;
+            let lacking = |(name, condition): &(&String, &Value)| *name != "pods" && condition["met"] != true;
+            ensure!(!conditions.iter().any(|condition| lacking(&condition)), "{state}");
+            Ok(())
+        })
+        .with_context(|| self.ztunnel.tail(40))
     }
 
     /// SIGTERM, its end, and a new daemon, ready, with the same pods.

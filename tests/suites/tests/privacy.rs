@@ -128,7 +128,7 @@ fn while_dead(dead: usize, clients_node: bool) -> Result<()> {
     });
     table.row("a new daemon that has not been told of its pods carries nothing", || {
         lab.nodes[dead].ztunnel.spawn()?;
-        lab.nodes[dead].ready()?;
+        lab.nodes[dead].up()?;
         ensure!(exchange(&web, targets[0], &marked_payload(10_000)).is_err(), "something answers");
         Ok(())
     });
