@@ -1,12 +1,10 @@
 //! The mesh on a real Kubernetes of two nodes, as users install and use it. Who may do what is in `kubernetes_rights.rs`.
 
-use std::time::Duration;
-
 use ambit_harness::{Capture, within};
 use ambit_suites::kubernetes::manifests::{deployment, service, shop, strict};
-use ambit_suites::kubernetes::{ENROLLED, Mesh, PATIENCE, Pod, Running, SYSTEM, node_netns, run};
+use ambit_suites::kubernetes::{ENROLLED, Mesh, PATIENCE, SYSTEM, node_netns, run};
 use ambit_suites::{MARKER, Rows};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 /// How many connections were in mutual TLS, and how many not, to the shop named cart.
 fn security(mesh: &Mesh) -> Result<(f64, f64)> {
