@@ -26,6 +26,8 @@ pub(crate) const PODS: &str = "10.244.0.0/16,fd13:a3b1:ffff::/48";
 pub(crate) const KUBERNETES_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 pub(crate) const DNS_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 
+/// The bridge's own address: without one it takes its ports' lowest, and changes whenever a machine with a lower one comes.
+const BRIDGE: &str = "02:00:00:00:00:01";
 /// The numbers of hosts in the subnet.
 const CONTROL: u8 = 1;
 const HOST: u8 = 254;
@@ -88,7 +90,7 @@ pub(crate) fn hub(control: &Machine, subnet: Subnet, id: &str) -> Result<()> {
     batch(
         control,
         &format!(
-            "link set lo up\nlink add br0 type bridge forward_delay 0\nlink set br0 up\naddress add {v4}/24 dev br0\naddress add {v6}/64 dev br0 nodad\n"
+            "link set lo up\nlink add br0 address {BRIDGE} type bridge forward_delay 0\nlink set br0 up\naddress add {v4}/24 dev br0\naddress add {v6}/64 dev br0 nodad\n"
         ),
     )?;
     // Traffic between machines is the wire: nobody filters it.

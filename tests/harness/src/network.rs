@@ -16,6 +16,9 @@ pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 /// The same host's IPv6 address.
 pub const OUTSIDE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x113, 0, 0, 0, 0, 0x10);
 const OUTSIDE_UNDERLAY: u8 = 3;
+/// A bridge's own address, set as CNI plugins set it: without one it takes its ports' lowest and changes with them, and pods
+/// that hold the old one send nowhere until their neighbour entry runs out (30 s and more).
+const BRIDGE: &str = "02:00:00:00:00:01";
 
 /// A node's address on the underlay.
 pub fn node_v4(node: usize) -> Ipv4Addr {
@@ -118,7 +121,7 @@ pub(crate) fn node(underlay: &Netns, name: &str, node: usize, nodes: usize) -> R
     let netns = namespace(name, true)?;
     plug(underlay, &netns, &format!("node{node}"), 10 + octet(node))?;
     netns.ip(&format!(
-        "link add cni0 type bridge\naddr add {}/24 dev cni0\naddr add fd00:10:{node:x}::1/64 dev cni0 nodad\n\
+        "link add cni0 address {BRIDGE} type bridge\naddr add {}/24 dev cni0\naddr add fd00:10:{node:x}::1/64 dev cni0 nodad\n\
          link set cni0 up\nroute add 203.0.113.0/24 via 172.16.0.{OUTSIDE_UNDERLAY}\n\
          route add 2001:db8:113::/64 via {}\n",
         gateway_v4(node),
