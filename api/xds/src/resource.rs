@@ -6,8 +6,10 @@ use ambit_core::model::{Authorization, Service, Workload};
 use aws_lc_rs::digest;
 use bytes::Bytes;
 use prost::Message;
+use prost_types::Any;
 
 use crate::convert;
+use crate::proto::discovery::{DeltaDiscoveryResponse, Resource};
 use crate::proto::istio::workload::{Address, address};
 
 /// The type URL that every message name in an `Any` gets.
@@ -62,35 +64,57 @@ impl ResourceType {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Encoded {
     pub(crate) name: Arc<str>,
-    /// `<network>/<ip>` each, for subscribers who know only an address.
-    pub(crate) aliases: Vec<String>,
     /// A hash of the content: the same whoever encodes it and whenever, so that a restarted controller's
     /// resources are recognised by its clients.
     pub(crate) version: Arc<str>,
-    pub(crate) body: Bytes,
+    /// A whole encoded response that has this one resource and nothing else. Responses that follow one another are, by
+    /// protobuf's rules, one response with all their resources.
+    pub(crate) response: Bytes,
 }
 
 impl Encoded {
     pub(crate) fn workload(workload: &Workload) -> Self {
         let aliases = workload.addresses.iter().map(|ip| format!("{}/{ip}", workload.network)).collect();
         let message = Address { r#type: Some(address::Type::Workload(convert::encode_workload(workload))) };
-        Self::new(workload.uid.0.clone(), aliases, &message)
+        Self::new(ResourceType::Address, workload.uid.0.clone(), aliases, &message)
     }
 
     pub(crate) fn service(service: &Service) -> Self {
         // Addresses of services are known by no network of their own in the model.
         let aliases = service.addresses.iter().map(|ip| format!("/{ip}")).collect();
         let message = Address { r#type: Some(address::Type::Service(convert::encode_service(service))) };
-        Self::new(service.key.to_string().into(), aliases, &message)
+        Self::new(ResourceType::Address, service.key.to_string().into(), aliases, &message)
     }
 
     pub(crate) fn authorization(policy: &Authorization) -> Self {
-        Self::new(policy.key.to_string().into(), Vec::new(), &convert::encode_authorization(policy))
+        let message = convert::encode_authorization(policy);
+        Self::new(ResourceType::Authorization, policy.key.to_string().into(), Vec::new(), &message)
     }
 
-    fn new(name: Arc<str>, aliases: Vec<String>, message: &impl Message) -> Self {
-        let body = Bytes::from(message.encode_to_vec());
-        Self { name, aliases, version: version(&body), body }
+    /// `aliases` are `<network>/<ip>` each, for subscribers who know only an address.
+    fn new(kind: ResourceType, name: Arc<str>, aliases: Vec<String>, message: &impl Message) -> Self {
+        let value = message.encode_to_vec();
+        let version = version(&value);
+        Self::assemble(kind, name, aliases, version, value)
+    }
+
+    /// From an encoded message and whatever stands for its content.
+    pub(crate) fn assemble(
+        kind: ResourceType,
+        name: Arc<str>,
+        aliases: Vec<String>,
+        version: Arc<str>,
+        value: Vec<u8>,
+    ) -> Self {
+        let resource = Resource {
+            name: name.to_string(),
+            aliases,
+            version: version.to_string(),
+            resource: Some(Any { type_url: kind.type_url().to_owned(), value }),
+            ..Resource::default()
+        };
+        let response = DeltaDiscoveryResponse { resources: vec![resource], ..Default::default() };
+        Self { name, version, response: response.encode_to_vec().into() }
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod accept;
 mod publisher;
+mod reply;
 mod service;
 mod session;
 #[cfg(test)]

@@ -7,6 +7,7 @@ use ambit_core::mesh::{Mesh, Touched};
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
+use super::reply::Whole;
 use super::store::Store;
 use crate::resource::{Encoded, ResourceType};
 
@@ -24,6 +25,7 @@ struct Inner {
     store: RwLock<Store>,
     revision: watch::Sender<u64>,
     counters: Counters,
+    whole: Whole,
 }
 
 /// Counted by the sessions of a publisher.
@@ -118,6 +120,10 @@ impl Publisher {
 
     pub(super) fn counters(&self) -> &Counters {
         &self.inner.counters
+    }
+
+    pub(super) fn whole(&self) -> &Whole {
+        &self.inner.whole
     }
 
     /// Wakes at every change.

@@ -1,44 +1,49 @@
 //! The discovery service: authenticates a stream, then moves requests and responses between it and its session.
 
 use std::collections::HashMap;
-use std::pin::Pin;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
-use tokio_stream::Stream;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::codec::Codec as _;
+use tonic::codegen::{BoxFuture, Service, http};
+use tonic::metadata::{GRPC_CONTENT_TYPE, MetadataMap};
+use tonic::server::NamedService;
+use tonic::{Status, Streaming};
+use tonic_prost::ProstCodec;
 
 use super::publisher::Publisher;
+use super::reply::{Pieces, Replies};
 use super::session::{Heard, Session};
 use crate::auth::{Authenticate, NodeName, authenticate};
-use crate::proto::discovery::aggregated_discovery_service_server::{
-    AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
-};
-use crate::proto::discovery::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
-};
+use crate::proto::discovery::aggregated_discovery_service_server::SERVICE_NAME;
+use crate::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 
 /// The largest request: a claim of some 200,000 resources.
 const MAX_REQUEST: usize = 32 << 20;
 /// Streams of one node at once: two daemons during an upgrade, and those that a broken network has not ended yet.
 const STREAMS_PER_NODE: usize = 8;
 
-type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+/// What is served of the service: the incremental protocol.
+const METHOD: &str = "DeltaAggregatedResources";
+
+type Request = http::Request<tonic::body::Body>;
+type Response = http::Response<tonic::body::Body>;
 
 /// The service over what `publisher` holds; its streams end when `stopping` becomes true.
 pub(super) fn discovery(
     publisher: Publisher,
     authenticate: Arc<dyn Authenticate>,
     stopping: watch::Receiver<bool>,
-) -> AggregatedDiscoveryServiceServer<Discovery> {
-    let nodes = Arc::default();
-    AggregatedDiscoveryServiceServer::new(Discovery { publisher, authenticate, stopping, nodes })
-        .max_decoding_message_size(MAX_REQUEST)
+) -> Discovery {
+    Discovery { publisher, authenticate, stopping, nodes: Arc::default() }
 }
 
+/// By hand rather than by tonic's generated code for the sake of [`Replies`].
+#[derive(Clone)]
 pub(super) struct Discovery {
     publisher: Publisher,
     authenticate: Arc<dyn Authenticate>,
@@ -46,34 +51,42 @@ pub(super) struct Discovery {
     nodes: Arc<Mutex<HashMap<NodeName, usize>>>,
 }
 
-#[tonic::async_trait]
-impl AggregatedDiscoveryService for Discovery {
-    type StreamAggregatedResourcesStream = Responses<DiscoveryResponse>;
-    type DeltaAggregatedResourcesStream = Responses<DeltaDiscoveryResponse>;
+impl NamedService for Discovery {
+    const NAME: &'static str = SERVICE_NAME;
+}
 
-    async fn stream_aggregated_resources(
-        &self,
-        _: Request<Streaming<DiscoveryRequest>>,
-    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        Err(Status::unimplemented("only the incremental protocol is served: DeltaAggregatedResources"))
+impl Service<Request> for Discovery {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = BoxFuture<Response, Infallible>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
     }
 
-    async fn delta_aggregated_resources(
-        &self,
-        request: Request<Streaming<DeltaDiscoveryRequest>>,
-    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let node = authenticate(&*self.authenticate, request.metadata()).await?;
+    fn call(&mut self, request: Request) -> Self::Future {
+        let discovery = self.clone();
+        Box::pin(async move { Ok(discovery.open(request).await.unwrap_or_else(Status::into_http)) })
+    }
+}
+
+impl Discovery {
+    async fn open(self, request: Request) -> Result<Response, Status> {
+        let method = request.uri().path().rsplit('/').next();
+        if method != Some(METHOD) {
+            return Err(Status::unimplemented(format!("only the incremental protocol is served: {METHOD}")));
+        }
+        let (parts, body) = request.into_parts();
+        let node = authenticate(&*self.authenticate, &MetadataMap::from_headers(parts.headers)).await?;
         let place = Place::take(&self.nodes, &self.publisher, node)?;
+        let mut codec = ProstCodec::<DeltaDiscoveryResponse, DeltaDiscoveryRequest>::default();
+        let requests = Streaming::new_request(codec.decoder(), body, None, Some(MAX_REQUEST));
         // One response waits here at most; the session makes the next when this one has left.
-        let (responses, receiver) = mpsc::channel(1);
-        tokio::spawn(converse(
-            request.into_inner(),
-            responses,
-            self.publisher.clone(),
-            self.stopping.clone(),
-            place,
-        ));
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        let (replies, receiver) = mpsc::channel(1);
+        tokio::spawn(converse(requests, replies, self.publisher, self.stopping, place));
+        let mut response = Response::new(tonic::body::Body::new(Replies::new(receiver)));
+        response.headers_mut().insert(http::header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
+        Ok(response)
     }
 }
 
@@ -117,7 +130,7 @@ impl Drop for Place {
 /// Runs one stream to its end.
 async fn converse(
     mut requests: Streaming<DeltaDiscoveryRequest>,
-    responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
+    replies: mpsc::Sender<Result<Pieces, Status>>,
     publisher: Publisher,
     mut stopping: watch::Receiver<bool>,
     place: Place,
@@ -145,14 +158,14 @@ async fn converse(
                 }
             },
             Ok(()) = revision.changed() => look = true,
-            place = responses.reserve(), if look => {
+            place = replies.reserve(), if look => {
                 let Ok(place) = place else { break None };
                 match publisher.read(|store| session.next(store)) {
-                    Ok(Some(response)) => {
-                        let counters = publisher.counters();
-                        counters.sent.fetch_add(response.resources.len() as u64, Ordering::Relaxed);
-                        counters.removed.fetch_add(response.removed_resources.len() as u64, Ordering::Relaxed);
-                        place.send(Ok(response));
+                    Ok(Some(reply)) => {
+                        let (counters, changed) = (publisher.counters(), &reply.changed);
+                        counters.sent.fetch_add(changed.put.len() as u64, Ordering::Relaxed);
+                        counters.removed.fetch_add(changed.removed.len() as u64, Ordering::Relaxed);
+                        place.send(reply.encode(publisher.whole()));
                     }
                     Ok(None) => look = false,
                     Err(_) => break Some(Status::aborted("too far behind; connect again with what you hold")),
@@ -167,7 +180,7 @@ async fn converse(
     }
     if let Some(status) = end {
         // Not waiting: a client that does not read would hold this task, and the dropped channel ends its stream too.
-        let _ = responses.try_send(Err(status));
+        let _ = replies.try_send(Err(status));
     }
 }
 

@@ -6,10 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use prost_types::Any;
-
+use super::reply::Reply;
 use super::store::{Behind, Changed, Store};
-use crate::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
+use crate::proto::discovery::DeltaDiscoveryRequest;
 use crate::resource::{Encoded, ResourceType};
 
 /// Names that a client may subscribe to one by one.
@@ -115,12 +114,17 @@ impl Session {
     }
 
     /// The next response, if there is anything to say.
-    pub(super) fn next(&mut self, store: &Store) -> Result<Option<DeltaDiscoveryResponse>, Behind> {
+    pub(super) fn next(&mut self, store: &Store) -> Result<Option<Reply>, Behind> {
         if !store.ready() {
             return Ok(None);
         }
         if let Some(type_url) = self.foreign_unanswered.pop_front() {
-            return Ok(Some(DeltaDiscoveryResponse { type_url, nonce: self.nonce(), ..Default::default() }));
+            return Ok(Some(Reply {
+                type_url,
+                nonce: self.nonce(),
+                changed: Changed::default(),
+                whole: None,
+            }));
         }
         for kind in ResourceType::ALL {
             let Some(subscription) = &mut self.subscriptions[kind.index()] else { continue };
@@ -132,7 +136,8 @@ impl Session {
                 if let Some(subscription) = &mut self.subscriptions[kind.index()] {
                     subscription.unanswered = Some(nonce.clone());
                 }
-                return Ok(Some(response(kind, &changed, nonce)));
+                let whole = changed.whole.then(|| (kind, store.revision()));
+                return Ok(Some(Reply { type_url: kind.type_url().to_owned(), nonce, changed, whole }));
             }
         }
         Ok(None)
@@ -206,12 +211,14 @@ impl Subscription {
             Changed {
                 put: store.all(kind).filter(lacks).cloned().collect(),
                 removed: in_vain.map(Into::into).collect(),
+                whole: claimed.is_empty(),
             }
         } else {
             let named = self.names.iter().filter_map(|name| store.get(kind, name));
             Changed {
                 put: named.filter(lacks).cloned().collect(),
                 removed: self.names.iter().filter(|name| gone(&&***name)).cloned().collect(),
+                whole: false,
             }
         }
     }
@@ -236,22 +243,5 @@ impl Subscription {
             }
         }
         Ok(changed)
-    }
-}
-
-fn response(kind: ResourceType, changed: &Changed, nonce: String) -> DeltaDiscoveryResponse {
-    let resource = |resource: &Arc<Encoded>| Resource {
-        name: resource.name.to_string(),
-        aliases: resource.aliases.clone(),
-        version: resource.version.to_string(),
-        resource: Some(Any { type_url: kind.type_url().to_owned(), value: resource.body.to_vec() }),
-        ..Resource::default()
-    };
-    DeltaDiscoveryResponse {
-        resources: changed.put.iter().map(resource).collect(),
-        removed_resources: changed.removed.iter().map(ToString::to_string).collect(),
-        type_url: kind.type_url().to_owned(),
-        nonce,
-        system_version_info: String::new(),
     }
 }

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use proptest::prelude::*;
 
+use super::reply::Whole;
 use super::session::{Heard, Session, Violation};
 use super::store::{Behind, Store};
 use crate::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Status};
@@ -15,12 +15,7 @@ const ADDRESS: ResourceType = ResourceType::Address;
 const POLICY: ResourceType = ResourceType::Authorization;
 
 fn resource(name: &str, version: &str) -> Encoded {
-    Encoded {
-        name: name.into(),
-        aliases: Vec::new(),
-        version: version.into(),
-        body: Bytes::from_static(b"body"),
-    }
+    Encoded::assemble(ADDRESS, name.into(), Vec::new(), version.into(), b"body".to_vec())
 }
 
 fn store(resources: &[(ResourceType, &str, &str)]) -> Store {
@@ -65,7 +60,8 @@ fn told(response: &DeltaDiscoveryResponse) -> String {
 }
 
 fn next(session: &mut Session, store: &Store) -> DeltaDiscoveryResponse {
-    session.next(store).expect("not behind").expect("a response")
+    let reply = session.next(store).expect("not behind").expect("a response");
+    reply.encode(&Whole::default()).expect("not too large").decode()
 }
 
 fn silent(session: &mut Session, store: &Store) -> bool {
@@ -97,6 +93,25 @@ fn first_answers() {
         session.receive(ack(&response)).expect("an ack");
         assert!(silent(&mut session, &store), "{name}: twice");
     }
+}
+
+#[test]
+fn who_is_sent_everything_is_sent_the_same_bytes() {
+    let mut store = store(&[(ADDRESS, "a", "1"), (ADDRESS, "b", "1")]);
+    let whole = Whole::default();
+    let first = |store: &Store, held: &[(&str, &str)]| {
+        let mut session = Session::default();
+        session.receive(subscribe(ADDRESS, &["*"], held)).expect("a request");
+        let reply = session.next(store).expect("not behind").expect("a response");
+        reply.encode(&whole).expect("not too large")
+    };
+    let one = first(&store, &[]);
+    let other = first(&store, &[]);
+    assert_eq!(one.place(), other.place());
+    assert_eq!(told(&other.decode()), "+a=1 +b=1");
+    assert_eq!(told(&first(&store, &[("a", "1")]).decode()), "+b=1", "the difference is its own");
+    store.put(ADDRESS, resource("c", "1"));
+    assert_eq!(told(&first(&store, &[]).decode()), "+a=1 +b=1 +c=1", "of this revision");
 }
 
 #[test]
@@ -257,7 +272,7 @@ fn a_session_that_is_too_far_behind_ends_and_the_next_catches_up() {
         store.remove(ADDRESS, &n.to_string());
     }
     session.receive(ack(&response)).expect("an ack");
-    assert_eq!(session.next(&store), Err(Behind));
+    assert_eq!(session.next(&store).map(drop), Err(Behind));
 
     let mut session = Session::default();
     let held: Vec<(&str, &str)> = held.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
@@ -294,6 +309,7 @@ struct Client {
     held: [BTreeMap<String, String>; 2],
     unanswered: Vec<DeltaDiscoveryResponse>,
     session: Session,
+    whole: Whole,
 }
 
 impl Client {
@@ -310,7 +326,7 @@ impl Client {
     /// Takes a response if there is one.
     fn read(&mut self, store: &Store) -> bool {
         let response = match self.session.next(store) {
-            Ok(Some(response)) => response,
+            Ok(Some(reply)) => reply.encode(&self.whole).expect("not too large").decode(),
             Ok(None) => return false,
             Err(Behind) => {
                 self.connect();

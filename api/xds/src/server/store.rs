@@ -21,6 +21,8 @@ pub(super) struct Behind;
 pub(super) struct Changed {
     pub(super) put: Vec<Arc<Encoded>>,
     pub(super) removed: Vec<Arc<str>>,
+    /// `put` is all that there is of the type.
+    pub(super) whole: bool,
 }
 
 #[derive(Debug)]
@@ -131,6 +133,7 @@ impl Store {
         Ok(Changed {
             put: put.map(|entry| entry.resource.clone()).collect(),
             removed: table.removed.range(revision + 1..).map(|(_, name)| name.clone()).collect(),
+            whole: false,
         })
     }
 }
