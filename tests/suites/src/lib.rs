@@ -11,6 +11,7 @@ mod load;
 pub mod pair;
 pub mod paths;
 mod rows;
+pub mod scale;
 pub mod shares;
 pub mod shop;
 pub mod slope;
