@@ -9,13 +9,4 @@ pub mod credential;
 pub mod entry;
 pub mod plugin;
 
-/// An error with all of its causes, on one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
-}
+pub(crate) use ambit_core::chain;

@@ -1,6 +1,5 @@
 //! The configuration file: YAML, every field named and checked, an unknown one refused. Way in: [`Config::read`].
 
-use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,6 +7,8 @@ use std::time::Duration;
 
 use ambit_core::derive;
 use ambit_core::model::TrustDomain;
+use ambit_runtime::Error;
+use ambit_runtime::config::{self, Mistake};
 use ambit_runtime::telemetry::logs;
 use serde::Deserialize;
 
@@ -17,17 +18,6 @@ pub(crate) mod kubernetes;
 
 /// kube's client reports every attempt that fails as an error; who asked says so once.
 const QUIET: &str = ",kube_client=off";
-
-/// Why a configuration is not taken.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
-    #[error("reading {}", path.display())]
-    Read { path: PathBuf, source: std::io::Error },
-    #[error("{}: {message}", path.display())]
-    Form { path: PathBuf, message: String },
-    #[error("{}: {field}: {message}", path.display())]
-    Field { path: PathBuf, field: String, message: String },
-}
 
 /// The file, as written.
 #[derive(Debug, Deserialize)]
@@ -126,31 +116,7 @@ pub(crate) struct Config {
 impl Config {
     /// Reads and checks the file.
     pub(crate) fn read(path: &Path) -> Result<Self, Error> {
-        let text =
-            fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-        Self::parse(&text, &Surroundings::of_this_process()).map_err(|(field, message)| {
-            let path = path.to_owned();
-            if field.is_empty() {
-                Error::Form { path, message }
-            } else {
-                Error::Field { path, field, message }
-            }
-        })
-    }
-
-    /// The error names the field, where there is one.
-    fn parse(text: &str, surroundings: &Surroundings) -> Result<Self, (String, String)> {
-        let written: Written = serde_path_to_error::deserialize(serde_yaml_ng::Deserializer::from_str(text))
-            .map_err(|error| {
-                let field = error.path().to_string();
-                let field = if field == "." || field == "?" { String::new() } else { field };
-                let message = error.into_inner().to_string();
-                // The parser names the field too.
-                let message =
-                    message.strip_prefix(&format!("{field}: ")).map(str::to_owned).unwrap_or(message);
-                (field, message)
-            })?;
-        written.check(surroundings)
+        config::read(path, |written: Written| written.check(&Surroundings::of_this_process()))
     }
 
     /// The folders, where objects come from files.
@@ -163,7 +129,7 @@ impl Config {
 }
 
 impl Written {
-    fn check(self, surroundings: &Surroundings) -> Result<Config, (String, String)> {
+    fn check(self, surroundings: &Surroundings) -> Result<Config, Mistake> {
         let wrong = |field: &str, message: String| Err((field.to_owned(), message));
         let source = source(self.objects, self.state, self.kubernetes, surroundings)?;
         let (root_namespace, server_name, readiness) = match &source {
@@ -224,7 +190,7 @@ fn source(
     state: Option<PathBuf>,
     kubernetes: Option<kubernetes::Written>,
     surroundings: &Surroundings,
-) -> Result<Source, (String, String)> {
+) -> Result<Source, Mistake> {
     let wrong = |field: &str, message: &str| Err((field.to_owned(), message.to_owned()));
     let (objects, state) = match (objects, state, kubernetes) {
         (None, None, None) => return wrong("", "neither `objects` and `state` nor `kubernetes` is given"),
@@ -253,7 +219,7 @@ pub(crate) fn is_name(text: &str) -> bool {
 }
 
 /// The mesh's other trust domains.
-fn aliases(own: &TrustDomain, written: &[String]) -> Result<Arc<[TrustDomain]>, (String, String)> {
+fn aliases(own: &TrustDomain, written: &[String]) -> Result<Arc<[TrustDomain]>, Mistake> {
     let mut aliases: Vec<TrustDomain> = Vec::with_capacity(written.len());
     for (index, text) in written.iter().enumerate() {
         let wrong = |message: String| (format!("trust_domain_aliases[{index}]"), message);
@@ -270,9 +236,13 @@ fn aliases(own: &TrustDomain, written: &[String]) -> Result<Arc<[TrustDomain]>, 
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<Config, (String, String)> {
+    fn parse_in(text: &str, surroundings: &Surroundings) -> Result<Config, Mistake> {
+        config::parse(text).and_then(|written: Written| written.check(surroundings))
+    }
+
+    fn parse(text: &str) -> Result<Config, Mistake> {
         let surroundings = Surroundings { namespace: Some("mesh".to_owned()), pod: Some("ctl-1".to_owned()) };
-        Config::parse(text, &surroundings)
+        parse_in(text, &surroundings)
     }
 
     #[test]
@@ -326,9 +296,9 @@ mod tests {
 
         assert_eq!(config.log.filter, "info,kube_client=off");
         let nowhere = Surroundings { namespace: None, pod: None };
-        let (field, _) = Config::parse("kubernetes: {pod_name: p}", &nowhere).unwrap_err();
+        let (field, _) = parse_in("kubernetes: {pod_name: p}", &nowhere).unwrap_err();
         assert_eq!(field, "kubernetes.namespace");
-        let (field, _) = Config::parse("kubernetes: {namespace: n}", &nowhere).unwrap_err();
+        let (field, _) = parse_in("kubernetes: {namespace: n}", &nowhere).unwrap_err();
         assert_eq!(field, "kubernetes.pod_name");
     }
 

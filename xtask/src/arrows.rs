@@ -17,7 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("ambit-loader", &["ambit-abi"]),
     ("ambit-xds", &["ambit-core"]),
     ("ambit-crd", &["ambit-core"]),
-    ("ambit-enrol", &[]),
+    ("ambit-enrol", &["ambit-core"]),
     ("ambit-diag", &[]),
     ("ambit-hbone", &["ambit-core"]),
     ("ambit-runtime", &["ambit-core", "ambit-hbone"]),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ambit_core::health;
+use ambit_runtime::config::{self, Mistake};
 use ambit_runtime::controller;
 use ambit_runtime::telemetry::logs;
 use serde::Deserialize;
@@ -143,35 +144,34 @@ fn readiness() -> SocketAddr {
 impl Config {
     /// Reads and checks the file. A node's name given here goes before the file's.
     pub(crate) fn read(path: &Path, node: Option<String>) -> Result<Self, Error> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| Error::ReadConfig { path: path.to_owned(), source })?;
-        Self::parse(&text, node).map_err(|message| Error::ParseConfig { path: path.to_owned(), message })
+        Ok(config::read(path, |written: Self| written.complete(node))?)
     }
 
-    fn parse(text: &str, node: Option<String>) -> Result<Self, String> {
-        let mut config: Self = serde_yaml_ng::from_str(text).map_err(|e| e.to_string())?;
-        config.node = node.unwrap_or(config.node);
-        config.check()?;
-        Ok(config)
+    fn complete(mut self, node: Option<String>) -> Result<Self, Mistake> {
+        self.node = node.unwrap_or(self.node);
+        self.check()?;
+        Ok(self)
     }
 
-    fn check(&self) -> Result<(), String> {
+    fn check(&self) -> Result<(), Mistake> {
         let in_range = |field: &str, value: u64, range: std::ops::RangeInclusive<u64>| {
             if range.contains(&value) {
                 return Ok(());
             }
-            Err(format!("{field}: {value} is not between {} and {}", range.start(), range.end()))
+            let message = format!("{value} is not between {} and {}", range.start(), range.end());
+            Err((field.to_owned(), message))
         };
+        let wrong = |field: &str, message: &str| Err((field.to_owned(), message.to_owned()));
         if self.node.is_empty() {
-            return Err("node: is empty".to_owned());
+            return wrong("node", "is empty");
         }
         match (&self.bootstrap, &self.controller) {
             (Some(_), Some(_)) => {
-                return Err("controller: stands beside bootstrap; one of them is right".to_owned());
+                return wrong("controller", "stands beside bootstrap; one of them is right");
             }
-            (None, None) => return Err("bootstrap: missing, and so is controller".to_owned()),
+            (None, None) => return wrong("bootstrap", "missing, and so is controller"),
             (None, Some(controller)) => {
-                controller.check().map_err(|(field, message)| format!("controller.{field}: {message}"))?;
+                controller.check().map_err(|(field, message)| (format!("controller.{field}"), message))?;
             }
             (Some(_), None) => {}
         }
@@ -224,12 +224,18 @@ impl Config {
 mod tests {
     use super::*;
 
+    /// A mistake in one line, as the error has it.
+    fn parse(text: &str, node: Option<String>) -> Result<Config, String> {
+        let read = config::parse(text).and_then(|written: Config| written.complete(node));
+        read.map_err(|(field, message)| format!("{field}: {message}"))
+    }
+
     const LEAST: &str =
         "instance: a\nnode: node0\nbootstrap: /b.yaml\nrun_dir: /run/a\nbpffs: /sys/fs/bpf/a\n";
 
     #[test]
     fn what_is_left_out_has_defaults() {
-        let config = Config::parse(LEAST, None).unwrap();
+        let config = parse(LEAST, None).unwrap();
         assert_eq!(config.workers, 2);
         assert_eq!(config.admin, "127.0.0.1:15000".parse().unwrap());
         assert_eq!(config.metrics, "[::]:15020".parse().unwrap());
@@ -247,9 +253,9 @@ mod tests {
     fn the_flag_names_the_node() {
         let text = "instance: a\nrun_dir: /r\nbpffs: /b\n\
                     controller: {address: 'a:1', server_name: a, root_file: r, token_file: t}\n";
-        assert_eq!(Config::parse(text, Some("n1".to_owned())).unwrap().node, "n1");
-        assert_eq!(Config::parse(LEAST, Some("n1".to_owned())).unwrap().node, "n1", "before the file's");
-        assert_eq!(Config::parse(text, None).unwrap_err(), "node: is empty");
+        assert_eq!(parse(text, Some("n1".to_owned())).unwrap().node, "n1");
+        assert_eq!(parse(LEAST, Some("n1".to_owned())).unwrap().node, "n1", "before the file's");
+        assert_eq!(parse(text, None).unwrap_err(), "node: is empty");
     }
 
     #[test]
@@ -284,7 +290,7 @@ mod tests {
             ),
         ];
         for (name, line, expected) in rows {
-            let message = Config::parse(&format!("{LEAST}{line}\n"), None).expect_err(name);
+            let message = parse(&format!("{LEAST}{line}\n"), None).expect_err(name);
             assert!(message.contains(expected), "{name}: {message}");
         }
         let rows = [
@@ -298,10 +304,10 @@ mod tests {
         ];
         for (name, line, expected) in rows {
             let text = format!("instance: a\nrun_dir: /run/a\nbpffs: /sys/fs/bpf/a\n{line}\n");
-            let message = Config::parse(&text, Some("n".to_owned())).expect_err(name);
+            let message = parse(&text, Some("n".to_owned())).expect_err(name);
             assert!(message.contains(expected), "{name}: {message}");
         }
-        let message = Config::parse("node: a", None).expect_err("fields are missing");
+        let message = parse("node: a", None).expect_err("fields are missing");
         assert!(message.contains("missing field"), "{message}");
     }
 }

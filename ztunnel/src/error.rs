@@ -8,10 +8,6 @@ use std::path::PathBuf;
 /// Why the daemon cannot start or a workload cannot be enrolled.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error("reading configuration {path}")]
-    ReadConfig { path: PathBuf, source: io::Error },
-    #[error("configuration {path}: {message}")]
-    ParseConfig { path: PathBuf, message: String },
     #[error("configuration, field instance")]
     Instance { source: ambit_loader::InstanceNameError },
     #[error("{operation} {path}")]

@@ -1,6 +1,7 @@
 //! Why connections end, in the words of logs and metrics.
 
 use ambit_core::Denial;
+pub(crate) use ambit_core::chain;
 use ambit_core::model::{Action, WorkloadUid};
 use ambit_core::policy::DryRun;
 use ambit_loader::Reason;
@@ -34,21 +35,6 @@ pub(crate) fn dry_run(dry_run: &DryRun, workload: &WorkloadUid, facts: &Facts) {
         path = facts.path.as_str(),
         "dry run"
     );
-}
-
-/// An error with all of its causes, on one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        // Transparent wrappers repeat what they wrap.
-        if !text.ends_with(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// What `response_flags` says of a connection that was not made, for every reason. Istio has fewer words than we have.

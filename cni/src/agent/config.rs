@@ -1,22 +1,12 @@
 //! The configuration file: YAML, every field named and checked, an unknown one refused. Way in: [`Config::read`].
 
-use std::fs;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use ambit_runtime::Error;
+use ambit_runtime::config::{self, Mistake};
 use ambit_runtime::telemetry::logs;
 use serde::Deserialize;
-
-/// Why a configuration is not taken.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    #[error("reading {}", path.display())]
-    Read { path: PathBuf, source: std::io::Error },
-    #[error("{}: {message}", path.display())]
-    Form { path: PathBuf, message: String },
-    #[error("{}: {field}: {message}", path.display())]
-    Field { path: PathBuf, field: String, message: String },
-}
 
 /// A configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -135,37 +125,18 @@ fn default_readiness() -> SocketAddr {
 
 impl Config {
     /// Reads and checks the file. `node`: what the command line says, which goes before the file.
-    pub fn read(path: &Path, node: Option<String>) -> Result<Self, ConfigError> {
-        let text =
-            fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        Self::parse(&text, node).map_err(|(field, message)| {
-            let path = path.to_owned();
-            if field.is_empty() {
-                ConfigError::Form { path, message }
-            } else {
-                ConfigError::Field { path, field, message }
-            }
-        })
+    pub fn read(path: &Path, node: Option<String>) -> Result<Self, Error> {
+        config::read(path, |written: Self| written.complete(node))
     }
 
-    /// The error names the field, where there is one.
-    fn parse(text: &str, node: Option<String>) -> Result<Self, (String, String)> {
-        let mut config: Self = serde_path_to_error::deserialize(serde_yaml_ng::Deserializer::from_str(text))
-            .map_err(|error| {
-                let field = error.path().to_string();
-                let field = if field == "." || field == "?" { String::new() } else { field };
-                let message = error.into_inner().to_string();
-                // The parser names the field too.
-                let message =
-                    message.strip_prefix(&format!("{field}: ")).map(str::to_owned).unwrap_or(message);
-                (field, message)
-            })?;
-        config.node = node.unwrap_or(config.node);
-        config.check()?;
-        if !config.excluded_namespaces.contains(&config.namespace) {
-            config.excluded_namespaces.insert(0, config.namespace.clone());
+    /// With what the command line says and what goes without saying.
+    fn complete(mut self, node: Option<String>) -> Result<Self, Mistake> {
+        self.node = node.unwrap_or(self.node);
+        self.check()?;
+        if !self.excluded_namespaces.contains(&self.namespace) {
+            self.excluded_namespaces.insert(0, self.namespace.clone());
         }
-        Ok(config)
+        Ok(self)
     }
 
     /// The run folder as the host's processes see it.
@@ -173,7 +144,7 @@ impl Config {
         self.host_run_dir.as_deref().unwrap_or(&self.run_dir)
     }
 
-    fn check(&self) -> Result<(), (String, String)> {
+    fn check(&self) -> Result<(), Mistake> {
         let wrong = |field: &str, message: String| Err((field.to_owned(), message));
         let plain = |text: &str| {
             let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | ':');
@@ -229,21 +200,25 @@ impl Config {
 mod tests {
     use super::*;
 
+    fn parse(text: &str, node: Option<String>) -> Result<Config, Mistake> {
+        config::parse(text).and_then(|written: Config| written.complete(node))
+    }
+
     #[test]
     fn defaults_and_the_command_line() {
-        let config = Config::parse("namespace: ambit-system\n", Some("n1".to_owned())).unwrap();
+        let config = parse("namespace: ambit-system\n", Some("n1".to_owned())).unwrap();
         assert_eq!((config.node.as_str(), config.cluster.as_str()), ("n1", "Kubernetes"));
         assert_eq!(config.excluded_namespaces, ["ambit-system"]);
         assert_eq!(config.daemon_set, None);
         assert_eq!(config.run_dir, Path::new("/run/ambit"));
         assert_eq!(config.metrics.to_string(), "[::]:15022");
-        let config = Config::parse("{namespace: a, node: file}", Some("flag".to_owned())).unwrap();
+        let config = parse("{namespace: a, node: file}", Some("flag".to_owned())).unwrap();
         assert_eq!(config.node, "flag");
     }
 
     #[test]
     fn everything_said() {
-        let config = Config::parse(
+        let config = parse(
             "{node: n, cluster: c-1, namespace: mesh, daemon_set: zt, cni_service_account: plugin, run_dir: /r, host_run_dir: /hr, \
              cni_bin_dir: /b, cni_conf_dir: /c, host_cni_conf_dir: /hc, plugin: /p, proc: /hp, host_root: /, bpffs: /f, \
              instance: i, excluded_namespaces: [legacy, mesh], api_server: 'https://10.0.0.1:6443', kubeconfig: /k, \
@@ -277,7 +252,7 @@ mod tests {
             ("log format", "{node: n, namespace: a, log: {format: xml}}", "log.format", "unknown variant"),
         ];
         for (name, text, field, message) in rows {
-            let (found, said) = Config::parse(text, None).unwrap_err();
+            let (found, said) = parse(text, None).unwrap_err();
             assert_eq!(found, field, "{name}: {said}");
             assert!(said.contains(message), "{name}: {said}");
         }

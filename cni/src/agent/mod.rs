@@ -30,7 +30,7 @@ use ambit_runtime::telemetry::logs;
 use ambit_runtime::telemetry::metrics::Metrics;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
-pub use config::{Config, ConfigError};
+pub use config::Config;
 
 use crate::chain;
 use crate::entry::{Entry, PLUGIN};

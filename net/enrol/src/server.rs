@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ambit_core::chain;
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, getsockopt, listen, socket,
@@ -207,17 +208,6 @@ fn read(packet: Packet, source: &mut Option<SourceName>, pid: i32) -> Result<(&S
     let source =
         source.as_ref().ok_or_else(|| Error::Message("the first message must be a hello".to_owned()))?;
     Ok((source, request))
-}
-
-/// An error with all of its causes, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// Makes the socket under another name and renames it, so that there is never a moment without one.

@@ -65,13 +65,6 @@ impl Error {
 
     /// The error with its causes, for one line of a log.
     pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut source = std::error::Error::source(self);
-        while let Some(error) = source {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            source = error.source();
-        }
-        text
+        ambit_core::chain(self)
     }
 }

@@ -11,6 +11,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::config::{self, Mistake};
 
 /// What a node must know before it can ask for anything.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,32 +86,22 @@ impl Bootstrap {
         fs::rename(&beside, path).map_err(failed)
     }
 
-    fn parse(text: &str) -> Result<Self, (String, String)> {
-        let document = serde_yaml_ng::Deserializer::from_str(text);
-        let bootstrap: Self = serde_path_to_error::deserialize(document)
-            .map_err(|error| (error.path().to_string(), error.inner().to_string()))?;
+    fn parse(text: &str) -> Result<Self, Mistake> {
+        let bootstrap: Self = config::parse(text)?;
         bootstrap.check()?;
         Ok(bootstrap)
     }
 
-    fn check(&self) -> Result<(), (String, String)> {
-        let bad = |field: &str, message: &str| Err((field.to_owned(), message.to_owned()));
-        if self.node.is_empty() {
-            return bad("node", "is empty");
-        }
-        let port = self.controller.rsplit_once(':').filter(|(host, _)| !host.is_empty());
-        if !port.is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port != 0)) {
-            return bad("controller", "is not host:port");
-        }
-        if self.server_name.is_empty() {
-            return bad("server_name", "is empty");
-        }
+    fn check(&self) -> Result<(), Mistake> {
+        config::not_empty("node", &self.node)?;
+        config::host_and_port("controller", &self.controller)?;
+        config::not_empty("server_name", &self.server_name)?;
         if let Err(error) = crate::certificates::roots_from_pem(&self.root) {
             return Err(("root".to_owned(), error.to_string()));
         }
         let token = self.token.reveal();
         if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
-            return bad("token", "is empty or not printable ASCII");
+            return Err(("token".to_owned(), "is empty or not printable ASCII".to_owned()));
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use crate::Error;
 use crate::bootstrap::{Bootstrap, Token};
+use crate::config::{self, Mistake};
 
 /// The controller of a node's daemon.
 #[derive(Clone, Debug)]
@@ -48,15 +49,9 @@ impl From<Bootstrap> for Controller {
 
 impl Settings {
     /// Checks what can be checked before the files are read.
-    pub fn check(&self) -> Result<(), (&'static str, &'static str)> {
-        let port = self.address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
-        if !port.is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port != 0)) {
-            return Err(("address", "is not host:port"));
-        }
-        if self.server_name.is_empty() {
-            return Err(("server_name", "is empty"));
-        }
-        Ok(())
+    pub fn check(&self) -> Result<(), Mistake> {
+        config::host_and_port("address", &self.address)?;
+        config::not_empty("server_name", &self.server_name)
     }
 }
 
@@ -139,7 +134,7 @@ mod tests {
             ("port 0", settings("host:0", "n"), "address"),
             ("no name", settings("host:1", ""), "server_name"),
         ] {
-            assert_eq!(settings.check().map_err(|(field, _)| field), Err(field), "{name}");
+            assert_eq!(settings.check().map_err(|(field, _)| field), Err(field.to_owned()), "{name}");
         }
     }
 }

@@ -8,6 +8,10 @@ use ambit_core::model::Identity;
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    #[error("reading {}", path.display())]
+    ReadConfig { path: PathBuf, source: std::io::Error },
+    #[error("{}: {message}", path.display())]
+    Config { path: PathBuf, message: String },
     #[error("reading bootstrap file {}", path.display())]
     ReadBootstrap { path: PathBuf, source: std::io::Error },
     #[error(
@@ -54,13 +58,6 @@ pub enum Error {
 impl Error {
     /// The error and its sources on one line, for a log or an answer.
     pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut source = std::error::Error::source(self);
-        while let Some(cause) = source {
-            text.push_str(": ");
-            text.push_str(&cause.to_string());
-            source = cause.source();
-        }
-        text
+        ambit_core::chain(self)
     }
 }

@@ -138,7 +138,8 @@ for netns in $(namespaces); do
     for pid in $(ip netns pids "$netns"); do kill -9 "$pid" 2>/dev/null; done
 done
 for config in {dir}/node*/ztunnel.yaml; do
-    [ -e "$config" ] || continue
+    # Without the program that made them (its checkout is gone) the pins go with their file system, and the programs with the pins.
+    [ -e "$config" ] && [ -x "{bin}/ztunnel" ] || continue
     "{bin}/ztunnel" detach --config "$config" >&2 || failed=1
 done
 if [ -d {dir}/bpffs ] && mountpoint -q {dir}/bpffs; then umount -l {dir}/bpffs || failed=1; fi
