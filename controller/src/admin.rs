@@ -58,6 +58,8 @@ fn dump(mesh: &Mesh) -> Value {
             "services": w.services.keys().map(ToString::to_string).collect::<Vec<_>>(),
             "policies": w.policies.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "probe_ports": w.probe_ports,
+            "excluded_inbound_ports": w.excluded_ports.inbound,
+            "excluded_outbound_ports": w.excluded_ports.outbound,
         })
     });
     let services = mesh.services().map(|s| {

@@ -195,7 +195,7 @@ fn as_destination(workload: Option<&Arc<Workload>>) -> Option<impl PartialEq + '
         (
             (&workload.namespace, &workload.addresses, workload.in_mesh(), &workload.policies),
             (workload.waypoint.is_some(), workload.direct, workload.same_node_tls),
-            (&workload.trust_domain, &workload.trust_domain_aliases),
+            (&workload.trust_domain, &workload.trust_domain_aliases, &workload.excluded_ports.inbound),
         )
     })
 }

@@ -4,6 +4,8 @@
 //! The order of an enrolment: a label makes a pod *desired* ([`Subject::judge`]); its node prepares it and annotates it
 //! ([`is_redirected`]); only then is it announced to its peers. So nobody tunnels to a pod that does not take tunnels yet.
 
+pub mod exclusion;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -16,7 +18,8 @@ pub const REDIRECTION: &str = "ambient.istio.io/redirection";
 /// The value of [`REDIRECTION`] that counts.
 pub const REDIRECTION_ENABLED: &str = "enabled";
 
-/// The annotation that says why a pod is not captured although it is labelled.
+/// The annotation that says why a pod is not captured although it is labelled; on a pod that is captured ([`REDIRECTION`]), which
+/// of its ports are not ([`exclusion::describe`]).
 pub const NOT_CAPTURED: &str = "ambit.dev/not-captured";
 
 /// Labels or annotations.

@@ -34,7 +34,7 @@ pub fn request(
 /// What the kernel does with a plaintext connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mode {
-    /// Passes it to the application: no policy selects the workload for the port.
+    /// Passes it to the application: no policy selects the workload for the port, or the workload excludes the port.
     Open,
     /// Hands it to ztunnel, which decides.
     Check,
@@ -62,6 +62,8 @@ pub fn capture_mode(mesh: &Mesh, workload: &WorkloadUid) -> Inbound {
     let mut inbound = Inbound { default: Mode::Check, ports: BTreeMap::new(), probe_ports: BTreeSet::new() };
     let Some(workload) = mesh.workload(workload) else { return inbound };
     inbound.probe_ports.extend(&workload.probe_ports);
+    let excluded = || workload.excluded_ports.inbound.iter().map(|port| (*port, Mode::Open));
+    inbound.ports.extend(excluded());
     if mesh.missing_policy(workload).is_some() {
         return inbound;
     }
@@ -75,7 +77,8 @@ pub fn capture_mode(mesh: &Mesh, workload: &WorkloadUid) -> Inbound {
         inbound.default = port_mode(workload, &policies, other);
     }
     let modes = mentioned.into_iter().map(|port| (port, port_mode(workload, &policies, port)));
-    inbound.ports = modes.filter(|(_, mode)| *mode != inbound.default).collect();
+    inbound.ports = modes.chain(excluded()).collect();
+    inbound.ports.retain(|_, mode| *mode != inbound.default);
     inbound
 }
 

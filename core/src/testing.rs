@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::model::{
-    AppProtocol, Health, LoadBalancing, Locality, NetworkMode, PortMapping, Service, ServiceKey, ServicePort,
-    TrustDomain, TunnelProtocol, Workload, WorkloadKind, WorkloadUid,
+    AppProtocol, ExcludedPorts, Health, LoadBalancing, Locality, NetworkMode, PortMapping, Service,
+    ServiceKey, ServicePort, TrustDomain, TunnelProtocol, Workload, WorkloadKind, WorkloadUid,
 };
 
 /// The workload of a pod named `<namespace>/<name>`.
@@ -40,6 +40,7 @@ pub fn pod(name: &str, addresses: &[&str]) -> Workload {
         canonical_name: name.into(),
         canonical_revision: "latest".into(),
         probe_ports: Vec::new(),
+        excluded_ports: ExcludedPorts::default(),
         hostname: None,
         direct: true,
         same_node_tls: false,

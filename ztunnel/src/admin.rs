@@ -111,6 +111,7 @@ fn pod_view(node: &Node, mesh: &Mesh, pod: &Pod) -> Value {
             "ports": ports,
             "probe_ports": modes.probe_ports,
         },
+        "excluded_outbound_ports": mesh.workload(&pod.uid).map(|w| w.excluded_ports.outbound.clone()),
     })
 }
 
@@ -154,6 +155,8 @@ fn workload_view(workload: &Workload) -> Value {
         "services": services,
         "policies": workload.policies.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "probe_ports": workload.probe_ports,
+        "excluded_inbound_ports": workload.excluded_ports.inbound,
+        "excluded_outbound_ports": workload.excluded_ports.outbound,
     })
 }
 

@@ -1,4 +1,5 @@
-//! Keeps the kernel's side equal to the mesh: which destinations are captured, and how each pod takes plaintext.
+//! Keeps the kernel's side equal to the mesh: which destinations are captured, how each pod takes plaintext, and which
+//! ports it keeps out of capture.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -65,11 +66,12 @@ impl Kernel {
         self.write(&mut pending, mesh, pods);
     }
 
-    /// Writes one pod's modes.
+    /// Writes one pod's modes, and what it excludes.
     pub(crate) fn set_mode(&self, mesh: &Mesh, pod: &Pod) -> Result<(), Error> {
         let mode = kernel_modes(&capture_mode(mesh, &pod.uid));
+        let excluded = mesh.workload(&pod.uid).map(|workload| &workload.excluded_ports.outbound);
         self.dataplane
-            .set_inbound(pod.cookie, &mode)
+            .set_ports(pod.cookie, &mode, excluded.unwrap_or(&BTreeSet::new()))
             .map_err(|source| Error::Dataplane { object: pod.uid.to_string(), source })
     }
 

@@ -186,6 +186,7 @@ fn a_foreign_workload_is_understood() {
         waypoint: Some(Waypoint { destination: Hostname(ServiceKey { namespace: \"shop\", hostname: \"wp.shop\" }), \
         hbone_port: 15008 }), locality: Locality { region: \"r\", zone: \"z\", subzone: \"s\" }, capacity: 5, \
         kind: Deployment, workload_name: \"cart\", canonical_name: \"cart\", canonical_revision: \"v1\", probe_ports: [], \
+        excluded_ports: ExcludedPorts { inbound: {}, outbound: {} }, \
         hostname: Some(\"unused.example\"), direct: true, same_node_tls: false, trust_domain_aliases: [] }";
     assert_eq!(format!("{workload:?}"), expected);
 }

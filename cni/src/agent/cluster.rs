@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use ambit_core::enrolment::{self, DATAPLANE_MODE, Labels, NOT_CAPTURED, REDIRECTION, REDIRECTION_ENABLED};
+use ambit_core::enrolment::{
+    self, DATAPLANE_MODE, Labels, NOT_CAPTURED, REDIRECTION, REDIRECTION_ENABLED, exclusion,
+};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt as _};
@@ -54,7 +56,7 @@ impl Cluster {
         self.annotate(key, uid, json!({ REDIRECTION: value })).await
     }
 
-    /// Says why a pod is not captured, or no longer.
+    /// Says why a pod is not captured, or what of it, or no longer.
     pub(crate) async fn mark(&self, key: &PodKey, uid: &str, why: Option<&str>) -> kube::Result<()> {
         self.annotate(key, uid, json!({ NOT_CAPTURED: why })).await
     }
@@ -112,6 +114,7 @@ pub(crate) fn seen(pod: &Pod) -> Seen {
         mirror: pod.annotations().contains_key(MIRROR),
         redirected: enrolment::is_redirected(pod.annotations()),
         not_captured: pod.annotations().get(NOT_CAPTURED).cloned(),
+        excluded: exclusion::describe(pod.annotations()),
     }
 }
 

@@ -86,8 +86,9 @@ impl Entry {
                     Some(Action::Enrol { key, uid })
                 } else if !seen.redirected {
                     Some(Action::Annotate { key, uid })
-                } else if seen.not_captured.is_some() {
-                    Some(Action::Mark { key, uid, why: None })
+                } else if seen.not_captured != seen.excluded {
+                    let why = seen.excluded.clone();
+                    Some(Action::Mark { key, uid, why })
                 } else {
                     None
                 }

@@ -41,8 +41,10 @@ pub(crate) struct Seen {
     pub(crate) mirror: bool,
     /// Annotated as captured.
     pub(crate) redirected: bool,
-    /// Annotated as not captured, and why.
+    /// Annotated as not captured, and why, or as captured but for some ports.
     pub(crate) not_captured: Option<String>,
+    /// Which ports it keeps out of capture, in the words of that annotation.
+    pub(crate) excluded: Option<String>,
 }
 
 /// What is heard.
@@ -99,7 +101,7 @@ pub(crate) enum Action {
     Annotate { key: PodKey, uid: String },
     /// No longer say that it is enrolled.
     Unannotate { key: PodKey, uid: String },
-    /// Say why it is not captured, or no longer.
+    /// Say why it is not captured, or what of it, or no longer.
     Mark { key: PodKey, uid: String, why: Option<String> },
     /// Have ztunnel release it.
     Release { key: PodKey },

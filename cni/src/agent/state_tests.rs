@@ -301,6 +301,38 @@ fn what_is_not_captured_is_said_and_unsaid() {
 }
 
 #[test]
+fn what_a_captured_pod_excludes_is_said_and_unsaid() {
+    let text = |text: &str| Some(text.to_owned());
+    let (ports, others) = ("inbound ports 9090; outbound ports 3306", "outbound ports 25");
+    let mut node = Node::running("ambient");
+    node.bring_in("web", "1");
+    let rows = [
+        ("it excludes ports", text(ports), None, vec![mark("web", "1", Some(ports))]),
+        ("already said", text(ports), text(ports), vec![]),
+        ("other ports", text(others), text(ports), vec![mark("web", "1", Some(others))]),
+        ("none any more", None, text(others), vec![mark("web", "1", None)]),
+        ("nothing said of nothing", None, None, vec![]),
+    ];
+    for (name, excluded, not_captured, expected) in rows {
+        node.hear(Event::Pod(key("web"), Seen { not_captured, excluded, ..annotated("1") }));
+        assert_eq!(node.actions(), expected, "{name}");
+        if let [Action::Mark { why, uid, .. }] = &expected[..] {
+            node.done("web", Outcome::Marked { uid: uid.clone(), why: why.clone() });
+            assert_eq!(node.actions(), [], "{name}: once");
+        }
+    }
+    assert_eq!(node.state.counts(), Counts { pods: 1, desired: 1, enrolled: 1, not_captured: 0 });
+
+    // Its label goes: then nothing of it is captured, and nothing is left to say about ports.
+    let leaving =
+        Seen { excluded: text(ports), not_captured: text(ports), labels: labels("none"), ..annotated("1") };
+    node.hear(Event::Pod(key("web"), leaving));
+    assert_eq!(node.actions(), [unannotate("web", "1")]);
+    node.redirected("web", "1", false);
+    assert_eq!(node.actions(), [mark("web", "1", None)]);
+}
+
+#[test]
 fn excluded_namespaces_are_left_alone() {
     for namespace in ["legacy", "ambit-system"] {
         let mut node = Node::running("");

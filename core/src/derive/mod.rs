@@ -290,7 +290,10 @@ impl World {
                     report.set(key.clone(), workload::entry_conditions(entry));
                     context.entry(entry)
                 }),
-                _ => self.store.pod(key).and_then(|pod| context.pod(pod)),
+                _ => self.store.pod(key).and_then(|pod| {
+                    report.set(key.clone(), workload::pod_conditions(key, pod));
+                    context.pod(pod)
+                }),
             };
             self.put_workload(uid, new, steps);
         }

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use super::object::{Kind, Metadata, ObjectKey, Pod, PortRef, Transport, WorkloadEntry};
 use super::store::{Contents, Labelled, Store, selects};
 use super::{Condition, Settings, endpoint_slice, peer_authentication, service, service_entry};
-use crate::enrolment::{self, DATAPLANE_MODE};
+use crate::enrolment::{self, DATAPLANE_MODE, exclusion};
 use crate::model::{
-    Health, Locality, NetworkMode, PolicyKey, PortMapping, ServiceKey, TunnelProtocol, Workload,
-    WorkloadKind, WorkloadUid,
+    ExcludedPorts, Health, Locality, NetworkMode, PolicyKey, PortMapping, ServiceKey, TunnelProtocol,
+    Workload, WorkloadKind, WorkloadUid,
 };
 
 /// Switches the direct path, on a namespace or a pod.
@@ -27,6 +27,18 @@ pub(super) fn uid(key: &ObjectKey, settings: &Settings) -> WorkloadUid {
         _ => format!("{cluster}//Pod/{namespace}/{name}"),
     };
     WorkloadUid(text.into())
+}
+
+/// What there is to say about a pod: which of its annotations are mistaken.
+pub(super) fn pod_conditions(key: &ObjectKey, pod: &Pod) -> Vec<Condition> {
+    let (_, mistakes) = exclusion::read(&pod.metadata.annotations);
+    let conditions = mistakes.into_iter().map(|mistake| Condition {
+        object: key.clone(),
+        field: Some(format!("metadata.annotations[{}]", mistake.annotation)),
+        accepted: true,
+        message: mistake.message,
+    });
+    conditions.collect()
 }
 
 /// What there is to say about a workload entry.
@@ -97,6 +109,7 @@ impl<'a> Context<'a> {
             locality: self.pod_locality(pod),
             kind,
             probe_ports: probes.into_iter().collect(),
+            excluded_ports: exclusion::read(&pod.metadata.annotations).0,
             ..base
         })
     }
@@ -167,6 +180,7 @@ impl<'a> Context<'a> {
             canonical_name: first(&canonical_name).unwrap_or(workload_name).into(),
             canonical_revision: first(&canonical_revision).unwrap_or("latest").into(),
             probe_ports: Vec::new(),
+            excluded_ports: ExcludedPorts::default(),
             hostname: None,
             direct: self.direct(labels),
             same_node_tls: self.peers.same_node_tls(labels),

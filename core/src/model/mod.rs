@@ -16,6 +16,6 @@ pub use service::{
     ServicePort,
 };
 pub use workload::{
-    Health, NetworkMode, PortMapping, TunnelProtocol, Waypoint, WaypointDestination, Workload, WorkloadKind,
-    WorkloadUid,
+    ExcludedPorts, Health, NetworkMode, PortMapping, TunnelProtocol, Waypoint, WaypointDestination, Workload,
+    WorkloadKind, WorkloadUid,
 };

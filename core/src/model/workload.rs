@@ -1,6 +1,6 @@
 //! Workloads: the pods, processes and machines that speak and listen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -50,6 +50,8 @@ pub struct Workload {
     pub canonical_revision: Arc<str>,
     /// Ports that the pod declares as probes; its own node may reach them under any policy.
     pub probe_ports: Vec<u16>,
+    /// Ports that the pod keeps out of capture.
+    pub excluded_ports: ExcludedPorts,
     /// An endpoint that is reached by name: ztunnel resolves it when it connects, and `addresses` is empty.
     pub hostname: Option<Arc<str>>,
     /// Whether its connections may take the direct path.
@@ -58,6 +60,15 @@ pub struct Workload {
     pub same_node_tls: bool,
     /// Other trust domains that are as good as its own: peers of these are let in, and its certificate may name one.
     pub trust_domain_aliases: Arc<[TrustDomain]>,
+}
+
+/// Ports that a workload keeps out of capture.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ExcludedPorts {
+    /// Plaintext that arrives at these reaches the application under any policy. Tunnels to them stay under policy.
+    pub inbound: BTreeSet<u16>,
+    /// Connections that it makes to these, as it dials them, are left alone.
+    pub outbound: BTreeSet<u16>,
 }
 
 impl Workload {

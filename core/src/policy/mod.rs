@@ -75,8 +75,8 @@ pub struct DryRun {
     pub matched: bool,
 }
 
-/// Decides whether the peer may reach the workload. Order: a DENY match denies; where ALLOW policies concern the
-/// workload, one must match; else the answer is yes.
+/// Decides whether the peer may reach the workload. Order: plaintext to a port that the workload excludes from capture is let
+/// through; a DENY match denies; where ALLOW policies concern the workload, one must match; else the answer is yes.
 pub fn authorize(mesh: &Mesh, destination: &WorkloadUid, peer: &Peer<'_>) -> Decision {
     let Some(workload) = mesh.workload(destination) else {
         return Decision::refused(Denial::WorkloadUnknown(destination.clone()));
@@ -87,6 +87,10 @@ pub fn authorize(mesh: &Mesh, destination: &WorkloadUid, peer: &Peer<'_>) -> Dec
             workload: destination.clone(),
             address: address.ip(),
         });
+    }
+    if peer.identity.is_none() && workload.excluded_ports.inbound.contains(&address.port()) {
+        let permit = Permit { workload: workload.clone(), address, policy: None, depends_on_source: false };
+        return Decision { outcome: Ok(permit), dry_run: Vec::new() };
     }
     let facts = Facts {
         who: peer.identity.into(),

@@ -223,6 +223,18 @@ fn a_change_concerns_those_whose_answers_it_may_change() {
         ("it leaves", cart(), Change::RemoveWorkload(uid("shop/cart")), &["shop/cart"]),
         ("it is switched off", cart(), put(with(cart(), |w| w.direct = false)), &["shop/cart"]),
         ("it demands TLS", cart(), put(with(cart(), |w| w.same_node_tls = true)), &["shop/cart"]),
+        (
+            "it excludes a port",
+            cart(),
+            put(with(cart(), |w| w.excluded_ports.inbound = [9090].into())),
+            &["shop/cart"],
+        ),
+        (
+            "what it leaves alone itself is no answer",
+            cart(),
+            put(with(cart(), |w| w.excluded_ports.outbound = [9090].into())),
+            &[],
+        ),
         ("its address is claimed", cart(), put(pod("shop/a-twin", &["10.1.0.2"])), &["shop/cart"]),
         (
             "readiness is no answer",

@@ -16,6 +16,7 @@ mod derive_properties;
 mod derive_service_entry;
 mod direct;
 mod enrolment;
+mod exclusion;
 mod health;
 mod inbound;
 mod mesh;

@@ -153,10 +153,17 @@ pub struct Pod {
     pub outbound_v6: u16,
     /// [`InboundMode`] of ports without a rule.
     pub mode: u8,
+    /// [`Pod::EXCLUDES`].
+    pub flags: u8,
     /// Zero.
-    pub reserved: [u8; 3],
+    pub reserved: [u8; 2],
     /// This enrolment.
     pub number: WorkloadNumber,
+}
+
+impl Pod {
+    /// Flag: there is a [`PortRule`] of the pod's that excludes its own connections.
+    pub const EXCLUDES: u8 = 1;
 }
 
 /// A pod's workload name.
@@ -197,8 +204,10 @@ pub struct PortRule {
     pub mode: u8,
     /// 1: a probe, which this node reaches under any policy.
     pub probe: u8,
+    /// 1: the pod's own connections to this port, whoever has it, are left alone.
+    pub excluded: u8,
     /// Zero.
-    pub reserved: [u8; 2],
+    pub reserved: u8,
 }
 
 /// Which of a pod's listeners.
@@ -309,7 +318,7 @@ pub struct Socket {
     pub address: Address,
     /// Connecting sockets: their hand-off; all zero before there is one.
     pub flow: FlowKey,
-    /// The endpoint that the kernel chose, if it did.
+    /// The endpoint that the kernel chose, if it did; `DirectClient`: where it may go.
     pub chosen: Place,
     /// Zero.
     pub unused: u32,

@@ -45,7 +45,7 @@ reasons! {
     HandoffLost = 7, "handoff_lost";
     /// A direct connection arrived whose verdict is no longer current: the policy changed on its way.
     FlowStale = 8, "flow_stale";
-    /// A direct connection arrived at another pod than the one it was let pass for.
+    /// A direct connection went elsewhere than it was let pass for: another program of the hook changed where.
     FlowMisdirected = 9, "flow_misdirected";
     /// A connection was not listed, because there are too many. At its pod's cap the daemon carries it instead; only where the
     /// whole list is full does a native one pass unlisted.

@@ -1,5 +1,5 @@
-//! The `bpf()` system call, as far as aya does not offer it on shared references or at all: map elements, and
-//! replacing the program of a link.
+//! The `bpf()` system call, as far as aya does not offer it on shared references or at all: map elements, links in an order,
+//! and replacing the program of a link.
 
 #![expect(unsafe_code, reason = "thin wrappers around one system call")]
 
@@ -56,8 +56,10 @@ const MAP_LOOKUP_ELEM: libc::c_long = 1;
 const MAP_UPDATE_ELEM: libc::c_long = 2;
 const MAP_DELETE_ELEM: libc::c_long = 3;
 const MAP_GET_NEXT_KEY: libc::c_long = 4;
+const OBJ_PIN: libc::c_long = 6;
 const OBJ_GET: libc::c_long = 7;
 const MAP_LOOKUP_BATCH: libc::c_long = 24;
+const LINK_CREATE: libc::c_long = 28;
 const LINK_UPDATE: libc::c_long = 29;
 const LINK_DETACH: libc::c_long = 34;
 
@@ -113,6 +115,38 @@ struct Link {
     program: u32,
     flags: u32,
     old_program: u32,
+}
+
+/// As `BPF_LINK_CREATE` reads it.
+#[repr(C)]
+struct NewLink {
+    program: u32,
+    target: u32,
+    hook: u32,
+    flags: u32,
+    relative: u32,
+    padding: u32,
+    revision: u64,
+}
+
+/// Where programs are attached: the kernel's `enum bpf_attach_type`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Hook {
+    SocketOperations = 3,
+    Connect4 = 10,
+    Connect6 = 11,
+    GetPeerName4 = 29,
+    GetPeerName6 = 30,
+    SocketLookup = 36,
+}
+
+/// Where a program stands among the others of its hook and cgroup.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Order {
+    /// After those that are there.
+    Last = 0,
+    /// Before all others; since Linux 6.17.
+    First = 1 << 3,
 }
 
 fn number(descriptor: &impl AsFd) -> u32 {
@@ -235,6 +269,38 @@ pub(crate) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
         let descriptor = RawFd::try_from(descriptor).map_err(io::Error::other)?;
         Ok(OwnedFd::from_raw_fd(descriptor))
     }
+}
+
+/// Attaches a program to a hook of a cgroup or network namespace.
+pub(crate) fn attach(
+    program: &impl AsFd,
+    target: &impl AsFd,
+    hook: Hook,
+    order: Order,
+) -> io::Result<OwnedFd> {
+    let mut attribute = NewLink {
+        program: number(program),
+        target: number(target),
+        hook: hook as u32,
+        flags: order as u32,
+        relative: 0,
+        padding: 0,
+        revision: 0,
+    };
+    // SAFETY: the command reads descriptors only, and gives a new descriptor that nobody else owns.
+    unsafe {
+        let descriptor = call(LINK_CREATE, &mut attribute)?;
+        let descriptor = RawFd::try_from(descriptor).map_err(io::Error::other)?;
+        Ok(OwnedFd::from_raw_fd(descriptor))
+    }
+}
+
+/// Pins an object.
+pub(crate) fn pin(object: &impl AsFd, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attribute = Object { path: path.as_ptr().addr() as u64, descriptor: number(object), flags: 0 };
+    // SAFETY: the path lives until the call returns.
+    unsafe { call(OBJ_PIN, &mut attribute) }.map(drop)
 }
 
 /// Puts another program behind a link, without a moment in between.

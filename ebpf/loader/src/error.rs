@@ -23,12 +23,12 @@ pub enum Error {
     /// The object could not be loaded into the kernel.
     #[error("cannot load the eBPF object")]
     Object(#[source] Box<aya::EbpfError>),
-    /// A program was not accepted or not attached.
+    /// A program was not accepted.
     #[error("cannot {operation} the program {program}")]
     Program { operation: &'static str, program: &'static str, source: Box<aya::programs::ProgramError> },
-    /// A link could not be pinned.
-    #[error("cannot pin the link {}", path.display())]
-    Link { path: PathBuf, source: Box<aya::pin::PinError> },
+    /// A program could not be attached; another may be attached there in a way that leaves no room for others.
+    #[error("cannot attach the program {program}")]
+    Attach { program: &'static str, source: io::Error },
     /// The object lacks something it must have.
     #[error("the eBPF object has no {0}")]
     Missing(&'static str),

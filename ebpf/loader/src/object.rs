@@ -2,15 +2,15 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Once};
 
 use ambit_abi::{NetnsCookie, names};
-use aya::programs::links::FdLink;
-use aya::programs::{CgroupAttachMode, CgroupSockAddr, Program, ProgramError, SkLookup, SockOps};
+use aya::programs::{Program, ProgramError, ProgramFd};
 use aya::{Ebpf, EbpfLoader};
 
+use crate::bpf::{Hook, Order};
 use crate::pins::{Link, Pins, inbound_link};
 use crate::{Error, bpf, memory};
 
@@ -59,9 +59,8 @@ pub(crate) fn attach_inbound(pins: &Pins, netns: impl AsFd, cookie: NetnsCookie)
     let program = program(&mut object, name)?;
     load_program(program, name)?;
     replace_or_attach(pins, &beginning, program, name, old, |program| {
-        let program: &mut SkLookup = program.try_into().map_err(failed("attach", name))?;
-        let link = program.attach(netns).map_err(failed("attach", name))?;
-        program.take_link(link).map(FdLink::from).map_err(failed("attach", name))
+        bpf::attach(program, &netns, Hook::SocketLookup, Order::Last)
+            .map_err(|source| Error::Attach { program: name, source })
     })
 }
 
@@ -105,21 +104,36 @@ fn load_program(program: &mut Program, name: &'static str) -> Result<(), Error> 
     result.map_err(failed("load", name))
 }
 
-fn attach_to_cgroup(program: &mut Program, cgroup: &Path, name: &'static str) -> Result<FdLink, Error> {
+/// Before the programs of others, so that these find decided what is ours; with links, the kernel lets several programs share a
+/// cgroup.
+fn attach_to_cgroup(program: &ProgramFd, cgroup: &Path, name: &'static str) -> Result<OwnedFd, Error> {
+    static SAID: Once = Once::new();
     let cgroup =
         fs::File::open(cgroup).map_err(|source| Error::Cgroup { path: cgroup.to_owned(), source })?;
-    let failed = failed("attach", name);
-    // With links, the kernel lets several programs share a cgroup whatever the mode.
-    let mode = CgroupAttachMode::Single;
-    let fd_link = |_| Error::Missing("link of its own (needs kernel 5.7)");
-    if let Program::SockOps(program) = program {
-        let program: &mut SockOps = program;
-        let link = program.attach(cgroup, mode).map_err(&failed)?;
-        return program.take_link(link).map_err(&failed)?.try_into().map_err(fd_link);
-    }
-    let program: &mut CgroupSockAddr = program.try_into().map_err(&failed)?;
-    let link = program.attach(cgroup, mode).map_err(&failed)?;
-    program.take_link(link).map_err(&failed)?.try_into().map_err(fd_link)
+    let hook = hook(name).ok_or(Error::Missing(name))?;
+    let attached = match bpf::attach(program, &cgroup, hook, Order::First) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            SAID.call_once(|| {
+                tracing::info!(
+                    "this kernel has no order among programs of a cgroup: others' that are there run before ours"
+                );
+            });
+            bpf::attach(program, &cgroup, hook, Order::Last)
+        }
+        attached => attached,
+    };
+    attached.map_err(|source| Error::Attach { program: name, source })
+}
+
+fn hook(name: &str) -> Option<Hook> {
+    Some(match name {
+        "connect4" => Hook::Connect4,
+        "connect6" => Hook::Connect6,
+        "getpeername4" => Hook::GetPeerName4,
+        "getpeername6" => Hook::GetPeerName6,
+        "socket_operations" => Hook::SocketOperations,
+        _ => return None,
+    })
 }
 
 /// Two programs of one hook must never run side by side: the second would take what the first left for the
@@ -130,7 +144,7 @@ fn replace_or_attach(
     program: &mut Program,
     name: &'static str,
     old: Option<Link>,
-    attach: impl FnOnce(&mut Program) -> Result<FdLink, Error>,
+    attach: impl FnOnce(&ProgramFd) -> Result<OwnedFd, Error>,
 ) -> Result<(), Error> {
     let path = pins.path(&format!("{beginning}-{}", *HASH));
     if let Some(old) = old {
@@ -145,8 +159,8 @@ fn replace_or_attach(
         // What it was attached to is gone.
         old.remove()?;
     }
-    let link = attach(program)?;
-    link.pin(&path).map(drop).map_err(|source| Error::Link { path, source: Box::new(source) })
+    let link = attach(program.fd().map_err(failed("find", name))?)?;
+    bpf::pin(&link, &path).map_err(|source| Error::Pin { operation: "pin", path, source })
 }
 
 /// Whether the link still had something to be attached to.

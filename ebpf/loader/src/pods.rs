@@ -38,17 +38,19 @@ pub struct Inbound {
     pub probe_ports: BTreeSet<u16>,
 }
 
-impl Inbound {
-    fn rules(&self) -> BTreeMap<u16, PortRule> {
-        let mut rules: BTreeMap<u16, PortRule> = BTreeMap::new();
-        for (port, mode) in &self.ports {
-            rules.entry(*port).or_default().mode = *mode as u8;
-        }
-        for port in &self.probe_ports {
-            rules.entry(*port).or_default().probe = 1;
-        }
-        rules
+/// What is special about a pod's ports. `excluded`: where its own connections are left alone.
+fn rules(inbound: &Inbound, excluded: &BTreeSet<u16>) -> BTreeMap<u16, PortRule> {
+    let mut rules: BTreeMap<u16, PortRule> = BTreeMap::new();
+    for (port, mode) in &inbound.ports {
+        rules.entry(*port).or_default().mode = *mode as u8;
     }
+    for port in &inbound.probe_ports {
+        rules.entry(*port).or_default().probe = 1;
+    }
+    for port in excluded {
+        rules.entry(*port).or_default().excluded = 1;
+    }
+    rules
 }
 
 /// What the maps hold for a pod beside its own entry, which is read afresh.
@@ -158,13 +160,19 @@ impl Dataplane {
         })
     }
 
-    /// Says how plaintext that arrives at a pod is treated. Each port goes from its old rule to its new one
-    /// directly. Where there is no room for all rules, the daemon is asked about every port without one.
-    pub fn set_inbound(&self, cookie: NetnsCookie, inbound: &Inbound) -> Result<(), Error> {
+    /// Says how plaintext that arrives at a pod is treated, and which of its own connections are left alone. Each port goes
+    /// from its old rule to its new one directly. Where there is no room for all rules, the daemon is asked about every port
+    /// without one.
+    pub fn set_ports(
+        &self,
+        cookie: NetnsCookie,
+        inbound: &Inbound,
+        excluded: &BTreeSet<u16>,
+    ) -> Result<(), Error> {
         let _lock = self.pins.lock()?;
         let mut enrolled = self.enrolled.lock();
         let held = enrolled.get_mut(&cookie).ok_or(Error::NotEnrolled(cookie))?;
-        let wanted = inbound.rules();
+        let wanted = rules(inbound, excluded);
         let mut failed = None;
         for (port, rule) in &wanted {
             if held.rules.get(port) != Some(rule) {
@@ -175,13 +183,21 @@ impl Dataplane {
             }
         }
         let mode = if failed.is_none() { inbound.default } else { InboundMode::Check };
-        self.change_pod(cookie, |pod| pod.mode = mode as u8)?;
+        self.change_pod(cookie, |pod| {
+            pod.mode = mode as u8;
+            pod.flags = if excluded.is_empty() { 0 } else { Pod::EXCLUDES };
+        })?;
         let stale: Vec<u16> = held.rules.keys().copied().filter(|port| !wanted.contains_key(port)).collect();
         for port in stale {
             self.ports.remove(&PortKey::new(cookie, port))?;
             held.rules.remove(&port);
         }
         failed.map_or(Ok(()), Err)
+    }
+
+    /// The same for a pod that captures all of its own connections.
+    pub fn set_inbound(&self, cookie: NetnsCookie, inbound: &Inbound) -> Result<(), Error> {
+        self.set_ports(cookie, inbound, &BTreeSet::new())
     }
 
     /// Leaves a pod to itself: nothing of it is captured any more. That it is not enrolled is no error.
@@ -259,13 +275,15 @@ mod tests {
     }
 
     #[test]
-    fn rules_join_modes_and_probes() {
+    fn rules_join_modes_probes_and_exclusions() {
         let inbound = Inbound {
             default: InboundMode::Check,
             ports: [(80, InboundMode::Open), (443, InboundMode::Strict)].into(),
             probe_ports: [443, 8080].into(),
         };
-        let rule = |mode, probe| PortRule { mode, probe, reserved: [0; 2] };
-        assert_eq!(inbound.rules(), [(80, rule(1, 0)), (443, rule(3, 1)), (8080, rule(0, 1))].into());
+        let rule = |mode, probe, excluded| PortRule { mode, probe, excluded, reserved: 0 };
+        let expected =
+            [(80, rule(1, 0, 0)), (443, rule(3, 1, 1)), (3306, rule(0, 0, 1)), (8080, rule(0, 1, 0))];
+        assert_eq!(rules(&inbound, &[443, 3306].into()), expected.into());
     }
 }

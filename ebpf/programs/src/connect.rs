@@ -6,7 +6,9 @@
 
 use core::mem::offset_of;
 
-use ambit_abi::{Address, NetnsCookie, Path, Place, Pod, Reason, Role, Socket, Tuple, WorkloadNumber};
+use ambit_abi::{
+    Address, NetnsCookie, Path, Place, Pod, PortKey, Reason, Role, Socket, Tuple, WorkloadNumber,
+};
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr};
 use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
@@ -15,7 +17,7 @@ use aya_ebpf::programs::SockAddrContext;
 
 use crate::context::{address, field, store};
 use crate::flows::{self, Choice};
-use crate::maps::{DESTINATIONS, PODS, count};
+use crate::maps::{DESTINATIONS, PODS, PORTS, count};
 use crate::records::{self, Refused};
 use crate::sockets;
 
@@ -169,6 +171,9 @@ fn decide(context: &SockAddrContext, destination: Address) -> Verdict {
         return Verdict::Leave;
     }
     let asked = Place::new(destination, port(context));
+    if pod.flags & Pod::EXCLUDES != 0 && is_excluded(netns, asked.port) {
+        return Verdict::Leave;
+    }
     let choice = flows::choose(pod.number, asked);
     if protocol == IPPROTO_TCP
         && whole.is_none()
@@ -196,6 +201,13 @@ fn decide(context: &SockAddrContext, destination: Address) -> Verdict {
     Verdict::Capture(listener)
 }
 
+/// Whether the pod keeps its connections to this port, as it dials it, out of capture.
+#[inline(always)]
+fn is_excluded(netns: NetnsCookie, port: u16) -> bool {
+    // SAFETY: entries are replaced, not changed in place, and the kernel keeps them until the program ends.
+    unsafe { PORTS.get(PortKey::new(netns, port)) }.is_some_and(|rule| rule.excluded != 0)
+}
+
 /// Where the connection goes directly, if it may; the socket remembers what it is then.
 #[inline(always)]
 fn direct(sk: *mut bpf_sock, netns: NetnsCookie, pod: &Pod, asked: Place, choice: Choice) -> Option<Place> {
@@ -213,6 +225,7 @@ fn direct(sk: *mut bpf_sock, netns: NetnsCookie, pod: &Pod, asked: Place, choice
         return None;
     }
     let client = Socket {
+        chosen: endpoint,
         source: pod.number,
         destination: yes.destination,
         generation: yes.generation,

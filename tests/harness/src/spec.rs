@@ -54,6 +54,7 @@ pub struct PodSpec {
     pub probes: Vec<u16>,
     /// Named container ports.
     pub ports: BTreeMap<String, u16>,
+    pub annotations: BTreeMap<String, String>,
     /// The mesh counts on it as its labels say, but no daemon takes care of it: a test plays that part.
     pub unattended: bool,
 }
@@ -74,6 +75,7 @@ impl PodSpec {
             ready: true,
             probes: Vec::new(),
             ports: BTreeMap::new(),
+            annotations: BTreeMap::new(),
             unattended: false,
         }
     }
@@ -152,8 +154,9 @@ impl PodSpec {
     pub(crate) fn yaml(&self, node: &str, v4: Ipv4Addr, v6: Ipv6Addr) -> String {
         let Self { namespace, name, account, ready, .. } = self;
         let mut out = format!(
-            "apiVersion: v1\nkind: Pod\nmetadata:\n  namespace: \"{namespace}\"\n  name: \"{name}\"\n{}",
-            map("  labels:", &self.labels)
+            "apiVersion: v1\nkind: Pod\nmetadata:\n  namespace: \"{namespace}\"\n  name: \"{name}\"\n{}{}",
+            map("  labels:", &self.labels),
+            map("  annotations:", &self.annotations)
         );
         let _ = write!(
             out,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ambit_core::model::*;
 use ipnet::IpNet;
-use proptest::collection::{btree_map, vec};
+use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
 use prost::Message;
@@ -74,6 +74,7 @@ prop_compose! {
         (hbone, host, direct, same_node_tls) in any::<(bool, bool, bool, bool)>(),
         health in prop_oneof![Just(Health::Healthy), Just(Health::Unhealthy), Just(Health::Draining)],
         (hostname, aliases) in (option::of(text()), vec(trust_domain(), 0..3)),
+        (excluded_in, excluded_out) in (btree_set(any::<u16>(), 0..3), btree_set(any::<u16>(), 0..3)),
         kind in prop_oneof![
             Just(WorkloadKind::Deployment), Just(WorkloadKind::CronJob), Just(WorkloadKind::Pod), Just(WorkloadKind::Job),
         ],
@@ -86,6 +87,7 @@ prop_compose! {
             health, services, policies, waypoint,
             locality: Locality { region, zone, subzone },
             capacity, kind, workload_name, canonical_name, canonical_revision, probe_ports,
+            excluded_ports: ExcludedPorts { inbound: excluded_in, outbound: excluded_out },
             hostname, direct, same_node_tls,
             trust_domain_aliases: aliases.into(),
         }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ambit_core::model::{
-    Health, Locality, NetworkMode, PortMapping, ServiceKey, TrustDomain, TunnelProtocol, Workload,
-    WorkloadKind, WorkloadUid,
+    ExcludedPorts, Health, Locality, NetworkMode, PortMapping, ServiceKey, TrustDomain, TunnelProtocol,
+    Workload, WorkloadKind, WorkloadUid,
 };
 
 use super::common::{
@@ -88,12 +88,15 @@ fn encode_ports(ports: &[PortMapping]) -> wire::PortList {
 }
 
 fn encode_extension(workload: &Workload) -> Option<wire::Extension> {
+    let excluded = &workload.excluded_ports;
     let extension = WorkloadExtension {
         probe_ports: workload.probe_ports.iter().copied().map(Into::into).collect(),
         direct_disabled: !workload.direct,
         same_node_tls: workload.same_node_tls,
         trust_domain_aliases: workload.trust_domain_aliases.iter().map(ToString::to_string).collect(),
         draining: workload.health == Health::Draining,
+        excluded_inbound_ports: excluded.inbound.iter().copied().map(Into::into).collect(),
+        excluded_outbound_ports: excluded.outbound.iter().copied().map(Into::into).collect(),
     };
     extension::encode(WORKLOAD_EXTENSION, "ambit.v1.WorkloadExtension", &extension)
 }
@@ -154,7 +157,11 @@ fn decode(workload: &wire::Workload) -> Result<Workload, Problem> {
         workload_name: workload.workload_name.as_str().into(),
         canonical_name: workload.canonical_name.as_str().into(),
         canonical_revision: workload.canonical_revision.as_str().into(),
-        probe_ports: decode_probe_ports(&extension)?,
+        probe_ports: decode_ports("probe_ports", &extension.probe_ports)?,
+        excluded_ports: ExcludedPorts {
+            inbound: decode_ports("excluded_inbound_ports", &extension.excluded_inbound_ports)?,
+            outbound: decode_ports("excluded_outbound_ports", &extension.excluded_outbound_ports)?,
+        },
         hostname: Some(workload.hostname.as_str()).filter(|name| !name.is_empty()).map(Into::into),
         direct: !extension.direct_disabled,
         same_node_tls: extension.same_node_tls,
@@ -195,7 +202,8 @@ fn decode_aliases(extension: &WorkloadExtension) -> Result<Arc<[TrustDomain]>, P
         .map_err(|problem| problem.within(&extension::field(WORKLOAD_EXTENSION)))
 }
 
-fn decode_probe_ports(extension: &WorkloadExtension) -> Result<Vec<u16>, Problem> {
-    each("probe_ports", &extension.probe_ports, |at, port| decode_port(|| at.to_owned(), *port))
+fn decode_ports<T: FromIterator<u16>>(field: &str, ports: &[u32]) -> Result<T, Problem> {
+    each(field, ports, |at, port| decode_port(|| at.to_owned(), *port))
+        .map(|ports: Vec<u16>| ports.into_iter().collect())
         .map_err(|problem| problem.within(&extension::field(WORKLOAD_EXTENSION)))
 }

@@ -257,10 +257,7 @@ fn a_failed_enrolment_leaves_nothing() {
     let pod = Pod::new();
     let not_a_namespace = std::fs::File::open("/dev/null").expect("a file");
     let result = dataplane.enrol(not_a_namespace.as_fd(), pod.cookie, "pod");
-    assert!(
-        matches!(result, Err(Error::Program { operation: "attach", program: "inbound", .. })),
-        "{result:?}"
-    );
+    assert!(matches!(result, Err(Error::Attach { program: "inbound", .. })), "{result:?}");
     let result = dataplane.enrol(pod.as_fd(), pod.cookie, &"x".repeat(509));
     assert!(matches!(result, Err(Error::NameTooLong(_))), "{result:?}");
     assert_eq!(dataplane.pods().expect("pods"), []);

@@ -2,9 +2,12 @@
 
 mod choice;
 mod closing;
+mod coexistence;
 mod cost;
 mod direct;
+mod exclusions;
 mod flood;
+mod foreign;
 mod inbound;
 mod lab;
 mod leaks;

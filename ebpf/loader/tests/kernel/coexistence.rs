@@ -1,0 +1,228 @@
+//! Other programs of the connect hooks, before ours and after: those that balance services, those that refuse, and those that change
+//! what was decided. Needs a kernel that orders programs (Linux 6.17), to have both orders.
+
+use std::fs::File;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+
+use ambit_loader::{Dataplane, Error, Path, Reason, RecordKind, Settings, Table};
+use socket2::{Domain, Socket};
+
+use crate::foreign::{self, Does, Foreign, Hook, Order};
+use crate::lab::{Lab, MESH_V4, MESH_V6, Pod, STRANGER_V4, STRANGER_V6, accept, at, local, peer, port};
+use crate::neighbours::{CLIENT, Neighbours, OTHER, SERVER, SERVICE_V4, SERVICE_V6, V4, V6};
+use crate::outbound::{assert_joined, counter};
+
+/// Services of others, of which the mesh does not know.
+const STRANGE_V4: &str = "10.97.0.10";
+const STRANGE_V6: &str = "fd00:97::10";
+
+/// A balancer for the client's namespace: `service` goes to `endpoint`, and `getpeername()` shows the service again.
+fn balancer(world: &Neighbours, service: SocketAddr, endpoint: SocketAddr, order: Order) -> [Foreign; 2] {
+    let attach = |hook, does| {
+        Foreign::attach(world.pods[CLIENT].cookie, hook, does, order).expect("their program is attached")
+    };
+    [
+        attach(Hook::Connect, Does::Replace(service, endpoint)),
+        attach(Hook::GetPeerName, Does::Replace(endpoint, service)),
+    ]
+}
+
+/// The error of a connection that must not be made.
+fn failure(result: std::io::Result<Socket>, name: &str) -> ErrorKind {
+    match result {
+        Ok(socket) => panic!("{name}: connected to {}", peer(&socket)),
+        Err(error) => error.kind(),
+    }
+}
+
+#[test]
+fn services_that_both_know_are_captured_in_either_order() {
+    let world = Neighbours::new();
+    let app = world.pods[SERVER].listen_dual(8080);
+    for order in Order::BOTH {
+        for (service, endpoint) in [(SERVICE_V4, V4[SERVER]), (SERVICE_V6, V6[SERVER])] {
+            let (service, endpoint) = (at(service, 80), at(endpoint, 8080));
+            let name = format!("theirs {order:?} ours, {service}");
+            let theirs = balancer(&world, service, endpoint, order);
+            // Whoever is first decides where; ours sees their choice, or they see nothing of theirs any more.
+            let asked = if order == Order::Before { endpoint } else { service };
+
+            let client =
+                world.pods[CLIENT].connect(service).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let (server, found) = world.daemons[CLIENT].captured(&world.dataplane, service);
+            assert_eq!(found, Some(asked), "{name}: by the tunnel");
+            assert_eq!(peer(&client), asked, "{name}: whom it is shown");
+            assert_joined(&name, &client, &server);
+            drop((client, server));
+
+            world.dataplane.set_service(service, &Table::Weighted(vec![(endpoint, 1)])).expect("a table");
+            world.allow(CLIENT, SERVER, endpoint);
+            let client =
+                world.pods[CLIENT].connect(service).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let (server, seen) = accept(&app);
+            assert_eq!(seen.ip().to_canonical(), local(&client).ip(), "{name}: directly");
+            assert_eq!(world.flows()[0].asked, Some(asked), "{name}");
+            assert_eq!(peer(&client), asked, "{name}: whom it is shown");
+            assert_joined(&name, &client, &server);
+            drop((client, server, theirs));
+            world.until_none_is_listed();
+            world.dataplane.bump(world.number(SERVER)).expect("verdicts are void");
+            world.dataplane.remove_service(service).expect("removed");
+        }
+    }
+    assert_eq!(world.dataplane.pending_handoffs().expect("hand-offs"), 0);
+}
+
+#[test]
+fn ours_are_first_although_theirs_were_there() {
+    let mut lab = Lab::new();
+    let pod = Pod::new();
+    let (v4, v6) = (at(MESH_V4, 80), at(MESH_V6, 80));
+    let theirs = [(v4, at(STRANGER_V4, 80)), (v6, at(STRANGER_V6, 80))].map(|(from, to)| {
+        Foreign::attach(pod.cookie, Hook::Connect, Does::Replace(from, to), Order::After).expect("attached")
+    });
+    let dataplane = lab.dataplane();
+    let daemon = pod.enrol(&dataplane);
+    for mesh in [v4, v6] {
+        let client = pod.connect(mesh).expect("captured");
+        assert_eq!(daemon.captured(&dataplane, mesh).1, Some(mesh), "as the application asked for it");
+        assert_eq!(peer(&client), mesh);
+    }
+    drop(theirs);
+}
+
+#[test]
+fn services_that_only_they_know_end_by_the_destinations_rules() {
+    let world = Neighbours::new();
+    let app = world.pods[SERVER].listen_dual(8080);
+    for (service, endpoint) in [(STRANGE_V4, V4[SERVER]), (STRANGE_V6, V6[SERVER])] {
+        let (service, endpoint) = (at(service, 80), at(endpoint, 8080));
+        let theirs = balancer(&world, service, endpoint, Order::Before);
+        let client = world.pods[CLIENT].connect(service).expect("captured");
+        let (_server, found) = world.daemons[CLIENT].captured(&world.dataplane, service);
+        assert_eq!(found, Some(endpoint), "{service}: theirs first, the pod's address is the mesh's");
+        drop((client, theirs));
+
+        let theirs = balancer(&world, service, endpoint, Order::After);
+        let before = counter(&world.dataplane, Reason::PlaintextRefused);
+        let refused = failure(world.pods[CLIENT].connect(service), "ours first, a strict pod");
+        assert_eq!(refused, ErrorKind::ConnectionRefused, "{service}");
+        assert_eq!(
+            counter(&world.dataplane, Reason::PlaintextRefused),
+            before + 1,
+            "{service}: at the destination"
+        );
+        drop(theirs);
+    }
+    world.rest();
+    // Where plaintext is welcome, it is plaintext, and is said to be.
+    world.open(SERVER);
+    let (service, endpoint) = (at(STRANGE_V4, 80), at(V4[SERVER], 8080));
+    let _theirs = balancer(&world, service, endpoint, Order::After);
+    let client = world.pods[CLIENT].connect(service).expect("connected");
+    let (server, _) = accept(&app);
+    assert_joined("plaintext", &client, &server);
+    assert_eq!(peer(&client), service, "what they show stays");
+    assert_eq!(world.record(RecordKind::Opened, local(&client)).path, Path::Native);
+}
+
+#[test]
+fn what_others_change_after_us_meets_the_destinations_rules() {
+    let world = Neighbours::new();
+    let [app, unwanted] = [8080, 9090].map(|port| world.pods[SERVER].listen_dual(port));
+    let other = world.pods[OTHER].listen_dual(8080);
+    for (v6, addresses) in [(false, V4), (true, V6)] {
+        let to = at(addresses[SERVER], 8080);
+        let listener = world.daemons[CLIENT].outbound(to);
+        let loopback = at(if v6 { "::1" } else { "127.0.0.1" }, port(listener));
+        let rows = [
+            ("captured, and sent to the pod in plaintext", false, loopback, to),
+            ("direct, and sent to another pod", true, to, at(addresses[OTHER], 8080)),
+            ("direct, and sent to another port of the pod", true, to, at(addresses[SERVER], 9090)),
+        ];
+        for (name, direct, from, elsewhere) in rows {
+            let name = format!("{name}, {to}");
+            if direct {
+                world.allow(CLIENT, SERVER, to);
+            }
+            let theirs = Does::Replace(from, elsewhere);
+            let theirs = Foreign::attach(world.pods[CLIENT].cookie, Hook::Connect, theirs, Order::After)
+                .expect("attached");
+            let before = counter(&world.dataplane, Reason::PlaintextRefused);
+            assert_eq!(
+                failure(world.pods[CLIENT].connect(to), &name),
+                ErrorKind::ConnectionRefused,
+                "{name}"
+            );
+            assert_eq!(
+                counter(&world.dataplane, Reason::PlaintextRefused),
+                before + 1,
+                "{name}: at the destination"
+            );
+            drop(theirs);
+            assert_eq!(world.flows(), [], "{name}: nothing is listed");
+            assert_eq!(world.dataplane.pending_handoffs().expect("hand-offs"), 0, "{name}");
+            if direct {
+                let client = world.pods[CLIENT].connect(to).expect("without them it goes where it may");
+                let (server, _) = accept(&app);
+                assert_joined(&name, &client, &server);
+                drop((client, server));
+                world.until_none_is_listed();
+                world.dataplane.bump(world.number(SERVER)).expect("verdicts are void");
+            }
+        }
+    }
+    assert_eq!(
+        counter(&world.dataplane, Reason::FlowMisdirected),
+        4,
+        "what was decided was not what was done"
+    );
+    for listener in [&app, &unwanted, &other] {
+        listener.set_nonblocking(true).expect("non-blocking");
+        let waiting = listener.accept().expect_err("no application got anything").kind();
+        assert_eq!(waiting, ErrorKind::WouldBlock);
+    }
+}
+
+#[test]
+fn a_program_that_refuses_refuses() {
+    let world = Neighbours::new();
+    for order in Order::BOTH {
+        for service in [at(SERVICE_V4, 80), at(SERVICE_V6, 80)] {
+            let name = format!("theirs {order:?} ours, {service}");
+            let cookie = world.pods[CLIENT].cookie;
+            // Ours first has changed the address meanwhile: they know it by what it is then.
+            let listener = world.daemons[CLIENT].outbound(service);
+            let loopback = at(if service.is_ipv4() { "127.0.0.1" } else { "::1" }, port(listener));
+            let seen = if order == Order::Before { service } else { loopback };
+            let theirs = Foreign::attach(cookie, Hook::Connect, Does::Refuse(seen), order).expect("attached");
+            let socket = world.pods[CLIENT].socket(Domain::for_address(service));
+            let error = socket.connect(&service.into()).expect_err("refused");
+            assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{name}");
+            assert!(socket.peer_addr().is_err(), "{name}: it is connected to nobody");
+            assert_eq!(world.dataplane.pending_handoffs().expect("hand-offs"), 0, "{name}");
+            drop(theirs);
+            socket
+                .connect(&service.into())
+                .unwrap_or_else(|error| panic!("{name}, the same socket: {error}"));
+            let (server, found) = world.daemons[CLIENT].captured(&world.dataplane, service);
+            assert_eq!(found, Some(service), "{name}");
+            assert_joined(&name, &socket, &server);
+        }
+    }
+}
+
+#[test]
+fn a_program_that_leaves_no_room_is_not_put_aside() {
+    let mut lab = Lab::new();
+    let name = format!("ambit-alone-{}", std::process::id());
+    let cgroup = foreign::cgroup().expect("cgroup v2").join(name);
+    std::fs::create_dir(&cgroup).expect("a cgroup of our own, which nobody is in");
+    let alone = File::open(&cgroup).expect("its directory");
+    foreign::attach_alone(&alone, at(SERVICE_V6, 80)).expect("attached");
+    let settings = Settings { cgroup: Some(cgroup.clone()), ..lab.settings() };
+    let opened = Dataplane::open(&settings);
+    assert!(matches!(opened, Err(Error::Attach { program: "connect6", .. })), "{opened:?}");
+    std::fs::remove_dir(&cgroup).expect("removed");
+}
