@@ -14,6 +14,8 @@ use super::state::{Event, PodKey, Seen, State};
 
 /// On the API's image of a pod that a kubelet started from a file of its own.
 const MIRROR: &str = "kubernetes.io/config.mirror";
+/// How many pods one answer holds.
+const PAGE: u32 = 500;
 
 /// A way to the API server, for the pods of one node.
 #[derive(Clone)]
@@ -63,33 +65,59 @@ impl Cluster {
 
     /// Takes our annotations off all pods of the node; says off how many.
     pub(crate) async fn forget_all(&self) -> kube::Result<usize> {
-        let pods: Api<Pod> = Api::all(self.client.clone());
-        let mut forgotten = 0;
-        for pod in pods.list(&ListParams::default().fields(&self.selector())).await? {
-            let ours = [REDIRECTION, NOT_CAPTURED];
-            if !ours.iter().any(|name| pod.annotations().contains_key(*name)) {
-                continue;
-            }
-            let (Some(key), Some(uid)) = (key(&pod), pod.uid()) else { continue };
-            let nothing: BTreeMap<&str, Option<&str>> = ours.iter().map(|name| (*name, None)).collect();
-            match self.annotate(&key, &uid, json!(nothing)).await {
-                Ok(()) => forgotten += 1,
-                Err(error) if is_gone(&error) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(forgotten)
+        forget(&self.client, &ListParams::default().fields(&self.selector())).await
     }
 
-    /// On the pod with this uid and no other (the API server compares).
     async fn annotate(&self, key: &PodKey, uid: &str, annotations: serde_json::Value) -> kube::Result<()> {
-        let patch = Patch::Merge(json!({ "metadata": { "uid": uid, "annotations": annotations } }));
-        self.pods(&key.namespace).patch_status(&key.name, &PatchParams::default(), &patch).await.map(|_| ())
+        annotate(&self.client, key, uid, annotations).await
     }
 
     fn pods(&self, namespace: &str) -> Api<Pod> {
         Api::namespaced(self.client.clone(), namespace)
     }
+}
+
+/// Takes our annotations off the pods that are listed; says off how many.
+pub(crate) async fn forget(client: &Client, pods: &ListParams) -> kube::Result<usize> {
+    let api: Api<Pod> = Api::all(client.clone());
+    let mut pods = pods.clone().limit(PAGE);
+    let mut forgotten = 0;
+    loop {
+        let page = api.list_metadata(&pods).await?;
+        for pod in &page.items {
+            let ours = [REDIRECTION, NOT_CAPTURED];
+            if !ours.iter().any(|name| pod.annotations().contains_key(*name)) {
+                continue;
+            }
+            let (Some(namespace), Some(name), Some(uid)) =
+                (pod.namespace(), pod.metadata.name.clone(), pod.uid())
+            else {
+                continue;
+            };
+            let nothing: BTreeMap<&str, Option<&str>> = ours.iter().map(|name| (*name, None)).collect();
+            match annotate(client, &PodKey { namespace, name }, &uid, json!(nothing)).await {
+                Ok(()) => forgotten += 1,
+                Err(error) if is_gone(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        match page.metadata.continue_ {
+            Some(token) if !token.is_empty() => pods.continue_token = Some(token),
+            _ => return Ok(forgotten),
+        }
+    }
+}
+
+/// On the pod with this uid and no other (the API server compares).
+async fn annotate(
+    client: &Client,
+    key: &PodKey,
+    uid: &str,
+    annotations: serde_json::Value,
+) -> kube::Result<()> {
+    let patch = Patch::Merge(json!({ "metadata": { "uid": uid, "annotations": annotations } }));
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &key.namespace);
+    pods.patch_status(&key.name, &PatchParams::default(), &patch).await.map(|_| ())
 }
 
 /// The pod is not there any more, or another has taken its name.

@@ -1,5 +1,6 @@
 //! The node agent: it keeps the CNI plugin installed, enrols pods that already run when they are labelled, says on each
-//! pod whether it is captured, and takes everything off the node when Ambit is uninstalled.
+//! pod whether it is captured, and takes everything off the node when Ambit is uninstalled. What is then left in the API
+//! goes with [`sweep`].
 //!
 //! Way in: [`run`]. One agent of a node acts at a time ([`lock`]); then [`watch`] and [`token`] keep the plugin
 //! installed, and [`reconciler`] drives [`state`], which decides who is to be enrolled.
@@ -15,6 +16,7 @@ mod namespaces;
 mod pod;
 mod reconciler;
 mod state;
+mod sweep;
 mod telemetry;
 mod token;
 mod uninstall;
@@ -31,6 +33,7 @@ use ambit_runtime::telemetry::metrics::Metrics;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
 pub use config::Config;
+pub use sweep::{Remains, sweep};
 
 use crate::chain;
 use crate::entry::{Entry, PLUGIN};

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use ambit_cni::agent::{self, Config};
+use ambit_cni::agent::{self, Config, Remains};
 use clap::{Parser, Subcommand};
 
 /// What Ambit runs on every node of a Kubernetes cluster beside ztunnel.
@@ -24,10 +24,29 @@ enum Verb {
         #[arg(long)]
         node: Option<String>,
     },
+    /// Remove what Ambit has left in the API, when all of its parts are gone: the last step of an uninstallation.
+    Sweep {
+        /// Ambit's own namespace.
+        #[arg(long)]
+        namespace: String,
+        /// The Secret of the CA.
+        #[arg(long)]
+        secret: String,
+        /// The ConfigMap of the trust bundle.
+        #[arg(long)]
+        config_map: String,
+        /// The Lease of the controllers.
+        #[arg(long)]
+        lease: String,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
-    let Verb::Agent { config, node } = Arguments::parse().verb;
-    agent::run(&Config::read(&config, node)?)?;
+    match Arguments::parse().verb {
+        Verb::Agent { config, node } => agent::run(&Config::read(&config, node)?)?,
+        Verb::Sweep { namespace, secret, config_map, lease } => {
+            agent::sweep(&Remains { namespace, secret, config_map, lease })?;
+        }
+    }
     Ok(())
 }

@@ -34,13 +34,24 @@ pub struct Mesh {
 impl Mesh {
     /// A cluster with the images loaded, and nothing of the mesh installed.
     pub fn prepare(name: &str) -> Result<Self> {
+        Self::prepare_tainted(name, &[])
+    }
+
+    /// [`Mesh::prepare`] with taints that nodes have from the start.
+    pub fn prepare_tainted(name: &str, taints: &[&str]) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("ambit-kubernetes-").tempdir()?;
-        let cluster = Cluster::up(&Options::new(name, folder.path().join("cluster")))?;
-        let mesh = Self { cluster, _folder: folder };
+        let mut options = Options::new(name, folder.path().join("cluster"));
+        options.taints = taints.iter().map(|taint| (*taint).to_owned()).collect();
+        let mesh = Self { cluster: Cluster::up(&options)?, _folder: folder };
         for image in ["controller", "ztunnel", "cni", "tests"] {
-            mesh.cluster.load(&images()?.join(format!("{image}.tar")))?;
+            mesh.load(image)?;
         }
         Ok(mesh)
+    }
+
+    /// Loads one of the images into every node.
+    pub fn load(&self, image: &str) -> Result<()> {
+        self.cluster.load(&images()?.join(format!("{image}.tar")))
     }
 
     /// [`Mesh::prepare`], then installed.
@@ -53,16 +64,22 @@ impl Mesh {
     /// Installs (or upgrades) by the chart and waits until all is ready: how long it took.
     pub fn install(&self, settings: &[&str]) -> Result<Duration> {
         let began = Instant::now();
-        let chart = workspace().join("deploy/chart");
-        let mut arguments = vec!["upgrade", "--install", "ambit", chart.to_str().context("a path in UTF-8")?];
-        arguments.extend(["--namespace", SYSTEM, "--create-namespace", "--wait", "--timeout", "5m"]);
-        for setting in settings {
-            arguments.extend(["--set", setting]);
-        }
-        if let Err(error) = run(&mut self.cluster.helm(&arguments)) {
+        if let Err(error) = self.upgrade(settings, &["--wait", "--timeout", "5m"]) {
             bail!("{error:#}\n{}", self.story());
         }
         Ok(began.elapsed())
+    }
+
+    /// Installs (or upgrades) by the chart, with these flags of Helm's.
+    pub fn upgrade(&self, settings: &[&str], flags: &[&str]) -> Result<()> {
+        let chart = workspace().join("deploy/chart");
+        let mut arguments = vec!["upgrade", "--install", "ambit", chart.to_str().context("a path in UTF-8")?];
+        arguments.extend(["--namespace", SYSTEM, "--create-namespace"]);
+        arguments.extend(flags);
+        for setting in settings {
+            arguments.extend(["--set", setting]);
+        }
+        run(&mut self.cluster.helm(&arguments)).map(drop)
     }
 
     /// What `kubectl` prints.
@@ -188,10 +205,16 @@ impl Mesh {
 
     /// Asks once on a new connection; an error says why there was no answer.
     pub fn ask(&self, pod: &Pod, target: &str) -> Result<()> {
-        let said = self.exec(pod, &["/ambit-load", target, "--count", "1", "--patience", "5"])?;
+        self.said(pod, target, "1").map(drop)
+    }
+
+    /// Asks so many times, each on a new connection: the different answers, sorted.
+    pub fn said(&self, pod: &Pod, target: &str, count: &str) -> Result<Vec<String>> {
+        let said = self.exec(pod, &["/ambit-load", target, "--count", count, "--patience", "5"])?;
         let last: Value = serde_json::from_str(said.lines().last().context("it said nothing")?)?;
         ensure!(last["answered"].as_u64() > Some(0) && last["failed"] == 0, "{last}");
-        Ok(())
+        let answers = last["said"].as_object().context("no answers")?;
+        Ok(answers.keys().cloned().collect())
     }
 
     /// Everything that helps to see why something is not ready.

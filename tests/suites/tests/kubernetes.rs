@@ -1,4 +1,5 @@
-//! The mesh on a real Kubernetes of two nodes, as users install and use it. Who may do what is in `kubernetes_rights.rs`.
+//! The mesh on a real Kubernetes of two nodes, as users install and use it. Who may do what is in `kubernetes_rights.rs`,
+//! how it ends in `kubernetes_uninstall.rs`.
 
 use ambit_harness::{Capture, within};
 use ambit_suites::kubernetes::manifests::{deployment, service, shop, strict};
@@ -6,16 +7,13 @@ use ambit_suites::kubernetes::{ENROLLED, Mesh, PATIENCE, SYSTEM, node_netns, run
 use ambit_suites::{MARKER, Rows};
 use anyhow::{Context, Result, ensure};
 
-/// How many connections were in mutual TLS, and how many not, to the shop named cart.
-fn security(mesh: &Mesh) -> Result<(f64, f64)> {
-    let to = |policy| {
-        mesh.opened(&[
-            ("reporter", "destination"),
-            ("destination_workload", "cart"),
-            ("connection_security_policy", policy),
-        ])
-    };
-    Ok((to("mutual_tls")?, to("none")?))
+/// How many connections to the shop named cart were in mutual TLS.
+fn in_mutual_tls(mesh: &Mesh) -> Result<f64> {
+    mesh.opened(&[
+        ("reporter", "destination"),
+        ("destination_workload", "cart"),
+        ("connection_security_policy", "mutual_tls"),
+    ])
 }
 
 #[test]
@@ -33,9 +31,9 @@ fn install_and_label() -> Result<()> {
     mesh.enrolled("shop", true)?;
     before.answers_again().context("a connection from before the label")?;
     within(PATIENCE, "a new connection is in mutual TLS", || {
-        let (mutual, _) = security(&mesh)?;
+        let mutual = in_mutual_tls(&mesh)?;
         mesh.ask(&client, "cart.shop:80")?;
-        let (after, _) = security(&mesh)?;
+        let after = in_mutual_tls(&mesh)?;
         ensure!(after > mutual, "{mutual} connections in mutual TLS before, {after} after");
         Ok(())
     })?;
@@ -46,9 +44,9 @@ fn install_and_label() -> Result<()> {
     mesh.kubectl(&["label", "namespace", "shop", "istio.io/dataplane-mode-"])?;
     mesh.enrolled("shop", false)?;
     within(PATIENCE, "a new connection is no longer in mutual TLS", || {
-        let (mutual, _) = security(&mesh)?;
+        let mutual = in_mutual_tls(&mesh)?;
         mesh.ask(&client, "cart.shop:80")?;
-        let (after, _) = security(&mesh)?;
+        let after = in_mutual_tls(&mesh)?;
         ensure!((after - mutual).abs() < 0.5, "{mutual} connections in mutual TLS before, {after} after");
         Ok(())
     })?;
@@ -282,97 +280,4 @@ fn with_daemon(mesh: &Mesh, node: &str) -> Result<()> {
         mesh.pod(SYSTEM, "app.kubernetes.io/name=ztunnel", Some(node)).map(drop)
     })?;
     mesh.rolled_out(SYSTEM, &["daemonset/ztunnel"])
-}
-
-#[test]
-fn without_controllers_and_uninstalled() -> Result<()> {
-    let mesh = Mesh::prepare("uninstall")?;
-    mesh.cluster.apply(&shop("shop"))?;
-    mesh.rolled_out("shop", &["deployment/client", "deployment/cart"])?;
-    let before = leftovers(&mesh)?;
-    mesh.install(&[])?;
-    mesh.kubectl(&["label", "namespace", "shop", ENROLLED])?;
-    mesh.enrolled("shop", true)?;
-    mesh.cluster.apply(&strict("shop"))?;
-    let client = mesh.pod("shop", "app=client", None)?;
-
-    let mut table = Rows::new();
-    table.row("no request fails while there is no controller", || {
-        let load =
-            mesh.start(&client, &["/ambit-load", "cart.shop:80", "--rate", "40", "--until", "/tmp/stop"])?;
-        mesh.kubectl(&["-n", SYSTEM, "scale", "deployment/ambit-controller", "--replicas=0"])?;
-        within(PATIENCE, "all controllers are gone", || {
-            let pods = mesh.pods(SYSTEM, "app.kubernetes.io/name=ambit-controller")?;
-            ensure!(pods.is_empty(), "{} are there", pods.len());
-            Ok(())
-        })?;
-        mesh.ask(&client, "cart.shop:80")?;
-        mesh.kubectl(&["-n", SYSTEM, "scale", "deployment/ambit-controller", "--replicas=2"])?;
-        mesh.rolled_out(SYSTEM, &["deployment/ambit-controller"])?;
-        mesh.exec(&client, &["/ambit-load", "--touch", "/tmp/stop"])?;
-        let report = load.finish()?;
-        println!("all controllers away and back: {report}");
-        ensure!(report["failed"] == 0 && report["answered"].as_u64() > Some(40), "{report}");
-        Ok(())
-    });
-    table.row("a policy that is applied after their return acts", || {
-        mesh.cluster.apply(
-            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: nobody, namespace: shop}\n\
-             spec: {selector: {matchLabels: {app: cart}}, action: ALLOW, rules: [{from: [{source: {namespaces: [elsewhere]}}]}]}\n",
-        )?;
-        within(PATIENCE, "requests are refused", || {
-            ensure!(mesh.ask(&client, "cart.shop:80").is_err(), "answered");
-            Ok(())
-        })?;
-        within(PATIENCE, "its status says that it is in force", || {
-            let policy = mesh.get(&["authorizationpolicies.security.istio.io", "-n", "shop", "nobody"])?;
-            let conditions = policy["status"]["conditions"].as_array().cloned().unwrap_or_default();
-            ensure!(conditions.iter().any(|condition| condition["status"] == "True"), "{}", policy["status"]);
-            Ok(())
-        })?;
-        mesh.kubectl(&["-n", "shop", "delete", "authorizationpolicies.security.istio.io", "nobody"])?;
-        within(PATIENCE, "requests are answered again", || mesh.ask(&client, "cart.shop:80"))
-    });
-    table.row("uninstalled, nothing is left on the nodes", || {
-        run(&mut mesh.cluster.helm(&[
-            "uninstall",
-            "ambit",
-            "--namespace",
-            SYSTEM,
-            "--wait",
-            "--timeout",
-            "3m",
-        ]))?;
-        within(PATIENCE, "the nodes are as before", || {
-            let after = leftovers(&mesh)?;
-            for (node, (before, after)) in before.iter().zip(&after).enumerate() {
-                let new: Vec<_> = after.iter().filter(|thing| !before.contains(thing)).collect();
-                let gone: Vec<_> = before.iter().filter(|thing| !after.contains(thing)).collect();
-                ensure!(
-                    new.is_empty() && gone.is_empty(),
-                    "node{}: left {new:?}, missing {gone:?}",
-                    node + 1
-                );
-            }
-            Ok(())
-        })?;
-        // Annotations are of the API, not of the nodes: the agents take them off if they still may (Helm takes their rights at once).
-        mesh.ask(&client, "cart.shop:80").context("plain traffic afterwards")
-    });
-    table.finish();
-    mesh.cluster.down()
-}
-
-/// What an installation could leave on each node: files where it writes, pins, programs at the hooks, rules. (kube-proxy takes its own
-/// chains away when it likes.)
-fn leftovers(mesh: &Mesh) -> Result<Vec<Vec<String>>> {
-    let look = "find /opt/cni/bin /etc/cni/net.d /run/ambit /sys/fs/bpf -printf '%p %y %s\\n' 2>/dev/null; \
-                cat /etc/cni/net.d/*; \
-                bpftool cgroup tree $(awk '$3==\"cgroup2\"{print $2; exit}' /proc/mounts) | awk 'NF>1{print $2,$3,$4}' | sort; \
-                nft list tables | grep -v kube-proxy; ip rule; ip route show table all type local | grep -v proto; true";
-    mesh.cluster
-        .nodes()
-        .iter()
-        .map(|node| Ok(run(&mut node.run("bash", &["-c", look]))?.lines().map(str::to_owned).collect()))
-        .collect()
 }

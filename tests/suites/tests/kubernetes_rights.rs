@@ -24,7 +24,8 @@ fn tokens_and_rights() -> Result<()> {
 fn rendered(mesh: &Mesh) -> Result<()> {
     let chart = workspace().join("deploy/chart");
     let chart = chart.to_str().context("a path in UTF-8")?;
-    let arguments = ["template", "ambit", chart, "--namespace", SYSTEM, "--kube-version", "1.34.2"];
+    let arguments =
+        ["template", "ambit", chart, "--no-hooks", "--namespace", SYSTEM, "--kube-version", "1.34.2"];
     let now = run(&mut mesh.cluster.helm(&arguments))?;
     let file = std::fs::read_to_string(workspace().join("deploy/ambit.yaml"))?;
     ensure!(

@@ -60,6 +60,8 @@ struct Counts {
     answered: u64,
     failed: u64,
     reasons: BTreeMap<String, u64>,
+    /// By what was said: shops say who they are, and whom they see.
+    said: BTreeMap<String, u64>,
     slowest: Duration,
     /// Seconds after the start.
     first_failure: Option<f64>,
@@ -80,7 +82,7 @@ fn main() -> Result<()> {
         "{}",
         json!({
             "answered": counts.answered, "failed": counts.failed, "reasons": counts.reasons,
-            "slowest_ms": counts.slowest.as_millis(), "first_failure_s": counts.first_failure,
+            "said": counts.said, "slowest_ms": counts.slowest.as_millis(), "first_failure_s": counts.first_failure,
             "seconds": began.elapsed().as_secs_f64(),
         })
     );
@@ -134,10 +136,15 @@ fn constant(load: &Load, began: Instant) -> Result<Counts> {
     Ok(std::mem::take(&mut *counts.lock().expect("no thread panics with it")))
 }
 
-fn note(counts: &mut Counts, result: Result<()>, started: Instant, began: Instant) {
+fn note(counts: &mut Counts, result: Result<Option<String>>, started: Instant, began: Instant) {
     counts.slowest = counts.slowest.max(started.elapsed());
     match result {
-        Ok(()) => counts.answered += 1,
+        Ok(said) => {
+            counts.answered += 1;
+            if let Some(said) = said {
+                *counts.said.entry(said).or_default() += 1;
+            }
+        }
         Err(error) => {
             counts.failed += 1;
             counts.first_failure.get_or_insert(began.elapsed().as_secs_f64());
@@ -156,7 +163,7 @@ fn connect(load: &Load) -> Result<TcpStream> {
     Ok(stream)
 }
 
-fn ask(load: &Load) -> Result<()> {
+fn ask(load: &Load) -> Result<Option<String>> {
     let mut stream = connect(load)?;
     write!(
         stream,
@@ -169,7 +176,7 @@ fn ask(load: &Load) -> Result<()> {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).context("receiving")?;
     ensure!(answer.starts_with("HTTP/1.1 200"), "answered {:?}", answer.lines().next().unwrap_or_default());
-    Ok(())
+    Ok(answer.split_once("\r\n\r\n").map(|(_, body)| body.trim().to_owned()))
 }
 
 /// One connection, asked once a second until it or the time ends.
@@ -185,7 +192,7 @@ fn hold(load: &Load, began: Instant) -> Counts {
     let mut answers = BufReader::new(stream);
     while !over(load, began) {
         let started = Instant::now();
-        let result = exchange(&mut answers, load);
+        let result = exchange(&mut answers, load).map(|()| None);
         let failed = result.is_err();
         note(&mut counts, result, started, began);
         println!("{}", json!({"answered": counts.answered, "failed": counts.failed}));

@@ -1,5 +1,7 @@
 //! What is applied to clusters in tests.
 
+pub mod services;
+
 /// Two shops, one on each node, and a client on the first.
 pub fn shop(namespace: &str) -> String {
     format!(

@@ -1,0 +1,156 @@
+//! All controllers gone for a while, and Ambit gone for good: nothing is left on the nodes and in the API.
+
+use ambit_harness::within;
+use ambit_suites::Rows;
+use ambit_suites::kubernetes::manifests::{shop, strict};
+use ambit_suites::kubernetes::{ANNOTATION, ENROLLED, Mesh, PATIENCE, SYSTEM, run, workspace};
+use anyhow::{Context, Result, ensure};
+
+#[test]
+fn without_controllers_and_uninstalled() -> Result<()> {
+    let mesh = Mesh::prepare("uninstall")?;
+    mesh.cluster.apply(&shop("shop"))?;
+    mesh.rolled_out("shop", &["deployment/client", "deployment/cart"])?;
+    // No agent ever sees this one, as those of a node that is off.
+    mesh.cluster.apply(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: unseen, namespace: shop}\n\
+         spec: {nodeSelector: {tests/node: none}, containers: [{name: shop, image: docker.io/ambit/tests:0.1.0}]}\n",
+    )?;
+    mesh.kubectl(&["create", "namespace", SYSTEM])?;
+    mesh.kubectl(&["label", "namespace", "shop", ENROLLED])?;
+    within(PATIENCE, "the namespace has what every namespace has", || {
+        mesh.kubectl(&["-n", SYSTEM, "get", "serviceaccount/default", "configmap/kube-root-ca.crt"])
+    })?;
+    let before = Remains::of(&mesh)?;
+    mesh.install(&[])?;
+    mesh.enrolled("shop", true)?;
+    mesh.cluster.apply(&strict("shop"))?;
+    let client = mesh.pod("shop", "app=client", None)?;
+
+    let mut table = Rows::new();
+    table.row("no request fails while there is no controller", || {
+        let load =
+            mesh.start(&client, &["/ambit-load", "cart.shop:80", "--rate", "40", "--until", "/tmp/stop"])?;
+        mesh.kubectl(&["-n", SYSTEM, "scale", "deployment/ambit-controller", "--replicas=0"])?;
+        within(PATIENCE, "all controllers are gone", || {
+            let pods = mesh.pods(SYSTEM, "app.kubernetes.io/name=ambit-controller")?;
+            ensure!(pods.is_empty(), "{} are there", pods.len());
+            Ok(())
+        })?;
+        mesh.ask(&client, "cart.shop:80")?;
+        mesh.kubectl(&["-n", SYSTEM, "scale", "deployment/ambit-controller", "--replicas=2"])?;
+        mesh.rolled_out(SYSTEM, &["deployment/ambit-controller"])?;
+        mesh.exec(&client, &["/ambit-load", "--touch", "/tmp/stop"])?;
+        let report = load.finish()?;
+        println!("all controllers away and back: {report}");
+        ensure!(report["failed"] == 0 && report["answered"].as_u64() > Some(40), "{report}");
+        Ok(())
+    });
+    table.row("a policy that is applied after their return acts", || {
+        mesh.cluster.apply(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: nobody, namespace: shop}\n\
+             spec: {selector: {matchLabels: {app: cart}}, action: ALLOW, rules: [{from: [{source: {namespaces: [elsewhere]}}]}]}\n",
+        )?;
+        within(PATIENCE, "requests are refused", || {
+            ensure!(mesh.ask(&client, "cart.shop:80").is_err(), "answered");
+            Ok(())
+        })?;
+        within(PATIENCE, "its status says that it is in force", || {
+            let policy = mesh.get(&["authorizationpolicies.security.istio.io", "-n", "shop", "nobody"])?;
+            let conditions = policy["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            ensure!(conditions.iter().any(|condition| condition["status"] == "True"), "{}", policy["status"]);
+            Ok(())
+        })?;
+        mesh.kubectl(&["-n", "shop", "delete", "authorizationpolicies.security.istio.io", "nobody"])?;
+        within(PATIENCE, "requests are answered again", || mesh.ask(&client, "cart.shop:80"))
+    });
+    table.row("uninstalled by Helm, nothing is left on the nodes and in the API", || {
+        mesh.kubectl(&["-n", "shop", "annotate", "pod", "unseen", &format!("{ANNOTATION}=enabled")])?;
+        // What users wrote stays with the definitions.
+        mesh.kubectl(&["-n", "shop", "delete", "peerauthentications.security.istio.io", "default"])?;
+        let arguments = ["uninstall", "ambit", "--namespace", SYSTEM, "--wait", "--timeout", "3m"];
+        run(&mut mesh.cluster.helm(&arguments))?;
+        before.are_back(&mesh)?;
+        mesh.ask(&client, "cart.shop:80").context("plain traffic afterwards")
+    });
+    table.row("the same without Helm", || {
+        let [crds, rest] = ["deploy/crds", "deploy/ambit.yaml"].map(|path| workspace().join(path));
+        let (crds, rest) = (crds.display().to_string(), rest.display().to_string());
+        mesh.kubectl(&["apply", "--server-side", "-f", &crds, "-f", &rest])?;
+        mesh.rolled_out(SYSTEM, &["deployment/ambit-controller", "daemonset/ztunnel"])?;
+        mesh.enrolled("shop", true)?;
+        mesh.kubectl(&["-n", SYSTEM, "delete", "daemonset", "ztunnel", "--cascade=foreground"])?;
+        mesh.kubectl(&["delete", "--ignore-not-found", "-f", &rest])?;
+        mesh.kubectl(&["create", "namespace", SYSTEM])?;
+        before.are_back(&mesh)?;
+        mesh.ask(&client, "cart.shop:80").context("plain traffic afterwards")
+    });
+    table.finish();
+    mesh.cluster.down()
+}
+
+/// What an installation could leave behind.
+struct Remains {
+    nodes: Vec<Vec<String>>,
+    objects: Vec<String>,
+    annotations: Vec<String>,
+}
+
+impl Remains {
+    fn of(mesh: &Mesh) -> Result<Self> {
+        Ok(Self { nodes: leftovers(mesh)?, objects: objects(mesh)?, annotations: annotations(mesh)? })
+    }
+
+    /// Waits until all is as it was.
+    fn are_back(&self, mesh: &Mesh) -> Result<()> {
+        within(PATIENCE, "all is as before", || {
+            let now = Self::of(mesh)?;
+            for (node, (before, after)) in self.nodes.iter().zip(&now.nodes).enumerate() {
+                same(&format!("node{}", node + 1), before, after)?;
+            }
+            same("annotations", &self.annotations, &now.annotations)?;
+            same("objects", &self.objects, &now.objects)
+        })
+    }
+}
+
+fn same(what: &str, before: &[String], after: &[String]) -> Result<()> {
+    let new: Vec<_> = after.iter().filter(|thing| !before.contains(thing)).collect();
+    let gone: Vec<_> = before.iter().filter(|thing| !after.contains(thing)).collect();
+    ensure!(new.is_empty() && gone.is_empty(), "{what}: left {new:?}, missing {gone:?}");
+    Ok(())
+}
+
+/// Every object of the API, but for events and the definitions, which stay with what users wrote.
+fn objects(mesh: &Mesh) -> Result<Vec<String>> {
+    let kinds = mesh.kubectl(&["api-resources", "--verbs=list", "-o", "name"])?;
+    let kinds: Vec<&str> = kinds.lines().filter(|kind| !kind.starts_with("events")).collect();
+    let path = "jsonpath={range .items[*]}{.kind}/{.metadata.namespace}/{.metadata.name}{\"\\n\"}{end}";
+    let all = mesh.kubectl(&["get", &kinds.join(","), "-A", "-o", path])?;
+    let definition = |object: &&str| {
+        let kind = object.split('/').next();
+        matches!(kind, Some("CustomResourceDefinition" | "APIService")) && object.ends_with(".istio.io")
+    };
+    Ok(all.lines().filter(|object| !definition(object)).map(str::to_owned).collect())
+}
+
+/// Every annotation of every pod.
+fn annotations(mesh: &Mesh) -> Result<Vec<String>> {
+    let path = "jsonpath={range .items[*]}{.metadata.namespace}/{.metadata.name}: {.metadata.annotations}{\"\\n\"}{end}";
+    let all = mesh.kubectl(&["get", "pods", "-A", "-o", path])?;
+    Ok(all.lines().map(str::to_owned).collect())
+}
+
+/// On each node: files where it writes, pins, programs at the hooks, rules. (kube-proxy takes its own
+/// chains away when it likes.)
+fn leftovers(mesh: &Mesh) -> Result<Vec<Vec<String>>> {
+    let look = "find /opt/cni/bin /etc/cni/net.d /run/ambit /sys/fs/bpf -printf '%p %y %s\\n' 2>/dev/null; \
+                cat /etc/cni/net.d/*; \
+                bpftool cgroup tree $(awk '$3==\"cgroup2\"{print $2; exit}' /proc/mounts) | awk 'NF>1{print $2,$3,$4}' | sort; \
+                nft list tables | grep -v kube-proxy; ip rule; ip route show table all type local | grep -v proto; true";
+    mesh.cluster
+        .nodes()
+        .iter()
+        .map(|node| Ok(run(&mut node.run("bash", &["-c", look]))?.lines().map(str::to_owned).collect()))
+        .collect()
+}
