@@ -284,7 +284,7 @@ fn controller_config(dir: &Path, filter: &str) -> String {
 }
 
 /// Where the programs under test are: `AMBIT_BIN_DIR`, or the workspace's debug build.
-fn binaries() -> Result<PathBuf> {
+pub fn binaries() -> Result<PathBuf> {
     let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/debug");
     let dir = std::env::var_os("AMBIT_BIN_DIR").map_or_else(default, PathBuf::from);
     dir.canonicalize().with_context(|| format!("no programs in {}: set AMBIT_BIN_DIR", dir.display()))

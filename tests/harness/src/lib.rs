@@ -39,7 +39,7 @@ mod spec;
 mod sys;
 mod wait;
 
-pub use builder::Builder;
+pub use builder::{Builder, binaries};
 pub use capture::{Capture, Packet, Protocol, Trace};
 pub use daemon::Daemon;
 pub use enrol::Enrolment;

@@ -3,6 +3,7 @@
 //! The images and the chart are those that users get; `cargo xtask test` builds the images first (`AMBIT_IMAGES`).
 
 pub mod manifests;
+pub mod remains;
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};

@@ -48,10 +48,11 @@ struct Image {
     entrypoint: &'static str,
 }
 
-const IMAGES: [Image; 3] = [
+const IMAGES: [Image; 4] = [
     Image { component: "controller", programs: &["controller"], entrypoint: "/controller" },
     Image { component: "ztunnel", programs: &["ztunnel"], entrypoint: "/ztunnel" },
     Image { component: "cni", programs: &["ambit-cni", "ambit-node"], entrypoint: "/ambit-node" },
+    Image { component: "cli", programs: &["ambit"], entrypoint: "/ambit" },
 ];
 
 /// What pods run in tests.

@@ -1,0 +1,121 @@
+//! `ambit enrol` and `ambit release`: the label, and then what the nodes say of the pods.
+
+use std::time::Duration;
+
+use ambit_core::enrolment::{DATAPLANE_MODE, Labels};
+use clap::Args;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::api::{Api, ListParams, Patch, PatchParams};
+use kube::{Client, ResourceExt as _};
+use serde_json::json;
+
+use crate::cluster::Access;
+use crate::error::{Error, api};
+use crate::manifests::MANAGER;
+use crate::membership::{Standing, standing};
+use crate::wait::{self, Look};
+
+/// The value of the label that others' tools know too.
+const AMBIENT: &str = "ambient";
+
+/// Whom.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    namespace: String,
+    /// How long to wait for the pods that run.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    timeout: u64,
+}
+
+pub(crate) async fn enrol(access: &Access, options: &Options) -> Result<(), Error> {
+    if options.namespace == access.ambit_namespace {
+        return Err(Error::Refused("Ambit's own pods are never in the mesh".to_owned()));
+    }
+    change(access, options, Some(AMBIENT)).await
+}
+
+pub(crate) async fn release(access: &Access, options: &Options) -> Result<(), Error> {
+    change(access, options, None).await
+}
+
+async fn change(access: &Access, options: &Options, label: Option<&str>) -> Result<(), Error> {
+    let client = access.connect().await?;
+    let patch = Patch::Merge(json!({ "metadata": { "labels": { DATAPLANE_MODE: label } } }));
+    let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+    Api::<Namespace>::all(client.clone())
+        .patch(&options.namespace, &parameters, &patch)
+        .await
+        .map_err(api(format!("labelling the namespace {}", options.namespace)))?;
+    let goal = if label.is_some() { "enrolled" } else { "released" };
+    let mut standings = Vec::new();
+    wait::until(goal, Duration::from_secs(options.timeout), async || {
+        standings = ask(&client, &options.namespace, &access.ambit_namespace).await?;
+        let waits = waits(&standings);
+        Ok(if waits.is_empty() { Look::Reached } else { Look::Missing(waits) })
+    })
+    .await?;
+    for line in summary(&options.namespace, &standings) {
+        println!("{line}");
+    }
+    Ok(())
+}
+
+/// Where each running pod of the namespace stands.
+async fn ask(client: &Client, namespace: &str, system: &str) -> Result<Vec<(String, Standing)>, Error> {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let labels: Labels = namespaces
+        .get_metadata(namespace)
+        .await
+        .map_err(api(format!("reading the namespace {namespace}")))?
+        .metadata
+        .labels
+        .unwrap_or_default();
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let pods =
+        pods.list(&ListParams::default()).await.map_err(api(format!("listing the pods of {namespace}")))?;
+    let stand = |pod: &Pod| Some((pod.name_any(), standing(pod, &labels, system)?));
+    Ok(pods.items.iter().filter_map(stand).collect())
+}
+
+/// The pods of which the nodes have not said what the labels ask for.
+fn waits(standings: &[(String, Standing)]) -> Vec<String> {
+    let line = |(name, standing): &(String, Standing)| match standing {
+        Standing::Awaited => Some(format!("pod {name} is not in the mesh yet")),
+        Standing::Leaving => Some(format!("pod {name} is in the mesh still")),
+        Standing::Captured | Standing::Outside | Standing::NotCaptured(_) => None,
+    };
+    standings.iter().filter_map(line).collect()
+}
+
+fn summary(namespace: &str, standings: &[(String, Standing)]) -> Vec<String> {
+    let captured = standings.iter().filter(|(_, standing)| *standing == Standing::Captured).count();
+    let first = format!("{namespace}: {captured} of {} running pods are in the mesh", standings.len());
+    let why = |(name, standing): &(String, Standing)| match standing {
+        Standing::NotCaptured(why) => Some(format!("  pod {name} is not: {why}")),
+        _ => None,
+    };
+    std::iter::once(first).chain(standings.iter().filter_map(why)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_awaited_and_what_is_said() {
+        let all = [
+            ("a", Standing::Captured),
+            ("b", Standing::Awaited),
+            ("c", Standing::Leaving),
+            ("d", Standing::Outside),
+            ("e", Standing::NotCaptured("host network".to_owned())),
+        ];
+        let all = all.map(|(name, standing)| (name.to_owned(), standing));
+        assert_eq!(waits(&all), ["pod b is not in the mesh yet", "pod c is in the mesh still"]);
+        assert_eq!(
+            summary("shop", &all),
+            ["shop: 1 of 5 running pods are in the mesh", "  pod e is not: host network"]
+        );
+        assert_eq!(waits(&[]), Vec::<String>::new(), "nothing runs: nothing to wait for");
+    }
+}

@@ -1,0 +1,198 @@
+//! `ambit uninstall`: the daemons first, so that their agents clean their nodes while they have the rights; then the rest.
+
+use std::time::Duration;
+
+use clap::Args;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, Pod, Secret, Service};
+use kube::api::{Api, DeleteParams, ListParams};
+use kube::{Client, ResourceExt as _};
+
+use crate::cluster::{Access, CONTROLLER_PODS, SYSTEM, ZTUNNEL_PODS, part};
+use crate::error::{Error, api, is_absent};
+use crate::manifests::{self, Manifest};
+use crate::wait::{self, Look};
+use crate::{facts, install};
+
+/// What the controller makes for itself.
+const AUTHORITY: &str = "ambit-ca";
+const TRUST: &str = "ambit-root";
+const LEASE: &str = "ambit-controller";
+/// What every namespace has.
+const EVERYWHERE: &str = "kube-root-ca.crt";
+
+/// How to uninstall.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Delete Ambit's definitions too, and with them every policy and entry that users wrote.
+    #[arg(long)]
+    crds: bool,
+    /// How long to wait for each step.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    timeout: u64,
+}
+
+pub(crate) async fn run(access: &Access, options: &Options) -> Result<(), Error> {
+    install::ensure_default(access)?;
+    let client = access.connect().await?;
+    let timeout = Duration::from_secs(options.timeout);
+    let mesh = manifests::mesh()?;
+    install::refuse_helms(&client, &mesh, "helm uninstall").await?;
+    let (daemons, rest) = manifests::leaving(mesh);
+    for daemon in &daemons {
+        // In the foreground: it says of itself that it is being deleted until its last pod is gone, and agents ask.
+        delete(&client, daemon, &DeleteParams::foreground()).await?;
+    }
+    println!("Waiting until the nodes are cleaned");
+    gone(&client, "off all nodes", &daemons, ZTUNNEL_PODS, timeout).await?;
+    println!("ztunnel is off all nodes");
+    for manifest in &rest {
+        delete(&client, manifest, &DeleteParams::background()).await?;
+    }
+    // It would write again what is deleted next.
+    gone(&client, "ended", &rest, CONTROLLER_PODS, timeout).await?;
+    println!("{} objects deleted", daemons.len() + rest.len());
+    forget(&client).await?;
+    leave_namespace(&client, timeout).await?;
+    if options.crds {
+        undefine(&client, timeout).await?;
+    }
+    println!("Ambit is gone. Labels of namespaces and pods stay, and mean nothing without it");
+    Ok(())
+}
+
+async fn delete(client: &Client, manifest: &Manifest, parameters: &DeleteParams) -> Result<(), Error> {
+    match part(client, manifest).delete(manifest.name(), parameters).await {
+        Ok(_) => Ok(()),
+        Err(error) if is_absent(&error) => Ok(()),
+        Err(error) => Err(api(format!("deleting {}", manifest.title()))(error)),
+    }
+}
+
+/// Waits until objects and pods are no more.
+async fn gone(
+    client: &Client,
+    goal: &'static str,
+    manifests: &[Manifest],
+    selector: &str,
+    timeout: Duration,
+) -> Result<(), Error> {
+    wait::until(goal, timeout, async || {
+        let pods = facts::pods(client, SYSTEM, selector).await?;
+        let mut left: Vec<String> = pods.iter().map(ending).collect();
+        for manifest in manifests {
+            if facts::get(client, manifest).await?.is_some() {
+                left.push(format!("{} is being deleted", manifest.title()));
+            }
+        }
+        Ok(if left.is_empty() { Look::Reached } else { Look::Missing(left) })
+    })
+    .await
+}
+
+fn ending(pod: &Pod) -> String {
+    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or("no node");
+    format!("pod {} on {node} is ending", pod.name_any())
+}
+
+/// What the controller made for itself.
+async fn forget(client: &Client) -> Result<(), Error> {
+    let parameters = DeleteParams::default();
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), SYSTEM);
+    let config_maps: Api<ConfigMap> = Api::namespaced(client.clone(), SYSTEM);
+    let leases: Api<Lease> = Api::namespaced(client.clone(), SYSTEM);
+    let deleted = [
+        secrets.delete(AUTHORITY, &parameters).await.map(drop),
+        config_maps.delete(TRUST, &parameters).await.map(drop),
+        leases.delete(LEASE, &parameters).await.map(drop),
+    ];
+    for deleted in deleted {
+        if let Err(error) = deleted
+            && !is_absent(&error)
+        {
+            return Err(api("deleting what the controller made")(error));
+        }
+    }
+    Ok(())
+}
+
+/// Deletes the namespace that `ambit install` made, if nobody else keeps something in it.
+async fn leave_namespace(client: &Client, timeout: Duration) -> Result<(), Error> {
+    let Some(manifest) = manifests::mesh()?.into_iter().find(|manifest| manifest.kind() == "Namespace")
+    else {
+        return Ok(());
+    };
+    let Some(there) = facts::get(client, &manifest).await? else { return Ok(()) };
+    if !manifests::is_ours(&there) {
+        println!("Namespace {SYSTEM} stays: `ambit install` found it there");
+        return Ok(());
+    }
+    let others = others(client).await?;
+    if !others.is_empty() {
+        println!("Namespace {SYSTEM} stays: it holds {}", others.join(", "));
+        return Ok(());
+    }
+    delete(client, &manifest, &DeleteParams::default()).await?;
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    wait::until("deleted", timeout, async || {
+        Ok(match namespaces.get_opt(SYSTEM).await.map_err(api("reading the namespace"))? {
+            None => Look::Reached,
+            Some(_) => Look::Missing(vec![format!("Namespace {SYSTEM} is being deleted")]),
+        })
+    })
+    .await?;
+    println!("Namespace {SYSTEM} deleted");
+    Ok(())
+}
+
+/// What is in the namespace, and was not put there by Ambit.
+async fn others(client: &Client) -> Result<Vec<String>, Error> {
+    let mut found = names::<Secret>(client, "Secret").await?;
+    found.extend(names::<ConfigMap>(client, "ConfigMap").await?);
+    found.extend(names::<Pod>(client, "Pod").await?);
+    found.extend(names::<Service>(client, "Service").await?);
+    found.extend(names::<PersistentVolumeClaim>(client, "PersistentVolumeClaim").await?);
+    Ok(found)
+}
+
+async fn names<K>(client: &Client, kind: &str) -> Result<Vec<String>, Error>
+where
+    K: kube::Resource<Scope = kube::core::NamespaceResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + for<'de> serde::Deserialize<'de>,
+    K::DynamicType: Default,
+{
+    let objects: Api<K> = Api::namespaced(client.clone(), SYSTEM);
+    let list = objects.list_metadata(&ListParams::default()).await;
+    let list = list.map_err(api(format!("listing what is in {SYSTEM}")))?;
+    let names = list.items.iter().map(kube::ResourceExt::name_any).filter(|name| name != EVERYWHERE);
+    Ok(names.map(|name| format!("{kind} {name}")).collect())
+}
+
+/// Deletes the definitions that are Ambit's.
+async fn undefine(client: &Client, timeout: Duration) -> Result<(), Error> {
+    let mut ours = Vec::new();
+    for definition in manifests::definitions()? {
+        match facts::get(client, &definition).await? {
+            Some(there) if manifests::is_ambits(&there) => ours.push(definition),
+            Some(_) => println!("{} is somebody else's: left as it is", definition.name()),
+            None => {}
+        }
+    }
+    for definition in &ours {
+        delete(client, definition, &DeleteParams::default()).await?;
+    }
+    wait::until("deleted", timeout, async || {
+        let mut left = Vec::new();
+        for definition in &ours {
+            if facts::get(client, definition).await?.is_some() {
+                left.push(format!("{} is being deleted", definition.title()));
+            }
+        }
+        Ok(if left.is_empty() { Look::Reached } else { Look::Missing(left) })
+    })
+    .await?;
+    println!("{} definitions deleted", ours.len());
+    Ok(())
+}

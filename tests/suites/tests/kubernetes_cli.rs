@@ -1,0 +1,216 @@
+//! The command line `ambit` on a real Kubernetes, from an empty cluster to an empty cluster.
+
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use ambit_harness::within;
+use ambit_suites::Rows;
+use ambit_suites::kubernetes::manifests::shop;
+use ambit_suites::kubernetes::remains::Remains;
+use ambit_suites::kubernetes::{Mesh, PATIENCE, Pod, SYSTEM, run};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+/// A pod that cannot be captured.
+const ON_HOST: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: on-host, namespace: shop}\nspec:\n  hostNetwork: true\n  \
+                       terminationGracePeriodSeconds: 0\n  containers:\n    - name: shop\n      image: docker.io/ambit/tests:0.1.0\n      \
+                       args: [host, --listen, '[::]:18080']\n";
+/// The API server takes it; Ambit does not.
+const BAD: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: bad, namespace: shop}\n\
+                   spec: {rules: [{when: [{key: source.ip, values: ['1.2.3']}]}]}\n";
+
+#[test]
+fn install_use_and_uninstall() -> Result<()> {
+    let mesh = Mesh::prepare("cli")?;
+    mesh.load("cli")?;
+    mesh.cluster.apply(&shop("shop"))?;
+    mesh.cluster.apply(ON_HOST)?;
+    mesh.rolled_out("shop", &["deployment/client", "deployment/cart"])?;
+    mesh.kubectl(&["-n", "shop", "wait", "--for=condition=Ready", "pod/on-host", "--timeout=120s"])?;
+    let client = mesh.pod("shop", "app=client", None)?;
+    let before = Remains::of(&mesh)?;
+
+    let mut table = Rows::new();
+    installing(&mesh, &mut table);
+    membership(&mesh, &mut table);
+    daemons(&mesh, &client, &mut table);
+    failures(&mesh, &mut table);
+    table.row("a namespace is released", || {
+        let said = ambit(&mesh, &["release", "shop"])?.well()?;
+        ensure!(said.contains("shop: 0 of 3 running pods are in the mesh"), "{said}");
+        mesh.ask(&client, "cart.shop:80")
+    });
+    table.row("uninstalled with the definitions, nothing is left", || {
+        let said = ambit(&mesh, &["uninstall", "--crds"])?.well()?;
+        ensure!(said.contains("Namespace ambit-system deleted"), "{said}");
+        before.are_back(&mesh)?;
+        mesh.ask(&client, "cart.shop:80").context("plain traffic afterwards")
+    });
+    table.row("uninstalled again, there is nothing to do", || ambit(&mesh, &["uninstall"])?.well().map(drop));
+    table.finish();
+    mesh.cluster.down()
+}
+
+fn installing(mesh: &Mesh, table: &mut Rows) {
+    table.row("check says what an empty cluster lacks", || {
+        let said = ambit(mesh, &["check"])?.failed()?;
+        ensure!(said.contains("ok      API server") && said.contains("failed  definitions"), "{said}");
+        ensure!(said.contains("there is no DaemonSet ztunnel in ambit-system"), "{said}");
+        Ok(())
+    });
+    table.row("installed, all is ready and well", || {
+        let began = Instant::now();
+        let said = ambit(mesh, &["install"])?.well().map_err(|error| error.context(mesh.story()))?;
+        println!("ambit install: {:.1} s\n{said}", began.elapsed().as_secs_f64());
+        let said = ambit(mesh, &["check"])?.well()?;
+        println!("{said}");
+        ensure!(said.contains("all is well"), "{said}");
+        let said = ambit(mesh, &["version"])?.well()?;
+        ensure!(said.contains("ztunnel 0.1.0 (2 pods)"), "{said}");
+        Ok(())
+    });
+    table.row("installed again, nothing changes", || {
+        let generations = || {
+            let path = "jsonpath={range .items[*]}{.metadata.name} {.metadata.generation}\n{end}";
+            mesh.kubectl(&["-n", SYSTEM, "get", "deployments,daemonsets,networkpolicies", "-o", path])
+        };
+        let before = generations()?;
+        ambit(mesh, &["install"])?.well()?;
+        let after = generations()?;
+        ensure!(before == after && before.contains("ztunnel"), "{before} became {after}");
+        Ok(())
+    });
+    table.row("the image runs", || {
+        let image = "--image=docker.io/ambit/cli:0.1.0";
+        let arguments = ["-n", "shop", "run", "cli", image, "--restart=Never", "--", "version", "--client"];
+        mesh.kubectl(&arguments)?;
+        let succeeded = "--for=jsonpath={.status.phase}=Succeeded";
+        mesh.kubectl(&["-n", "shop", "wait", succeeded, "pod/cli", "--timeout=120s"])?;
+        let said = mesh.kubectl(&["-n", "shop", "logs", "cli"])?;
+        mesh.kubectl(&["-n", "shop", "delete", "pod", "cli"])?;
+        ensure!(said == "ambit 0.1.0\n", "{said}");
+        Ok(())
+    });
+}
+
+fn membership(mesh: &Mesh, table: &mut Rows) {
+    let host = "on-host is not: host network";
+    table.row("a namespace is enrolled; who cannot be captured is named", || {
+        let said = ambit(mesh, &["enrol", "shop"])?.well().map_err(|error| error.context(mesh.story()))?;
+        println!("{said}");
+        ensure!(said.contains("shop: 2 of 3 running pods are in the mesh") && said.contains(host), "{said}");
+        mesh.kubectl(&["-n", "shop", "label", "pod", "on-host", "istio.io/dataplane-mode=none"])?;
+        checks(mesh, "ok      pods: 2 are in the mesh")
+    });
+    table.row("Ambit's own namespace is not", || {
+        let said = ambit(mesh, &["enrol", SYSTEM])?.failed()?;
+        ensure!(said.contains("never in the mesh"), "{said}");
+        Ok(())
+    });
+}
+
+fn daemons(mesh: &Mesh, client: &Pod, table: &mut Rows) {
+    let pod = format!("{}/{}", client.namespace, client.name);
+    table.row("an open connection is shown, in mutual TLS", || {
+        let mut held = mesh.start(client, &["/ambit-load", "cart.shop:80", "--hold"])?;
+        held.answers_again()?;
+        within(PATIENCE, "the connection is listed", || {
+            let said = ambit(mesh, &["ztunnel", "connections", "--pod", &pod, "-o", "json"])?.well()?;
+            let open: Vec<Value> = serde_json::from_str(&said)?;
+            let tunnel = open.iter().any(|it| it["mutual_tls"] == true && it["direction"] == "outbound");
+            ensure!(tunnel, "{said}");
+            Ok(())
+        })?;
+        let said = ambit(mesh, &["ztunnel", "connections", "--pod", &pod])?.well()?;
+        println!("{said}");
+        let row = said.lines().find(|line| line.contains("outbound")).context("no row")?;
+        ensure!(row.starts_with("node1 ") && row.contains(" mutual ") && row.contains(&pod), "{said}");
+        let said = ambit(mesh, &["ztunnel", "connections"])?.well()?;
+        ensure!(said.lines().any(|line| line.starts_with("node2 ") && line.contains("inbound")), "{said}");
+        Ok(())
+    });
+    table.row("one that ended is shown with its reason", || {
+        within(PATIENCE, "it is listed", || {
+            let said = ambit(mesh, &["ztunnel", "recent", "--node", "node1"])?.well()?;
+            ensure!(said.lines().next().is_some_and(|head| head.contains("REASON")), "{said}");
+            ensure!(said.lines().any(|line| line.contains(&pod)), "{said}");
+            Ok(())
+        })
+    });
+    table.row("what a daemon knows is shown, and through its address too", || {
+        let said = ambit(mesh, &["ztunnel", "config", "--node", "node1"])?.well()?;
+        ensure!(said.starts_with("node node1: ztunnel 0.1.0, connected"), "{said}");
+        ensure!(said.contains("spiffe://cluster.local/ns/shop/sa/client"), "{said}");
+        let daemon = mesh.pod(SYSTEM, "app.kubernetes.io/name=ztunnel", Some("node1"))?;
+        let mut there = daemon.netns()?.command(program()?);
+        let arguments = ["ztunnel", "config", "--address", "127.0.0.1:15000", "-o", "json"];
+        let dump: Value = serde_json::from_str(&run(there.args(arguments))?)?;
+        ensure!(dump["node"] == "node1", "{}", dump["node"]);
+        Ok(())
+    });
+    table.row("a node without a daemon is no node", || {
+        let said = ambit(mesh, &["ztunnel", "config", "--node", "node3"])?.failed()?;
+        ensure!(said.contains("no ztunnel runs on node3"), "{said}");
+        Ok(())
+    });
+}
+
+fn failures(mesh: &Mesh, table: &mut Rows) {
+    table.row("check names a policy that is not in force", || {
+        mesh.cluster.apply(BAD)?;
+        checks(mesh, "AuthorizationPolicy shop/bad: Invalid: ")?;
+        let said = ambit(mesh, &["check"])?.failed()?;
+        ensure!(said.contains("failed  objects") && said.contains("1 of 8 checks failed"), "{said}");
+        mesh.kubectl(&["-n", "shop", "delete", "authorizationpolicies.security.istio.io", "bad"])?;
+        checks(mesh, "all is well")
+    });
+    table.row("check says that the controllers are away", || {
+        mesh.kubectl(&["-n", SYSTEM, "scale", "deployment/ambit-controller", "--replicas=0"])?;
+        let said = ambit(mesh, &["check"])?.failed()?;
+        ensure!(said.contains("failed  controller\n          0 replicas are asked for"), "{said}");
+        Ok(())
+    });
+    table.row("install brings them back", || {
+        ambit(mesh, &["install"])?.well()?;
+        checks(mesh, "all is well")
+    });
+}
+
+/// Waits until `ambit check` says so.
+fn checks(mesh: &Mesh, words: &str) -> Result<()> {
+    within(PATIENCE, words, || {
+        let said = ambit(mesh, &["check"])?.said;
+        ensure!(said.contains(words), "{said}");
+        Ok(())
+    })
+}
+
+/// How `ambit` ended, and what it said.
+struct Said {
+    success: bool,
+    said: String,
+}
+
+impl Said {
+    fn well(self) -> Result<String> {
+        ensure!(self.success, "it failed: {}", self.said);
+        Ok(self.said)
+    }
+
+    fn failed(self) -> Result<String> {
+        ensure!(!self.success, "it did not fail: {}", self.said);
+        Ok(self.said)
+    }
+}
+
+fn ambit(mesh: &Mesh, arguments: &[&str]) -> Result<Said> {
+    let mut command = Command::new(program()?);
+    command.env("KUBECONFIG", mesh.cluster.kubeconfig()).args(arguments).stdin(Stdio::null());
+    let output = command.output().context("cannot start ambit")?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ok(Said { success: output.status.success(), said: text(&output.stdout) + &text(&output.stderr) })
+}
+
+fn program() -> Result<std::path::PathBuf> {
+    Ok(ambit_harness::binaries()?.join("ambit"))
+}
