@@ -55,7 +55,7 @@ async fn change(access: &Access, options: &Options, label: Option<&str>) -> Resu
     })
     .await?;
     for line in summary(&options.namespace, &standings) {
-        println!("{line}");
+        say!("{line}")?;
     }
     Ok(())
 }

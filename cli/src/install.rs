@@ -32,7 +32,7 @@ pub(crate) async fn run(access: &Access, options: &Options) -> Result<(), Error>
     if options.dry_run {
         for manifest in definitions.iter().chain(&mesh) {
             let unwritable = |source| Error::Document { what: manifest.title(), source };
-            print!("---\n{}", serde_yaml_ng::to_string(&manifest.object).map_err(unwritable)?);
+            say!("---\n{}", serde_yaml_ng::to_string(&manifest.object).map_err(unwritable)?.trim_end())?;
         }
         return Ok(());
     }
@@ -49,16 +49,13 @@ pub(crate) async fn run(access: &Access, options: &Options) -> Result<(), Error>
     let timeout = Duration::from_secs(options.timeout);
     define(&client, &definitions, timeout).await?;
     apply_all(&client, &mesh).await?;
-    println!("Waiting until it is ready");
+    say!("Waiting until it is ready")?;
     wait::until("ready", timeout, async || {
         let missing = facts::running(&client, SYSTEM).await?.missing();
         Ok(if missing.is_empty() { Look::Reached } else { Look::Missing(missing) })
     })
     .await?;
-    println!(
-        "Ambit {} is ready. Put a namespace in the mesh: ambit enrol NAMESPACE",
-        env!("CARGO_PKG_VERSION")
-    );
+    say!("Ambit {} is ready. Put a namespace in the mesh: ambit enrol NAMESPACE", env!("CARGO_PKG_VERSION"))?;
     Ok(())
 }
 
@@ -91,7 +88,7 @@ async fn define(client: &Client, definitions: &[Manifest], timeout: Duration) ->
     for definition in definitions {
         let there = facts::get(client, definition).await?;
         if there.is_some_and(|there| !manifests::is_ambits(&there)) {
-            println!("{} is somebody else's: left as it is", definition.name());
+            say!("{} is somebody else's: left as it is", definition.name())?;
         } else {
             apply(client, definition).await?;
         }
@@ -108,7 +105,7 @@ async fn define(client: &Client, definitions: &[Manifest], timeout: Duration) ->
         Ok(if missing.is_empty() { Look::Reached } else { Look::Missing(missing) })
     })
     .await?;
-    println!("{} definitions are in use", definitions.len());
+    say!("{} definitions are in use", definitions.len())?;
     Ok(())
 }
 
@@ -119,12 +116,12 @@ async fn apply_all(client: &Client, mesh: &[Manifest]) -> Result<(), Error> {
             && let Some(there) = facts::get(client, manifest).await?
             && !manifests::is_ours(&there)
         {
-            println!("Namespace {} was there already: left as it is", manifest.name());
+            say!("Namespace {} was there already: left as it is", manifest.name())?;
             continue;
         }
         apply(client, manifest).await?;
     }
-    println!("{} objects applied", mesh.len());
+    say!("{} objects applied", mesh.len())?;
     Ok(())
 }
 

@@ -3,6 +3,11 @@
 //! One file a verb. What they share: [`cluster`] (the way to the API), [`manifests`] (what is installed), [`rollout`] (what runs of it,
 //! and why not), [`membership`] (which pods are in the mesh), [`table`]. What they conclude is decided in pure functions.
 
+/// `println!` that gives an error where there is no reader, instead of a panic.
+macro_rules! say {
+    ($($words:tt)*) => { crate::print(format_args!($($words)*)) };
+}
+
 mod check;
 mod cluster;
 mod enrol;
@@ -20,6 +25,7 @@ mod views;
 mod wait;
 mod ztunnel;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -59,9 +65,9 @@ fn main() -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let done = runtime.block_on(run(&arguments));
     match done {
-        // Whoever reads has read enough (`ambit … | head`).
+        // Whoever reads has read enough (`ambit … | head`): nothing to say, but not all was done.
         Err(error::Error::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
-            Ok(ExitCode::SUCCESS)
+            Ok(ExitCode::FAILURE)
         }
         Err(error) => {
             eprintln!("ambit: {}", chain(&error));
@@ -83,6 +89,11 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, error::Error> {
         Verb::Version(options) => version::run(access, options).await?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// See `say!`.
+fn print(words: std::fmt::Arguments<'_>) -> Result<(), error::Error> {
+    Ok(writeln!(std::io::stdout().lock(), "{words}")?)
 }
 
 /// An error with its causes, on one line.

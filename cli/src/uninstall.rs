@@ -43,21 +43,21 @@ pub(crate) async fn run(access: &Access, options: &Options) -> Result<(), Error>
         // In the foreground: it says of itself that it is being deleted until its last pod is gone, and agents ask.
         delete(&client, daemon, &DeleteParams::foreground()).await?;
     }
-    println!("Waiting until the nodes are cleaned");
+    say!("Waiting until the nodes are cleaned")?;
     gone(&client, "off all nodes", &daemons, ZTUNNEL_PODS, timeout).await?;
-    println!("ztunnel is off all nodes");
+    say!("ztunnel is off all nodes")?;
     for manifest in &rest {
         delete(&client, manifest, &DeleteParams::background()).await?;
     }
     // It would write again what is deleted next.
     gone(&client, "ended", &rest, CONTROLLER_PODS, timeout).await?;
-    println!("{} objects deleted", daemons.len() + rest.len());
+    say!("{} objects deleted", daemons.len() + rest.len())?;
     forget(&client).await?;
     leave_namespace(&client, timeout).await?;
     if options.crds {
         undefine(&client, timeout).await?;
     }
-    println!("Ambit is gone. Labels of namespaces and pods stay, and mean nothing without it");
+    say!("Ambit is gone. Labels of namespaces and pods stay, and mean nothing without it")?;
     Ok(())
 }
 
@@ -124,12 +124,12 @@ async fn leave_namespace(client: &Client, timeout: Duration) -> Result<(), Error
     };
     let Some(there) = facts::get(client, &manifest).await? else { return Ok(()) };
     if !manifests::is_ours(&there) {
-        println!("Namespace {SYSTEM} stays: `ambit install` found it there");
+        say!("Namespace {SYSTEM} stays: `ambit install` found it there")?;
         return Ok(());
     }
     let others = others(client).await?;
     if !others.is_empty() {
-        println!("Namespace {SYSTEM} stays: it holds {}", others.join(", "));
+        say!("Namespace {SYSTEM} stays: it holds {}", others.join(", "))?;
         return Ok(());
     }
     delete(client, &manifest, &DeleteParams::default()).await?;
@@ -141,7 +141,7 @@ async fn leave_namespace(client: &Client, timeout: Duration) -> Result<(), Error
         })
     })
     .await?;
-    println!("Namespace {SYSTEM} deleted");
+    say!("Namespace {SYSTEM} deleted")?;
     Ok(())
 }
 
@@ -176,7 +176,7 @@ async fn undefine(client: &Client, timeout: Duration) -> Result<(), Error> {
     for definition in manifests::definitions()? {
         match facts::get(client, &definition).await? {
             Some(there) if manifests::is_ambits(&there) => ours.push(definition),
-            Some(_) => println!("{} is somebody else's: left as it is", definition.name()),
+            Some(_) => say!("{} is somebody else's: left as it is", definition.name())?,
             None => {}
         }
     }
@@ -193,6 +193,6 @@ async fn undefine(client: &Client, timeout: Duration) -> Result<(), Error> {
         Ok(if left.is_empty() { Look::Reached } else { Look::Missing(left) })
     })
     .await?;
-    println!("{} definitions deleted", ours.len());
+    say!("{} definitions deleted", ours.len())?;
     Ok(())
 }

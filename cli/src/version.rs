@@ -21,18 +21,18 @@ pub(crate) struct Options {
 }
 
 pub(crate) async fn run(access: &Access, options: &Options) -> Result<(), Error> {
-    println!("ambit {}", env!("CARGO_PKG_VERSION"));
+    say!("ambit {}", env!("CARGO_PKG_VERSION"))?;
     if options.client {
         return Ok(());
     }
     let client = access.connect().await?;
-    println!("Kubernetes {}", server(&client).await?.text);
+    say!("Kubernetes {}", server(&client).await?.text)?;
     let pods = facts::pods(&client, &access.ambit_namespace, ALL_PODS).await?;
     if pods.is_empty() {
-        println!("nothing runs in {}", access.ambit_namespace);
+        say!("nothing runs in {}", access.ambit_namespace)?;
     }
     for ((component, version), count) in versions(&pods) {
-        println!("{component} {version} ({count} pods)");
+        say!("{component} {version} ({count} pods)")?;
     }
     Ok(())
 }

@@ -35,7 +35,7 @@ where
         }
         if missing != said {
             for line in missing.iter().filter(|line| !said.contains(line)) {
-                println!("  {line}");
+                say!("  {line}")?;
             }
             said = missing;
         }

@@ -55,8 +55,10 @@ pub(crate) async fn run(access: &Access, options: &Options) -> Result<(), Error>
         }
     }
     match options.output {
-        Format::Table => print!("{}", views::tables(options.view, &answers, options.pod.as_deref())),
-        Format::Json => println!("{:#}", json(answers, one)),
+        Format::Table => {
+            say!("{}", views::tables(options.view, &answers, options.pod.as_deref()).trim_end())?;
+        }
+        Format::Json => say!("{:#}", json(answers, one))?,
     }
     Ok(())
 }
@@ -64,7 +66,7 @@ pub(crate) async fn run(access: &Access, options: &Options) -> Result<(), Error>
 /// The node that a pod runs on.
 async fn node_of(client: &Client, pod: &str) -> Result<String, Error> {
     let Some((namespace, name)) = pod.split_once('/') else {
-        return Err(Error::Refused(format!("{pod}: a pod is named NAMESPACE/NAME")));
+        return Err(Error::Refused(format!("{pod}: a pod is named NAMESPACE/NAME")))?;
     };
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let found = pods.get(name).await.map_err(api(format!("reading the pod {pod}")))?;
