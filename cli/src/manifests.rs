@@ -309,6 +309,22 @@ mod tests {
         );
     }
 
+    /// Octal numbers are numbers to Helm and kubectl, and words to others: `0400` would be refused.
+    #[test]
+    fn modes_are_numbers() {
+        let mut modes = 0;
+        for manifest in mesh().unwrap() {
+            let volumes = manifest.object.data.pointer("/spec/template/spec/volumes");
+            for volume in volumes.and_then(Value::as_array).into_iter().flatten() {
+                if let Some(mode) = volume.pointer("/projected/defaultMode") {
+                    assert_eq!(mode, 0o400, "{}: {volume}", manifest.title());
+                    modes += 1;
+                }
+            }
+        }
+        assert_eq!(modes, 3);
+    }
+
     #[test]
     fn nothing_says_helm() {
         for manifest in mesh().unwrap() {

@@ -22,7 +22,7 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 {{- define "ambit.apiToken" -}}
 name: api-token
 projected:
-  defaultMode: 0400
+  defaultMode: 256 # 0400
   sources:
     - serviceAccountToken: {path: token, expirationSeconds: 3607}
     - configMap: {name: kube-root-ca.crt, items: [{key: ca.crt, path: ca.crt}]}
