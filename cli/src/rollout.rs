@@ -14,9 +14,11 @@ pub(crate) struct Progress {
 
 impl Progress {
     fn new(ready: i32, wanted: i32, current: i32, seen: bool) -> Self {
-        // Counts of before the last change say nothing of it.
-        let (ready, current) = if seen { (ready, current) } else { (0, 0) };
-        let done = seen && ready >= wanted && current >= wanted;
+        if !seen {
+            // Counts of before the last change say nothing of it.
+            return Self { done: false, text: "Kubernetes has not taken it up yet".to_owned() };
+        }
+        let done = ready >= wanted && current >= wanted;
         let older =
             if ready >= wanted && !done { format!(", {current} of the new version") } else { String::new() };
         Self { done, text: format!("{ready} of {wanted} ready{older}") }
@@ -166,10 +168,10 @@ mod tests {
     fn how_far_a_deployment_is() {
         // (name, generation, seen, available, updated, done, text), two replicas wanted.
         let rows = [
-            ("just made", 1, 0, 0, 0, false, "0 of 2 ready"),
+            ("just made", 1, 0, 0, 0, false, "Kubernetes has not taken it up yet"),
             ("one is there", 1, 1, 1, 2, false, "1 of 2 ready"),
             ("all", 1, 1, 2, 2, true, "2 of 2 ready"),
-            ("changed, and nobody has looked", 2, 1, 2, 2, false, "0 of 2 ready"),
+            ("changed since", 2, 1, 2, 2, false, "Kubernetes has not taken it up yet"),
             ("of before the change", 2, 2, 2, 1, false, "2 of 2 ready, 1 of the new version"),
         ];
         for (name, generation, observed, available, updated, done, text) in rows {

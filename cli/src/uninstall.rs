@@ -1,12 +1,15 @@
 //! `ambit uninstall`: the daemons first, so that their agents clean their nodes while they have the rights; then the rest.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use ambit_core::enrolment::{NOT_CAPTURED, REDIRECTION};
 use clap::Args;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, Pod, Secret, Service};
-use kube::api::{Api, DeleteParams, ListParams};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Client, ResourceExt as _};
+use serde_json::json;
 
 use crate::cluster::{Access, CONTROLLER_PODS, SYSTEM, ZTUNNEL_PODS, part};
 use crate::error::{Error, api, is_absent};
@@ -20,6 +23,9 @@ const TRUST: &str = "ambit-root";
 const LEASE: &str = "ambit-controller";
 /// What every namespace has.
 const EVERYWHERE: &str = "kube-root-ca.crt";
+
+/// How many pods one answer holds.
+const PAGE: u32 = 500;
 
 /// How to uninstall.
 #[derive(Debug, Args)]
@@ -53,6 +59,7 @@ pub(crate) async fn run(access: &Access, options: &Options) -> Result<(), Error>
     gone(&client, "ended", &rest, CONTROLLER_PODS, timeout).await?;
     say!("{} objects deleted", daemons.len() + rest.len())?;
     forget(&client).await?;
+    unmark(&client).await?;
     leave_namespace(&client, timeout).await?;
     if options.crds {
         undefine(&client, timeout).await?;
@@ -114,6 +121,32 @@ async fn forget(client: &Client) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Takes the annotations off that no agent took off: those of nodes that are off.
+async fn unmark(client: &Client) -> Result<(), Error> {
+    let ours = [REDIRECTION, NOT_CAPTURED];
+    let nothing: BTreeMap<&str, Option<&str>> = ours.iter().map(|name| (*name, None)).collect();
+    let mut page = ListParams::default().limit(PAGE);
+    loop {
+        let pods = Api::<Pod>::all(client.clone()).list_metadata(&page).await.map_err(api("listing pods"))?;
+        for pod in
+            pods.items.iter().filter(|pod| ours.iter().any(|name| pod.annotations().contains_key(*name)))
+        {
+            let there: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
+            // That pod and no other of its name: the API server compares.
+            let patch = json!({ "metadata": { "uid": pod.uid(), "annotations": nothing } });
+            match there.patch_metadata(&pod.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
+                Ok(_) => {}
+                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+                Err(error) => return Err(api("taking annotations off pods")(error)),
+            }
+        }
+        match pods.metadata.continue_ {
+            Some(token) if !token.is_empty() => page.continue_token = Some(token),
+            _ => return Ok(()),
+        }
+    }
 }
 
 /// Deletes the namespace that `ambit install` made, if nobody else keeps something in it.

@@ -7,7 +7,7 @@ use ambit_harness::within;
 use ambit_suites::Rows;
 use ambit_suites::kubernetes::manifests::shop;
 use ambit_suites::kubernetes::remains::Remains;
-use ambit_suites::kubernetes::{Mesh, PATIENCE, Pod, SYSTEM, run};
+use ambit_suites::kubernetes::{ANNOTATION, Mesh, PATIENCE, Pod, SYSTEM, run};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
@@ -15,6 +15,9 @@ use serde_json::Value;
 const ON_HOST: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: on-host, namespace: shop}\nspec:\n  hostNetwork: true\n  \
                        terminationGracePeriodSeconds: 0\n  containers:\n    - name: shop\n      image: docker.io/ambit/tests:0.1.0\n      \
                        args: [host, --listen, '[::]:18080']\n";
+/// No agent ever sees this one, as those of a node that is off.
+const UNSEEN: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: unseen, namespace: shop}\n\
+                      spec: {nodeSelector: {tests/node: none}, containers: [{name: shop, image: docker.io/ambit/tests:0.1.0}]}\n";
 /// The API server takes it; Ambit does not.
 const BAD: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: bad, namespace: shop}\n\
                    spec: {rules: [{when: [{key: source.ip, values: ['1.2.3']}]}]}\n";
@@ -25,6 +28,7 @@ fn install_use_and_uninstall() -> Result<()> {
     mesh.load("cli")?;
     mesh.cluster.apply(&shop("shop"))?;
     mesh.cluster.apply(ON_HOST)?;
+    mesh.cluster.apply(UNSEEN)?;
     mesh.rolled_out("shop", &["deployment/client", "deployment/cart"])?;
     mesh.kubectl(&["-n", "shop", "wait", "--for=condition=Ready", "pod/on-host", "--timeout=120s"])?;
     let client = mesh.pod("shop", "app=client", None)?;
@@ -41,9 +45,13 @@ fn install_use_and_uninstall() -> Result<()> {
         mesh.ask(&client, "cart.shop:80")
     });
     table.row("uninstalled with the definitions, nothing is left", || {
+        mesh.kubectl(&["-n", "shop", "annotate", "pod", "unseen", &format!("{ANNOTATION}=enabled")])?;
         let said = ambit(&mesh, &["uninstall", "--crds"])?.well()?;
+        println!("{said}");
         ensure!(said.contains("Namespace ambit-system deleted"), "{said}");
         before.are_back(&mesh)?;
+        let definitions = mesh.kubectl(&["get", "customresourcedefinitions", "-o", "name"])?;
+        ensure!(!definitions.contains("istio.io"), "{definitions}");
         mesh.ask(&client, "cart.shop:80").context("plain traffic afterwards")
     });
     table.row("uninstalled again, there is nothing to do", || ambit(&mesh, &["uninstall"])?.well().map(drop));

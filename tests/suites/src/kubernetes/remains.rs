@@ -26,8 +26,8 @@ impl Remains {
             for (node, (before, after)) in self.nodes.iter().zip(&now.nodes).enumerate() {
                 same(&format!("node{}", node + 1), before, after)?;
             }
-            same("objects", &self.objects, &now.objects)?;
-            same("annotations", &self.annotations, &now.annotations)
+            same("annotations", &self.annotations, &now.annotations)?;
+            same("objects", &self.objects, &now.objects)
         })
     }
 }
@@ -52,13 +52,17 @@ fn nodes(mesh: &Mesh) -> Result<Vec<Vec<String>>> {
         .collect()
 }
 
-/// Every object of the API, but for events.
+/// Every object of the API, but for events and the definitions, which stay with what users wrote.
 fn objects(mesh: &Mesh) -> Result<Vec<String>> {
     let kinds = mesh.kubectl(&["api-resources", "--cached=false", "--verbs=list", "-o", "name"])?;
     let kinds: Vec<&str> = kinds.lines().filter(|kind| !kind.starts_with("events")).collect();
     let path = "jsonpath={range .items[*]}{.kind}/{.metadata.namespace}/{.metadata.name}{\"\\n\"}{end}";
     let all = mesh.kubectl(&["get", &kinds.join(","), "-A", "-o", path])?;
-    Ok(all.lines().map(str::to_owned).collect())
+    let definition = |object: &&str| {
+        let kind = object.split('/').next();
+        matches!(kind, Some("CustomResourceDefinition" | "APIService")) && object.ends_with(".istio.io")
+    };
+    Ok(all.lines().filter(|object| !definition(object)).map(str::to_owned).collect())
 }
 
 /// Every annotation of every pod.
