@@ -3,7 +3,7 @@
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{Event, Namespace, Node, Pod};
 use kube::Client;
-use kube::api::{Api, DynamicObject, ListParams};
+use kube::api::{Api, DynamicObject, ListParams, ObjectMeta};
 
 use crate::cluster::{ALL_PODS, CONTROLLER, ZTUNNEL, part};
 use crate::error::{Error, api, is_absent};
@@ -53,6 +53,17 @@ pub(crate) async fn gather(client: &Client, system: &str) -> Result<Facts, Error
         facts.definitions.push((ours, there));
     }
     Ok(facts)
+}
+
+/// What runs of Ambit in any namespace, whoever installed it.
+pub(crate) async fn installations(client: &Client) -> Result<Vec<(&'static str, ObjectMeta)>, Error> {
+    let ambits = ListParams::default().labels(ALL_PODS);
+    let deployments = Api::<Deployment>::all(client.clone()).list_metadata(&ambits).await;
+    let daemon_sets = Api::<DaemonSet>::all(client.clone()).list_metadata(&ambits).await;
+    let deployments = deployments.map_err(api("listing Deployments"))?.items.into_iter();
+    let daemon_sets = daemon_sets.map_err(api("listing DaemonSets"))?.items.into_iter();
+    let deployments = deployments.map(|it| ("Deployment", it.metadata));
+    Ok(deployments.chain(daemon_sets.map(|it| ("DaemonSet", it.metadata))).collect())
 }
 
 /// What runs of Ambit.

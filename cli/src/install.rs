@@ -45,7 +45,7 @@ pub(crate) async fn run(access: &Access, options: &Options) -> Result<(), Error>
         );
         return Err(Error::Refused(why));
     }
-    refuse_helms(&client, &mesh, "helm upgrade").await?;
+    refuse_others(&client, "helm upgrade").await?;
     let timeout = Duration::from_secs(options.timeout);
     define(&client, &definitions, timeout).await?;
     apply_all(&client, &mesh).await?;
@@ -70,14 +70,20 @@ pub(crate) fn ensure_default(access: &Access) -> Result<(), Error> {
     Err(Error::Refused(why))
 }
 
-/// Two tools that each think an installation theirs would undo what the other does.
-pub(crate) async fn refuse_helms(client: &Client, mesh: &[Manifest], instead: &str) -> Result<(), Error> {
-    for manifest in mesh.iter().filter(|it| ["Deployment", "DaemonSet"].contains(&it.kind())) {
-        if let Some(there) = facts::get(client, manifest).await?
-            && let Some(release) = manifests::helm_release(&there)
-        {
-            let title = manifest.title();
-            return Err(Error::Refused(format!("{title} is of the Helm release {release}: use `{instead}`")));
+/// Two tools that each think an installation theirs would undo what the other does, and two installations would share their nodes.
+pub(crate) async fn refuse_others(client: &Client, instead: &str) -> Result<(), Error> {
+    for (kind, there) in facts::installations(client).await? {
+        let namespace = there.namespace.as_deref().unwrap_or_default();
+        let title = format!("{kind} {}", there.name.as_deref().unwrap_or_default());
+        if let Some(release) = manifests::helm_release(&there) {
+            return Err(Error::Refused(format!(
+                "{title} in {namespace} is of the Helm release {release}: use `{instead} -n {namespace}`"
+            )));
+        }
+        if namespace != SYSTEM {
+            return Err(Error::Refused(format!(
+                "{title} in {namespace} is of another installation of Ambit: a cluster has one"
+            )));
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! What `ambit install` applies: the definitions of deploy/crds, and what the chart renders with its defaults
 //! (deploy/ambit.yaml), as they were when this program was built.
 
-use kube::api::{DynamicObject, TypeMeta};
+use kube::api::{DynamicObject, ObjectMeta, TypeMeta};
 use kube::core::GroupVersionKind;
 use kube::discovery::{ApiResource, Scope};
 use serde_json::Value;
@@ -183,8 +183,8 @@ fn served(definition: &DynamicObject) -> Option<&str> {
 }
 
 /// The Helm release that has an object.
-pub(crate) fn helm_release(object: &DynamicObject) -> Option<&str> {
-    object.metadata.annotations.as_ref()?.get(HELM_RELEASE).map(String::as_str)
+pub(crate) fn helm_release(object: &ObjectMeta) -> Option<&str> {
+    object.annotations.as_ref()?.get(HELM_RELEASE).map(String::as_str)
 }
 
 /// What a kind is called in URLs.

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ambit_core::enrolment::{NOT_CAPTURED, REDIRECTION};
+use ambit_core::enrolment::{self, FIELD_MANAGER, NOT_CAPTURED, REDIRECTION};
 use clap::Args;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, Pod, Secret, Service};
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret};
+use kube::api::{Api, DeleteParams, DynamicObject, ListParams, ObjectMeta, Patch, PatchParams};
+use kube::discovery::{ApiGroup, Discovery, Scope, verbs};
 use kube::{Client, ResourceExt as _};
 use serde_json::json;
 
@@ -21,8 +22,6 @@ use crate::{facts, install};
 const AUTHORITY: &str = "ambit-ca";
 const TRUST: &str = "ambit-root";
 const LEASE: &str = "ambit-controller";
-/// What every namespace has.
-const EVERYWHERE: &str = "kube-root-ca.crt";
 
 /// How many pods one answer holds.
 const PAGE: u32 = 500;
@@ -43,7 +42,7 @@ pub(crate) async fn run(access: &Access, options: &Options) -> Result<(), Error>
     let client = access.connect().await?;
     let timeout = Duration::from_secs(options.timeout);
     let mesh = manifests::mesh()?;
-    install::refuse_helms(&client, &mesh, "helm uninstall").await?;
+    install::refuse_others(&client, "helm uninstall").await?;
     let (daemons, rest) = manifests::leaving(mesh);
     for daemon in &daemons {
         // In the foreground: it says of itself that it is being deleted until its last pod is gone, and agents ask.
@@ -123,20 +122,26 @@ async fn forget(client: &Client) -> Result<(), Error> {
     Ok(())
 }
 
-/// Takes the annotations off that no agent took off: those of nodes that are off.
+/// Takes the annotations off that no agent took off: those of nodes that are off. Again until a whole list shows none.
 async fn unmark(client: &Client) -> Result<(), Error> {
-    let ours = [REDIRECTION, NOT_CAPTURED];
-    let nothing: BTreeMap<&str, Option<&str>> = ours.iter().map(|name| (*name, None)).collect();
+    while unmark_once(client).await? > 0 {}
+    Ok(())
+}
+
+/// On how many pods there were some.
+async fn unmark_once(client: &Client) -> Result<usize, Error> {
+    let nothing: BTreeMap<&str, Option<&str>> = [(REDIRECTION, None), (NOT_CAPTURED, None)].into();
+    let named = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
     let mut page = ListParams::default().limit(PAGE);
+    let mut found = 0;
     loop {
         let pods = Api::<Pod>::all(client.clone()).list_metadata(&page).await.map_err(api("listing pods"))?;
-        for pod in
-            pods.items.iter().filter(|pod| ours.iter().any(|name| pod.annotations().contains_key(*name)))
-        {
+        for pod in pods.items.iter().filter(|pod| is_annotated(&pod.metadata)) {
+            found += 1;
             let there: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
             // That pod and no other of its name: the API server compares.
             let patch = json!({ "metadata": { "uid": pod.uid(), "annotations": nothing } });
-            match there.patch_metadata(&pod.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
+            match there.patch_metadata(&pod.name_any(), &named, &Patch::Merge(patch)).await {
                 Ok(_) => {}
                 Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
                 Err(error) => return Err(api("taking annotations off pods")(error)),
@@ -144,9 +149,15 @@ async fn unmark(client: &Client) -> Result<(), Error> {
         }
         match pods.metadata.continue_ {
             Some(token) if !token.is_empty() => page.continue_token = Some(token),
-            _ => return Ok(()),
+            _ => return Ok(found),
         }
     }
+}
+
+/// By Ambit: other meshes use one of the names too.
+fn is_annotated(pod: &ObjectMeta) -> bool {
+    let managers = pod.managed_fields.iter().flatten().filter_map(|entry| entry.manager.as_deref());
+    enrolment::wrote(pod.annotations.as_ref(), managers)
 }
 
 /// Deletes the namespace that `ambit install` made, if nobody else keeps something in it.
@@ -178,29 +189,38 @@ async fn leave_namespace(client: &Client, timeout: Duration) -> Result<(), Error
     Ok(())
 }
 
-/// What is in the namespace, and was not put there by Ambit.
+/// What is in the namespace, and was not put there by Ambit: of every kind that the API server has, definitions' too. Mesh-wide
+/// policies live there.
 async fn others(client: &Client) -> Result<Vec<String>, Error> {
-    let mut found = names::<Secret>(client, "Secret").await?;
-    found.extend(names::<ConfigMap>(client, "ConfigMap").await?);
-    found.extend(names::<Pod>(client, "Pod").await?);
-    found.extend(names::<Service>(client, "Service").await?);
-    found.extend(names::<PersistentVolumeClaim>(client, "PersistentVolumeClaim").await?);
+    let discovery =
+        Discovery::new(client.clone()).run().await.map_err(api("asking which kinds there are"))?;
+    let kinds = discovery.groups().flat_map(ApiGroup::recommended_resources);
+    let listed =
+        kinds.filter(|(_, can)| can.scope == Scope::Namespaced && can.supports_operation(verbs::LIST));
+    let mut found = Vec::new();
+    for (kind, _) in listed {
+        let objects: Api<DynamicObject> = Api::namespaced_with(client.clone(), SYSTEM, &kind);
+        match objects.list_metadata(&ListParams::default()).await {
+            Ok(list) => {
+                let others = list.items.iter().filter(|it| is_somebodys(&kind.kind, &it.metadata));
+                found.extend(others.map(|it| format!("{} {}", kind.kind, it.name_any())));
+            }
+            Err(error) if is_absent(&error) => {}
+            Err(error) => return Err(api(format!("listing {} of {SYSTEM}", kind.plural))(error)),
+        }
+    }
     Ok(found)
 }
 
-async fn names<K>(client: &Client, kind: &str) -> Result<Vec<String>, Error>
-where
-    K: kube::Resource<Scope = kube::core::NamespaceResourceScope>
-        + Clone
-        + std::fmt::Debug
-        + for<'de> serde::Deserialize<'de>,
-    K::DynamicType: Default,
-{
-    let objects: Api<K> = Api::namespaced(client.clone(), SYSTEM);
-    let list = objects.list_metadata(&ListParams::default()).await;
-    let list = list.map_err(api(format!("listing what is in {SYSTEM}")))?;
-    let names = list.items.iter().map(kube::ResourceExt::name_any).filter(|name| name != EVERYWHERE);
-    Ok(names.map(|name| format!("{kind} {name}")).collect())
+/// Whether somebody would miss an object: not what every namespace has, nor what goes with its owner.
+fn is_somebodys(kind: &str, object: &ObjectMeta) -> bool {
+    let name = object.name.as_deref().unwrap_or_default();
+    let everywhere = matches!(
+        (kind, name),
+        ("ConfigMap", "kube-root-ca.crt") | ("ServiceAccount", "default") | ("Event" | "Endpoints", _)
+    );
+    let owned = object.owner_references.as_ref().is_some_and(|owners| !owners.is_empty());
+    !everywhere && !owned && object.deletion_timestamp.is_none()
 }
 
 /// Deletes the definitions that are Ambit's.
@@ -228,4 +248,40 @@ async fn undefine(client: &Client, timeout: Duration) -> Result<(), Error> {
     .await?;
     say!("{} definitions deleted", ours.len())?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(value: serde_json::Value) -> ObjectMeta {
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn what_keeps_the_namespace() {
+        let rows = [
+            ("a mesh-wide policy", "PeerAuthentication", json!({"name": "default"}), true),
+            ("a Deployment with no pods", "Deployment", json!({"name": "tool"}), true),
+            ("the user's own CA", "Secret", json!({"name": "cacerts"}), true),
+            ("what every namespace has", "ConfigMap", json!({"name": "kube-root-ca.crt"}), false),
+            ("its account", "ServiceAccount", json!({"name": "default"}), false),
+            ("an event", "Event", json!({"name": "x.1"}), false),
+            (
+                "what goes with its owner",
+                "ReplicaSet",
+                json!({"name": "tool-1", "ownerReferences": [{"apiVersion": "apps/v1", "kind": "Deployment", "name": "tool", "uid": "1"}]}),
+                false,
+            ),
+            (
+                "what is going",
+                "Pod",
+                json!({"name": "old", "deletionTimestamp": "2026-01-01T00:00:00Z"}),
+                false,
+            ),
+        ];
+        for (name, kind, metadata, expected) in rows {
+            assert_eq!(is_somebodys(kind, &object(metadata)), expected, "{name}");
+        }
+    }
 }

@@ -22,6 +22,17 @@ pub const REDIRECTION_ENABLED: &str = "enabled";
 /// of its ports are not ([`exclusion::describe`]).
 pub const NOT_CAPTURED: &str = "ambit.dev/not-captured";
 
+/// Under which name annotations are written to the API server (its field manager). [`REDIRECTION`] is also other meshes': only
+/// what was written under this name is ours to take off.
+pub const FIELD_MANAGER: &str = "ambit";
+
+/// Whether a pod's annotations are ours to take off. `managers`: under which names its fields have been written.
+pub fn wrote<'a>(annotations: Option<&Labels>, mut managers: impl Iterator<Item = &'a str>) -> bool {
+    let any =
+        annotations.is_some_and(|all| [REDIRECTION, NOT_CAPTURED].iter().any(|it| all.contains_key(*it)));
+    any && managers.any(|name| name == FIELD_MANAGER)
+}
+
 /// Labels or annotations.
 pub type Labels = BTreeMap<String, String>;
 

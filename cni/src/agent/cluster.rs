@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use ambit_core::enrolment::{
-    self, DATAPLANE_MODE, Labels, NOT_CAPTURED, REDIRECTION, REDIRECTION_ENABLED, exclusion,
+    self, DATAPLANE_MODE, FIELD_MANAGER, Labels, NOT_CAPTURED, REDIRECTION, REDIRECTION_ENABLED, exclusion,
 };
+use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
-use kube::api::{ListParams, Patch, PatchParams};
+use kube::api::{ListParams, ObjectMeta, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
 
@@ -16,6 +17,8 @@ use super::state::{Event, PodKey, Seen, State};
 const MIRROR: &str = "kubernetes.io/config.mirror";
 /// How many pods one answer holds.
 const PAGE: u32 = 500;
+/// Requests at once where annotations are taken off many pods.
+const AT_ONCE: usize = 16;
 
 /// A way to the API server, for the pods of one node.
 #[derive(Clone)]
@@ -77,35 +80,38 @@ impl Cluster {
     }
 }
 
-/// Takes our annotations off the pods that are listed; says off how many.
+/// Takes our annotations off the pods that are listed; says on how many there were some. What is not ours to take off stays.
 pub(crate) async fn forget(client: &Client, pods: &ListParams) -> kube::Result<usize> {
     let api: Api<Pod> = Api::all(client.clone());
     let mut pods = pods.clone().limit(PAGE);
-    let mut forgotten = 0;
+    let mut found = 0;
     loop {
         let page = api.list_metadata(&pods).await?;
-        for pod in &page.items {
-            let ours = [REDIRECTION, NOT_CAPTURED];
-            if !ours.iter().any(|name| pod.annotations().contains_key(*name)) {
-                continue;
+        let ours = page.items.iter().filter_map(|pod| annotated(&pod.metadata));
+        let ours: Vec<(PodKey, String)> = ours.collect();
+        found += ours.len();
+        let off = |(key, uid): (PodKey, String)| async move {
+            let nothing: BTreeMap<&str, Option<&str>> = [(REDIRECTION, None), (NOT_CAPTURED, None)].into();
+            match annotate(client, &key, &uid, json!(nothing)).await {
+                // Whoever changed it meanwhile is looked at again: the number says that there was one.
+                Err(error) if !is_gone(&error) => Err(error),
+                _ => Ok(()),
             }
-            let (Some(namespace), Some(name), Some(uid)) =
-                (pod.namespace(), pod.metadata.name.clone(), pod.uid())
-            else {
-                continue;
-            };
-            let nothing: BTreeMap<&str, Option<&str>> = ours.iter().map(|name| (*name, None)).collect();
-            match annotate(client, &PodKey { namespace, name }, &uid, json!(nothing)).await {
-                Ok(()) => forgotten += 1,
-                Err(error) if is_gone(&error) => {}
-                Err(error) => return Err(error),
-            }
-        }
+        };
+        futures::stream::iter(ours).map(off).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
         match page.metadata.continue_ {
             Some(token) if !token.is_empty() => pods.continue_token = Some(token),
-            _ => return Ok(forgotten),
+            _ => return Ok(found),
         }
     }
+}
+
+/// A pod that has an annotation of ours: one that was written under our name.
+fn annotated(pod: &ObjectMeta) -> Option<(PodKey, String)> {
+    let managers = pod.managed_fields.iter().flatten().filter_map(|entry| entry.manager.as_deref());
+    let ours = enrolment::wrote(pod.annotations.as_ref(), managers);
+    let key = PodKey { namespace: pod.namespace.clone()?, name: pod.name.clone()? };
+    Some((key, pod.uid.clone()?)).filter(|_| ours)
 }
 
 /// On the pod with this uid and no other (the API server compares).
@@ -117,7 +123,8 @@ async fn annotate(
 ) -> kube::Result<()> {
     let patch = Patch::Merge(json!({ "metadata": { "uid": uid, "annotations": annotations } }));
     let pods: Api<Pod> = Api::namespaced(client.clone(), &key.namespace);
-    pods.patch_status(&key.name, &PatchParams::default(), &patch).await.map(|_| ())
+    let named = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    pods.patch_status(&key.name, &named, &patch).await.map(|_| ())
 }
 
 /// The pod is not there any more, or another has taken its name.

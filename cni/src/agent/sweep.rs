@@ -44,17 +44,18 @@ pub fn sweep(remains: &Remains) -> Result<(), AgentError> {
 }
 
 async fn pass(client: &Client, remains: &Remains) -> kube::Result<()> {
+    // First what is a secret: nobody uses it any more.
+    delete::<Secret>(client, &remains.namespace, &remains.secret).await?;
+    delete::<ConfigMap>(client, &remains.namespace, &remains.config_map).await?;
+    delete::<Lease>(client, &remains.namespace, &remains.lease).await?;
     // A request of the last agent may have been under way: gone is what a whole list does not show.
     loop {
         let pods = cluster::forget(client, &ListParams::default()).await?;
-        println!("annotations taken off {pods} pods");
+        println!("annotations of {pods} pods to take off");
         if pods == 0 {
-            break;
+            return Ok(());
         }
     }
-    delete::<Secret>(client, &remains.namespace, &remains.secret).await?;
-    delete::<ConfigMap>(client, &remains.namespace, &remains.config_map).await?;
-    delete::<Lease>(client, &remains.namespace, &remains.lease).await
 }
 
 async fn delete<K>(client: &Client, namespace: &str, name: &str) -> kube::Result<()>

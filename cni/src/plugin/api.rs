@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ambit_core::enrolment::FIELD_MANAGER;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde::Deserialize;
@@ -109,7 +110,7 @@ impl Api {
         let patch = serde_json::json!({ "metadata": { "uid": uid, "annotations": { annotation: value } } });
         let answer = self
             .agent
-            .patch(format!("{}{path}", self.server))
+            .patch(format!("{}{path}?fieldManager={FIELD_MANAGER}", self.server))
             .header("authorization", &self.authorization)
             .header("content-type", "application/merge-patch+json")
             .send(patch.to_string())

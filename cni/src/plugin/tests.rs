@@ -115,7 +115,7 @@ fn environment(pairs: &[(&str, &str)]) -> Environment {
 
 const POD: &str = "/api/v1/namespaces/shop/pods/web";
 const NAMESPACE: &str = "/api/v1/namespaces/shop";
-const STATUS: &str = "/api/v1/namespaces/shop/pods/web/status";
+const STATUS: &str = "/api/v1/namespaces/shop/pods/web/status?fieldManager=ambit";
 const ARGUMENTS: &str = "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web;K8S_POD_UID=u1";
 
 fn pod(labels: &Value) -> Value {

@@ -1,7 +1,7 @@
 //! Who should be in the mesh, who is announced, and what holds in between.
 
 use ambit_core::derive::{Kind, MtlsMode, Object, Phase, Pod, Settings};
-use ambit_core::enrolment::{Answer, Labels, Subject, is_redirected};
+use ambit_core::enrolment::{Answer, Labels, Subject, is_redirected, wrote};
 use ambit_core::inbound::{Inbound, Mode, capture_mode};
 use ambit_core::outbound::{Flow, Plan, plan};
 
@@ -197,4 +197,19 @@ fn what_a_pod_takes_follows_its_policies_though_it_is_not_announced() {
         assert_eq!(ask(&lab, "", "shop/cart", 80), "policy_denied", "{name}: plaintext under STRICT");
         assert_eq!(capture_mode(&lab.mesh, &uid("shop/cart")).default, Mode::Strict, "{name}");
     }
+}
+
+#[test]
+fn only_what_was_written_under_our_name_is_ours_to_take_off() {
+    let rows = [
+        ("ours", "ambient.istio.io/redirection", ["kubelet", "ambit"], true),
+        ("what is not captured", "ambit.dev/not-captured", ["ambit", "kubelet"], true),
+        ("another mesh's", "ambient.istio.io/redirection", ["kubelet", "install-cni"], false),
+        ("another annotation", "example.com/a", ["kubelet", "ambit"], false),
+    ];
+    for (name, annotation, managers, expected) in rows {
+        let annotations = Labels::from([(annotation.to_owned(), "enabled".to_owned())]);
+        assert_eq!(wrote(Some(&annotations), managers.into_iter()), expected, "{name}");
+    }
+    assert!(!wrote(None, ["ambit"].into_iter()), "no annotations");
 }

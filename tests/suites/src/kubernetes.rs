@@ -218,6 +218,14 @@ impl Mesh {
         Ok(answers.keys().cloned().collect())
     }
 
+    /// Asks once on a new connection, and is not answered. An error says who answered, or that it could not be asked at all.
+    pub fn unanswered(&self, pod: &Pod, target: &str) -> Result<()> {
+        let said = self.exec(pod, &["/ambit-load", target, "--count", "1", "--patience", "5"])?;
+        let last: Value = serde_json::from_str(said.lines().last().context("it said nothing")?)?;
+        ensure!(last["answered"] == 0 && last["failed"].as_u64() > Some(0), "{last}");
+        Ok(())
+    }
+
     /// Everything that helps to see why something is not ready.
     pub fn story(&self) -> String {
         let words: [&[&str]; 4] = [

@@ -22,6 +22,15 @@ const UNSEEN: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: unseen, namesp
 const BAD: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: bad, namespace: shop}\n\
                    spec: {rules: [{when: [{key: source.ip, values: ['1.2.3']}]}]}\n";
 
+/// For the whole mesh.
+const MESH_WIDE: &str = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: default, namespace: ambit-system}\n\
+                         spec: {mtls: {mode: PERMISSIVE}}\n";
+/// Looks like Ambit, installed elsewhere.
+const ELSEWHERE: &str = "apiVersion: v1\nkind: Namespace\nmetadata: {name: elsewhere}\n---\napiVersion: apps/v1\nkind: Deployment\n\
+                         metadata: {name: other, namespace: elsewhere, labels: {app.kubernetes.io/part-of: ambit}}\n\
+                         spec: {replicas: 0, selector: {matchLabels: {app: other}}, template: {metadata: {labels: {app: other}}, \
+                         spec: {containers: [{name: other, image: docker.io/ambit/tests:0.1.0}]}}}\n";
+
 #[test]
 fn install_use_and_uninstall() -> Result<()> {
     let mesh = Mesh::prepare("cli")?;
@@ -44,8 +53,26 @@ fn install_use_and_uninstall() -> Result<()> {
         ensure!(said.contains("shop: 0 of 3 running pods are in the mesh"), "{said}");
         mesh.ask(&client, "cart.shop:80")
     });
+    table.row("uninstalled, mesh-wide policies stay, and the namespace for their sake", || {
+        mesh.cluster.apply(MESH_WIDE)?;
+        let said = ambit(&mesh, &["uninstall"])?.well()?;
+        ensure!(said.contains("Namespace ambit-system stays: it holds PeerAuthentication default"), "{said}");
+        mesh.kubectl(&["-n", SYSTEM, "get", "peerauthentications.security.istio.io", "default"])?;
+        ambit(&mesh, &["install"])?.well()?;
+        mesh.kubectl(&["-n", SYSTEM, "delete", "peerauthentications.security.istio.io", "default"]).map(drop)
+    });
+    table.row("an installation in another namespace is not touched", || {
+        mesh.cluster.apply(ELSEWHERE)?;
+        for verb in ["install", "uninstall"] {
+            let said = ambit(&mesh, &[verb])?.failed()?;
+            ensure!(said.contains("Deployment other in elsewhere is of another installation"), "{said}");
+        }
+        mesh.kubectl(&["delete", "namespace", "elsewhere"]).map(drop)
+    });
     table.row("uninstalled with the definitions, nothing is left", || {
-        mesh.kubectl(&["-n", "shop", "annotate", "pod", "unseen", &format!("{ANNOTATION}=enabled")])?;
+        // As the agent does.
+        let annotation = format!("{ANNOTATION}=enabled");
+        mesh.kubectl(&["-n", "shop", "annotate", "--field-manager=ambit", "pod", "unseen", &annotation])?;
         let said = ambit(&mesh, &["uninstall", "--crds"])?.well()?;
         println!("{said}");
         ensure!(said.contains("Namespace ambit-system deleted"), "{said}");
@@ -70,9 +97,7 @@ fn installing(mesh: &Mesh, table: &mut Rows) {
         let began = Instant::now();
         let said = ambit(mesh, &["install"])?.well().map_err(|error| error.context(mesh.story()))?;
         println!("ambit install: {:.1} s\n{said}", began.elapsed().as_secs_f64());
-        let said = ambit(mesh, &["check"])?.well()?;
-        println!("{said}");
-        ensure!(said.contains("all is well"), "{said}");
+        checks(mesh, "all is well")?;
         let said = ambit(mesh, &["version"])?.well()?;
         ensure!(said.contains("ztunnel 0.1.0 (2 pods)"), "{said}");
         Ok(())
@@ -133,9 +158,14 @@ fn daemons(mesh: &Mesh, client: &Pod, table: &mut Rows) {
         println!("{said}");
         let row = said.lines().find(|line| line.contains("outbound")).context("no row")?;
         ensure!(row.starts_with("node1 ") && row.contains(" mutual ") && row.contains(&pod), "{said}");
-        let said = ambit(mesh, &["ztunnel", "connections"])?.well()?;
-        ensure!(said.lines().any(|line| line.starts_with("node2 ") && line.contains("inbound")), "{said}");
-        Ok(())
+        within(PATIENCE, "the other end is listed too", || {
+            let said = ambit(mesh, &["ztunnel", "connections"])?.well()?;
+            ensure!(
+                said.lines().any(|line| line.starts_with("node2 ") && line.contains("inbound")),
+                "{said}"
+            );
+            Ok(())
+        })
     });
     table.row("one that ended is shown with its reason", || {
         within(PATIENCE, "it is listed", || {
@@ -166,9 +196,12 @@ fn daemons(mesh: &Mesh, client: &Pod, table: &mut Rows) {
 fn failures(mesh: &Mesh, table: &mut Rows) {
     table.row("check names a policy that is not in force", || {
         mesh.cluster.apply(BAD)?;
-        checks(mesh, "AuthorizationPolicy shop/bad: Invalid: ")?;
-        let said = ambit(mesh, &["check"])?.failed()?;
-        ensure!(said.contains("failed  objects") && said.contains("1 of 8 checks failed"), "{said}");
+        within(PATIENCE, "that and nothing else", || {
+            let said = ambit(mesh, &["check"])?.failed()?;
+            ensure!(said.contains("AuthorizationPolicy shop/bad: Invalid: "), "{said}");
+            ensure!(said.contains("failed  objects") && said.contains("1 of 8 checks failed"), "{said}");
+            Ok(())
+        })?;
         mesh.kubectl(&["-n", "shop", "delete", "authorizationpolicies.security.istio.io", "bad"])?;
         checks(mesh, "all is well")
     });

@@ -66,7 +66,9 @@ fn without_controllers_and_uninstalled() -> Result<()> {
         within(PATIENCE, "requests are answered again", || mesh.ask(&client, "cart.shop:80"))
     });
     table.row("uninstalled by Helm, nothing is left on the nodes and in the API", || {
-        mesh.kubectl(&["-n", "shop", "annotate", "pod", "unseen", &format!("{ANNOTATION}=enabled")])?;
+        // As the agent does.
+        let annotation = format!("{ANNOTATION}=enabled");
+        mesh.kubectl(&["-n", "shop", "annotate", "--field-manager=ambit", "pod", "unseen", &annotation])?;
         // What users wrote stays with the definitions.
         mesh.kubectl(&["-n", "shop", "delete", "peerauthentications.security.istio.io", "default"])?;
         let arguments = ["uninstall", "ambit", "--namespace", SYSTEM, "--wait", "--timeout", "3m"];

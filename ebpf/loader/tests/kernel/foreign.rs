@@ -41,7 +41,19 @@ impl Order {
 /// An attached program; dropped, it is gone.
 #[derive(Debug)]
 pub(crate) struct Foreign {
-    _link: OwnedFd,
+    link: OwnedFd,
+}
+
+impl Drop for Foreign {
+    fn drop(&mut self) {
+        // Closing alone is not enough: a child that another test starts this moment holds the descriptor too, until it executes.
+        let mut attribute = [self.link.as_raw_fd().cast_unsigned()];
+        // SAFETY: the command reads a descriptor only.
+        let detached = unsafe {
+            libc::syscall(libc::SYS_bpf, LINK_DETACH, attribute.as_mut_ptr(), size_of_val(&attribute))
+        };
+        assert!(detached == 0 || std::thread::panicking(), "detached: {}", io::Error::last_os_error());
+    }
 }
 
 impl Foreign {
@@ -55,7 +67,7 @@ impl Foreign {
         };
         let program = load(kind, &code(netns, does))?;
         let link = link(&program, &File::open(cgroup()?)?, kind, order)?;
-        Ok(Self { _link: link })
+        Ok(Self { link })
     }
 }
 
@@ -77,6 +89,7 @@ pub(crate) fn attach_alone(cgroup: &File, refused: SocketAddr) -> io::Result<()>
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+const LINK_DETACH: libc::c_long = 34;
 const CONNECT_4: u32 = 10;
 const CONNECT_6: u32 = 11;
 

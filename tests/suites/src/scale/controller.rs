@@ -35,8 +35,11 @@ pub struct Controller {
 impl Controller {
     /// Starts it for the cluster; files go to the folder.
     pub fn start(cluster: &Cluster, folder: &Path) -> Result<Self> {
-        let free = || -> Result<String> { Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string()) };
-        let (listen, metrics, readiness, admin) = (free()?, free()?, free()?, free()?);
+        // All held until each has its own.
+        let held: Vec<TcpListener> =
+            (0..4).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<std::io::Result<_>>()?;
+        let free = |at: usize| -> Result<String> { Ok(held[at].local_addr()?.to_string()) };
+        let (listen, metrics, readiness, admin) = (free(0)?, free(1)?, free(2)?, free(3)?);
         let config = folder.join("controller.yaml");
         std::fs::write(
             &config,
@@ -55,6 +58,7 @@ impl Controller {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
+        drop(held);
         let began = Instant::now();
         let mut controller = Self { child: command.spawn()?, address: listen, ready: Duration::ZERO };
         let url = format!("http://{readiness}/healthz/ready");
