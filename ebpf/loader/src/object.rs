@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::{LazyLock, Once};
+use std::time::Duration;
 
 use ambit_abi::{NetnsCookie, names};
 use aya::programs::{Program, ProgramError, ProgramFd};
@@ -13,6 +14,10 @@ use aya::{Ebpf, EbpfLoader};
 use crate::bpf::{Hook, Order};
 use crate::pins::{Link, Pins, inbound_link};
 use crate::{Error, bpf, memory};
+
+/// How often a load that was interrupted is tried again, and after how long.
+const INTERRUPTIONS: usize = 10;
+const AFTER_INTERRUPTION: Duration = Duration::from_millis(10);
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("AMBIT_EBPF_OBJECT_PATH"));
 
@@ -94,14 +99,26 @@ fn failed(operation: &'static str, program: &'static str) -> impl Fn(ProgramErro
     move |source| Error::Program { operation, program, source: Box::new(source) }
 }
 
+/// The verifier gives up with `EAGAIN` when a signal reaches the thread; libbpf tries such a load again too.
 fn load_program(program: &mut Program, name: &'static str) -> Result<(), Error> {
-    let result = match program {
+    for _ in 0..INTERRUPTIONS {
+        match verify(program, name)? {
+            Err(ProgramError::LoadError { io_error, .. }) if io_error.kind() == io::ErrorKind::WouldBlock => {
+                std::thread::sleep(AFTER_INTERRUPTION);
+            }
+            result => return result.map_err(failed("load", name)),
+        }
+    }
+    verify(program, name)?.map_err(failed("load", name))
+}
+
+fn verify(program: &mut Program, name: &'static str) -> Result<Result<(), ProgramError>, Error> {
+    Ok(match program {
         Program::CgroupSockAddr(program) => program.load(),
         Program::SockOps(program) => program.load(),
         Program::SkLookup(program) => program.load(),
         _ => return Err(Error::Missing(name)),
-    };
-    result.map_err(failed("load", name))
+    })
 }
 
 /// Before the programs of others, so that these find decided what is ours; with links, the kernel lets several programs share a

@@ -208,7 +208,14 @@ fn load(attach_kind: u32, code: &[Instruction]) -> io::Result<OwnedFd> {
         interface: 0,
         attach_kind,
     };
-    let loaded = bpf(5, &mut attribute);
+    let mut loaded = bpf(5, &mut attribute);
+    // A signal interrupts the verifier.
+    for _ in 0..10 {
+        if loaded.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            loaded = bpf(5, &mut attribute);
+        }
+    }
     loaded.map_err(|error| io::Error::other(format!("{error}: {}", String::from_utf8_lossy(&log))))
 }
 
