@@ -211,8 +211,7 @@ impl Mesh {
 
     /// Asks so many times, each on a new connection: the different answers, sorted.
     pub fn said(&self, pod: &Pod, target: &str, count: &str) -> Result<Vec<String>> {
-        let said = self.exec(pod, &["/ambit-load", target, "--count", count, "--patience", "5"])?;
-        let last: Value = serde_json::from_str(said.lines().last().context("it said nothing")?)?;
+        let last = self.asked(pod, target, count)?;
         ensure!(last["answered"].as_u64() > Some(0) && last["failed"] == 0, "{last}");
         let answers = last["said"].as_object().context("no answers")?;
         Ok(answers.keys().cloned().collect())
@@ -220,10 +219,15 @@ impl Mesh {
 
     /// Asks once on a new connection, and is not answered. An error says who answered, or that it could not be asked at all.
     pub fn unanswered(&self, pod: &Pod, target: &str) -> Result<()> {
-        let said = self.exec(pod, &["/ambit-load", target, "--count", "1", "--patience", "5"])?;
-        let last: Value = serde_json::from_str(said.lines().last().context("it said nothing")?)?;
+        let last = self.asked(pod, target, "1")?;
         ensure!(last["answered"] == 0 && last["failed"].as_u64() > Some(0), "{last}");
         Ok(())
+    }
+
+    /// Asks so many times, each on a new connection: the load's own report.
+    fn asked(&self, pod: &Pod, target: &str, count: &str) -> Result<Value> {
+        let said = self.exec(pod, &["/ambit-load", target, "--count", count, "--patience", "5"])?;
+        Ok(serde_json::from_str(said.lines().last().context("it said nothing")?)?)
     }
 
     /// Everything that helps to see why something is not ready.

@@ -265,43 +265,34 @@ fn endpoints(view: &View, table: &mut Rows) {
         let said = view.mesh.said(from, target, MANY)?;
         Ok(said.iter().filter_map(|said| said.split('(').next().map(str::to_owned)).collect())
     };
-    table.row("two endpoints: both answer", || {
+    let both = |target: &str| {
         within(PATIENCE, "both", || {
-            let names = who(&view.client, "both.shop:80")?;
+            let names = who(&view.client, target)?;
             ensure!(names == ["far", "near"], "{names:?}");
             Ok(())
         })
-    });
-    table.row("internalTrafficPolicy Local: each node's own answers, and no other", || {
+    };
+    // Each client's own, and no other.
+    let each = |target: &str| {
         within(PATIENCE, "each answers", || {
-            let names = [who(&view.client, "local.shop:80")?, who(&view.neighbour, "local.shop:80")?];
+            let names = [who(&view.client, target)?, who(&view.neighbour, target)?];
             ensure!(names == [["near"], ["far"]], "{names:?}");
             Ok(())
         })
-    });
+    };
+    table.row("two endpoints: both answer", || both("both.shop:80"));
+    table.row("internalTrafficPolicy Local: each node's own answers, and no other", || each("local.shop:80"));
     table.row("internalTrafficPolicy Local: refused where the node has none", || {
         is(&view.who(&view.neighbour, "far-only.shop:80")?, "far")?;
         view.mesh.unanswered(&view.client, "far-only.shop:80")
     });
-    table.row("trafficDistribution PreferClose: the zone's own", || {
-        within(PATIENCE, "each answers", || {
-            let names = [who(&view.client, "close.shop:80")?, who(&view.neighbour, "close.shop:80")?];
-            ensure!(names == [["near"], ["far"]], "{names:?}");
-            Ok(())
-        })
-    });
+    table.row("trafficDistribution PreferClose: the zone's own", || each("close.shop:80"));
     table.row("sessionAffinity ClientIP: always the same", || {
         let names = who(&view.client, "sticky.shop:80")?;
         ensure!(names.len() == 1, "{names:?}");
         Ok(())
     });
-    table.row("a named target port: each pod's own", || {
-        within(PATIENCE, "both", || {
-            let names = who(&view.client, "named.shop:80")?;
-            ensure!(names == ["far", "near"], "{names:?}");
-            Ok(())
-        })
-    });
+    table.row("a named target port: each pod's own", || both("named.shop:80"));
     table.row("a pod that is not ready: chosen with publishNotReadyAddresses", || {
         within(PATIENCE, "it runs, in the mesh", || is(&view.who(&view.client, "published.shop:80")?, "late"))
     });
