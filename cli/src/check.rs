@@ -1,4 +1,5 @@
-//! `ambit check`: what is well, and what is not. What the facts mean is decided by [`conclude`], which is pure.
+//! `ambit check`: what is well, and what is not. What the facts mean is decided by [`conclude`], which is
+//! pure.
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;

@@ -30,7 +30,8 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// Which cluster.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Access {
-    /// Where the kubeconfig is; $KUBECONFIG or ~/.kube/config by default, the pod's own account within a cluster.
+    /// Where the kubeconfig is; $KUBECONFIG or ~/.kube/config by default, the pod's own account within a
+    /// cluster.
     #[arg(long, global = true, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
     /// A context of the kubeconfig.

@@ -1,4 +1,5 @@
-//! Asking a daemon's admin interface: through the API server, as `kubectl port-forward` does, or at an address.
+//! Asking a daemon's admin interface: through the API server, as `kubectl port-forward` does, or at an
+//! address.
 
 use std::net::SocketAddr;
 use std::time::Duration;

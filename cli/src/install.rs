@@ -12,7 +12,8 @@ use crate::manifests::{self, MANAGER, Manifest};
 use crate::wait::{self, Look};
 use crate::{facts, version};
 
-/// What is applied needs it: an admission policy keeps node agents to their own node. (The chart leaves that out for 1.29.)
+/// What is applied needs it: an admission policy keeps node agents to their own node. (The chart leaves that
+/// out for 1.29.)
 const OLDEST: u32 = 30;
 
 /// How to install.
@@ -70,7 +71,8 @@ pub(crate) fn ensure_default(access: &Access) -> Result<(), Error> {
     Err(Error::Refused(why))
 }
 
-/// Two tools that each think an installation theirs would undo what the other does, and two installations would share their nodes.
+/// Two tools that each think an installation theirs would undo what the other does, and two installations
+/// would share their nodes.
 pub(crate) async fn refuse_others(client: &Client, instead: &str) -> Result<(), Error> {
     for (kind, there) in facts::installations(client).await? {
         let namespace = there.namespace.as_deref().unwrap_or_default();

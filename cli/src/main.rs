@@ -1,7 +1,8 @@
 //! `ambit`: the command line of the mesh.
 //!
-//! One file a verb. What they share: [`cluster`] (the way to the API), [`manifests`] (what is installed), [`rollout`] (what runs of it,
-//! and why not), [`membership`] (which pods are in the mesh), [`table`]. What they conclude is decided in pure functions.
+//! One file a verb. What they share: [`cluster`] (the way to the API), [`manifests`] (what is installed),
+//! [`rollout`] (what runs of it, and why not), [`membership`] (which pods are in the mesh), [`table`]. What
+//! they conclude is decided in pure functions.
 
 /// `println!` that gives an error where there is no reader, instead of a panic.
 macro_rules! say {

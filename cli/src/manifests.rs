@@ -98,8 +98,9 @@ pub(crate) fn mesh() -> Result<Vec<Manifest>, Error> {
     Ok(manifests)
 }
 
-/// The order in which an installation goes: the daemons first, alone, while their agents still have the rights with which they
-/// clean up; then the rest, what runs before what it needs. The namespace is left to who asks what else is in it.
+/// The order in which an installation goes: the daemons first, alone, while their agents still have the
+/// rights with which they clean up; then the rest, what runs before what it needs. The namespace is left to
+/// who asks what else is in it.
 pub(crate) fn leaving(manifests: Vec<Manifest>) -> (Vec<Manifest>, Vec<Manifest>) {
     let (daemons, mut rest): (Vec<_>, Vec<_>) =
         manifests.into_iter().filter(|it| it.kind() != "Namespace").partition(|it| it.kind() == "DaemonSet");

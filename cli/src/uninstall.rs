@@ -1,4 +1,5 @@
-//! `ambit uninstall`: the daemons first, so that their agents clean their nodes while they have the rights; then the rest.
+//! `ambit uninstall`: the daemons first, so that their agents clean their nodes while they have the rights;
+//! then the rest.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -45,7 +46,8 @@ pub(crate) async fn run(access: &Access, options: &Options) -> Result<(), Error>
     install::refuse_others(&client, "helm uninstall").await?;
     let (daemons, rest) = manifests::leaving(mesh);
     for daemon in &daemons {
-        // In the foreground: it says of itself that it is being deleted until its last pod is gone, and agents ask.
+        // In the foreground: it says of itself that it is being deleted until its last pod is gone, and
+        // agents ask.
         delete(&client, daemon, &DeleteParams::foreground()).await?;
     }
     say!("Waiting until the nodes are cleaned")?;
@@ -122,7 +124,8 @@ async fn forget(client: &Client) -> Result<(), Error> {
     Ok(())
 }
 
-/// Takes the annotations off that no agent took off: those of nodes that are off. Again until a whole list shows none.
+/// Takes the annotations off that no agent took off: those of nodes that are off. Again until a whole list
+/// shows none.
 async fn unmark(client: &Client) -> Result<(), Error> {
     while unmark_once(client).await? > 0 {}
     Ok(())
@@ -189,8 +192,8 @@ async fn leave_namespace(client: &Client, timeout: Duration) -> Result<(), Error
     Ok(())
 }
 
-/// What is in the namespace, and was not put there by Ambit: of every kind that the API server has, definitions' too. Mesh-wide
-/// policies live there.
+/// What is in the namespace, and was not put there by Ambit: of every kind that the API server has,
+/// definitions' too. Mesh-wide policies live there.
 async fn others(client: &Client) -> Result<Vec<String>, Error> {
     let discovery =
         Discovery::new(client.clone()).run().await.map_err(api("asking which kinds there are"))?;

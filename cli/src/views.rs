@@ -25,7 +25,8 @@ impl View {
     }
 }
 
-/// The answers of daemons by the names of their nodes, as tables; of one pod alone if one is named (`namespace/name`).
+/// The answers of daemons by the names of their nodes, as tables; of one pod alone if one is named
+/// (`namespace/name`).
 pub(crate) fn tables(view: View, answers: &[(String, Value)], pod: Option<&str>) -> String {
     match view {
         View::Connections => connections(answers, pod, false).to_string(),

@@ -74,7 +74,8 @@ async fn node_of(client: &Client, pod: &str) -> Result<String, Error> {
     node.ok_or_else(|| Error::Refused(format!("pod {pod} is on no node yet")))
 }
 
-/// The pod to ask on each node, by node: the one that is ready, while there are two; of one node if it is named.
+/// The pod to ask on each node, by node: the one that is ready, while there are two; of one node if it is
+/// named.
 fn choose<'a>(pods: &'a [Pod], node: Option<&str>) -> Result<Vec<(String, &'a Pod)>, Error> {
     let mut chosen = std::collections::BTreeMap::<String, &Pod>::new();
     for pod in pods {

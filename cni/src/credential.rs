@@ -1,5 +1,5 @@
-//! The plugin's credential: a kubeconfig file, so that people can use it with their tools too. Written as JSON, which is
-//! YAML as well: the plugin needs no YAML parser.
+//! The plugin's credential: a kubeconfig file, so that people can use it with their tools too. Written as
+//! JSON, which is YAML as well: the plugin needs no YAML parser.
 
 use std::fmt;
 

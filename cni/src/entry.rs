@@ -1,4 +1,5 @@
-//! The plugin's entry in a CNI configuration list: written by the agent, read by the plugin from its standard input.
+//! The plugin's entry in a CNI configuration list: written by the agent, read by the plugin from its standard
+//! input.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,5 @@
-//! The configuration file: YAML, every field named and checked, an unknown one refused. Way in: [`Config::read`].
+//! The configuration file: YAML, every field named and checked, an unknown one refused. Way in:
+//! [`Config::read`].
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};

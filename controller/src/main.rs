@@ -1,9 +1,9 @@
-//! The controller: reads the objects users write, tells every node's daemon what it needs to know, and hands out
-//! certificates.
+//! The controller: reads the objects users write, tells every node's daemon what it needs to know, and hands
+//! out certificates.
 //!
-//! Way in: [`run::run`]. From there a change goes [`objects`] (files → objects) or [`kubernetes`] (API → objects) →
-//! [`pipeline`]: `ambit_core::derive` (objects → changes) → `Mesh::apply` → the publisher of `ambit_xds`; a
-//! certificate request goes [`issue`] → [`ca`].
+//! Way in: [`run::run`]. From there a change goes [`objects`] (files → objects) or [`kubernetes`] (API →
+//! objects) → [`pipeline`]: `ambit_core::derive` (objects → changes) → `Mesh::apply` → the publisher of
+//! `ambit_xds`; a certificate request goes [`issue`] → [`ca`].
 
 mod admin;
 mod bootstrap;

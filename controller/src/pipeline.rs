@@ -1,5 +1,5 @@
-//! From object events to clients: derive, apply, publish, report. What reads the objects (a folder of files or the
-//! Kubernetes API) hands its events to a [`Pipeline`].
+//! From object events to clients: derive, apply, publish, report. What reads the objects (a folder of files
+//! or the Kubernetes API) hands its events to a [`Pipeline`].
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -24,8 +24,8 @@ impl Pipeline {
         Self { world: World::new(settings), mesh: Mesh::new(), publisher, shared }
     }
 
-    /// Takes events in without telling anybody. What they touched, and the objects of which something else is to be
-    /// said.
+    /// Takes events in without telling anybody. What they touched, and the objects of which something else is
+    /// to be said.
     pub(crate) fn derive(&mut self, events: Vec<ObjectEvent>) -> (Touched, Vec<Condition>) {
         let Derived { changes, conditions } = self.world.apply(events);
         conditions.iter().for_each(log_condition);

@@ -1,5 +1,5 @@
-//! The controller's own TLS: a certificate made at the start, again at half of its life, and when another authority
-//! is to sign it; in memory only.
+//! The controller's own TLS: a certificate made at the start, again at half of its life, and when another
+//! authority is to sign it; in memory only.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

@@ -58,7 +58,8 @@ impl Folder {
         self.path.join(name)
     }
 
-    /// Waits for the lock under which secrets are made: `controller bootstrap` may run beside `controller run`.
+    /// Waits for the lock under which secrets are made: `controller bootstrap` may run beside `controller
+    /// run`.
     pub(crate) fn lock(&self) -> Result<Flock<File>, Error> {
         let path = self.path("lock");
         let file = OpenOptions::new()
@@ -125,8 +126,8 @@ pub(crate) fn remove(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// Writes a file so that a crash of the process leaves the old content or the new, never a part; but a crash of
-/// the machine may leave neither.
+/// Writes a file so that a crash of the process leaves the old content or the new, never a part; but a crash
+/// of the machine may leave neither.
 pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), Error> {
     replace_with(path, |temporary| write_new(temporary, content, mode).map(drop))
 }

@@ -36,7 +36,8 @@ fn files_reach_a_daemon_and_mistakes_do_not() {
     place.write("policy.yaml", &policy("p", 2));
     daemon.wait_outline(&[DB, WEB, SERVICE, "shop/p: 2 rules"]);
 
-    // A bad version: said by object and field, and the last good one stays, while its neighbour in the file moves on.
+    // A bad version: said by object and field, and the last good one stays, while its neighbour in the file
+    // moves on.
     let bad = policy("p", 1)
         .replace("principals: [cluster.local/ns/shop/sa/web]", "ipBlocks: [10.0.0.0/8, nonsense]");
     place.write("policy.yaml", &(bad + &policy("q", 1)));
@@ -337,7 +338,8 @@ fn a_half_written_file_is_not_taken() {
     let controller = place.start();
     let daemon = Daemon::connect(connection(&place.joined("node-a", controller.xds)));
     daemon.wait_outline(&[DB, WEB, SERVICE, "shop/p: 1 rules"]);
-    // A machine so busy that the writer pauses for as long as a finished file rests proves nothing: write again.
+    // A machine so busy that the writer pauses for as long as a finished file rests proves nothing: write
+    // again.
     for rules in 30.. {
         daemon.received();
         let pause = write_slowly(&place.path("objects/policy.yaml"), &policy("p", rules));

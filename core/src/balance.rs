@@ -74,7 +74,8 @@ impl<'a> Choice<'a> {
     pub fn pick(&self, dice: u64) -> Option<Endpoint<'a>> {
         let preference = self.preference()?;
         let total: u64 = self.preferred(preference).map(|endpoint| u64::from(endpoint.capacity)).sum();
-        // Scaling by multiplication keeps every share exact to 2⁻⁶⁴, where a remainder would favour the first ones.
+        // Scaling by multiplication keeps every share exact to 2⁻⁶⁴, where a remainder would favour the first
+        // ones.
         let mut left =
             u64::try_from((u128::from(dice) * u128::from(total)) >> 64).expect("smaller than a u64 total");
         for workload in self.preferred(preference) {
@@ -87,8 +88,8 @@ impl<'a> Choice<'a> {
         None
     }
 
-    /// The endpoint with this address, if it may serve: for a choice that was made already, from news that may be a
-    /// moment old. Its rank may have been overtaken, its readiness not.
+    /// The endpoint with this address, if it may serve: for a choice that was made already, from news that
+    /// may be a moment old. Its rank may have been overtaken, its readiness not.
     pub fn accept(&self, chosen: SocketAddr) -> Option<Endpoint<'a>> {
         let chosen = SocketAddr::new(chosen.ip().to_canonical(), chosen.port());
         let rule = &self.service.load_balancing;
@@ -110,8 +111,8 @@ impl<'a> Choice<'a> {
         self.preference().into_iter().flat_map(|preference| self.preferred(preference))
     }
 
-    /// Those that could serve if there were no others: reachable, ready (if only until they end), with capacity,
-    /// listening for the port, and not tried yet.
+    /// Those that could serve if there were no others: reachable, ready (if only until they end), with
+    /// capacity, listening for the port, and not tried yet.
     fn candidates(&self) -> impl Iterator<Item = &'a Arc<Workload>> {
         let Self { client, service, asked, avoid, .. } = *self;
         let unready = service.load_balancing.allow_unhealthy;
@@ -141,9 +142,9 @@ impl<'a> Choice<'a> {
             && (!preference.without_ejected || !self.is_ejected(endpoint))
     }
 
-    /// The strictest preference that somebody meets; none where nobody may serve. One that is ending serves only where
-    /// the service's rule leaves nobody healthy, and an ejected one only where it leaves no other: better a likely failure
-    /// than a certain one.
+    /// The strictest preference that somebody meets; none where nobody may serve. One that is ending serves
+    /// only where the service's rule leaves nobody healthy, and an ejected one only where it leaves no
+    /// other: better a likely failure than a certain one.
     fn preference(&self) -> Option<Preference> {
         let healths: &[bool] =
             if self.service.load_balancing.allow_unhealthy { &[false] } else { &[true, false] };

@@ -2,7 +2,8 @@
 
 use std::error::Error;
 
-/// The error with all of its causes, on one line. What repeats its cause word for word, as transparent wrappers do, is said once.
+/// The error with all of its causes, on one line. What repeats its cause word for word, as transparent
+/// wrappers do, is said once.
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -1,9 +1,10 @@
-//! The direct path: which yes the kernel may remember ([`verdict`]), which of them a change takes back ([`concerned`],
-//! [`Sources`]), and whether a connection that is open may stay open ([`stays`]).
+//! The direct path: which yes the kernel may remember ([`verdict`]), which of them a change takes back
+//! ([`concerned`], [`Sources`]), and whether a connection that is open may stay open ([`stays`]).
 //!
-//! The kernel keeps a yes for a pair of workloads and an address, with the destination's *generation*. Whoever decides
-//! reads the generation first and the mesh afterwards; whoever changes the mesh publishes it first and then gives new
-//! generations to those concerned. So a yes that rests on an older mesh never has the newest generation.
+//! The kernel keeps a yes for a pair of workloads and an address, with the destination's *generation*.
+//! Whoever decides reads the generation first and the mesh afterwards; whoever changes the mesh publishes it
+//! first and then gives new generations to those concerned. So a yes that rests on an older mesh never has
+//! the newest generation.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -23,7 +24,8 @@ pub enum Refusal {
     SwitchedOff(WorkloadUid),
     /// The destination demands TLS also from its own node.
     TlsDemanded(WorkloadUid),
-    /// The answer holds for this source address, or is to be reported each time: the daemon must be asked each time.
+    /// The answer holds for this source address, or is to be reported each time: the daemon must be asked
+    /// each time.
     AskAgain,
 }
 
@@ -112,8 +114,8 @@ fn known<'a>(
     Ok((from, to))
 }
 
-/// Whether an open direct connection may stay open. `source`: the client as it is known now, or as it was known last
-/// where its removal is ahead of its end.
+/// Whether an open direct connection may stay open. `source`: the client as it is known now, or as it was
+/// known last where its removal is ahead of its end.
 pub fn stays(
     mesh: &Mesh,
     source: &Workload,
@@ -130,8 +132,9 @@ pub fn stays(
     Ok(decision.outcome.map(drop)?)
 }
 
-/// The local destinations about which a change may have changed an answer: yeses towards them, and what is open to
-/// them. What changes nothing about them is left out, since a connection that is just being made would be refused.
+/// The local destinations about which a change may have changed an answer: yeses towards them, and what is
+/// open to them. What changes nothing about them is left out, since a connection that is just being made
+/// would be refused.
 pub fn concerned<'a>(
     before: &Mesh,
     after: &Mesh,
@@ -212,10 +215,11 @@ struct Source {
 }
 
 impl Sources {
-    /// Takes in what the mesh says now; true when one of the workloads is another than before: then the answers that
-    /// it got are those of somebody else, whatever the destination.
+    /// Takes in what the mesh says now; true when one of the workloads is another than before: then the
+    /// answers that it got are those of somebody else, whatever the destination.
     ///
-    /// One that is not known (any more) is still who it was: a pod that is being deleted leaves the mesh before it ends.
+    /// One that is not known (any more) is still who it was: a pod that is being deleted leaves the mesh
+    /// before it ends.
     pub fn follow<'a>(&mut self, mesh: &Mesh, local: impl IntoIterator<Item = &'a WorkloadUid>) -> bool {
         let mut changed = false;
         for uid in local {

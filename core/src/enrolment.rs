@@ -1,8 +1,9 @@
-//! Whether a pod should be in the mesh: one rule for all who ask (the controller, the node's agent, the CNI plugin), and
-//! whether it already is, as its annotation says.
+//! Whether a pod should be in the mesh: one rule for all who ask (the controller, the node's agent, the CNI
+//! plugin), and whether it already is, as its annotation says.
 //!
-//! The order of an enrolment: a label makes a pod *desired* ([`Subject::judge`]); its node prepares it and annotates it
-//! ([`is_redirected`]); only then is it announced to its peers. So nobody tunnels to a pod that does not take tunnels yet.
+//! The order of an enrolment: a label makes a pod *desired* ([`Subject::judge`]); its node prepares it and
+//! annotates it ([`is_redirected`]); only then is it announced to its peers. So nobody tunnels to a pod that
+//! does not take tunnels yet.
 
 pub mod exclusion;
 
@@ -18,15 +19,16 @@ pub const REDIRECTION: &str = "ambient.istio.io/redirection";
 /// The value of [`REDIRECTION`] that counts.
 pub const REDIRECTION_ENABLED: &str = "enabled";
 
-/// The annotation that says why a pod is not captured although it is labelled; on a pod that is captured ([`REDIRECTION`]), which
-/// of its ports are not ([`exclusion::describe`]).
+/// The annotation that says why a pod is not captured although it is labelled; on a pod that is captured
+/// ([`REDIRECTION`]), which of its ports are not ([`exclusion::describe`]).
 pub const NOT_CAPTURED: &str = "ambit.dev/not-captured";
 
-/// Under which name annotations are written to the API server (its field manager). [`REDIRECTION`] is also other meshes': only
-/// what was written under this name is ours to take off.
+/// Under which name annotations are written to the API server (its field manager). [`REDIRECTION`] is also
+/// other meshes': only what was written under this name is ours to take off.
 pub const FIELD_MANAGER: &str = "ambit";
 
-/// Whether a pod's annotations are ours to take off. `managers`: under which names its fields have been written.
+/// Whether a pod's annotations are ours to take off. `managers`: under which names its fields have been
+/// written.
 pub fn wrote<'a>(annotations: Option<&Labels>, mut managers: impl Iterator<Item = &'a str>) -> bool {
     let any =
         annotations.is_some_and(|all| [REDIRECTION, NOT_CAPTURED].iter().any(|it| all.contains_key(*it)));

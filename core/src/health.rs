@@ -1,8 +1,9 @@
-//! Which endpoints are kept out of the choice because connections to them fail: [`Health`], fed with how connections
-//! went, gives the [`Ejected`].
+//! Which endpoints are kept out of the choice because connections to them fail: [`Health`], fed with how
+//! connections went, gives the [`Ejected`].
 //!
-//! An endpoint that fails several times in a row is ejected for a while. Then it is on trial: one more failure ejects
-//! it for twice as long, one success sets it free. Time is whatever the caller counts, from any beginning.
+//! An endpoint that fails several times in a row is ejected for a while. Then it is on trial: one more
+//! failure ejects it for twice as long, one success sets it free. Time is whatever the caller counts, from
+//! any beginning.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -93,7 +94,8 @@ impl Health {
         effect
     }
 
-    /// A connection to the endpoint could not be made. `all`: the endpoints that the port has, this one among them.
+    /// A connection to the endpoint could not be made. `all`: the endpoints that the port has, this one among
+    /// them.
     pub fn failed<'a>(
         &mut self,
         port: &ServicePort,

@@ -1,5 +1,5 @@
-//! What arrives at an enrolled workload: whether a tunnel request is in order ([`request`]), and which of its ports
-//! take plaintext ([`capture_mode`]).
+//! What arrives at an enrolled workload: whether a tunnel request is in order ([`request`]), and which of its
+//! ports take plaintext ([`capture_mode`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -34,7 +34,8 @@ pub fn request(
 /// What the kernel does with a plaintext connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mode {
-    /// Passes it to the application: no policy selects the workload for the port, or the workload excludes the port.
+    /// Passes it to the application: no policy selects the workload for the port, or the workload excludes
+    /// the port.
     Open,
     /// Hands it to ztunnel, which decides.
     Check,
@@ -52,12 +53,12 @@ pub struct Inbound {
     pub probe_ports: BTreeSet<u16>,
 }
 
-/// Beyond so many ports that policies mention, plaintext is checked one by one: the kernel's table of ports is shared by all pods of a
-/// node, and one workload's policies must not fill it.
+/// Beyond so many ports that policies mention, plaintext is checked one by one: the kernel's table of ports
+/// is shared by all pods of a node, and one workload's policies must not fill it.
 const MOST_PORTS: usize = 1024;
 
-/// Which of a workload's ports take plaintext. A workload that is not known, or that names a policy that is not
-/// known, is checked, and so refused.
+/// Which of a workload's ports take plaintext. A workload that is not known, or that names a policy that is
+/// not known, is checked, and so refused.
 pub fn capture_mode(mesh: &Mesh, workload: &WorkloadUid) -> Inbound {
     let mut inbound = Inbound { default: Mode::Check, ports: BTreeMap::new(), probe_ports: BTreeSet::new() };
     let Some(workload) = mesh.workload(workload) else { return inbound };
@@ -72,7 +73,8 @@ pub fn capture_mode(mesh: &Mesh, workload: &WorkloadUid) -> Inbound {
     if mentioned.len() > MOST_PORTS {
         return inbound;
     }
-    // Any port that no policy mentions stands for all of them; with every port mentioned there is none to speak for.
+    // Any port that no policy mentions stands for all of them; with every port mentioned there is none to
+    // speak for.
     if let Some(other) = (1..=u16::MAX).find(|port| !mentioned.contains(port)) {
         inbound.default = port_mode(workload, &policies, other);
     }

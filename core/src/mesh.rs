@@ -1,5 +1,6 @@
-//! The state of the mesh and the one way to change it: [`Mesh::apply`]. The controller and the proxies run the
-//! same reducer. Cloning is O(1) (persistent maps), so a reader takes a snapshot and keeps it as long as it likes.
+//! The state of the mesh and the one way to change it: [`Mesh::apply`]. The controller and the proxies run
+//! the same reducer. Cloning is O(1) (persistent maps), so a reader takes a snapshot and keeps it as long as
+//! it likes.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -88,8 +89,9 @@ impl Mesh {
         self.workloads.get(uid)
     }
 
-    /// The workload that answers at the address. Where several claim it: an enrolled one first (a wrong guess then
-    /// fails instead of sending plaintext), then the first by uid, so that the order of arrival does not matter.
+    /// The workload that answers at the address. Where several claim it: an enrolled one first (a wrong guess
+    /// then fails instead of sending plaintext), then the first by uid, so that the order of arrival does
+    /// not matter.
     pub fn workload_by_address(&self, address: IpAddr) -> Option<&Arc<Workload>> {
         let claimants = || {
             let uids = self.workloads_by_address.get(&address.to_canonical()).into_iter().flatten();
@@ -125,8 +127,9 @@ impl Mesh {
         scoped.chain(listed.filter(|policy| policy.scope == Scope::WorkloadSelector)).collect()
     }
 
-    /// A policy that the workload names and that was never here: it is still to come, or could not be read. One that
-    /// was taken back is not missing: its removal and the workload's news travel apart and may cross.
+    /// A policy that the workload names and that was never here: it is still to come, or could not be read.
+    /// One that was taken back is not missing: its removal and the workload's news travel apart and may
+    /// cross.
     pub fn missing_policy<'a>(&self, workload: &'a Workload) -> Option<&'a PolicyKey> {
         workload
             .policies
@@ -152,8 +155,9 @@ impl Mesh {
         uids.filter_map(|uid| self.workloads.get(uid))
     }
 
-    /// Whether an enrolled client's connection to the address goes to ztunnel: the address of an enrolled workload,
-    /// of a service with an enrolled endpoint or with addresses that only the mesh knows, or of anything with a waypoint.
+    /// Whether an enrolled client's connection to the address goes to ztunnel: the address of an enrolled
+    /// workload, of a service with an enrolled endpoint or with addresses that only the mesh knows, or of
+    /// anything with a waypoint.
     pub fn captures(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         let workloads = self.workloads_by_address.get(&address).into_iter().flatten();
@@ -188,7 +192,8 @@ impl Mesh {
         }
         for workload in old.iter().chain(&new) {
             touched.addresses.extend(indexed_addresses(workload));
-            // An endpoint that joins, leaves or changes its protocol may change what its services' addresses need.
+            // An endpoint that joins, leaves or changes its protocol may change what its services' addresses
+            // need.
             for service in workload.services.keys().filter_map(|key| self.services.get(key)) {
                 touched.addresses.extend(service.addresses.iter().map(IpAddr::to_canonical));
             }

@@ -54,14 +54,15 @@ pub struct Direct {
     pub service: Option<Arc<Service>>,
     /// Unspecified (with the right port) where there is a host name.
     pub address: SocketAddr,
-    /// The endpoint is reached by this name: it is resolved when connecting, and [`resolved`] says how to go on.
+    /// The endpoint is reached by this name: it is resolved when connecting, and [`resolved`] says how to go
+    /// on.
     pub hostname: Option<Arc<str>>,
 }
 
 /// Decides where a flow goes. `dice` is a uniformly random number: the same number, the same answer.
 ///
-/// An address that nobody has any more is refused: it was captured because it was in the mesh a moment ago, and a
-/// second try goes the way that is right then.
+/// An address that nobody has any more is refused: it was captured because it was in the mesh a moment ago,
+/// and a second try goes the way that is right then.
 pub fn plan(mesh: &Mesh, flow: &Flow, dice: u64) -> Result<Plan, Denial> {
     plan_without(mesh, flow, &Avoid::NONE, dice)
 }
@@ -84,8 +85,8 @@ pub fn plan_without(mesh: &Mesh, flow: &Flow, avoid: &Avoid, dice: u64) -> Resul
     }
 }
 
-/// How to go on when the name of a plan's endpoint was resolved to an address: an enrolled workload may have it.
-/// `None` where no peer can have that address.
+/// How to go on when the name of a plan's endpoint was resolved to an address: an enrolled workload may have
+/// it. `None` where no peer can have that address.
 pub fn resolved(mesh: &Mesh, named: &Direct, address: IpAddr) -> Option<Plan> {
     let address = address.to_canonical();
     let nobody = address.is_unspecified() || address.is_loopback() || address.is_multicast();
@@ -94,8 +95,8 @@ pub fn resolved(mesh: &Mesh, named: &Direct, address: IpAddr) -> Option<Plan> {
     Some(carry(mesh, &named.source, endpoint, named.service.as_ref(), address))
 }
 
-/// What else can be done after plans that failed: another endpoint of the same service, if it has one that was not
-/// tried.
+/// What else can be done after plans that failed: another endpoint of the same service, if it has one that
+/// was not tried.
 pub fn another(mesh: &Mesh, flow: &Flow, avoid: &Avoid, dice: u64) -> Option<Plan> {
     let plan = plan_without(mesh, flow, avoid, dice).ok()?;
     // Where the client named the endpoint itself, there is no other to find.
@@ -121,7 +122,8 @@ impl Plan {
     }
 }
 
-/// The service that has the address and the port; of several the client's own namespace's, then the first by key.
+/// The service that has the address and the port; of several the client's own namespace's, then the first by
+/// key.
 fn service_at<'a>(mesh: &'a Mesh, source: &Workload, address: SocketAddr) -> Option<&'a Arc<Service>> {
     let serving =
         || mesh.services_by_address(address.ip()).filter(|service| service.port(address.port()).is_some());
@@ -153,8 +155,8 @@ fn plan_service(
     Ok(carry(mesh, source, endpoint.workload, Some(service), endpoint.address))
 }
 
-/// The client chose the address itself. What stands behind an address that is no workload's is not known; where it
-/// might be something in the mesh, sending plaintext there is refused.
+/// The client chose the address itself. What stands behind an address that is no workload's is not known;
+/// where it might be something in the mesh, sending plaintext there is refused.
 fn plan_passthrough(
     mesh: &Mesh,
     source: &Arc<Workload>,
@@ -195,8 +197,8 @@ fn carry(
     service: Option<&Arc<Service>>,
     address: SocketAddr,
 ) -> Plan {
-    // Something written down elsewhere may have the address of an enrolled workload: then it is that workload, and
-    // gets no plaintext.
+    // Something written down elsewhere may have the address of an enrolled workload: then it is that
+    // workload, and gets no plaintext.
     let owner = || mesh.workload_by_address(address.ip()).filter(|owner| owner.in_mesh());
     let endpoint = if endpoint.in_mesh() { endpoint } else { owner().unwrap_or(endpoint) };
     if endpoint.in_mesh() && endpoint.uid != source.uid {

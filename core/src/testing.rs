@@ -1,4 +1,5 @@
-//! Short ways to build nouns, for the tests of every crate: a field that is added to one is filled in here alone.
+//! Short ways to build nouns, for the tests of every crate: a field that is added to one is filled in here
+//! alone.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -1,5 +1,5 @@
-//! Any endpoints, rule and dice: what is picked may be picked, by a slow reading of the rule, and over all dice everyone
-//! gets the share of its capacity.
+//! Any endpoints, rule and dice: what is picked may be picked, by a slow reading of the rule, and over all
+//! dice everyone gets the share of its capacity.
 #![no_main]
 
 use std::net::SocketAddr;

@@ -1,5 +1,6 @@
-//! A file of objects, as people write them: every document is accepted, ignored or rejected; what was accepted reads
-//! the same from its saved form, derivation takes it, in steps or at once, and what it derives survives the wire.
+//! A file of objects, as people write them: every document is accepted, ignored or rejected; what was
+//! accepted reads the same from its saved form, derivation takes it, in steps or at once, and what it derives
+//! survives the wire.
 #![no_main]
 
 use ambit_core::derive::{ObjectEvent, Settings, World};

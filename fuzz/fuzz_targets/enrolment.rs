@@ -1,5 +1,5 @@
-//! A packet on the enrolment socket, from either side: a message or an error, and a message is written and read again
-//! the same.
+//! A packet on the enrolment socket, from either side: a message or an error, and a message is written and
+//! read again the same.
 #![no_main]
 
 use ambit_enrol::{Answer, Message};

@@ -1,5 +1,5 @@
-//! A CONNECT request with any authority and headers: it is read or refused; what was read is written and read again the
-//! same.
+//! A CONNECT request with any authority and headers: it is read or refused; what was read is written and read
+//! again the same.
 #![no_main]
 
 use ambit_hbone::request::ConnectRequest;

@@ -1,5 +1,5 @@
-//! Any policies on one workload: the engine says what a slow reference says, and the kernel's plaintext modes never say
-//! another thing than the engine.
+//! Any policies on one workload: the engine says what a slow reference says, and the kernel's plaintext modes
+//! never say another thing than the engine.
 #![no_main]
 
 use std::net::{IpAddr, SocketAddr};

@@ -1,5 +1,5 @@
-//! An `istio.workload.Address` as it comes: a value or an error; a value is sent on and read again the same, and a mesh
-//! takes it in and gives it up.
+//! An `istio.workload.Address` as it comes: a value or an error; a value is sent on and read again the same,
+//! and a mesh takes it in and gives it up.
 #![no_main]
 
 use std::sync::Arc;

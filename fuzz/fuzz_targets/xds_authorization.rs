@@ -1,4 +1,5 @@
-//! An `istio.security.Authorization` as it comes: a value or an error; a value is sent on and read again the same.
+//! An `istio.security.Authorization` as it comes: a value or an error; a value is sent on and read again the
+//! same.
 #![no_main]
 
 use ambit_xds::convert::{decode_authorization, encode_authorization};

@@ -35,7 +35,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("ambit-controller", &["ambit-core", "ambit-crd", "ambit-runtime", "ambit-xds"]),
     ("ambit-cni", &["ambit-core", "ambit-enrol", "ambit-runtime"]),
-    // The rule of who is in the mesh, and nothing else: it asks the cluster and the daemons over their interfaces.
+    // The rule of who is in the mesh, and nothing else: it asks the cluster and the daemons over their
+    // interfaces.
     ("ambit-cli", &["ambit-core"]),
     ("ambit-harness", &[]),
     ("ambit-cluster", &[]),

@@ -1,4 +1,5 @@
-//! `cargo xtask cluster`: a real Kubernetes of two nodes on this machine, to try Ambit on. The work is done by `ambit-cluster`.
+//! `cargo xtask cluster`: a real Kubernetes of two nodes on this machine, to try Ambit on. The work is done
+//! by `ambit-cluster`.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;

@@ -1,5 +1,5 @@
-//! `cargo xtask crds`: the CustomResourceDefinitions in `deploy/crds`, from the types that read the objects. That they are
-//! up to date is a test of `ambit-crd`.
+//! `cargo xtask crds`: the CustomResourceDefinitions in `deploy/crds`, from the types that read the objects.
+//! That they are up to date is a test of `ambit-crd`.
 
 use anyhow::{Context, Result};
 

@@ -1,7 +1,7 @@
 //! `cargo xtask ebpf`: builds the kernel programs with whichever toolchain this machine has.
 //!
-//! They need a compiler with `core` for the BPF target: rustup's nightly with rust-src (it builds `core` itself),
-//! or Debian's packages (which bring it built). Both link with bpf-linker.
+//! They need a compiler with `core` for the BPF target: rustup's nightly with rust-src (it builds `core`
+//! itself), or Debian's packages (which bring it built). Both link with bpf-linker.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! `cargo xtask fuzz`: the targets of fuzz/, each for a bounded time.
 //!
-//! libFuzzer needs counters in the code, and they come from LLVM by way of stable flags of rustc: no nightly toolchain and
-//! no `cargo-fuzz` is needed, though the folder has the layout that `cargo fuzz` knows.
+//! libFuzzer needs counters in the code, and they come from LLVM by way of stable flags of rustc: no nightly
+//! toolchain and no `cargo-fuzz` is needed, though the folder has the layout that `cargo fuzz` knows.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -23,8 +23,8 @@ pub(crate) struct Options {
     seconds: u64,
 }
 
-/// Counters at every edge, and what comparisons compare: what `cargo fuzz` asks for, less the address sanitizer, for which
-/// there is little to find in code that has no unsafe block.
+/// Counters at every edge, and what comparisons compare: what `cargo fuzz` asks for, less the address
+/// sanitizer, for which there is little to find in code that has no unsafe block.
 const COVERAGE: &[&str] = &[
     "-Cpasses=sancov-module",
     "-Cllvm-args=-sanitizer-coverage-level=4",
@@ -109,7 +109,8 @@ fn host() -> Result<String> {
     host.map(str::to_owned).context("rustc names no host")
 }
 
-/// Runs a target from its committed corpus; what it finds on the way is kept with the build, and known the next time.
+/// Runs a target from its committed corpus; what it finds on the way is kept with the build, and known the
+/// next time.
 fn one(binaries: &Path, target: &str, span: Duration) -> Result<bool> {
     let seeds = folder().join("corpus").join(target);
     ensure!(seeds.is_dir(), "{} is missing: a target begins with examples", seeds.display());

@@ -31,7 +31,8 @@ pub(crate) fn run(depth: Depth) -> Result<()> {
     check("clippy", build::step("clippy", &mut build::cargo(&clippy)));
     if depth == Depth::Full {
         setup::ensure(&setup::DENY)?;
-        // Advisories live on a server that a closed network does not reach: `cargo deny check` alone has them too.
+        // Advisories live on a server that a closed network does not reach: `cargo deny check` alone has them
+        // too.
         let deny = ["deny", "--workspace", "check", "bans", "licenses", "sources"];
         check("deny", build::step("licences and bans", &mut build::cargo(&deny)));
     }

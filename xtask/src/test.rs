@@ -108,8 +108,9 @@ fn run_suite(suite: &str, all: bool) -> Result<Count> {
             counted(command)
         }
         file => {
-            // One row at a time: rows share two cores with two daemons and their clients. The whole workspace is named, because
-            // one package alone would have its dependencies built again with fewer features.
+            // One row at a time: rows share two cores with two daemons and their clients. The whole workspace
+            // is named, because one package alone would have its dependencies built again with
+            // fewer features.
             let arguments = ["test", "--workspace", "--test", file, "--", "--test-threads", "1"];
             let mut command = build::cargo(&arguments);
             if all {

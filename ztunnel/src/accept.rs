@@ -58,9 +58,11 @@ fn take(node: &Arc<Node>, pod: &Arc<Pod>, role: Role, stream: TcpStream, client:
         return;
     };
     let (node, pod) = (node.clone(), pod.clone());
-    // Captured connections and plaintext are two sockets; tunnels take their application's when they are opened.
+    // Captured connections and plaintext are two sockets; tunnels take their application's when they are
+    // opened.
     let descriptors = if role == Role::Hbone { 1 } else { 2 };
-    // Inbound connections come by the pod's own address; an application that found the port comes by loopback.
+    // Inbound connections come by the pod's own address; an application that found the port comes by
+    // loopback.
     if role != Role::Outbound && local.ip().is_loopback() {
         tracing::debug!(uid = %pod.uid, ?role, %client, "refused: dialled from within the pod");
         return socket::reset(stream);

@@ -1,5 +1,6 @@
-//! The node's own addresses, which probes come from, read again and again: from its interfaces, or from `/proc` where the
-//! daemon runs on a network of its own. `/proc/PID/net` needs no capability, as entering the namespace would.
+//! The node's own addresses, which probes come from, read again and again: from its interfaces, or from
+//! `/proc` where the daemon runs on a network of its own. `/proc/PID/net` needs no capability, as entering
+//! the namespace would.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -40,7 +41,8 @@ pub(crate) fn of_node(network: Option<&Path>) -> Result<BTreeSet<IpAddr>, Error>
     Ok(addresses.filter(|address| !address.is_loopback()).collect())
 }
 
-/// The local addresses of a routing table as `fib_trie` shows it: a leaf `|-- 10.0.0.1`, then `/32 host LOCAL`.
+/// The local addresses of a routing table as `fib_trie` shows it: a leaf `|-- 10.0.0.1`, then `/32 host
+/// LOCAL`.
 fn local_ipv4(trie: &str) -> Vec<Ipv4Addr> {
     let mut found = Vec::new();
     let mut leaf: Option<Ipv4Addr> = None;

@@ -28,7 +28,8 @@ pub(crate) struct Config {
     pub(crate) bootstrap: Option<PathBuf>,
     /// How the controller is reached where the token and the roots lie in files of their own.
     pub(crate) controller: Option<controller::Settings>,
-    /// `/proc/PID/net` of a process on the node's own network, for a daemon that is on another: the node's addresses are read there.
+    /// `/proc/PID/net` of a process on the node's own network, for a daemon that is on another: the node's
+    /// addresses are read there.
     pub(crate) node_network: Option<PathBuf>,
     /// Where the enrolment socket is made.
     pub(crate) run_dir: PathBuf,

@@ -1,4 +1,5 @@
-//! The open connections of this node: listed for operators, looked at again when the mesh changes, ended by the drain.
+//! The open connections of this node: listed for operators, looked at again when the mesh changes, ended by
+//! the drain.
 //!
 //! A connection's whole state is its [`Open`] and the two streams its task holds.
 

@@ -169,7 +169,8 @@ fn attach(config: &Config) -> Result<(Dataplane, BTreeSet<IpAddr>), Error> {
     Ok((dataplane, own))
 }
 
-/// Lets open connections end, then ends them. Pins stay: enrolled pods are closed until the next daemon comes.
+/// Lets open connections end, then ends them. Pins stay: enrolled pods are closed until the next daemon
+/// comes.
 async fn finish(node: &Node, admin: Admin) {
     if let Err(error) = node.drain.finish(node.config.drain_timeout()).await {
         tracing::warn!(error = report::chain(&error), "connections were cut");

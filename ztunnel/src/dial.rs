@@ -1,5 +1,5 @@
-//! Connections the daemon makes from inside a pod's namespace: to peers' daemons ([`tunnel`]), to the pod's own
-//! application ([`application`]), to endpoints outside the mesh ([`plain`]).
+//! Connections the daemon makes from inside a pod's namespace: to peers' daemons ([`tunnel`]), to the pod's
+//! own application ([`application`]), to endpoints outside the mesh ([`plain`]).
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -82,7 +82,8 @@ pub(crate) async fn tunnel(
     plan: &Plan,
     client: SocketAddr,
 ) -> Result<Tunnel, Failure> {
-    // A connection made under an earlier certificate may still stand; who has no valid one now gets no tunnel on it.
+    // A connection made under an earlier certificate may still stand; who has no valid one now gets no tunnel
+    // on it.
     pod.certificate()
         .await
         .map_err(|error| failure(Reason::CertificateMissing, format!("certificate: {error}"), false))?;

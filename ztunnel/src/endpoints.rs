@@ -100,7 +100,8 @@ impl Endpoints {
         }
     }
 
-    /// Waits until another is ejected or the next ejection is over, and not for ever: the past is to be forgotten.
+    /// Waits until another is ejected or the next ejection is over, and not for ever: the past is to be
+    /// forgotten.
     pub(crate) async fn changed(&self, changes: &mut watch::Receiver<()>) {
         let next =
             self.health.as_ref().and_then(|health| health.lock().ejections().map(|(_, _, end)| end).min());

@@ -132,7 +132,8 @@ impl Worker {
         }
     }
 
-    /// A daemon that takes an earlier one's place is ready when it has taken over its pods: only then may that one end.
+    /// A daemon that takes an earlier one's place is ready when it has taken over its pods: only then may
+    /// that one end.
     fn tell(&self) {
         match self.state.waiting() {
             0 => self.served.met(),
@@ -176,7 +177,8 @@ impl Worker {
         let held = self.state.holds(uid, pod.cookie);
         if !held || self.node.pods.get(&pod.uid).is_none() {
             self.enrol(&pod).inspect_err(|_| {
-                // Half enrolled is neither in the mesh nor out of it. What an earlier daemon enrolled stays closed.
+                // Half enrolled is neither in the mesh nor out of it. What an earlier daemon enrolled stays
+                // closed.
                 if !held && let Err(error) = self.node.kernel.dataplane().release(pod.cookie) {
                     tracing::error!(uid, error = &error as &dyn std::error::Error, "undoing an enrolment");
                 }
@@ -205,9 +207,9 @@ impl Worker {
         Ok(())
     }
 
-    /// Gives a pod in the table what the mesh says of it. A change that comes in meanwhile has perhaps been written already, and been
-    /// overwritten here: then once more. Until policies are known nothing passes unchecked: enrolment begins so, and what an
-    /// earlier daemon set still holds.
+    /// Gives a pod in the table what the mesh says of it. A change that comes in meanwhile has perhaps been
+    /// written already, and been overwritten here: then once more. Until policies are known nothing
+    /// passes unchecked: enrolment begins so, and what an earlier daemon set still holds.
     fn take_in(&self, pod: &Arc<Pod>) -> Result<(), Error> {
         let node = &self.node;
         let mut written: Option<Arc<Mesh>> = None;
@@ -242,7 +244,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Writes the owners down if they changed. Without the file a restart would not know them; nothing else hangs on it.
+    /// Writes the owners down if they changed. Without the file a restart would not know them; nothing else
+    /// hangs on it.
     fn save(&mut self) {
         let owners = self.state.owners();
         if owners == self.owners {

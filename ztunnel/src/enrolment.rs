@@ -1,7 +1,7 @@
 //! Who is enrolled, as a pure state machine: what sources say becomes what is to be done.
 //!
-//! A pod found in the kernel after a restart of the daemon is enrolled but not *live* (nobody listens for it) until
-//! a source hands over its namespace again.
+//! A pod found in the kernel after a restart of the daemon is enrolled but not *live* (nobody listens for it)
+//! until a source hands over its namespace again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -64,8 +64,8 @@ impl Enrolment {
         self.named.insert(source.clone(), BTreeSet::new());
     }
 
-    /// What must go before the workload can be enrolled in this namespace: its own earlier namespace, and whoever
-    /// was enrolled in this one (the source knows better than we do who lives there now).
+    /// What must go before the workload can be enrolled in this namespace: its own earlier namespace, and
+    /// whoever was enrolled in this one (the source knows better than we do who lives there now).
     pub(crate) fn displaced(&self, uid: &str, cookie: NetnsCookie) -> Vec<Release> {
         let displaced = |(name, entry): &(&String, &Entry)| (*name == uid) != (entry.cookie == cookie);
         let release = |(uid, entry): (&String, &Entry)| Release { uid: uid.clone(), cookie: entry.cookie };

@@ -14,7 +14,8 @@ use tokio::sync::watch;
 use crate::daemon::Node;
 use crate::report;
 
-/// From the decision to the open tunnel, or to the plain connection: what an application's first byte waits for.
+/// From the decision to the open tunnel, or to the plain connection: what an application's first byte waits
+/// for.
 pub(crate) static CONNECT: Durations = Durations::new(
     "ambit_connect_duration_seconds",
     "From the decision about an outbound connection to its being open, by path.",
@@ -113,7 +114,8 @@ fn configuration(status: &Status, all: &mut Exposition) {
     all.single(&LOST, status.lost);
 }
 
-/// Connections that the kernel's programs refused may never reach a connection's report: their counters are read.
+/// Connections that the kernel's programs refused may never reach a connection's report: their counters are
+/// read.
 fn kernel(node: &Node, all: &mut Exposition) {
     let mut refusals = all.family(&KERNEL_REFUSALS);
     let counters = node.kernel.dataplane().counters().unwrap_or_else(|error| {

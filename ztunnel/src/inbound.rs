@@ -186,8 +186,8 @@ async fn open_plaintext(
     }
 }
 
-/// Enters a permitted connection among the open ones. What it was decided with is given back here: a connection may
-/// outlive many meshes.
+/// Enters a permitted connection among the open ones. What it was decided with is given back here: a
+/// connection may outlive many meshes.
 fn enter(node: &Node, facts: Facts, permit: &Permit, mesh: &Arc<Mesh>) -> Registered {
     let registered = node.connections.open(facts, permit.policy().cloned());
     if let Some(now) = node.state.mesh()
@@ -284,8 +284,8 @@ fn too_late(node: &Node) -> Refusal {
     Refusal { status: StatusCode::SERVICE_UNAVAILABLE, ending }
 }
 
-/// The address the application sees as its client: what the peer's daemon says, as long as it says one of the peer's
-/// own address. Anything else would let one pod speak in another's name.
+/// The address the application sees as its client: what the peer's daemon says, as long as it says one of the
+/// peer's own address. Anything else would let one pod speak in another's name.
 fn forwarded(request: &ConnectRequest, peer: &Peer) -> SocketAddr {
     let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
     let address = canonical(peer.address);
@@ -317,8 +317,8 @@ fn facts(
     }
 }
 
-/// Adds what the mesh knows of both ends. The source's workload is a name for telemetry, never for decisions: it is
-/// the one that has the address, if it has the certificate's identity too.
+/// Adds what the mesh knows of both ends. The source's workload is a name for telemetry, never for decisions:
+/// it is the one that has the address, if it has the certificate's identity too.
 fn know(facts: &mut Facts, mesh: &Mesh, pod: &WorkloadUid, client: SocketAddr, application: SocketAddr) {
     let destination = mesh.workload(pod).cloned();
     facts.service = destination.as_ref().and_then(|workload| {

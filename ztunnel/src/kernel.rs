@@ -1,5 +1,5 @@
-//! Keeps the kernel's side equal to the mesh: which destinations are captured, how each pod takes plaintext, and which
-//! ports it keeps out of capture.
+//! Keeps the kernel's side equal to the mesh: which destinations are captured, how each pod takes plaintext,
+//! and which ports it keeps out of capture.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -34,8 +34,8 @@ impl Kernel {
         &self.dataplane
     }
 
-    /// Takes over from whatever an earlier daemon left: every address in the kernel and every address that should
-    /// be there is looked at.
+    /// Takes over from whatever an earlier daemon left: every address in the kernel and every address that
+    /// should be there is looked at.
     pub(crate) fn reconcile(&self, mesh: &Mesh, pods: &[std::sync::Arc<Pod>]) {
         let mut pending = self.pending.lock();
         match self.dataplane.destinations() {

@@ -1,8 +1,8 @@
 //! `ztunnel`: the node's daemon. Carries the connections of the node's enrolled pods in mutual TLS.
 //!
-//! A connection: [`accept`] → [`outbound`] or [`inbound`] → decide (`ambit-core`) → dial → relay → report, once.
-//! State: [`sync`] takes what the controller sends to [`state`] (decisions), [`kernel`] (capture) and [`connections`]
-//! (those already open). Pods come and go through [`enroller`].
+//! A connection: [`accept`] → [`outbound`] or [`inbound`] → decide (`ambit-core`) → dial → relay → report,
+//! once. State: [`sync`] takes what the controller sends to [`state`] (decisions), [`kernel`] (capture) and
+//! [`connections`] (those already open). Pods come and go through [`enroller`].
 //! Connections that the kernel carries by itself: [`direct`].
 
 mod accept;
@@ -59,7 +59,8 @@ enum Verb {
         #[arg(long, value_name = "NAME")]
         node: Option<String>,
     },
-    /// Remove everything this instance has in the kernel: programs, links, maps, pins. Its pods leave the mesh.
+    /// Remove everything this instance has in the kernel: programs, links, maps, pins. Its pods leave the
+    /// mesh.
     Detach {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,

@@ -1,7 +1,7 @@
 //! Sockets inside a pod's network namespace: [`within`].
 //!
-//! A socket belongs to the namespace its thread is in when it is made, for good. So a thread goes in, makes the
-//! socket, and is back before anything else can run on it.
+//! A socket belongs to the namespace its thread is in when it is made, for good. So a thread goes in, makes
+//! the socket, and is back before anything else can run on it.
 
 use std::fs::File;
 use std::io;
@@ -14,7 +14,8 @@ thread_local! {
     static OWN: File = File::open("/proc/thread-self/ns/net").expect("/proc is mounted");
 }
 
-/// Runs the closure with the calling thread inside the namespace. It must not block, and nothing in it may await.
+/// Runs the closure with the calling thread inside the namespace. It must not block, and nothing in it may
+/// await.
 pub(crate) fn within<T>(namespace: &impl AsFd, make: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     OWN.with(|own| {
         let guard = Guard { own };

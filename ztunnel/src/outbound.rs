@@ -261,8 +261,8 @@ fn captured(node: &Node, stream: &TcpStream) -> Result<Captured, Ending> {
     }
 }
 
-/// The client as others know it. It connected over loopback, from a port that is its alone; its peers see its pod's
-/// address, of the family it asked for.
+/// The client as others know it. It connected over loopback, from a port that is its alone; its peers see its
+/// pod's address, of the family it asked for.
 fn client_of(source: Option<&Workload>, client: SocketAddr, destination: SocketAddr) -> SocketAddr {
     let addresses = || source.into_iter().flat_map(|source| &source.addresses);
     let same = addresses().find(|address| address.is_ipv4() == destination.is_ipv4());

@@ -98,7 +98,8 @@ impl Pod {
             Some(diag) => diag,
             None => within(&self.namespace, || Ok(Diag::open())).map_err(ambit_diag::Error::Open)??,
         };
-        // After an error there may be answers left in it that nobody waits for: the next question gets a new one.
+        // After an error there may be answers left in it that nobody waits for: the next question gets a new
+        // one.
         let answer = ask(&mut diag)?;
         *held = Some(diag);
         Ok(answer)
@@ -139,8 +140,8 @@ impl Pod {
         self.lease.read().clone()
     }
 
-    /// How tunnels to the pod are terminated: with the certificate in force, for peers of its trust domain and of
-    /// these that are as good.
+    /// How tunnels to the pod are terminated: with the certificate in force, for peers of its trust domain
+    /// and of these that are as good.
     pub(crate) async fn server_config(
         &self,
         aliases: Arc<[TrustDomain]>,

@@ -16,8 +16,8 @@ pub(crate) enum Far {
     Plain(TcpStream),
 }
 
-/// Carries the bytes until both directions have ended, one end resets, the connection is no longer allowed, or the
-/// daemon's time is up; then reports. In the last two cases dropping the relay resets both ends.
+/// Carries the bytes until both directions have ended, one end resets, the connection is no longer allowed,
+/// or the daemon's time is up; then reports. In the last two cases dropping the relay resets both ends.
 pub(crate) async fn run(node: &Node, registered: Registered, near: TcpStream, far: Far) {
     let ending = {
         let traffic = registered.traffic();

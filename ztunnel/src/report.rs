@@ -37,7 +37,8 @@ pub(crate) fn dry_run(dry_run: &DryRun, workload: &WorkloadUid, facts: &Facts) {
     );
 }
 
-/// What `response_flags` says of a connection that was not made, for every reason. Istio has fewer words than we have.
+/// What `response_flags` says of a connection that was not made, for every reason. Istio has fewer words than
+/// we have.
 fn flag(reason: Reason) -> Flag {
     match reason {
         // It was made, and carried bytes.
@@ -91,8 +92,8 @@ pub(crate) fn orderly() -> Ending {
     Ending { reason: Reason::Closed.name(), flag: flag(Reason::Closed), error: None, policy: None }
 }
 
-/// An ending that carried bytes, or was about to, and broke. `response_flags` says why one was not made, so it says
-/// nothing here.
+/// An ending that carried bytes, or was about to, and broke. `response_flags` says why one was not made, so
+/// it says nothing here.
 pub(crate) fn broken(reason: Reason, error: impl Into<String>) -> Ending {
     Ending { flag: Flag::None, ..unmade(reason, error) }
 }

@@ -1,7 +1,8 @@
-//! What one pod may take of what the daemon has ([`Shares`]): descriptors, of which every connection needs one or two.
+//! What one pod may take of what the daemon has ([`Shares`]): descriptors, of which every connection needs
+//! one or two.
 //!
-//! A pod may hold as many as are free. So one that takes all it can get holds half, two hold a third each, and there is
-//! always room for the next; nobody has to say what a pod will need.
+//! A pod may hold as many as are free. So one that takes all it can get holds half, two hold a third each,
+//! and there is always room for the next; nobody has to say what a pod will need.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -44,8 +44,9 @@ pub(crate) enum Peer {
     Remote,
 }
 
-/// Congestion control of what never leaves the node. The host's choice may pace (BBR does), which costs a timer for every few segments and
-/// a third of a tunnel's throughput where there is no network to be gentle to (decision 095). Every kernel has this one.
+/// Congestion control of what never leaves the node. The host's choice may pace (BBR does), which costs a
+/// timer for every few segments and a third of a tunnel's throughput where there is no network to be gentle
+/// to (decision 095). Every kernel has this one.
 const LOCAL_CONGESTION_CONTROL: &[u8] = b"reno";
 
 /// A listening socket on loopback and a free port, in the thread's present namespace.

@@ -1,6 +1,8 @@
-//! What is known of the mesh, as decisions see it: [`State::wait`] gives a snapshot that is fit to decide with.
+//! What is known of the mesh, as decisions see it: [`State::wait`] gives a snapshot that is fit to decide
+//! with.
 //!
-//! Nothing is visible before the first full synchronization: a mesh without its policies would permit too much.
+//! Nothing is visible before the first full synchronization: a mesh without its policies would permit too
+//! much.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,7 +45,8 @@ impl State {
         self.revision.send_modify(|revision| *revision += 1);
     }
 
-    /// Notes that what was published last is in force for new connections, also where the kernel decides; open ones are being looked at.
+    /// Notes that what was published last is in force for new connections, also where the kernel decides;
+    /// open ones are being looked at.
     pub(crate) fn enforced(&self) {
         self.enforced.store(self.mesh());
     }

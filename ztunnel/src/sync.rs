@@ -19,8 +19,8 @@ impl Sync {
         Self { node, mesh: Mesh::new(), synced: false }
     }
 
-    /// One update. Order: decisions first, then what the kernel remembers of earlier ones, then what it sends to be
-    /// decided, then connections that were decided before.
+    /// One update. Order: decisions first, then what the kernel remembers of earlier ones, then what it sends
+    /// to be decided, then connections that were decided before.
     pub(crate) fn apply(&mut self, update: Update) -> Vec<Rejected> {
         let touched = self.mesh.apply(update.changes);
         if !self.synced && update.synced {

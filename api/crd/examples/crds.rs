@@ -1,4 +1,5 @@
-//! Writes the CustomResourceDefinitions into a folder: `cargo run -p ambit-crd --example crds --features schema -- FOLDER`.
+//! Writes the CustomResourceDefinitions into a folder: `cargo run -p ambit-crd --example crds --features
+//! schema -- FOLDER`.
 
 use std::path::PathBuf;
 use std::{env, fs, io};

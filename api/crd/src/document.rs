@@ -1,7 +1,7 @@
 //! Text → documents: YAML (several documents, `kind: List`) or JSON, each turned into a JSON value.
 //!
-//! The text is cut at its document markers first, so that a syntax error in one document leaves its neighbours
-//! readable. Way in: [`documents`].
+//! The text is cut at its document markers first, so that a syntax error in one document leaves its
+//! neighbours readable. Way in: [`documents`].
 
 use serde_json::{Map, Number, Value};
 use serde_yaml_ng::Value as Yaml;
@@ -37,8 +37,8 @@ pub(crate) fn documents(text: &str) -> Vec<Result<Written, Unreadable>> {
     found
 }
 
-/// The text between document markers, with the line each begins at. A line that begins with `---` or `...` is a
-/// marker wherever it stands, even inside a block scalar (YAML 1.2, section 9.1.4).
+/// The text between document markers, with the line each begins at. A line that begins with `---` or `...` is
+/// a marker wherever it stands, even inside a block scalar (YAML 1.2, section 9.1.4).
 fn chunks(text: &str) -> Vec<(usize, &str)> {
     let mut found = Vec::new();
     let (mut start, mut start_line, mut offset) = (0, 1, 0);

@@ -1,5 +1,5 @@
-//! Kubernetes' own kinds: Namespace, Node, Pod, Service. Their schemas are Kubernetes', so fields that are not known
-//! here are none of our business; those that are used are checked.
+//! Kubernetes' own kinds: Namespace, Node, Pod, Service. Their schemas are Kubernetes', so fields that are
+//! not known here are none of our business; those that are used are checked.
 
 use std::net::IpAddr;
 
@@ -105,7 +105,8 @@ fn pod_addresses(report: &mut Report, status: api::PodStatus) -> Vec<IpAddr> {
         .collect()
 }
 
-/// Ports and probes (hooks by HTTP are the kubelet's too) of the containers that run while the pod does: sidecars (init containers that restart) too.
+/// Ports and probes (hooks by HTTP are the kubelet's too) of the containers that run while the pod does:
+/// sidecars (init containers that restart) too.
 fn containers(
     report: &mut Report,
     init: Option<&[api::Container]>,
@@ -156,8 +157,8 @@ fn containers(
     (ports, probes)
 }
 
-/// Where a probe connects. A name is looked up among the ports of its own container, as the kubelet does; a probe
-/// that goes to another host is none of the pod's.
+/// Where a probe connects. A name is looked up among the ports of its own container, as the kubelet does; a
+/// probe that goes to another host is none of the pod's.
 fn probe_port(
     report: &mut Report,
     field: &str,
@@ -252,8 +253,8 @@ pub(crate) fn service(service: api::Service) -> Result<Service, Vec<Mistake>> {
     report.finish(service)
 }
 
-/// Istio's annotation, for clusters whose Service has no such field yet. The field counts where it says anything; in the
-/// annotation case does not matter, and what is not known is ignored, as Istio does.
+/// Istio's annotation, for clusters whose Service has no such field yet. The field counts where it says
+/// anything; in the annotation case does not matter, and what is not known is ignored, as Istio does.
 fn traffic_distribution(
     report: &mut Report,
     value: Option<&str>,

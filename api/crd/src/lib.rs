@@ -1,7 +1,7 @@
 //! The objects users write, as text → [`ambit_core::derive::Object`]s: Kubernetes' own kinds and Istio's.
 //!
-//! Way in: [`parse`]. It never fails as a whole: each document is accepted, ignored (a kind that is not ours) or
-//! rejected with every mistake by field, and a bad one does not spoil its neighbours.
+//! Way in: [`parse`]. It never fails as a whole: each document is accepted, ignored (a kind that is not ours)
+//! or rejected with every mistake by field, and a bad one does not spoil its neighbours.
 
 mod document;
 mod endpoint_slice;

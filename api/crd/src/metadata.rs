@@ -1,4 +1,5 @@
-//! `metadata`: names, checked because they become part of identities and host names; labels, annotations, age.
+//! `metadata`: names, checked because they become part of identities and host names; labels, annotations,
+//! age.
 
 use ambit_core::derive::{Kind, Metadata, ObjectKey, Selector};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;

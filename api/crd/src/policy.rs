@@ -1,5 +1,5 @@
-//! AuthorizationPolicy: what is written → what is meant, with Istio's checks. What Istio would refuse is refused:
-//! a list that is there but empty, a source without a condition, a denial that can never happen.
+//! AuthorizationPolicy: what is written → what is meant, with Istio's checks. What Istio would refuse is
+//! refused: a list that is there but empty, a source without a condition, a denial that can never happen.
 
 use ambit_core::derive::{
     AuthorizationPolicy, Metadata, Operation, PolicyAction, PolicyRule, Source, TargetRef, When,
@@ -36,7 +36,8 @@ pub(crate) fn convert(policy: written::AuthorizationPolicy) -> Result<Authorizat
     report.finish(AuthorizationPolicy { metadata, selector, target_refs, action, rules })
 }
 
-/// A boolean as Go reads it, as Istio has it. A policy that was meant to be tried must not be enforced for a slip.
+/// A boolean as Go reads it, as Istio has it. A policy that was meant to be tried must not be enforced for a
+/// slip.
 fn dry_run(report: &mut Report, metadata: &Metadata) {
     const KNOWN: [&str; 12] =
         ["1", "t", "T", "true", "TRUE", "True", "0", "f", "F", "false", "FALSE", "False"];

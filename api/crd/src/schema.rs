@@ -1,8 +1,10 @@
-//! The CustomResourceDefinitions of the kinds that are not Kubernetes' own, from the types that read them: [`files`].
+//! The CustomResourceDefinitions of the kinds that are not Kubernetes' own, from the types that read them:
+//! [`files`].
 //!
-//! What the types' readers call a mistake, and what the API server can tell by itself, is refused when the object is
-//! applied: by the schema where that can say it (that costs nothing), else by a rule in CEL. What needs other objects, the
-//! namespace or the annotations is not: the object's status says it. Nothing that is read without a mistake is refused.
+//! What the types' readers call a mistake, and what the API server can tell by itself, is refused when the
+//! object is applied: by the schema where that can say it (that costs nothing), else by a rule in CEL. What
+//! needs other objects, the namespace or the annotations is not: the object's status says it. Nothing that is
+//! read without a mistake is refused.
 
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -69,7 +71,8 @@ pub(crate) const SERVICE_ENTRY: [Validation; 3] = [
     },
 ];
 
-/// That no name is there twice is the list type's to see: comparing texts in CEL goes beyond the API server's budget.
+/// That no name is there twice is the list type's to see: comparing texts in CEL goes beyond the API server's
+/// budget.
 pub(crate) const ENTRY_PORTS: [Validation; 1] = [Validation {
     rule: "self.all(one, self.exists_one(other, one.number == other.number))",
     message: "a port number is there twice",
@@ -319,8 +322,8 @@ fn schema_of<T: JsonSchema>() -> Schema {
     Schema::try_from(value).expect("an object stays one")
 }
 
-/// Takes out what a structural schema must not have. Defaults are among that: what is not written stays unwritten.
-/// Nulls too: the API server drops them.
+/// Takes out what a structural schema must not have. Defaults are among that: what is not written stays
+/// unwritten. Nulls too: the API server drops them.
 fn structural(schema: &mut Value) {
     let Value::Object(fields) = schema else { return };
     for name in ["$schema", "title", "default", "nullable"] {

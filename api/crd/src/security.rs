@@ -1,5 +1,5 @@
-//! `security.istio.io`: AuthorizationPolicy and PeerAuthentication, as written. The schema's fields and nothing
-//! else: an unknown one is a mistake, because a misspelt condition would widen what a policy permits.
+//! `security.istio.io`: AuthorizationPolicy and PeerAuthentication, as written. The schema's fields and
+//! nothing else: an unknown one is a mistake, because a misspelt condition would widen what a policy permits.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +24,8 @@ pub(crate) struct AuthorizationPolicy {
     _status: IgnoredAny,
 }
 
-/// What an AuthorizationPolicy asks for. Lists that are absent and lists that are empty are different mistakes.
+/// What an AuthorizationPolicy asks for. Lists that are absent and lists that are empty are different
+/// mistakes.
 #[derive(Debug, Default, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("x-kubernetes-validations" = schema::AUTHORIZATION_POLICY)))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

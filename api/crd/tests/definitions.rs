@@ -1,5 +1,5 @@
-//! The definitions in `deploy/crds` are those of the types, and the objects in `objects` are what they are said to be. The
-//! suite of the cluster applies the same objects.
+//! The definitions in `deploy/crds` are those of the types, and the objects in `objects` are what they are
+//! said to be. The suite of the cluster applies the same objects.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -31,7 +31,8 @@ const CALL_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Signs certificates.
 pub trait SignCertificate: Send + Sync + 'static {
-    /// The chain for `csr_pem`'s key, as PEMs, leaf first and root last, if `node` may have it for `identity`.
+    /// The chain for `csr_pem`'s key, as PEMs, leaf first and root last, if `node` may have it for
+    /// `identity`.
     fn sign(
         &self,
         node: &NodeName,
@@ -65,8 +66,8 @@ impl From<Refusal> for Status {
     }
 }
 
-/// Asks the controller's CA. Clones share the connection, which is made when it is needed, and again when the roots that
-/// may vouch for the controller are others.
+/// Asks the controller's CA. Clones share the connection, which is made when it is needed, and again when the
+/// roots that may vouch for the controller are others.
 #[derive(Clone)]
 pub struct Client {
     credentials: Arc<dyn Credentials>,

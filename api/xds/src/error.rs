@@ -1,4 +1,5 @@
-//! What can go wrong at either end, outside of a single resource (that is [`DecodeError`](crate::convert::DecodeError)).
+//! What can go wrong at either end, outside of a single resource (that is
+//! [`DecodeError`](crate::convert::DecodeError)).
 
 /// Why a connection, a call or a server did not come about.
 #[derive(Debug, thiserror::Error)]

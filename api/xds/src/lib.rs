@@ -1,9 +1,9 @@
-//! The wire between controller and daemons: Istio's messages, delta xDS and the CA call, and nothing about workloads'
-//! own traffic.
+//! The wire between controller and daemons: Istio's messages, delta xDS and the CA call, and nothing about
+//! workloads' own traffic.
 //!
 //! Ways in: [`client::run`] keeps a daemon's mesh equal to the controller's; [`server::Publisher`] and
-//! [`server::Server`] are the other end; [`ca`] asks for certificates and answers; [`convert`] turns the model into
-//! messages and back.
+//! [`server::Server`] are the other end; [`ca`] asks for certificates and answers; [`convert`] turns the
+//! model into messages and back.
 
 mod auth;
 pub mod ca;

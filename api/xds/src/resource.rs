@@ -67,8 +67,8 @@ pub(crate) struct Encoded {
     /// A hash of the content: the same whoever encodes it and whenever, so that a restarted controller's
     /// resources are recognised by its clients.
     pub(crate) version: Arc<str>,
-    /// A whole encoded response that has this one resource and nothing else. Responses that follow one another are, by
-    /// protobuf's rules, one response with all their resources.
+    /// A whole encoded response that has this one resource and nothing else. Responses that follow one
+    /// another are, by protobuf's rules, one response with all their resources.
     pub(crate) response: Bytes,
 }
 

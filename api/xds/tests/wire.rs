@@ -1,5 +1,5 @@
-//! Pins the wire: every field, number and type of `proto/` against `wire.txt`, which was written from Istio's and
-//! Envoy's definitions and not from ours, and a few messages byte by byte.
+//! Pins the wire: every field, number and type of `proto/` against `wire.txt`, which was written from Istio's
+//! and Envoy's definitions and not from ours, and a few messages byte by byte.
 
 use std::collections::BTreeSet;
 
@@ -137,7 +137,8 @@ fn tag(tag: u32) -> Vec<u8> {
     }
 }
 
-/// A pod as another control plane sends it, with fields that are nothing to us (hostname 21, canonical 12, …).
+/// A pod as another control plane sends it, with fields that are nothing to us (hostname 21, canonical 12,
+/// …).
 #[test]
 fn a_foreign_workload_is_understood() {
     let port = [number(1, 80), number(2, 90)].concat();

@@ -40,7 +40,8 @@ impl Cluster {
         State::new(&self.system_namespace, self.excluded.iter().cloned())
     }
 
-    /// Whether the pod of this name is to be in the mesh on this node, by what the API server says now: watches lag.
+    /// Whether the pod of this name is to be in the mesh on this node, by what the API server says now:
+    /// watches lag.
     pub(crate) async fn desires(&self, key: &PodKey) -> kube::Result<bool> {
         let Some(pod) = self.pods(&key.namespace).get_opt(&key.name).await? else { return Ok(false) };
         if pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) != Some(self.node.as_str()) {
@@ -80,7 +81,8 @@ impl Cluster {
     }
 }
 
-/// Takes our annotations off the pods that are listed; says on how many there were some. What is not ours to take off stays.
+/// Takes our annotations off the pods that are listed; says on how many there were some. What is not ours to
+/// take off stays.
 pub(crate) async fn forget(client: &Client, pods: &ListParams) -> kube::Result<usize> {
     let api: Api<Pod> = Api::all(client.clone());
     let mut pods = pods.clone().limit(PAGE);

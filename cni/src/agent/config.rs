@@ -1,4 +1,5 @@
-//! The configuration file: YAML, every field named and checked, an unknown one refused. Way in: [`Config::read`].
+//! The configuration file: YAML, every field named and checked, an unknown one refused. Way in:
+//! [`Config::read`].
 
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -182,7 +183,8 @@ impl Config {
             ("bpffs", &self.bpffs),
         ];
         for (field, path) in paths {
-            // What is removed in the end must not depend on where a process was started, nor be everything there is.
+            // What is removed in the end must not depend on where a process was started, nor be everything
+            // there is.
             if !path.is_absolute() || path.parent().is_none() && field != "host_root" {
                 return wrong(field, format!("{} is not an absolute path of a folder", path.display()));
             }

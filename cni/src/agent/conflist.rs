@@ -1,5 +1,5 @@
-//! A CNI configuration with our entry in it, or without: text to text. Only our entry's characters change; what others
-//! wrote, and how, stays.
+//! A CNI configuration with our entry in it, or without: text to text. Only our entry's characters change;
+//! what others wrote, and how, stays.
 //!
 //! Ways in: [`with_entry`] and [`without_entry`].
 
@@ -71,7 +71,8 @@ pub(crate) fn form(text: &str) -> Result<Form, ConflistError> {
     }
 }
 
-/// The configuration as a list with our entry: at its end, or where it stands already. `None`: it is there as it should.
+/// The configuration as a list with our entry: at its end, or where it stands already. `None`: it is there as
+/// it should.
 pub(crate) fn with_entry(text: &str, entry: &Entry) -> Result<Option<String>, ConflistError> {
     match form(text)? {
         Form::Single => wrap(text, entry).map(Some),

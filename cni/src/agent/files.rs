@@ -22,8 +22,8 @@ pub(crate) fn holds(path: &Path, content: &[u8], mode: u32) -> bool {
     std::fs::read(path).is_ok_and(|found| found == content) && same_mode()
 }
 
-/// Puts a copy of a file in another's place in one step; says whether there was anything to do. Neither is ever held in
-/// memory: a plugin's binary is larger than the rest of this process.
+/// Puts a copy of a file in another's place in one step; says whether there was anything to do. Neither is
+/// ever held in memory: a plugin's binary is larger than the rest of this process.
 pub(crate) fn install(source: &Path, target: &Path, mode: u32) -> io::Result<bool> {
     if same(source, target)? && std::fs::metadata(target)?.permissions().mode() & 0o7777 == mode {
         return Ok(false);

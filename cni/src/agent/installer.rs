@@ -1,5 +1,5 @@
-//! Keeps the plugin installed: its binary, its credential and its entry in the primary CNI configuration, whatever other
-//! tools write there.
+//! Keeps the plugin installed: its binary, its credential and its entry in the primary CNI configuration,
+//! whatever other tools write there.
 //!
 //! [`Installation::pass`] looks and mends; [`watch`] decides when to look.
 
@@ -170,8 +170,8 @@ fn rewrite(path: &Path, like: &Path, text: &str) -> Result<(), InstallError> {
     files::replace(path, text.as_bytes(), mode).map_err(failed("writing", path))
 }
 
-/// Takes everything away again: the entries first, so that nobody calls a plugin that is not there. Goes on where
-/// something fails, and says what did.
+/// Takes everything away again: the entries first, so that nobody calls a plugin that is not there. Goes on
+/// where something fails, and says what did.
 pub(crate) fn remove(layout: &Layout) -> Vec<InstallError> {
     let mut problems = Vec::new();
     match configurations(&layout.conf_dir) {

@@ -1,9 +1,9 @@
-//! The node agent: it keeps the CNI plugin installed, enrols pods that already run when they are labelled, says on each
-//! pod whether it is captured, and takes everything off the node when Ambit is uninstalled. What is then left in the API
-//! goes with [`sweep`].
+//! The node agent: it keeps the CNI plugin installed, enrols pods that already run when they are labelled,
+//! says on each pod whether it is captured, and takes everything off the node when Ambit is uninstalled. What
+//! is then left in the API goes with [`sweep`].
 //!
-//! Way in: [`run`]. One agent of a node acts at a time ([`lock`]); then [`watch`] and [`token`] keep the plugin
-//! installed, and [`reconciler`] drives [`state`], which decides who is to be enrolled.
+//! Way in: [`run`]. One agent of a node acts at a time ([`lock`]); then [`watch`] and [`token`] keep the
+//! plugin installed, and [`reconciler`] drives [`state`], which decides who is to be enrolled.
 
 mod cluster;
 mod config;

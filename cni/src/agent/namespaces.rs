@@ -11,13 +11,14 @@ use std::path::{Path, PathBuf};
 /// A process that belongs to a pod.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Process {
-    /// In ticks since the system began: the pod's first process, the one that holds its sandbox, has the least. One that
-    /// made itself another network namespace came later.
+    /// In ticks since the system began: the pod's first process, the one that holds its sandbox, has the
+    /// least. One that made itself another network namespace came later.
     started: u64,
     pid: u32,
 }
 
-/// The network namespaces of these pods (by uid), as far as processes of theirs are running. `proc` is `/proc`.
+/// The network namespaces of these pods (by uid), as far as processes of theirs are running. `proc` is
+/// `/proc`.
 pub(crate) fn find(proc: &Path, wanted: &[&str]) -> io::Result<BTreeMap<String, File>> {
     // Where it is hidden from us, that the API knows which pods use it has to do; ztunnel refuses it as well.
     let host = std::fs::metadata(proc.join("1/ns/net")).ok().map(|found| found.ino());
@@ -61,14 +62,15 @@ fn pod_of(proc: &Path, pid: u32) -> Option<String> {
     text.lines().find_map(pod_uid)
 }
 
-/// The pod that a line of `/proc/PID/cgroup` (`ID:CONTROLLERS:PATH`, of either version) names. The outermost counts:
-/// what a container makes within its own group is its own affair.
+/// The pod that a line of `/proc/PID/cgroup` (`ID:CONTROLLERS:PATH`, of either version) names. The outermost
+/// counts: what a container makes within its own group is its own affair.
 fn pod_uid(line: &str) -> Option<String> {
     let path = line.splitn(3, ':').nth(2)?;
     path.split('/').find_map(segment_uid)
 }
 
-/// `pod<uid>` as the cgroupfs driver writes it; `kubepods-besteffort-pod<uid>.slice`, with underscores, as systemd's.
+/// `pod<uid>` as the cgroupfs driver writes it; `kubepods-besteffort-pod<uid>.slice`, with underscores, as
+/// systemd's.
 fn segment_uid(segment: &str) -> Option<String> {
     if let Some(uid) = segment.strip_prefix("pod") {
         return is_uid(uid).then(|| uid.to_owned());
@@ -147,7 +149,8 @@ mod tests {
         }
     }
 
-    /// A process of a folder that looks like `/proc`; `namespace` is a file that stands for its network namespace.
+    /// A process of a folder that looks like `/proc`; `namespace` is a file that stands for its network
+    /// namespace.
     fn process(proc: &Path, pid: u32, group: &str, started: u64, namespace: &Path) {
         let folder = folder(proc, pid);
         std::fs::create_dir_all(folder.join("ns")).unwrap();

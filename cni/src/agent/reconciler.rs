@@ -1,5 +1,5 @@
-//! Drives [`State`]: watches the node's pods and the namespaces, carries out what the state asks for, and tells it what
-//! became of it.
+//! Drives [`State`]: watches the node's pods and the namespaces, carries out what the state asks for, and
+//! tells it what became of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -275,7 +275,8 @@ impl Reconciler {
     }
 }
 
-/// A watch that fails is begun again by itself, after a pause. What is known stays, so it is no reason to be unready.
+/// A watch that fails is begun again by itself, after a pause. What is known stays, so it is no reason to be
+/// unready.
 fn listened<T>(what: &str, event: watcher::Result<T>) -> Option<T> {
     let report = |error: &watcher::Error| {
         telemetry::API_ERRORS.count();

@@ -1,9 +1,9 @@
-//! Who is to be enrolled on this node, as a pure state machine: what the API server and ztunnel say goes in, what is to
-//! be done comes out. It holds no clock: the time is an argument.
+//! Who is to be enrolled on this node, as a pure state machine: what the API server and ztunnel say goes in,
+//! what is to be done comes out. It holds no clock: the time is an argument.
 //!
-//! For every pod it compares what should be with what is and takes one step at a time; a step that fails is tried again
-//! after a pause or when something is heard of the pod. The order matters: a pod is annotated when it is enrolled, and
-//! released only a while after its annotation went, when its peers know.
+//! For every pod it compares what should be with what is and takes one step at a time; a step that fails is
+//! tried again after a pause or when something is heard of the pod. The order matters: a pod is annotated
+//! when it is enrolled, and released only a while after its annotation went, when its peers know.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -71,8 +71,8 @@ pub(crate) enum Outcome {
     Enrolled {
         uid: String,
     },
-    /// It cannot be enrolled yet: no process of it runs, or ztunnel refused it. ztunnel knows that it stays, if it had
-    /// it before.
+    /// It cannot be enrolled yet: no process of it runs, or ztunnel refused it. ztunnel knows that it stays,
+    /// if it had it before.
     NotYet,
     /// ztunnel knows that it stays, if it had it.
     Kept,

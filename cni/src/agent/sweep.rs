@@ -1,6 +1,6 @@
-//! What an installation leaves in the API when its parts are gone: annotations on pods, and the objects that the
-//! controllers made for themselves. The agents take annotations off as long as they may; but who uninstalls takes their
-//! rights away at once, and an agent whose node is off never learns of it.
+//! What an installation leaves in the API when its parts are gone: annotations on pods, and the objects that
+//! the controllers made for themselves. The agents take annotations off as long as they may; but who
+//! uninstalls takes their rights away at once, and an agent whose node is off never learns of it.
 //!
 //! Runs once, with rights of its own, when nobody else has the right to put anything back.
 

@@ -1,5 +1,5 @@
-//! The plugin's credential, fetched and renewed: a token of a service account of its own, which may do nothing but what
-//! the plugin does.
+//! The plugin's credential, fetched and renewed: a token of a service account of its own, which may do
+//! nothing but what the plugin does.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,6 @@
-//! Whether Ambit leaves this node, and how: the agent's own DaemonSet is gone, so everything that was left on the node to
-//! outlive a restart goes as well. A restart, an upgrade, an eviction or an API server that cannot be asked is none.
+//! Whether Ambit leaves this node, and how: the agent's own DaemonSet is gone, so everything that was left on
+//! the node to outlive a restart goes as well. A restart, an upgrade, an eviction or an API server that
+//! cannot be asked is none.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,8 +16,8 @@ use super::installer::{self, Layout};
 use super::{files, telemetry};
 use crate::chain;
 
-/// In the run folder: the DaemonSet whose existence this node's agents have seen. One that nobody ever saw (a name
-/// mistyped in a configuration) cannot have been deleted.
+/// In the run folder: the DaemonSet whose existence this node's agents have seen. One that nobody ever saw (a
+/// name mistyped in a configuration) cannot have been deleted.
 const WITNESS: &str = "daemon-set";
 /// For the last question.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -50,7 +51,8 @@ impl Owner {
                     self.witness(&owner);
                     owner.metadata.deletion_timestamp.is_some()
                 }
-                // Proof enough: whoever uninstalls takes our rights away a moment later, and a question would be refused.
+                // Proof enough: whoever uninstalls takes our rights away a moment later, and a question would
+                // be refused.
                 Ok(Event::Delete(_)) => !matches!(self.ask().await, Fate::Stays),
                 Ok(Event::Init) => {
                     there = false;
@@ -122,10 +124,12 @@ impl Owner {
 #[derive(Clone, Debug)]
 pub(crate) struct Traces {
     pub(crate) layout: Layout,
-    /// The instance's folder in the BPF file system. Programs whose links are pinned there are detached with them.
+    /// The instance's folder in the BPF file system. Programs whose links are pinned there are detached with
+    /// them.
     pub(crate) pins: PathBuf,
     pub(crate) run_dir: PathBuf,
-    /// The run folder on the host, for what a container cannot remove from within: the folder that is mounted into it.
+    /// The run folder on the host, for what a container cannot remove from within: the folder that is
+    /// mounted into it.
     pub(crate) outside: PathBuf,
 }
 

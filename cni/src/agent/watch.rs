@@ -1,5 +1,5 @@
-//! When to look at the plugin's installation: a thread that is woken by what others write, by a new credential, and from
-//! time to time, so that a notification that is lost costs seconds.
+//! When to look at the plugin's installation: a thread that is woken by what others write, by a new
+//! credential, and from time to time, so that a notification that is lost costs seconds.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;

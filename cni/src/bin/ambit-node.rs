@@ -24,7 +24,8 @@ enum Verb {
         #[arg(long)]
         node: Option<String>,
     },
-    /// Remove what Ambit has left in the API, when all of its parts are gone: the last step of an uninstallation.
+    /// Remove what Ambit has left in the API, when all of its parts are gone: the last step of an
+    /// uninstallation.
     Sweep {
         /// Ambit's own namespace.
         #[arg(long)]

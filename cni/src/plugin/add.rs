@@ -13,8 +13,8 @@ use super::log;
 use super::protocol::{self, Configuration, Environment, Sandbox};
 use crate::entry::Entry;
 
-/// For ztunnel's answer. With three questions at the API server this stays well below the two minutes that kubelets
-/// give a sandbox.
+/// For ztunnel's answer. With three questions at the API server this stays well below the two minutes that
+/// kubelets give a sandbox.
 const PATIENCE: Duration = Duration::from_secs(25);
 /// Who we are to ztunnel.
 const SOURCE: &str = "cni";

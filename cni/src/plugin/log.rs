@@ -1,5 +1,5 @@
-//! What the plugin did, in a file: a line for every pod it enrolled and for every failure. Bounded: at [`MAX_BYTES`] the
-//! file becomes `FILE.1` in the place of the one before.
+//! What the plugin did, in a file: a line for every pod it enrolled and for every failure. Bounded: at
+//! [`MAX_BYTES`] the file becomes `FILE.1` in the place of the one before.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};

@@ -1,8 +1,9 @@
-//! The chained CNI plugin. It makes no network: behind the plugins that do, it asks the API server whether the pod is
-//! to be in the mesh, and if so has the node's ztunnel enrol the pod's network namespace before any container starts.
+//! The chained CNI plugin. It makes no network: behind the plugins that do, it asks the API server whether
+//! the pod is to be in the mesh, and if so has the node's ztunnel enrol the pod's network namespace before
+//! any container starts.
 //!
-//! Way in: [`run`]. It fails closed: without an answer a pod does not start, and the kubelet tries again. A pod that is
-//! not to be in the mesh never waits for ztunnel.
+//! Way in: [`run`]. It fails closed: without an answer a pod does not start, and the kubelet tries again. A
+//! pod that is not to be in the mesh never waits for ztunnel.
 
 mod add;
 mod api;
@@ -60,12 +61,12 @@ fn execute(
     configuration.check_version()?;
     match command {
         "ADD" => add::add(environment, configuration, &protocol::entry(input)?),
-        // What was enrolled is released by the node's agent, which sees the pod go. Nothing of ours lies in the
-        // namespace, so there is nothing to find missing.
+        // What was enrolled is released by the node's agent, which sees the pod go. Nothing of ours lies in
+        // the namespace, so there is nothing to find missing.
         "CHECK" => configuration.previous().map(|_| Vec::new()),
         "DEL" | "GC" => Ok(Vec::new()),
-        // Without ztunnel only pods of the mesh cannot start, and ztunnel itself is started through here: a node that
-        // called its network down for want of it would never get it.
+        // Without ztunnel only pods of the mesh cannot start, and ztunnel itself is started through here: a
+        // node that called its network down for want of it would never get it.
         "STATUS" => protocol::entry(input).map(|_| Vec::new()),
         other => {
             let details = format!("CNI_COMMAND {other:?} is not a command");

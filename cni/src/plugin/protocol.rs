@@ -9,8 +9,8 @@ use serde_json::value::RawValue;
 use super::failure::{Code, Failure};
 use crate::entry::Entry;
 
-/// Versions of the specification whose configurations are taken. The result is the one before, passed on, so its form
-/// does not matter to us.
+/// Versions of the specification whose configurations are taken. The result is the one before, passed on, so
+/// its form does not matter to us.
 pub(super) const VERSIONS: [&str; 7] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 /// What is answered in where nothing can be read.
 pub(super) const NEWEST: &str = "1.1.0";

@@ -1,5 +1,5 @@
-//! What a runtime says and hears, in rows. The API server is a small one of our own here: the suites ask a real one. The
-//! daemon's side of enrolment is the real protocol. Needs root.
+//! What a runtime says and hears, in rows. The API server is a small one of our own here: the suites ask a
+//! real one. The daemon's side of enrolment is the real protocol. Needs root.
 
 use std::fs::File;
 use std::net::TcpListener;

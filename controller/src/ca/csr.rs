@@ -1,4 +1,5 @@
-//! Certificate requests: what is taken from one is its key, and that only when the request proves possession of it.
+//! Certificate requests: what is taken from one is its key, and that only when the request proves possession
+//! of it.
 
 use rcgen::{PKCS_ECDSA_P256_SHA256, PublicKeyData, SubjectPublicKeyInfo};
 use x509_parser::certification_request::X509CertificationRequest;

@@ -1,7 +1,8 @@
-//! What a CA on Kubernetes is made of: the roots that vouch for it, the certificates from the one that signs up to them,
-//! and its key. Made here, or brought by the user under Istio's names.
+//! What a CA on Kubernetes is made of: the roots that vouch for it, the certificates from the one that signs
+//! up to them, and its key. Made here, or brought by the user under Istio's names.
 //!
-//! Way in: [`Material::make`] and [`Material::bring`], then [`Material::authority`], which checks what it is given.
+//! Way in: [`Material::make`] and [`Material::bring`], then [`Material::authority`], which checks what it is
+//! given.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -26,7 +27,8 @@ pub(crate) struct Material {
     /// The root's key, where the root was made here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     root_key: Option<String>,
-    /// The certificate that signs, and those above it up to the root's, which is not here. Empty where the root signs.
+    /// The certificate that signs, and those above it up to the root's, which is not here. Empty where the
+    /// root signs.
     chain: String,
     /// The key that signs.
     key: String,

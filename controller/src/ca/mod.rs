@@ -1,6 +1,6 @@
-//! The certificate authority: leaves for workloads and for the controller's own server. With files it is one root,
-//! kept in the state folder; on Kubernetes an intermediate under a root ([`material`]). It signs what it is told to;
-//! *whether* a node may have an identity is decided in [`crate::issue`].
+//! The certificate authority: leaves for workloads and for the controller's own server. With files it is one
+//! root, kept in the state folder; on Kubernetes an intermediate under a root ([`material`]). It signs what
+//! it is told to; *whether* a node may have an identity is decided in [`crate::issue`].
 //!
 //! Way in: [`Authority::open`] or [`material::Material::authority`], then [`Authority::sign`] and
 //! [`Authority::serving`]; who signs at the moment is in [`Authorities`].
@@ -102,8 +102,9 @@ pub(crate) struct Serving {
 }
 
 impl Authority {
-    /// Reads the root, making one the first time. The caller holds the folder's lock. A root that is there but
-    /// cannot be used is an error, never a reason to make another: every node trusts the one it knows.
+    /// Reads the root, making one the first time. The caller holds the folder's lock. A root that is there
+    /// but cannot be used is an error, never a reason to make another: every node trusts the one it
+    /// knows.
     pub(crate) fn open(
         folder: &Folder,
         trust_domain: &TrustDomain,
@@ -164,8 +165,8 @@ impl Authority {
         self.root_not_after
     }
 
-    /// Signs a workload's certificate: for `identity` and nothing else, whatever the request says besides its key.
-    /// A request that claims another name is refused. The chain is PEM, leaf first, root last.
+    /// Signs a workload's certificate: for `identity` and nothing else, whatever the request says besides its
+    /// key. A request that claims another name is refused. The chain is PEM, leaf first, root last.
     pub(crate) fn sign(
         &self,
         identity: &Identity,
@@ -181,8 +182,8 @@ impl Authority {
         Ok(std::iter::once(leaf.pem()).chain(self.above.iter().cloned()).collect())
     }
 
-    /// What is asked for, but at least a second and never more than the configuration allows. Nothing asked means
-    /// the most.
+    /// What is asked for, but at least a second and never more than the configuration allows. Nothing asked
+    /// means the most.
     fn lifetime(&self, ttl: Duration) -> Duration {
         if ttl.is_zero() { self.longest } else { ttl.clamp(Duration::from_secs(1), self.longest) }
     }

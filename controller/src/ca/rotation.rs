@@ -1,9 +1,10 @@
-//! Which root signs, and which are trusted, over time: a pure state machine. Nobody is refused because a root changes:
+//! Which root signs, and which are trusted, over time: a pure state machine. Nobody is refused because a root
+//! changes:
 //!
-//! 1. A new root is first only trusted: it enters the bundle that daemons read, and after that was written and a wait
-//!    (long enough for every node to have read it) it signs.
-//! 2. The old one stays in the bundle until the last certificate it signed has ended; until then it also signs the
-//!    controller's own server certificate, which daemons with an old bundle accept too.
+//! 1. A new root is first only trusted: it enters the bundle that daemons read, and after that was written
+//!    and a wait (long enough for every node to have read it) it signs.
+//! 2. The old one stays in the bundle until the last certificate it signed has ended; until then it also
+//!    signs the controller's own server certificate, which daemons with an old bundle accept too.
 //!
 //! One replica at a time takes steps ([`State::step`]); all of them follow what it writes.
 
@@ -107,8 +108,8 @@ impl State {
         roots.concat()
     }
 
-    /// The state that follows, if there is something to be done now. `make` makes a root, `renew` an intermediate where
-    /// that is due.
+    /// The state that follows, if there is something to be done now. `make` makes a root, `renew` an
+    /// intermediate where that is due.
     pub(crate) fn step(
         &self,
         facts: &Facts<'_>,

@@ -1,4 +1,5 @@
-//! The pods of the node daemons, as the API shows them: who may authenticate, for which node, and which nodes are ready.
+//! The pods of the node daemons, as the API shows them: who may authenticate, for which node, and which nodes
+//! are ready.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -21,8 +21,8 @@ use super::watch::Heard;
 use crate::pipeline::Pipeline;
 use crate::shared::Status;
 
-/// At least this long between two publications; what comes meanwhile waits for the second. A change that comes alone
-/// does not wait.
+/// At least this long between two publications; what comes meanwhile waits for the second. A change that
+/// comes alone does not wait.
 const WINDOW: Duration = Duration::from_millis(20);
 /// Taken in at once: more only makes the first wait for the last.
 const BATCH: usize = 4_096;

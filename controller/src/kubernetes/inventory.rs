@@ -3,8 +3,8 @@
 //! - Nothing comes out before every kind has been listed once: to clients, what is not there would be gone.
 //! - What a later list does not hold is deleted when that list is complete.
 //! - A version that is rejected keeps its object's last good one.
-//! - A kind that turns out not to be installed keeps the objects it had for a while: an API server that has just
-//!   started may not know all of its kinds, and a policy must not vanish by that.
+//! - A kind that turns out not to be installed keeps the objects it had for a while: an API server that has
+//!   just started may not know all of its kinds, and a policy must not vanish by that.
 //!
 //! Way in: [`Inventory::hear`], then [`Inventory::take`].
 

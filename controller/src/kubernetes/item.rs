@@ -1,6 +1,6 @@
-//! One object as a watch brings it: read at once into what Ambit keeps, the rest dropped. A page of pods is megabytes of
-//! JSON and a small part of that afterwards; and an object with mistakes is one rejected object, where a typed client
-//! would lose the whole list.
+//! One object as a watch brings it: read at once into what Ambit keeps, the rest dropped. A page of pods is
+//! megabytes of JSON and a small part of that afterwards; and an object with mistakes is one rejected object,
+//! where a typed client would lose the whole list.
 
 use std::borrow::Cow;
 use std::marker::PhantomData;
@@ -108,7 +108,8 @@ impl<K: Watched> Item<K> {
     }
 }
 
-/// Takes out what nobody reads: who wrote which field, and annotations of others (kubectl's holds the object once more).
+/// Takes out what nobody reads: who wrote which field, and annotations of others (kubectl's holds the object
+/// once more).
 fn trim(metadata: &mut Map<String, Value>) -> (ObjectMeta, i64) {
     metadata.remove("managedFields");
     if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {

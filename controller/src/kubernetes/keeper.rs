@@ -1,5 +1,6 @@
-//! The CA's keys in the cluster: a Secret that every replica follows, the bundle of roots in a ConfigMap that daemons
-//! read. The replica that leads takes the steps of [`crate::ca::rotation`]; whoever comes first makes the keys.
+//! The CA's keys in the cluster: a Secret that every replica follows, the bundle of roots in a ConfigMap that
+//! daemons read. The replica that leads takes the steps of [`crate::ca::rotation`]; whoever comes first makes
+//! the keys.
 //!
 //! Way in: [`Keeper::open`], then [`Keeper::keep`].
 

@@ -1,6 +1,6 @@
-//! Which replica leads: one that holds a Lease, renewed every few seconds, taken over when its holder has not renewed it
-//! for its duration, released at the end. Times are judged by this replica's own clock from when it saw the holder's last
-//! renewal, so clocks need not agree.
+//! Which replica leads: one that holds a Lease, renewed every few seconds, taken over when its holder has not
+//! renewed it for its duration, released at the end. Times are judged by this replica's own clock from when
+//! it saw the holder's last renewal, so clocks need not agree.
 //!
 //! [`Contest`] decides (pure); [`hold`] asks and writes.
 

@@ -1,9 +1,10 @@
-//! The controller in a cluster: objects from the API, daemons known by their service-account tokens, the CA's keys in a
-//! Secret.
+//! The controller in a cluster: objects from the API, daemons known by their service-account tokens, the CA's
+//! keys in a Secret.
 //!
 //! [`watch`] hears what the API says of each kind ([`item`]: one object), [`inventory`] makes object events of it (pure),
-//! [`follow`] hands those to the pipeline. [`review`] tells who calls, with [`daemons`]; [`keeper`] keeps the CA.
-//! What only one replica does ([`lease`]): rotating the CA, statuses ([`status`]), startup taints ([`taint`]).
+//! [`follow`] hands those to the pipeline. [`review`] tells who calls, with [`daemons`]; [`keeper`] keeps the
+//! CA. What only one replica does ([`lease`]): rotating the CA, statuses ([`status`]), startup taints
+//! ([`taint`]).
 //!
 //! Way in: [`serve`].
 

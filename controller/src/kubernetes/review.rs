@@ -1,5 +1,5 @@
-//! Who calls: a daemon's service-account token, checked by the API server (TokenReview) and against the pod it is bound
-//! to. The pod's node is the node.
+//! Who calls: a daemon's service-account token, checked by the API server (TokenReview) and against the pod
+//! it is bound to. The pod's node is the node.
 //!
 //! Way in: [`Reviewer`] as [`Authenticate`].
 
@@ -82,7 +82,8 @@ impl Reviewer {
         if let Some(bound) = self.recall(&hash) {
             return Ok(bound);
         }
-        // What the token says of itself proves nothing, but one that does not even claim to be a daemon's costs no review.
+        // What the token says of itself proves nothing, but one that does not even claim to be a daemon's
+        // costs no review.
         let claims = Claims::read(bearer)
             .ok_or_else(|| refuse(Refused("form", "the token is not a service account's".to_owned())))?;
         claims

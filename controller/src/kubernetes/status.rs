@@ -1,5 +1,6 @@
-//! What is said in the objects themselves: a condition on each object of the mesh's own kinds, per component that
-//! enforces it. Written by the replica that leads, only where it differs, and not faster than the API server likes.
+//! What is said in the objects themselves: a condition on each object of the mesh's own kinds, per component
+//! that enforces it. Written by the replica that leads, only where it differs, and not faster than the API
+//! server likes.
 //!
 //! Way in: [`Statuses`] collects (every replica), [`write`] writes (the one that leads).
 

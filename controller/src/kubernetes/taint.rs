@@ -1,5 +1,5 @@
-//! New nodes begin with a taint that keeps pods off them: they would run outside the mesh. The replica that leads takes
-//! it away when the node's daemon is ready.
+//! New nodes begin with a taint that keeps pods off them: they would run outside the mesh. The replica that
+//! leads takes it away when the node's daemon is ready.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! What a service-account token says of itself. Nothing of it is proven: it only spares the API server questions whose
-//! answer is no, and says when an answer must be forgotten.
+//! What a service-account token says of itself. Nothing of it is proven: it only spares the API server
+//! questions whose answer is no, and says when an answer must be forgotten.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -1,5 +1,5 @@
-//! What the API says, kind by kind: a list, then every change, again from a list when the thread is lost. Nothing is
-//! decided here; [`super::inventory`] makes object events of it.
+//! What the API says, kind by kind: a list, then every change, again from a list when the thread is lost.
+//! Nothing is decided here; [`super::inventory`] makes object events of it.
 //!
 //! Way in: [`start`].
 
@@ -17,8 +17,8 @@ use super::item::{self, Item, Seen, Watched, for_every_kind};
 
 /// Objects in one answer: some megabytes of pods.
 const PAGE: u32 = 500;
-/// A watch that hears nothing for this long is begun again (the API answers at least that often): so long may a
-/// connection be dead before it is noticed.
+/// A watch that hears nothing for this long is begun again (the API answers at least that often): so long may
+/// a connection be dead before it is noticed.
 const WATCH_SECONDS: u32 = 60;
 /// Between two attempts.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);

@@ -1,7 +1,7 @@
 //! Files → objects: a pure state machine.
 //!
-//! - A document that is rejected keeps its object's last good version; one that cannot even be named keeps every
-//!   object of the file that is not in the new text.
+//! - A document that is rejected keeps its object's last good version; one that cannot even be named keeps
+//!   every object of the file that is not in the new text.
 //! - An object in two files comes from the first by name, but a current version goes before a last good one.
 //! - Files that change together (a rename, a move between files) are one step: nothing disappears in between.
 //!

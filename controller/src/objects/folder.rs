@@ -1,5 +1,5 @@
-//! The folder of object files: what is in it, and what a file says. `*.yaml`, `*.yml` and `*.json`, in subfolders
-//! too; hidden names are left out (editors and volume managers keep their own things there).
+//! The folder of object files: what is in it, and what a file says. `*.yaml`, `*.yml` and `*.json`, in
+//! subfolders too; hidden names are left out (editors and volume managers keep their own things there).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Metadata};
@@ -28,7 +28,8 @@ pub(crate) struct Listing {
     /// Which folder it was; none if it is not there.
     pub(crate) folder: Option<FolderId>,
     pub(crate) files: BTreeMap<FileName, Stamp>,
-    /// What could not be looked at, by relative path (the whole folder: empty), and why: folders, rarely files.
+    /// What could not be looked at, by relative path (the whole folder: empty), and why: folders, rarely
+    /// files.
     pub(crate) unreachable: BTreeMap<String, String>,
 }
 

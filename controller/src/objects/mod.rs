@@ -1,8 +1,8 @@
 //! From a folder of files to objects.
 //!
-//! [`folder`] lists and reads, [`tracker`] says which files have settled in a new state (pure), [`catalog`] turns
-//! their texts into object events and problems (pure), [`saved`] keeps last good versions over a restart,
-//! [`reconcile`] makes one pass with all of them, and [`watch`] says when.
+//! [`folder`] lists and reads, [`tracker`] says which files have settled in a new state (pure), [`catalog`]
+//! turns their texts into object events and problems (pure), [`saved`] keeps last good versions over a
+//! restart, [`reconcile`] makes one pass with all of them, and [`watch`] says when.
 
 pub(crate) mod catalog;
 mod folder;

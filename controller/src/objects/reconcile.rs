@@ -1,4 +1,5 @@
-//! From the folder to clients, one pass at a time: list, read what has settled, derive, apply, publish, report.
+//! From the folder to clients, one pass at a time: list, read what has settled, derive, apply, publish,
+//! report.
 //!
 //! Way in: [`Reconciler::new`], [`Reconciler::begin`] (returns when everything has been published once), then
 //! [`Reconciler::pass`] as often as there may be something new.
@@ -73,8 +74,8 @@ impl Reconciler {
         &self.root
     }
 
-    /// Reads everything there is and publishes it as one. Until then no client may be answered: to it, what is not
-    /// there would be gone.
+    /// Reads everything there is and publishes it as one. Until then no client may be answered: to it, what
+    /// is not there would be gone.
     pub(crate) fn begin(&mut self) -> Result<(), Error> {
         for (file, objects) in self.saved.load()? {
             self.catalog.restore(&file, objects);

@@ -1,5 +1,6 @@
-//! Last good versions on disk, one copy per object file, so that a file that is bad when the controller starts
-//! still has something to fall back on. Way in: [`Saved::load`] at the start, [`Saved::apply`] after each step.
+//! Last good versions on disk, one copy per object file, so that a file that is bad when the controller
+//! starts still has something to fall back on. Way in: [`Saved::load`] at the start, [`Saved::apply`] after
+//! each step.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -37,7 +38,8 @@ impl Saved {
         Ok(Self { folder })
     }
 
-    /// Every copy that can be read. One that cannot is reported and left out: it is a safety net, not the truth.
+    /// Every copy that can be read. One that cannot is reported and left out: it is a safety net, not the
+    /// truth.
     pub(crate) fn load(&self) -> Result<Vec<(FileName, Vec<Object>)>, state::Error> {
         let entries = fs::read_dir(&self.folder).map_err(context("listing", &self.folder))?;
         let mut found = Vec::new();
@@ -60,8 +62,8 @@ impl Saved {
         Ok(found)
     }
 
-    /// Writes what a step says. Of objects in `refused` (what they say cannot be put in force) the earlier version
-    /// is kept. A failure is reported and costs only the net.
+    /// Writes what a step says. Of objects in `refused` (what they say cannot be put in force) the earlier
+    /// version is kept. A failure is reported and costs only the net.
     pub(crate) fn apply(&self, saves: Vec<Save>, refused: &BTreeSet<ObjectKey>) {
         for save in saves {
             let (file, result) = match save {

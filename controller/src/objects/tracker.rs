@@ -1,6 +1,6 @@
-//! Which files to read, and when. A file is taken once two looks, some time apart, found it the same: nobody is in
-//! the middle of writing it, and one that vanished did not just give way to its successor. Pure: time and listings
-//! come from outside. Way in: [`Tracker::look`].
+//! Which files to read, and when. A file is taken once two looks, some time apart, found it the same: nobody
+//! is in the middle of writing it, and one that vanished did not just give way to its successor. Pure: time
+//! and listings come from outside. Way in: [`Tracker::look`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -57,8 +57,8 @@ impl Tracker {
             .insert(name, Entry { found: None, since: Duration::ZERO, taken: Some(Stamp::default()) });
     }
 
-    /// Takes a listing in. `unreachable` are folders that could not be listed (or files that could not be examined):
-    /// what they hold is as it was.
+    /// Takes a listing in. `unreachable` are folders that could not be listed (or files that could not be
+    /// examined): what they hold is as it was.
     pub(crate) fn look(
         &mut self,
         now: Duration,

@@ -1,5 +1,5 @@
-//! When to look: a loop on a thread of its own. Notifications only hurry it; it also looks by itself from time to
-//! time, so that one that is lost costs seconds.
+//! When to look: a loop on a thread of its own. Notifications only hurry it; it also looks by itself from
+//! time to time, so that one that is lost costs seconds.
 //!
 //! Way in: [`watch`].
 

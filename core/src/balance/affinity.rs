@@ -1,8 +1,8 @@
 //! Session affinity: [`sticky`] gives a client always the same endpoint, by weighted rendezvous hashing.
 //!
-//! Every endpoint draws a lot from the client's name and its own; the least lot wins. Nothing is remembered, so whoever
-//! knows the mesh gives the same answer. When an endpoint leaves only its clients move, and when one joins it takes
-//! its share from all alike, because nobody else's lots change.
+//! Every endpoint draws a lot from the client's name and its own; the least lot wins. Nothing is remembered,
+//! so whoever knows the mesh gives the same answer. When an endpoint leaves only its clients move, and when
+//! one joins it takes its share from all alike, because nobody else's lots change.
 
 use std::net::SocketAddr;
 
@@ -33,8 +33,8 @@ impl<'a> Choice<'a> {
     }
 }
 
-/// An exponentially distributed number whose rate is the endpoint's capacity: of several such, each is the least
-/// with a probability in proportion to its rate.
+/// An exponentially distributed number whose rate is the endpoint's capacity: of several such, each is the
+/// least with a probability in proportion to its rate.
 fn lot(client: &WorkloadUid, endpoint: &Workload) -> f64 {
     -uniform(hash(&client.0, &endpoint.uid.0)).ln() / f64::from(endpoint.capacity)
 }
@@ -47,7 +47,8 @@ fn uniform(hash: u64) -> f64 {
 
 const TWO_TO_32: f64 = 4_294_967_296.0;
 
-/// FNV-1a over both names, then the finalizer of MurmurHash3. Not to be changed: daemons of two versions must agree.
+/// FNV-1a over both names, then the finalizer of MurmurHash3. Not to be changed: daemons of two versions must
+/// agree.
 fn hash(client: &str, endpoint: &str) -> u64 {
     // A byte that no UTF-8 text has keeps the names apart.
     let bytes = client.bytes().chain([0xff]).chain(endpoint.bytes());

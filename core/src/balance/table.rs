@@ -8,9 +8,9 @@ use crate::mesh::Mesh;
 use crate::model::{Affinity, LoadBalancingMode, LocalityScope, Service, Workload};
 
 /// The endpoints that may serve the clients of `client`'s node, each with its share: exactly those of
-/// [`Choice::pick`]. Empty where the kernel must not choose, because the answer is not one of shares (affinity,
-/// passthrough, a waypoint, an endpoint by name), or not the same for all clients of the node (several services at the address and port,
-/// clients of different localities), or there is nobody to choose.
+/// [`Choice::pick`]. Empty where the kernel must not choose, because the answer is not one of shares
+/// (affinity, passthrough, a waypoint, an endpoint by name), or not the same for all clients of the node
+/// (several services at the address and port, clients of different localities), or there is nobody to choose.
 pub fn table(
     mesh: &Mesh,
     client: &Workload,

@@ -1,7 +1,7 @@
 //! AuthorizationPolicy → what ztunnel enforces of it.
 //!
-//! Istio's semantics, with HTTP fields taken on the safe side: an ALLOW rule that has some never matches, a DENY rule
-//! loses them and so denies more than was written, down to everything.
+//! Istio's semantics, with HTTP fields taken on the safe side: an ALLOW rule that has some never matches, a
+//! DENY rule loses them and so denies more than was written, down to everything.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -310,9 +310,9 @@ fn principals(path: &str, values: &[String], settings: &Settings) -> Result<Vec<
     if everywhere == values { Ok(written) } else { texts(path, &everywhere) }
 }
 
-/// As Istio does it: the trust domain of a principal that is one of the mesh's, or `cluster.local`, which stands for
-/// them, becomes all of them. One that begins with `*` is kept where it matches and replaced where it does not. A
-/// principal that leaves the trust domain open, or has a foreign one, stays.
+/// As Istio does it: the trust domain of a principal that is one of the mesh's, or `cluster.local`, which
+/// stands for them, becomes all of them. One that begins with `*` is kept where it matches and replaced where
+/// it does not. A principal that leaves the trust domain open, or has a foreign one, stays.
 fn in_all_domains(value: &str, settings: &Settings) -> Vec<String> {
     let unchanged = || vec![value.to_owned()];
     let Some((domain, path)) = value.split_once('/').filter(|(domain, _)| *domain != "*") else {

@@ -1,5 +1,5 @@
-//! What a batch of events may have touched, and so must be derived again. Marking too much costs time; marking too
-//! little would leave a stale answer, which the property tests of [`super`] look for.
+//! What a batch of events may have touched, and so must be derived again. Marking too much costs time;
+//! marking too little would leave a stale answer, which the property tests of [`super`] look for.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

@@ -1,5 +1,5 @@
-//! EndpointSlice → endpoints that no selector finds. What a slice lists is a pod's workload where the address is a
-//! pod's, and else a workload outside the mesh.
+//! EndpointSlice → endpoints that no selector finds. What a slice lists is a pod's workload where the address
+//! is a pod's, and else a workload outside the mesh.
 //!
 //! Slices that Kubernetes makes of selectors never get here: the pods say the same, and say it first.
 
@@ -56,8 +56,8 @@ fn served<'a>(slice: &EndpointSlice, store: &'a Store) -> Option<(&'a Service, V
     (!mappings.is_empty()).then_some((service, mappings))
 }
 
-/// Adds the services of which slices say that the pod stands behind them. A port that a selector has mapped already
-/// stays as it is.
+/// Adds the services of which slices say that the pod stands behind them. A port that a selector has mapped
+/// already stays as it is.
 pub(super) fn add_services(
     pod: &Pod,
     store: &Store,
@@ -103,7 +103,8 @@ pub(super) fn workloads<'a>(
             Workload {
                 uid: uid(&slice.key(), endpoint, settings),
                 node: endpoint.node.as_str().into(),
-                // An address that anybody may list is nobody's own: it tells neither who connects nor whom to tunnel to.
+                // An address that anybody may list is nobody's own: it tells neither who connects nor whom to
+                // tunnel to.
                 network_mode: NetworkMode::HostNetwork,
                 health: endpoint.health,
                 services: [(key.clone(), mappings.clone())].into(),
@@ -123,7 +124,8 @@ fn uid(slice: &ObjectKey, endpoint: &SliceEndpoint, settings: &Settings) -> Work
     WorkloadUid(format!("{cluster}/discovery.k8s.io/EndpointSlice/{namespace}/{name}/{address}").into())
 }
 
-/// Named as its service, without labels: no selector is meant for it. Where it is: as its node says, else its zone.
+/// Named as its service, without labels: no selector is meant for it. Where it is: as its node says, else its
+/// zone.
 fn as_entry(slice: &EndpointSlice, endpoint: &SliceEndpoint, store: &Store) -> WorkloadEntry {
     let of_node = |name: &str| store.node(&endpoint.node)?.metadata.labels.get(name).cloned();
     let zone = Some(endpoint.zone.clone()).filter(|zone| !zone.is_empty());

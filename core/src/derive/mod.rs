@@ -1,7 +1,7 @@
 //! Objects → changes: from what users write (Kubernetes or files, already parsed) to what the mesh holds.
 //!
-//! The way in is [`World::apply`]: events in, [`Change`]s and status [`Condition`]s out. An object that cannot be
-//! derived becomes a condition, and its last good version stays in force.
+//! The way in is [`World::apply`]: events in, [`Change`]s and status [`Condition`]s out. An object that
+//! cannot be derived becomes a condition, and its last good version stays in force.
 
 mod authorization;
 mod dirty;
@@ -41,7 +41,8 @@ pub struct Settings {
     /// The DNS domain of services.
     pub domain: String,
     pub network: String,
-    /// A pod is announced as reachable by HBONE only once its node has annotated it; else its label is enough.
+    /// A pod is announced as reachable by HBONE only once its node has annotated it; else its label is
+    /// enough.
     pub enrolled_by_annotation: bool,
     /// Where the mesh's own pods are: they are never in it.
     pub system_namespace: String,
@@ -68,8 +69,8 @@ pub struct Condition {
     pub object: ObjectKey,
     /// The field concerned, as a path in the object (`spec.rules[0].from[1].source.serviceAccounts`).
     pub field: Option<String>,
-    /// Whether the object is in force, if only in the way the message says. A version that is not accepted leaves
-    /// the last accepted one in force.
+    /// Whether the object is in force, if only in the way the message says. A version that is not accepted
+    /// leaves the last accepted one in force.
     pub accepted: bool,
     /// Empty where there is nothing to say.
     pub message: String,
@@ -84,10 +85,11 @@ impl Condition {
 /// What a batch of events leads to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Derived {
-    /// In an order that is safe to apply and publish one by one: policies come before the workloads that name them
-    /// and go after them.
+    /// In an order that is safe to apply and publish one by one: policies come before the workloads that
+    /// name them and go after them.
     pub changes: Vec<Change>,
-    /// All conditions of every object whose conditions changed, which need not be one of the events' objects.
+    /// All conditions of every object whose conditions changed, which need not be one of the events'
+    /// objects.
     pub conditions: Vec<Condition>,
 }
 
@@ -126,7 +128,8 @@ impl World {
         self.conditions.values().flatten()
     }
 
-    /// Takes events in and says what changes in the mesh. Only what the events can have touched is derived again.
+    /// Takes events in and says what changes in the mesh. Only what the events can have touched is derived
+    /// again.
     pub fn apply(&mut self, events: impl IntoIterator<Item = ObjectEvent>) -> Derived {
         let mut dirty = Dirty::default();
         let mut report = Report::default();

@@ -1,7 +1,9 @@
-//! The objects users write, parsed and neutral: whatever read them (YAML files or the Kubernetes API) fills these in.
+//! The objects users write, parsed and neutral: whatever read them (YAML files or the Kubernetes API) fills
+//! these in.
 //!
-//! Everything that can be wrong in one field alone is wrong at the edge and never gets here: addresses, ports, modes
-//! are values. What needs other objects or settings to be judged is text here and judged by the derivation.
+//! Everything that can be wrong in one field alone is wrong at the edge and never gets here: addresses,
+//! ports, modes are values. What needs other objects or settings to be judged is text here and judged by the
+//! derivation.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -432,7 +434,8 @@ pub struct PeerAuthentication {
     pub mode: MtlsMode,
     /// `portLevelMtls`, by workload port; only with a selector.
     pub port_modes: BTreeMap<u16, MtlsMode>,
-    /// The annotation `ambit.dev/same-node-tls`: whether TLS is demanded on the same node too. `None`: not said.
+    /// The annotation `ambit.dev/same-node-tls`: whether TLS is demanded on the same node too. `None`: not
+    /// said.
     pub same_node_tls: Option<bool>,
 }
 

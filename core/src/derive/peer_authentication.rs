@@ -1,9 +1,10 @@
 //! PeerAuthentication → policies that deny peers without identity, and which workloads list which.
 //!
-//! One object decides for a workload: the oldest that selects it, else its namespace's, else the mesh's; UNSET leaves
-//! it to the next wider one, and without any the mode is PERMISSIVE. Where the mode is the same for all of a
-//! workload's ports, the workload lists the policy of the object that said it; where `portLevelMtls` makes exceptions,
-//! the object with the exceptions gets a policy of its own that stands for the inherited mode too.
+//! One object decides for a workload: the oldest that selects it, else its namespace's, else the mesh's;
+//! UNSET leaves it to the next wider one, and without any the mode is PERMISSIVE. Where the mode is the same
+//! for all of a workload's ports, the workload lists the policy of the object that said it; where
+//! `portLevelMtls` makes exceptions, the object with the exceptions gets a policy of its own that stands for
+//! the inherited mode too.
 
 use std::collections::BTreeMap;
 
@@ -70,8 +71,8 @@ impl<'a> Scope<'a> {
         })
     }
 
-    /// Whether a workload of this namespace demands TLS also on its own node: the most specific object that says
-    /// something decides.
+    /// Whether a workload of this namespace demands TLS also on its own node: the most specific object that
+    /// says something decides.
     pub(super) fn same_node_tls(&self, workload: &impl Labelled) -> bool {
         let selecting = self.selecting.iter().find(|object| selects(&object.selector, workload));
         let mut said = [selecting.copied(), self.namespace, self.mesh].into_iter().flatten();

@@ -40,8 +40,8 @@ pub(super) fn derive(service: &Service, settings: &Settings) -> Option<model::Se
     })
 }
 
-/// Where a workload listens for the ports of a service. `named` looks up a port by name; a port whose name the
-/// workload does not have is not served by it.
+/// Where a workload listens for the ports of a service. `named` looks up a port by name; a port whose name
+/// the workload does not have is not served by it.
 pub(super) fn mappings(service: &Service, named: impl Fn(&str) -> Option<u16>) -> Vec<PortMapping> {
     let mapping = |port: &ServicePort| {
         let target_port = match &port.target {

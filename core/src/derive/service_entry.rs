@@ -1,7 +1,7 @@
 //! ServiceEntry → services by host name, and the endpoints that are written out in it.
 //!
-//! A host belongs to one object of its namespace: a Kubernetes Service that has the name, else the oldest entry that
-//! claims it. Hosts that an entry does not get are left out of it, and its condition says so.
+//! A host belongs to one object of its namespace: a Kubernetes Service that has the name, else the oldest
+//! entry that claims it. Hosts that an entry does not get are left out of it, and its condition says so.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -155,7 +155,8 @@ impl<'a> Claims<'a> {
                 .into(),
             );
             workload.services = hosts.into_iter().map(|host| (key(entry, host), mappings.clone())).collect();
-            // Nothing of it is on a node of ours: what is said of a namespace's own workloads is not about it.
+            // Nothing of it is on a node of ours: what is said of a namespace's own workloads is not about
+            // it.
             workload.policies.clear();
             workload.direct = true;
             workload.same_node_tls = false;

@@ -77,8 +77,8 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// A pod's workload. A finished pod has none: its address may already be another's. Neither has one that is not
-    /// scheduled; one that is and has no address yet is known, so that its node can prepare.
+    /// A pod's workload. A finished pod has none: its address may already be another's. Neither has one that
+    /// is not scheduled; one that is and has no address yet is known, so that its node can prepare.
     pub(super) fn pod(&self, pod: &Pod) -> Option<Workload> {
         if pod.is_finished() || (pod.node.is_empty() && pod.addresses.is_empty()) {
             return None;
@@ -240,8 +240,8 @@ impl<'a> Context<'a> {
         mapped.collect()
     }
 
-    /// The services of the namespace's service entries that select the workload. `named` is what the workload itself
-    /// says of a port's name.
+    /// The services of the namespace's service entries that select the workload. `named` is what the workload
+    /// itself says of a port's name.
     fn entries(
         &self,
         labels: &impl Labelled,

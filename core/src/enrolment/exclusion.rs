@@ -1,8 +1,8 @@
-//! Ports that a pod keeps out of capture: what its annotations say ([`read`]), and how it is said back to whoever looks at the
-//! pod ([`describe`]). The names are those that Istio's users know.
+//! Ports that a pod keeps out of capture: what its annotations say ([`read`]), and how it is said back to
+//! whoever looks at the pod ([`describe`]). The names are those that Istio's users know.
 //!
-//! An annotation with a mistake in it excludes nothing at all: what is captured by mistake fails loudly, what is not
-//! captured by mistake is sent in plaintext silently.
+//! An annotation with a mistake in it excludes nothing at all: what is captured by mistake fails loudly, what
+//! is not captured by mistake is sent in plaintext silently.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -73,7 +73,8 @@ fn shortened(text: &str) -> String {
     text.chars().take(32).collect()
 }
 
-/// What is not captured of a pod that is captured otherwise, for people; `None`: nothing is left out, and no mistake was made.
+/// What is not captured of a pod that is captured otherwise, for people; `None`: nothing is left out, and no
+/// mistake was made.
 pub fn describe(annotations: &Labels) -> Option<String> {
     let (excluded, mistakes) = read(annotations);
     let ports = [("inbound", &excluded.inbound), ("outbound", &excluded.outbound)];

@@ -17,8 +17,8 @@ pub struct PolicyKey {
 }
 
 impl PolicyKey {
-    /// What the names of policies begin with that PeerAuthentications became. Kubernetes names have no `_`, so they meet no
-    /// other policy's.
+    /// What the names of policies begin with that PeerAuthentications became. Kubernetes names have no `_`,
+    /// so they meet no other policy's.
     const CONVERTED: &'static str = "converted_peer_authentication_";
 
     /// The key of the policy that a PeerAuthentication becomes.
@@ -87,8 +87,9 @@ pub struct Clause {
     pub matches: Vec<Match>,
 }
 
-/// Fields AND-ed; values within a field OR-ed; `not_*` must match none. An empty field is no condition; a match
-/// without any condition never matches (as in Istio's ztunnel: it is what is left of conditions that were not understood).
+/// Fields AND-ed; values within a field OR-ed; `not_*` must match none. An empty field is no condition; a
+/// match without any condition never matches (as in Istio's ztunnel: it is what is left of conditions that
+/// were not understood).
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Match {
     pub namespaces: Vec<StringMatch>,

@@ -33,8 +33,8 @@ pub struct Service {
     pub subject_alt_names: Vec<Identity>,
     pub waypoint: Option<Waypoint>,
     pub load_balancing: LoadBalancing,
-    /// Its addresses mean something to the mesh only (a ServiceEntry's): nobody else routes them, so the mesh carries
-    /// connections to them whoever the endpoints are.
+    /// Its addresses mean something to the mesh only (a ServiceEntry's): nobody else routes them, so the
+    /// mesh carries connections to them whoever the endpoints are.
     pub virtual_addresses: bool,
 }
 

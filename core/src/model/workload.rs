@@ -58,14 +58,16 @@ pub struct Workload {
     pub direct: bool,
     /// Whether it demands TLS also from peers on its own node.
     pub same_node_tls: bool,
-    /// Other trust domains that are as good as its own: peers of these are let in, and its certificate may name one.
+    /// Other trust domains that are as good as its own: peers of these are let in, and its certificate may
+    /// name one.
     pub trust_domain_aliases: Arc<[TrustDomain]>,
 }
 
 /// Ports that a workload keeps out of capture.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ExcludedPorts {
-    /// Plaintext that arrives at these reaches the application under any policy. Tunnels to them stay under policy.
+    /// Plaintext that arrives at these reaches the application under any policy. Tunnels to them stay under
+    /// policy.
     pub inbound: BTreeSet<u16>,
     /// Connections that it makes to these, as it dials them, are left alone.
     pub outbound: BTreeSet<u16>,

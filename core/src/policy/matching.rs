@@ -1,5 +1,5 @@
-//! Whether a policy matches, in three values: what is not known about a peer may be left open, so that one engine
-//! serves both a connection at hand and the question what *every* peer of a kind would be told.
+//! Whether a policy matches, in three values: what is not known about a peer may be left open, so that one
+//! engine serves both a connection at hand and the question what *every* peer of a kind would be told.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -75,8 +75,9 @@ pub struct DryRun {
     pub matched: bool,
 }
 
-/// Decides whether the peer may reach the workload. Order: plaintext to a port that the workload excludes from capture is let
-/// through; a DENY match denies; where ALLOW policies concern the workload, one must match; else the answer is yes.
+/// Decides whether the peer may reach the workload. Order: plaintext to a port that the workload excludes
+/// from capture is let through; a DENY match denies; where ALLOW policies concern the workload, one must
+/// match; else the answer is yes.
 pub fn authorize(mesh: &Mesh, destination: &WorkloadUid, peer: &Peer<'_>) -> Decision {
     let Some(workload) = mesh.workload(destination) else {
         return Decision::refused(Denial::WorkloadUnknown(destination.clone()));

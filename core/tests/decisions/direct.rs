@@ -282,8 +282,8 @@ fn sources_are_who_they_were_until_they_are_somebody_else() {
     assert!(!sources.follow(&mesh([web()], [], []), &local), "a new enrolment has no answers yet");
 }
 
-// The property: whatever happens in whatever order, a yes whose generation is current is one that the newest policy
-// gives too.
+// The property: whatever happens in whatever order, a yes whose generation is current is one that the newest
+// policy gives too.
 
 const PODS: [&str; 3] = ["shop/web", "shop/cart", "blog/api"];
 

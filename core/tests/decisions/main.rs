@@ -1,5 +1,5 @@
-//! What the core decides, asked from outside through its public interface: tables of named rows, replays of events,
-//! and properties.
+//! What the core decides, asked from outside through its public interface: tables of named rows, replays of
+//! events, and properties.
 
 #![expect(
     clippy::type_complexity,

@@ -2,8 +2,9 @@
 //! What the kernel programs and the loader agree on: names, keys, values, modes, paths and reasons.
 //!
 //! Everything here is `repr(C)` without implicit padding, because the kernel compares keys byte by byte.
-//! A change of any layout or meaning takes a new [`VERSION`]. A reserved byte may get a meaning without one, as long as zero
-//! means what was before: older daemons leave it zero, or as it is, and older programs do not look at it.
+//! A change of any layout or meaning takes a new [`VERSION`]. A reserved byte may get a meaning without one,
+//! as long as zero means what was before: older daemons leave it zero, or as it is, and older programs do not
+//! look at it.
 
 #![expect(
     clippy::inline_always,

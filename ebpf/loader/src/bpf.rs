@@ -1,5 +1,5 @@
-//! The `bpf()` system call, as far as aya does not offer it on shared references or at all: map elements, links in an order,
-//! and replacing the program of a link.
+//! The `bpf()` system call, as far as aya does not offer it on shared references or at all: map elements,
+//! links in an order, and replacing the program of a link.
 
 #![expect(unsafe_code, reason = "thin wrappers around one system call")]
 

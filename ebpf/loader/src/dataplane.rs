@@ -63,8 +63,8 @@ pub struct Dataplane {
 }
 
 impl Dataplane {
-    /// Attaches the instance to this kernel. Maps, links and enrolled pods that an earlier daemon left are taken
-    /// over; programs of another build are replaced by this one's.
+    /// Attaches the instance to this kernel. Maps, links and enrolled pods that an earlier daemon left are
+    /// taken over; programs of another build are replaced by this one's.
     pub fn open(settings: &Settings) -> Result<Self, Error> {
         let pins = Pins::create(settings)?;
         let lock = pins.lock()?;

@@ -26,7 +26,8 @@ pub enum Error {
     /// A program was not accepted.
     #[error("cannot {operation} the program {program}")]
     Program { operation: &'static str, program: &'static str, source: Box<aya::programs::ProgramError> },
-    /// A program could not be attached; another may be attached there in a way that leaves no room for others.
+    /// A program could not be attached; another may be attached there in a way that leaves no room for
+    /// others.
     #[error("cannot attach the program {program}")]
     Attach { program: &'static str, source: io::Error },
     /// The object lacks something it must have.

@@ -1,4 +1,5 @@
-//! A pinned map with the types of its keys and values. Handles are shared freely: the kernel does the locking.
+//! A pinned map with the types of its keys and values. Handles are shared freely: the kernel does the
+//! locking.
 
 use std::collections::BTreeSet;
 use std::io;

@@ -121,8 +121,8 @@ fn verify(program: &mut Program, name: &'static str) -> Result<Result<(), Progra
     })
 }
 
-/// Before the programs of others, so that these find decided what is ours; with links, the kernel lets several programs share a
-/// cgroup.
+/// Before the programs of others, so that these find decided what is ours; with links, the kernel lets
+/// several programs share a cgroup.
 fn attach_to_cgroup(program: &ProgramFd, cgroup: &Path, name: &'static str) -> Result<OwnedFd, Error> {
     static SAID: Once = Once::new();
     let cgroup =

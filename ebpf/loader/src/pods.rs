@@ -87,7 +87,8 @@ impl Dataplane {
         Ok(pods)
     }
 
-    /// The numbers of the pods that are enrolled, also by earlier daemons of the instance, with their workloads.
+    /// The numbers of the pods that are enrolled, also by earlier daemons of the instance, with their
+    /// workloads.
     pub fn numbers(&self) -> Result<Vec<(WorkloadNumber, String)>, Error> {
         let mut numbers = Vec::new();
         for (cookie, uid) in self.pods()? {
@@ -160,9 +161,9 @@ impl Dataplane {
         })
     }
 
-    /// Says how plaintext that arrives at a pod is treated, and which of its own connections are left alone. Each port goes
-    /// from its old rule to its new one directly. Where there is no room for all rules, the daemon is asked about every port
-    /// without one.
+    /// Says how plaintext that arrives at a pod is treated, and which of its own connections are left alone.
+    /// Each port goes from its old rule to its new one directly. Where there is no room for all rules,
+    /// the daemon is asked about every port without one.
     pub fn set_ports(
         &self,
         cookie: NetnsCookie,
@@ -209,8 +210,8 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Changes some fields, under the lock, and leaves the others as they are now: another daemon may have written them, while one
-    /// takes over from the other.
+    /// Changes some fields, under the lock, and leaves the others as they are now: another daemon may have
+    /// written them, while one takes over from the other.
     fn change_pod(&self, cookie: NetnsCookie, change: impl FnOnce(&mut Pod)) -> Result<(), Error> {
         let now = self.pods.get(&cookie)?.ok_or(Error::NotEnrolled(cookie))?;
         let mut wanted = now;
@@ -227,7 +228,8 @@ impl Dataplane {
         clock::fresh(held.0).map(WorkloadNumber)
     }
 
-    /// Whatever stops it half-way, doing it again does the rest: the pod goes after what is found by it, its name goes last.
+    /// Whatever stops it half-way, doing it again does the rest: the pod goes after what is found by it, its
+    /// name goes last.
     fn forget(&self, cookie: NetnsCookie) -> Result<(), Error> {
         for link in self.pins.links(&inbound_link(cookie))? {
             link.remove()?;

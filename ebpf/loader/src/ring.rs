@@ -28,8 +28,8 @@ const HEADER: usize = 8;
 pub(crate) struct Ring {
     /// The consumer's page, which we write.
     consumer: NonNull<u8>,
-    /// The producer's page and the data. The kernel would map the data twice in a row, so that no entry is ever cut in two; all of
-    /// it counts as resident, so we put the two pieces together instead.
+    /// The producer's page and the data. The kernel would map the data twice in a row, so that no entry is
+    /// ever cut in two; all of it counts as resident, so we put the two pieces together instead.
     producer: NonNull<u8>,
     page: usize,
 }
@@ -109,7 +109,8 @@ impl Ring {
         let begin = place(position);
         let first = size_of::<Record>().min(SIZE - begin);
         let to = record.as_mut_ptr().cast::<u8>();
-        // SAFETY: both pieces lie in the data, and together they are as long as a record, which is plain bytes.
+        // SAFETY: both pieces lie in the data, and together they are as long as a record, which is plain
+        // bytes.
         unsafe {
             to.copy_from_nonoverlapping(self.producer.add(self.page + begin).as_ptr(), first);
             to.add(first)

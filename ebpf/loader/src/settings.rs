@@ -23,7 +23,8 @@ impl Settings {
     /// The cgroup's directory.
     pub(crate) fn cgroup(&self) -> Result<PathBuf, Error> {
         if let Some(path) = &self.cgroup {
-            // In a container the host's /sys/fs/cgroup is mounted whole; beside version 1 it holds version 2 in a folder.
+            // In a container the host's /sys/fs/cgroup is mounted whole; beside version 1 it holds version 2
+            // in a folder.
             let beside = path.join("unified");
             let is_cgroup2 = |path: &Path| path.join("cgroup.controllers").exists();
             return Ok(if !is_cgroup2(path) && is_cgroup2(&beside) { beside } else { path.clone() });

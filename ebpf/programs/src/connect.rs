@@ -78,7 +78,8 @@ pub fn connect6(context: SockAddrContext) -> i32 {
         Verdict::Capture(port) => {
             // SAFETY: fields of this hook's context that may be written.
             unsafe {
-                // A v4-mapped destination counts as IPv4 and stays v4-mapped: its first words are right already.
+                // A v4-mapped destination counts as IPv4 and stays v4-mapped: its first words are right
+                // already.
                 if destination.v4().is_some() {
                     store::<{ IP + 12 }>(addr, LOOPBACK_V4);
                 } else {

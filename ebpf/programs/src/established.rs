@@ -1,11 +1,11 @@
-//! The server's end of connections that no daemon carries: listed when they are established, and counted when they
-//! close, exactly.
+//! The server's end of connections that no daemon carries: listed when they are established, and counted when
+//! they close, exactly.
 //!
-//! The kernel's byte counts include a FIN that was received, and one that was sent and acknowledged. Whether there
-//! was one follows from the state the socket closes from, but for two cases. From FIN_WAIT2 a socket closes
-//! when the peer's FIN comes, and also without it (nobody waits for it any more): there the segment that carries it is watched
-//! for. From LAST_ACK and CLOSING it closes when its own FIN is acknowledged, and also by a reset, perhaps before that FIN could leave:
-//! there it is watched for among what is sent.
+//! The kernel's byte counts include a FIN that was received, and one that was sent and acknowledged. Whether
+//! there was one follows from the state the socket closes from, but for two cases. From FIN_WAIT2 a socket
+//! closes when the peer's FIN comes, and also without it (nobody waits for it any more): there the segment
+//! that carries it is watched for. From LAST_ACK and CLOSING it closes when its own FIN is acknowledged, and
+//! also by a reset, perhaps before that FIN could leave: there it is watched for among what is sent.
 
 use ambit_abi::{
     Accepted, Flow, InboundMode, NetnsCookie, Path, Pod, PortKey, PortRule, Reason, RecordKind, Tuple,
@@ -59,7 +59,8 @@ pub fn opened(context: &SockOpsContext, sk: *mut bpf_sock, netns: NetnsCookie, p
     let probe = is_probe(rule, tuple);
     let open = probe || mode(pod, rule) == InboundMode::Open as u8;
     accepted.probable = probably(tuple.client);
-    // Only a direct connection could pass here, and the client has closed its end meanwhile; or the mode has changed.
+    // Only a direct connection could pass here, and the client has closed its end meanwhile; or the mode has
+    // changed.
     let direct = !open && accepted.probable != WorkloadNumber::NONE;
     accepted.flow.destination = pod.number;
     accepted.flow.server_cookie = cookie;

@@ -104,8 +104,8 @@ pub fn announce(tuple: &Tuple, flow: &Flow) -> bool {
     !taken && replace(tuple, flow)
 }
 
-/// The server's end takes a listed connection over. A new entry, not a change in the old one, whose memory may be
-/// another connection's already; and if the client has just taken it off, it is listed again.
+/// The server's end takes a listed connection over. A new entry, not a change in the old one, whose memory
+/// may be another connection's already; and if the client has just taken it off, it is listed again.
 #[inline(always)]
 pub fn take_over(tuple: &Tuple, flow: &Flow) {
     if FLOWS.insert(tuple, flow, BPF_EXIST.into()).is_err() {
@@ -138,8 +138,8 @@ fn replace(tuple: &Tuple, flow: &Flow) -> bool {
     true
 }
 
-/// The client's socket closed. From when the connection is established it is listed until the server's closes:
-/// what a client says of its own end must not hide a connection from the next change of policy.
+/// The client's socket closed. From when the connection is established it is listed until the server's
+/// closes: what a client says of its own end must not hide a connection from the next change of policy.
 #[inline(always)]
 pub fn client_closed(tuple: &Tuple, cookie: u64) {
     // SAFETY: as above.

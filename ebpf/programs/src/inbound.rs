@@ -80,8 +80,8 @@ fn decide(context: &SkLookupContext) -> Result<(), Reason> {
     }
 }
 
-/// A direct connection that a pod of this node has announced: the kernel let it pass there, for this pod, under
-/// a policy that must still be the same. None: nobody has.
+/// A direct connection that a pod of this node has announced: the kernel let it pass there, for this pod,
+/// under a policy that must still be the same. None: nobody has.
 #[inline(always)]
 fn announced(pod: Option<&Pod>, tuple: &Tuple) -> Option<Result<(), Reason>> {
     // SAFETY: the kernel keeps the entry until the program ends; what is read is not changed in place.
@@ -136,16 +136,17 @@ fn tuple(context: &SkLookupContext, v4: bool) -> Tuple {
 /// Gives the connection to one of ztunnel's listeners.
 #[inline(always)]
 fn assign(context: &SkLookupContext, netns: NetnsCookie, slot: ListenerSlot) -> Result<(), ()> {
-    // A program of the same pod may have chosen already, while an upgrade replaces it: the later choice stands.
+    // A program of the same pod may have chosen already, while an upgrade replaces it: the later choice
+    // stands.
     const REPLACE: u64 = aya_ebpf::bindings::BPF_SK_LOOKUP_F_REPLACE as u64;
     LISTENERS
         .redirect_sk_lookup(SkLookupContext::new(context.lookup), ListenerKey::new(netns, slot), REPLACE)
         .map_err(|_| ())
 }
 
-/// Whether the pod itself sent it. The kernel names the device that an address belongs to even when the packet
-/// came over loopback, so the device does not tell. A forged packet gains nothing: a source address of the
-/// pod's own is refused on other devices (IPv4), and the answer never leaves the pod (both families).
+/// Whether the pod itself sent it. The kernel names the device that an address belongs to even when the
+/// packet came over loopback, so the device does not tell. A forged packet gains nothing: a source address of
+/// the pod's own is refused on other devices (IPv4), and the answer never leaves the pod (both families).
 #[inline(always)]
 fn is_from_within(context: &SkLookupContext, v4: bool) -> bool {
     let remote = remote(context, v4);

@@ -1,4 +1,5 @@
-//! The maps. Plain hashes that allocate as they fill: an LRU would let one pod's flood evict another's entries.
+//! The maps. Plain hashes that allocate as they fill: an LRU would let one pod's flood evict another's
+//! entries.
 
 use ambit_abi::{
     Accepted, Address, Flow, FlowKey, Handoff, ListenerKey, NetnsCookie, Place, Pod, PodName, PortKey,

@@ -90,8 +90,8 @@ fn connecting(context: &SockOpsContext, sk: *mut bpf_sock) {
 #[inline(always)]
 fn announce(context: &SockOpsContext, socket: &Socket) {
     let tuple = outgoing(context);
-    // Another program of the hook may have sent it elsewhere since: that was not decided, and its destination decides.
-    // (With nothing to compare it was decided by an earlier build's program.)
+    // Another program of the hook may have sent it elsewhere since: that was not decided, and its destination
+    // decides. (With nothing to compare it was decided by an earlier build's program.)
     let goes = Place::new(tuple.server, tuple.server_port);
     if !socket.chosen.is_none() && socket.chosen != goes {
         return count(Reason::FlowMisdirected);

@@ -10,8 +10,8 @@ use aya_ebpf::helpers::generated::{bpf_sk_storage_delete, bpf_sk_storage_get, bp
 
 use crate::maps::{ACCEPTED, HANDOFFS, OWN, POD_HANDOFFS, SOCKETS};
 
-/// Whether the kernel knows Multipath TCP, written when the programs are loaded: where it does not, the helper
-/// is refused, but code that a constant makes unreachable is not looked at.
+/// Whether the kernel knows Multipath TCP, written when the programs are loaded: where it does not, the
+/// helper is refused, but code that a constant makes unreachable is not looked at.
 #[unsafe(no_mangle)]
 static MULTIPATH: Global<u8> = Global::new(0);
 
@@ -88,8 +88,9 @@ pub fn exhausted(netns: NetnsCookie) -> bool {
         .is_none_or(|counter| at_limit(unsafe { counter.read_volatile() }, limits::POD_HANDOFFS))
 }
 
-/// Whether a pod's count has reached its limit. A pod that was released and enrolled again counts from zero while entries of its
-/// earlier enrolment are still to be taken away, so a count may be below zero for a while.
+/// Whether a pod's count has reached its limit. A pod that was released and enrolled again counts from zero
+/// while entries of its earlier enrolment are still to be taken away, so a count may be below zero for a
+/// while.
 #[inline(always)]
 pub fn at_limit(count: u64, limit: u64) -> bool {
     count.cast_signed() >= limit.cast_signed()
@@ -121,8 +122,8 @@ fn counted(netns: NetnsCookie, change: i64) {
     }
 }
 
-/// Changes a count in a map. `core`'s atomics know no addition on this target; the instruction itself is as old
-/// as the machine.
+/// Changes a count in a map. `core`'s atomics know no addition on this target; the instruction itself is as
+/// old as the machine.
 #[inline(always)]
 pub fn add(counter: *mut u64, change: i64) {
     // SAFETY: the value is an aligned u64, which the kernel keeps until the program ends.

@@ -15,7 +15,8 @@ use message::{Answer, Family};
 
 const AF_NETLINK: i32 = 16;
 const NETLINK_SOCK_DIAG: i32 = 4;
-/// The kernel fills what the reader offers, up to 32 KiB: fewer calls for long lists. Not kept between questions.
+/// The kernel fills what the reader offers, up to 32 KiB: fewer calls for long lists. Not kept between
+/// questions.
 const BUFFER: usize = 32 * 1024;
 /// For the answer to a question with one answer.
 const SMALL_BUFFER: usize = 1024;
@@ -61,8 +62,8 @@ pub struct TcpSocket {
     /// Its number, never given to another socket.
     pub cookie: u64,
     pub state: State,
-    /// As the kernel counts: sequence numbers that the peer acknowledged. The FIN is one, and where the socket was
-    /// the connecting end so is the SYN.
+    /// As the kernel counts: sequence numbers that the peer acknowledged. The FIN is one, and where the
+    /// socket was the connecting end so is the SYN.
     pub acknowledged: u64,
     /// As the kernel counts: sequence numbers that came in order. The peer's FIN is one; its SYN is not.
     pub arrived: u64,
@@ -111,8 +112,8 @@ impl Diag {
         Ok(sockets)
     }
 
-    /// Closes a socket as if its connection had been aborted: the process that holds it gets an error, its peer a
-    /// reset. The cookie says which one is meant; false if it is not there (any more).
+    /// Closes a socket as if its connection had been aborted: the process that holds it gets an error, its
+    /// peer a reset. The cookie says which one is meant; false if it is not there (any more).
     pub fn destroy(&mut self, local: SocketAddr, remote: SocketAddr, cookie: u64) -> Result<bool, Error> {
         const OPERATION: &str = "closing a socket";
         self.send(OPERATION, |sequence| message::destroy(sequence, local, remote, cookie))?;

@@ -1,5 +1,5 @@
-//! The messages of `sock_diag(7)`: questions as bytes, answers from bytes. Numbers are in the machine's byte order,
-//! addresses and ports in the network's.
+//! The messages of `sock_diag(7)`: questions as bytes, answers from bytes. Numbers are in the machine's byte
+//! order, addresses and ports in the network's.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -27,7 +27,8 @@ const ANSWER: usize = 72;
 const BYTES_ACKED: usize = 120;
 const BYTES_RECEIVED: usize = 128;
 
-/// States that have a peer and an identity of their own, as bits: all but TIME_WAIT, CLOSE, LISTEN and half-open ones.
+/// States that have a peer and an identity of their own, as bits: all but TIME_WAIT, CLOSE, LISTEN and
+/// half-open ones.
 const WITH_PEER: u32 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
 
 /// Whose sockets are listed: IPv6 sockets may carry IPv4.

@@ -17,10 +17,10 @@ const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 
 /// A source's connection to the daemon.
 ///
-/// Every call blocks until the daemon has answered, or the timeout is over. What was added is remembered, with a copy
-/// of the descriptor: when the daemon restarts, or another daemon takes its socket's place while the old one still runs
-/// (an upgrade), a thread connects to the one that listens now and says it all anew, before anything else. Dropping the
-/// client closes the connection and releases nothing.
+/// Every call blocks until the daemon has answered, or the timeout is over. What was added is remembered,
+/// with a copy of the descriptor: when the daemon restarts, or another daemon takes its socket's place while
+/// the old one still runs (an upgrade), a thread connects to the one that listens now and says it all anew,
+/// before anything else. Dropping the client closes the connection and releases nothing.
 #[derive(Debug)]
 pub struct Client {
     commands: Option<SyncSender<Command>>,
@@ -106,8 +106,8 @@ impl Drop for Client {
     }
 }
 
-/// Enrols one workload over a connection of its own, for a source that does not stay (a CNI plugin). Tries until the
-/// timeout is over, also with the next daemon when one ends in between; a refusal is final.
+/// Enrols one workload over a connection of its own, for a source that does not stay (a CNI plugin). Tries
+/// until the timeout is over, also with the next daemon when one ends in between; a refusal is final.
 pub fn enrol_once(
     path: &Path,
     source: &SourceName,
@@ -203,8 +203,8 @@ impl Keeper {
         }
     }
 
-    /// Carries a caller's message, over a new connection if the old one is gone or its daemon is no longer the one
-    /// that listens. A new daemon hears everything else first.
+    /// Carries a caller's message, over a new connection if the old one is gone or its daemon is no longer
+    /// the one that listens. A new daemon hears everything else first.
     fn execute(&mut self, command: &Command) -> Result<(), Error> {
         loop {
             self.follow();
@@ -251,7 +251,8 @@ impl Keeper {
         }
     }
 
-    /// Changes over to the daemon that listens at the path now. Until that one has answered, the old one stays.
+    /// Changes over to the daemon that listens at the path now. Until that one has answered, the old one
+    /// stays.
     fn follow(&mut self) {
         if self.connection.as_ref().is_some_and(|connection| connection.replaced(&self.path))
             && let Ok(fresh) = self.open()

@@ -1,4 +1,5 @@
-//! One connection of a source to the daemon that listens at a path: hello, then messages and their answers in turn.
+//! One connection of a source to the daemon that listens at a path: hello, then messages and their answers in
+//! turn.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -16,7 +17,8 @@ use crate::packet;
 /// How often one looks whether the daemon is still there, and tries again if not.
 pub(crate) const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Tells socket files apart: another daemon's is another file. One that is bound keeps its number while its daemon lives.
+/// Tells socket files apart: another daemon's is another file. One that is bound keeps its number while its
+/// daemon lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct SocketFile {
     device: u64,
@@ -34,7 +36,8 @@ impl SocketFile {
 #[derive(Debug)]
 pub(crate) struct Connection {
     socket: OwnedFd,
-    /// What lay at the path just before connecting. If it was replaced in between, one connects once more than needed.
+    /// What lay at the path just before connecting. If it was replaced in between, one connects once more
+    /// than needed.
     file: Option<SocketFile>,
 }
 

@@ -1,10 +1,11 @@
 //! Enrolment: how a node's pods get into the mesh.
 //!
-//! A *source* (a CNI plugin, a test's harness, `ambit run`) tells the node's daemon over a Unix socket which workloads there
-//! are, handing over a descriptor of each one's network namespace. The protocol is one JSON message per packet
-//! (`SOCK_SEQPACKET`), each answered before the next is read; only root may speak it.
+//! A *source* (a CNI plugin, a test's harness, `ambit run`) tells the node's daemon over a Unix socket which
+//! workloads there are, handing over a descriptor of each one's network namespace. The protocol is one JSON
+//! message per packet (`SOCK_SEQPACKET`), each answered before the next is read; only root may speak it.
 //!
-//! Way in: [`Client`] for sources that stay, [`enrol_once`] for those that do not, [`Server`] and [`serve`] for the daemon.
+//! Way in: [`Client`] for sources that stay, [`enrol_once`] for those that do not, [`Server`] and [`serve`]
+//! for the daemon.
 
 mod client;
 mod connection;

@@ -53,16 +53,17 @@ impl NetworkNamespace {
         Ok(Self { descriptor, id: NamespaceId { device: stat.st_dev, inode: stat.st_ino } })
     }
 
-    /// Takes a descriptor that is a pod's: neither the daemon's own namespace, nor the machine's first, nor the one
-    /// its source lives in.
+    /// Takes a descriptor that is a pod's: neither the daemon's own namespace, nor the machine's first, nor
+    /// the one its source lives in.
     pub fn of_pod(descriptor: OwnedFd, source_pid: i32) -> Result<Self, NetworkNamespaceError> {
         let pod = Self::new(descriptor)?;
         let own = Self::open("/proc/thread-self/ns/net").map_err(NetworkNamespaceError::Look)?;
         if own.id == pod.id {
             return Err(NetworkNamespaceError::Host("the daemon"));
         }
-        // Either may be unreadable (another process-id namespace, a container without ptrace rights): the check
-        // above is the one that always counts, these catch a source that hands over its own by mistake.
+        // Either may be unreadable (another process-id namespace, a container without ptrace rights): the
+        // check above is the one that always counts, these catch a source that hands over its own by
+        // mistake.
         for (path, whose) in [
             (format!("/proc/{source_pid}/ns/net"), "its source"),
             ("/proc/1/ns/net".to_owned(), "the machine"),

@@ -11,7 +11,8 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, 
 
 use crate::message::MAX_PACKET;
 
-/// The kernel passes at most 253 descriptors with a message; room for all, so that none is lost without being closed.
+/// The kernel passes at most 253 descriptors with a message; room for all, so that none is lost without being
+/// closed.
 const MAX_DESCRIPTORS: usize = 253;
 
 /// One received packet.

@@ -79,8 +79,8 @@ impl Server {
     }
 }
 
-/// Accepts sources for ever and hands what they ask for to the handler. Dropping the future closes every session;
-/// what is enrolled stays enrolled.
+/// Accepts sources for ever and hands what they ask for to the handler. Dropping the future closes every
+/// session; what is enrolled stays enrolled.
 pub async fn serve<H: Handler>(server: Server, handler: Arc<H>) {
     let mut sessions = JoinSet::new();
     loop {

@@ -370,7 +370,8 @@ fn only_root_is_heard() {
     assert_eq!(daemon.recorder.seen(), Vec::<String>::new());
 }
 
-/// Runs something with the effective user id of this thread alone set to nobody's; the thread is of no use afterwards.
+/// Runs something with the effective user id of this thread alone set to nobody's; the thread is of no use
+/// afterwards.
 #[expect(unsafe_code, reason = "libc's wrapper would change the user id of every thread")]
 fn as_nobody<T>(action: impl FnOnce() -> T) -> T {
     const KEEP: libc::uid_t = libc::uid_t::MAX;

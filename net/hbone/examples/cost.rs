@@ -1,8 +1,9 @@
-//! What a tunnel costs, next to the same traffic over plain TCP: `cargo run -p ambit-hbone --example cost [SECONDS]`.
+//! What a tunnel costs, next to the same traffic over plain TCP: `cargo run -p ambit-hbone --example cost
+//! [SECONDS]`.
 //!
-//! As in the project's benchmark the client's side runs on CPU 0 and the server's on CPU 1, each proxy on one thread;
-//! here all four are threads of one process and the sockets are loopback's. Meant for profiling, and for comparing one
-//! state of this crate with another on the same machine.
+//! As in the project's benchmark the client's side runs on CPU 0 and the server's on CPU 1, each proxy on one
+//! thread; here all four are threads of one process and the sockets are loopback's. Meant for profiling, and
+//! for comparing one state of this crate with another on the same machine.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

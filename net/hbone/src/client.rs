@@ -1,7 +1,7 @@
 //! The client's side of one connection: [`connect`] makes it, [`Connection::open`] opens tunnels on it.
 //!
-//! A task drives each connection; it ends when the connection was closed to new tunnels and the last one has ended,
-//! when it was idle for too long, or when the peer is gone.
+//! A task drives each connection; it ends when the connection was closed to new tunnels and the last one has
+//! ended, when it was idle for too long, or when the peer is gone.
 
 use std::fmt;
 use std::future::pending;
@@ -145,11 +145,13 @@ impl Connection {
         self.0.state.lock().tunnels
     }
 
-    /// A place for one more tunnel, unless the connection is full, closed, or the peer said that it is going away.
+    /// A place for one more tunnel, unless the connection is full, closed, or the peer said that it is going
+    /// away.
     pub(crate) fn reserve(&self) -> Option<Slot> {
         let state = &mut *self.0.state.lock();
         let sender = state.sender.as_mut()?;
-        // Asks whether the connection has failed or was sent GOAWAY; it is never pending for a sender without requests.
+        // Asks whether the connection has failed or was sent GOAWAY; it is never pending for a sender without
+        // requests.
         if sender.poll_ready(&mut Context::from_waker(Waker::noop())).is_ready_and_failed() {
             return None;
         }

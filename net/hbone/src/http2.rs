@@ -18,8 +18,8 @@ pub struct Http2 {
     pub streams: u32,
     /// The largest head of a request or response, in bytes.
     pub header_size: u32,
-    /// Streams that were reset and are remembered, and those reset before they were accepted: a peer that makes more
-    /// is cut off.
+    /// Streams that were reset and are remembered, and those reset before they were accepted: a peer that
+    /// makes more is cut off.
     pub resets: usize,
     /// How often the peer is asked whether it lives.
     pub ping_interval: Duration,
@@ -46,14 +46,15 @@ impl Default for Http2 {
 }
 
 impl Http2 {
-    /// How many bytes of all tunnels of a connection may be under way to us: as many as of all of them together, so
-    /// that tunnels whose readers have stopped do not stop the others.
+    /// How many bytes of all tunnels of a connection may be under way to us: as many as of all of them
+    /// together, so that tunnels whose readers have stopped do not stop the others.
     pub(crate) fn connection_window(&self) -> u32 {
         self.stream_window.saturating_mul(self.streams).min(MAX_WINDOW)
     }
 
-    /// How much small frames that nobody has fetched may cost besides what they hold, as h2 counts it (256 bytes each):
-    /// as much as the window. Relays fetch them also when their socket takes nothing, as soon as they get their turn.
+    /// How much small frames that nobody has fetched may cost besides what they hold, as h2 counts it (256
+    /// bytes each): as much as the window. Relays fetch them also when their socket takes nothing, as
+    /// soon as they get their turn.
     pub(crate) fn frame_budget(&self) -> usize {
         self.connection_window() as usize
     }

@@ -1,6 +1,7 @@
 //! HBONE: TCP connections as HTTP/2 `CONNECT` streams over mutual TLS 1.3.
 //!
-//! The ways in: [`pool::Pool::open`] (client), [`server::Server::serve`] (server), and [`relay`] for the bytes.
+//! The ways in: [`pool::Pool::open`] (client), [`server::Server::serve`] (server), and [`relay`] for the
+//! bytes.
 
 pub mod client;
 mod clock;

@@ -1,8 +1,8 @@
 //! HBONE connections shared between tunnels: [`Pool::open`].
 //!
-//! Connections are kept per source workload (their sockets live in its namespace), identities and peer. While a dial is
-//! under way everyone who needs it waits for it. A tunnel that a kept connection refused before the peer looked at it
-//! is asked for again on a fresh one.
+//! Connections are kept per source workload (their sockets live in its namespace), identities and peer. While
+//! a dial is under way everyone who needs it waits for it. A tunnel that a kept connection refused before the
+//! peer looked at it is asked for again on a fresh one.
 
 mod entries;
 
@@ -21,10 +21,11 @@ use crate::client::{Connection, Slot};
 use crate::request::ConnectRequest;
 use crate::{Error, Tunnel};
 
-/// How often a tunnel is asked for: kept connections may all be dead, and a fresh one may be told to go away at once.
+/// How often a tunnel is asked for: kept connections may all be dead, and a fresh one may be told to go away
+/// at once.
 const ATTEMPTS: usize = 3;
-/// How many dials one tunnel may begin: others may take all the places on a new connection, or its peer may close it at
-/// once.
+/// How many dials one tunnel may begin: others may take all the places on a new connection, or its peer may
+/// close it at once.
 const DIALS: usize = 5;
 
 /// Whose connections may carry a tunnel.
@@ -86,10 +87,11 @@ impl<D: Dial> Pool<D> {
         Self(Arc::new(Inner { dial, dial_timeout, entries: Mutex::default() }))
     }
 
-    /// Opens a tunnel on a kept connection or a new one. Has no deadline but the dial's: the peer answers when it has
-    /// reached the application. Cancel safe.
+    /// Opens a tunnel on a kept connection or a new one. Has no deadline but the dial's: the peer answers
+    /// when it has reached the application. Cancel safe.
     ///
-    /// A kept connection that turns out to be broken is replaced as well: no byte of the application has been sent then.
+    /// A kept connection that turns out to be broken is replaced as well: no byte of the application has been
+    /// sent then.
     pub async fn open(&self, key: &Key, request: &ConnectRequest) -> Result<Tunnel, PoolError<D::Error>> {
         let mut newer_than = 0;
         for attempt in 1.. {
@@ -119,7 +121,8 @@ impl<D: Dial> Pool<D> {
         self.retire(|key| key.source == *source);
     }
 
-    /// Opens no more tunnels over connections made with an older certificate of the identity. Open tunnels go on.
+    /// Opens no more tunnels over connections made with an older certificate of the identity. Open tunnels go
+    /// on.
     pub fn retire_identity(&self, identity: &Identity) {
         self.retire(|key| key.identity == *identity);
     }

@@ -1,9 +1,10 @@
-//! Carries bytes between a TCP connection and a tunnel ([`tunnel`]), or between two TCP connections ([`tcp`]).
+//! Carries bytes between a TCP connection and a tunnel ([`tunnel`]), or between two TCP connections
+//! ([`tcp`]).
 //!
-//! What an application may rely on is kept: the end of one direction leaves the other open, whatever was sent before an
-//! end arrives, a reset on one side becomes a reset on the other, and a reader that stops makes the writer stop.
-//! Nothing is held while nothing moves: data is read into memory that belongs to the thread, when there is data and
-//! room for it on the other side.
+//! What an application may rely on is kept: the end of one direction leaves the other open, whatever was sent
+//! before an end arrives, a reset on one side becomes a reset on the other, and a reader that stops makes the
+//! writer stop. Nothing is held while nothing moves: data is read into memory that belongs to the thread,
+//! when there is data and room for it on the other side.
 
 mod backlog;
 mod downward;
@@ -107,7 +108,8 @@ impl std::fmt::Display for End {
 /// How long what was read last may take to get on its way before a reset overtakes it.
 const RESET_GRACE: Duration = Duration::from_millis(200);
 
-/// Carries bytes until both directions have ended or one side is reset. Dropped before that, both sides are reset.
+/// Carries bytes until both directions have ended or one side is reset. Dropped before that, both sides are
+/// reset.
 pub async fn tunnel(tcp: TcpStream, tunnel: Tunnel, traffic: &Traffic) -> Outcome {
     let mut tcp = ResetOnDrop::new(tcp);
     let Tunnel { send, receive, send_buffer, slot } = tunnel;

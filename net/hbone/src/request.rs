@@ -25,8 +25,8 @@ pub enum Authority {
     Host { name: Box<str>, port: u16 },
 }
 
-/// What a client asks for, and what it says of itself. Only the certificate is proof of who it is: everything but the
-/// authority is for telemetry and for showing the application its client.
+/// What a client asks for, and what it says of itself. Only the certificate is proof of who it is: everything
+/// but the authority is for telemetry and for showing the application its client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectRequest {
     pub authority: Authority,
@@ -108,9 +108,9 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderVal
     first.filter(|_| values.next().is_none())
 }
 
-/// RFC 7239: `for="10.0.0.1:4711"`, perhaps with further parameters (`;host=cart.shop`); IPv6 in brackets. Of several
-/// elements the last is the nearest proxy's. None for what is no address with a port: it is only shown, so it refuses
-/// nobody.
+/// RFC 7239: `for="10.0.0.1:4711"`, perhaps with further parameters (`;host=cart.shop`); IPv6 in brackets. Of
+/// several elements the last is the nearest proxy's. None for what is no address with a port: it is only
+/// shown, so it refuses nobody.
 fn parse_forwarded(value: &HeaderValue) -> Option<SocketAddr> {
     let element = value.to_str().ok()?.rsplit(',').next()?;
     let (_, node) = element

@@ -1,6 +1,7 @@
 //! Memory to read into, one piece per thread, and the read itself.
 //!
-//! Whoever waits holds none of it: it is taken when there is something to read, and what is left of it given back.
+//! Whoever waits holds none of it: it is taken when there is something to read, and what is left of it given
+//! back.
 #![expect(unsafe_code, reason = "a read into memory that nothing has written yet")]
 
 use std::cell::Cell;
@@ -61,8 +62,8 @@ fn try_read(socket: &TcpStream, scratch: &mut BytesMut, most: usize) -> io::Resu
     let mut count = 0;
     let result = socket.try_io(Interest::READABLE, || {
         count = SockRef::from(socket).recv(&mut scratch.spare_capacity_mut()[..most])?;
-        // A read that came back short has emptied the socket: asking again would only say so. What arrives from now on
-        // makes it readable anew.
+        // A read that came back short has emptied the socket: asking again would only say so. What arrives
+        // from now on makes it readable anew.
         if count > 0 && count < most { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
     });
     if count == 0 {

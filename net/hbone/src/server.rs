@@ -36,13 +36,15 @@ pub struct Settings {
     pub http2: Http2,
     /// How long a client may take to prove who it is.
     pub handshake_timeout: Duration,
-    /// How many clients may be about to do so; one more, and one of those that have most under way is cut off.
+    /// How many clients may be about to do so; one more, and one of those that have most under way is cut
+    /// off.
     pub handshakes: usize,
     /// How many connections the clients of one workload may have.
     pub connections: usize,
     /// How many of them may come from one address.
     pub connections_from_one: usize,
-    /// How long tunnels may outlive the certificate under which they were opened. New ones are refused at once.
+    /// How long tunnels may outlive the certificate under which they were opened. New ones are refused at
+    /// once.
     pub expired_for: Duration,
 }
 
@@ -107,9 +109,9 @@ impl Server {
         Self(Arc::new(Inner { settings, handshakes, observe }))
     }
 
-    /// Serves one socket to its end. Each request runs in a task of its own: `handle` is called with it and gives the
-    /// task's future. When `drain` resolves the client is told to open no more tunnels, and the connection ends with
-    /// its last one. Dropping the future cuts the connection and resets its tunnels.
+    /// Serves one socket to its end. Each request runs in a task of its own: `handle` is called with it and
+    /// gives the task's future. When `drain` resolves the client is told to open no more tunnels, and the
+    /// connection ends with its last one. Dropping the future cuts the connection and resets its tunnels.
     ///
     /// `clients` are those of the workload that the socket is for.
     pub async fn serve<H, F>(
@@ -245,8 +247,8 @@ where
 /// One connection's client.
 struct Client {
     peer: Arc<Peer>,
-    /// A stream that the client has reset makes room for the next one at once, its handler a moment later: this bounds
-    /// the handlers.
+    /// A stream that the client has reset makes room for the next one at once, its handler a moment later:
+    /// this bounds the handlers.
     unanswered: Arc<Semaphore>,
     send_buffer: usize,
 }
@@ -281,8 +283,8 @@ impl Client {
     }
 }
 
-/// Refuses. A client that is gone already needs no answer; one that is still sending is reset once it has the answer,
-/// when the stream is dropped.
+/// Refuses. A client that is gone already needs no answer; one that is still sending is reset once it has the
+/// answer, when the stream is dropped.
 fn answer(response: &mut SendResponse<Bytes>, status: StatusCode) {
     let mut head = Response::new(());
     *head.status_mut() = status;

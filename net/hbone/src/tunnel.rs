@@ -7,7 +7,8 @@ use h2::{RecvStream, SendStream};
 
 use crate::client::Slot;
 
-/// An open tunnel, to be given to [`crate::relay::tunnel`]. Dropped before both directions have ended it is reset.
+/// An open tunnel, to be given to [`crate::relay::tunnel`]. Dropped before both directions have ended it is
+/// reset.
 pub struct Tunnel {
     pub(crate) send: SendStream<Bytes>,
     pub(crate) receive: RecvStream,

@@ -1,4 +1,5 @@
-//! The node's bootstrap file: where its controller is, how to recognise it, and the token that says which node asks.
+//! The node's bootstrap file: where its controller is, how to recognise it, and the token that says which
+//! node asks.
 //!
 //! YAML (JSON is YAML too), for its owner only. The controller writes one per node; `ztunnel` reads it.
 

@@ -1,4 +1,5 @@
-//! Configuration files: YAML in which every field is named and checked and an unknown one refused. Way in: [`read`].
+//! Configuration files: YAML in which every field is named and checked and an unknown one refused. Way in:
+//! [`read`].
 
 use std::path::Path;
 

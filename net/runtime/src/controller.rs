@@ -1,5 +1,6 @@
-//! How a daemon reaches and trusts its controller: [`Controller`]. What it shows and whom it trusts are given once, or lie in
-//! files that others replace while it runs (a projected service-account token, a mounted ConfigMap).
+//! How a daemon reaches and trusts its controller: [`Controller`]. What it shows and whom it trusts are given
+//! once, or lie in files that others replace while it runs (a projected service-account token, a mounted
+//! ConfigMap).
 
 use std::fs;
 use std::path::PathBuf;

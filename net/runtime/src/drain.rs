@@ -1,7 +1,8 @@
 //! How a daemon ends: stop accepting, wait for what is running, and after a deadline cut it.
 //!
-//! One [`Drain`] is cloned into everything. Accept loops end at [`Drain::started`]; whatever must be waited for
-//! has a [`Hold`] (or is spawned with [`Drain::spawn`]); holders that outlive the deadline end at [`Drain::cut`].
+//! One [`Drain`] is cloned into everything. Accept loops end at [`Drain::started`]; whatever must be waited
+//! for has a [`Hold`] (or is spawned with [`Drain::spawn`]); holders that outlive the deadline end at
+//! [`Drain::cut`].
 
 use std::future::Future;
 use std::time::Duration;
@@ -72,8 +73,8 @@ impl Drain {
         self.holders.len()
     }
 
-    /// Begins the drain if it has not begun and waits for the holders. Those left at the deadline are told to end;
-    /// the error says how many there were.
+    /// Begins the drain if it has not begun and waits for the holders. Those left at the deadline are told to
+    /// end; the error says how many there were.
     pub async fn finish(&self, deadline: Duration) -> Result<(), Error> {
         self.start();
         self.holders.close();

@@ -1,6 +1,7 @@
 //! What every daemon of the mesh needs around its own work, and nothing about what that work is.
 //!
-//! Ways in: [`config::read`] (configuration files), [`bootstrap::Bootstrap::read`] and [`controller::Controller`] (how a node finds its controller), [`telemetry`] (logs, metrics, and
+//! Ways in: [`config::read`] (configuration files), [`bootstrap::Bootstrap::read`] and
+//! [`controller::Controller`] (how a node finds its controller), [`telemetry`] (logs, metrics, and
 //! [`telemetry::connection::opened`], the one report of every connection), [`admin::Admin::start`] (the HTTP
 //! servers people and Prometheus ask), [`certificates::Certificates`] (one per workload identity, renewed in
 //! time), [`drain::Drain`] and [`signals`] (how a daemon ends).

@@ -1,4 +1,5 @@
-//! Programs that run in a lab's pods: `ambit-semantics` tries what applications rely on, `shop` plays a small shop.
+//! Programs that run in a lab's pods: `ambit-semantics` tries what applications rely on, `shop` plays a small
+//! shop.
 //!
 //! They know nothing of a mesh.
 

@@ -1,4 +1,5 @@
-//! Image archives, in the form `docker save` writes and `ctr images import` reads: for images of a few files, without a container engine.
+//! Image archives, in the form `docker save` writes and `ctr images import` reads: for images of a few files,
+//! without a container engine.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -47,7 +48,8 @@ impl Archive {
             |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
         self.files.push((format!("bin/{name}"), Content::Program(read(path)?)));
         let output = Command::new("ldd").arg(path).output().context("cannot start ldd")?;
-        // `libc.so.6 => /lib/…/libc.so.6 (0x…)`, and the loader without an arrow; a static program has no lines like that.
+        // `libc.so.6 => /lib/…/libc.so.6 (0x…)`, and the loader without an arrow; a static program has no
+        // lines like that.
         let text = String::from_utf8_lossy(&output.stdout);
         for library in text.split_whitespace().filter(|word| word.starts_with('/')) {
             let name = library.trim_start_matches('/').trim_end_matches(':');

@@ -72,8 +72,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Makes a cluster; what an earlier one in the same folder left is removed first. Ready when this returns: all nodes, and
-    /// names.
+    /// Makes a cluster; what an earlier one in the same folder left is removed first. Ready when this
+    /// returns: all nodes, and names.
     pub fn up(options: &Options) -> Result<Self> {
         let parts = parts::parts(&options.parts)?;
         ensure!(parts::on_path("nft").is_some(), "nft is missing: install the package nftables");
@@ -187,7 +187,8 @@ impl Cluster {
         &self.kubeconfig
     }
 
-    /// The folder of everything that belongs to the cluster; logs of the programs are in `control/` and `nodeN/`.
+    /// The folder of everything that belongs to the cluster; logs of the programs are in `control/` and
+    /// `nodeN/`.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
@@ -218,7 +219,8 @@ impl Cluster {
     /// `kubectl` for this cluster.
     pub fn kubectl(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(self.parts.program("kubectl"));
-        // Its cache of what the apiserver offers is the cluster's own: another cluster may have had the same address.
+        // Its cache of what the apiserver offers is the cluster's own: another cluster may have had the same
+        // address.
         command.env("KUBECONFIG", &self.kubeconfig).env("KUBECACHEDIR", self.folder.join("kubectl"));
         command.args(arguments);
         command

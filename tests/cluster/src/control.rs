@@ -1,4 +1,5 @@
-//! The control plane: etcd, kube-apiserver, kube-controller-manager, kube-scheduler on a machine of their own.
+//! The control plane: etcd, kube-apiserver, kube-controller-manager, kube-scheduler on a machine of their
+//! own.
 
 use std::path::Path;
 use std::time::Duration;

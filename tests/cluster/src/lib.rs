@@ -1,4 +1,5 @@
-//! A real Kubernetes on one machine: control plane, nodes, containerd, CoreDNS, each node in namespaces of its own.
+//! A real Kubernetes on one machine: control plane, nodes, containerd, CoreDNS, each node in namespaces of
+//! its own.
 //!
 //! [`Cluster::up`] is the way in; [`parts`] builds what it runs, once.
 //!

@@ -1,7 +1,8 @@
 //! Addresses of a cluster, and the links between its machines.
 //!
-//! The machines are on one bridge, which lies in the control plane's network namespace. The host has one link to it, with an
-//! address in the machines' subnet: that link and its route are all that the host sees, and they go with the control plane.
+//! The machines are on one bridge, which lies in the control plane's network namespace. The host has one link
+//! to it, with an address in the machines' subnet: that link and its route are all that the host sees, and
+//! they go with the control plane.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -26,7 +27,8 @@ pub(crate) const PODS: &str = "10.244.0.0/16,fd13:a3b1:ffff::/48";
 pub(crate) const KUBERNETES_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 pub(crate) const DNS_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 
-/// The bridge's own address: without one it takes its ports' lowest, and changes whenever a machine with a lower one comes.
+/// The bridge's own address: without one it takes its ports' lowest, and changes whenever a machine with a
+/// lower one comes.
 const BRIDGE: &str = "02:00:00:00:00:01";
 /// The numbers of hosts in the subnet.
 const CONTROL: u8 = 1;

@@ -91,8 +91,9 @@ impl Node {
         Ok(())
     }
 
-    /// Pulls the plug and starts the node again: its processes die, pods and their namespaces with them; `/run` and the pins of its
-    /// bpffs are gone; disks are as they were. Its services run when this returns; [`crate::Cluster::ready`] waits for more.
+    /// Pulls the plug and starts the node again: its processes die, pods and their namespaces with them;
+    /// `/run` and the pins of its bpffs are gone; disks are as they were. Its services run when this
+    /// returns; [`crate::Cluster::ready`] waits for more.
     pub fn reboot(&self) -> Result<()> {
         self.power_off()?;
         self.power_on()

@@ -18,7 +18,8 @@ use crate::parts::Parts;
 pub(crate) struct State {
     pub(crate) name: String,
     pub(crate) subnet: Subnet,
-    /// Tells it from an earlier or later one with the same subnet: what one leaves behind, another must not be taken for.
+    /// Tells it from an earlier or later one with the same subnet: what one leaves behind, another must not
+    /// be taken for.
     pub(crate) id: String,
     pub(crate) nodes: u8,
     pub(crate) taints: Vec<String>,

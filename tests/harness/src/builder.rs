@@ -137,7 +137,8 @@ impl Builder {
         self
     }
 
-    /// Builds it all and waits until the mesh stands: daemons ready, pods enrolled, every daemon knows every pod and service.
+    /// Builds it all and waits until the mesh stands: daemons ready, pods enrolled, every daemon knows every
+    /// pod and service.
     pub fn start(self) -> Result<Lab> {
         ensure!(
             nix::unistd::geteuid().is_root(),

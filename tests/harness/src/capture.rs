@@ -1,4 +1,5 @@
-//! What travels between the nodes: every frame that enters the underlay, read from a packet socket in the test's own process.
+//! What travels between the nodes: every frame that enters the underlay, read from a packet socket in the
+//! test's own process.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};

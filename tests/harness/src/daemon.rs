@@ -14,7 +14,8 @@ use nix::unistd::Pid;
 use crate::netns::Netns;
 use crate::wait;
 
-/// A program with its configuration file, in a namespace. Its output is appended to its log, also across restarts.
+/// A program with its configuration file, in a namespace. Its output is appended to its log, also across
+/// restarts.
 #[derive(Debug)]
 pub struct Daemon {
     name: String,
@@ -125,7 +126,8 @@ impl Daemon {
         self.status("VmRSS:")
     }
 
-    /// Memory of its own, in KiB: resident, and not the content of a file. Its program's pages come in whenever they are first used.
+    /// Memory of its own, in KiB: resident, and not the content of a file. Its program's pages come in
+    /// whenever they are first used.
     pub fn heap(&self) -> Result<u64> {
         self.status("RssAnon:")
     }

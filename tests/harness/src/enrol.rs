@@ -1,7 +1,8 @@
-//! The lab's side of enrolment: it plays the CNI plugin on a node's ztunnel socket, one JSON message a packet.
+//! The lab's side of enrolment: it plays the CNI plugin on a node's ztunnel socket, one JSON message a
+//! packet.
 //!
-//! Written against the protocol rather than with the daemon's own client, so that the two check each other and the lab stays
-//! free of an async runtime.
+//! Written against the protocol rather than with the daemon's own client, so that the two check each other
+//! and the lab stays free of an async runtime.
 
 use std::io::IoSlice;
 use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};

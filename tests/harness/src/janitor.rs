@@ -1,7 +1,8 @@
-//! Clean-up that outlives its test: a shell script per lab, run by a child that waits for the test to end, however it ends.
+//! Clean-up that outlives its test: a shell script per lab, run by a child that waits for the test to end,
+//! however it ends.
 //!
-//! The child reads a pipe whose other end the test's process holds. When that closes (the lab is dropped, the process exits or is
-//! killed) it removes the lab. [`sweep`] runs the scripts of labs whose child died too.
+//! The child reads a pipe whose other end the test's process holds. When that closes (the lab is dropped, the
+//! process exits or is killed) it removes the lab. [`sweep`] runs the scripts of labs whose child died too.
 
 use std::fs::{File, Permissions};
 use std::io::Write as _;

@@ -1,6 +1,8 @@
-//! The lab: a two-node (or larger) cluster as network namespaces, with a controller, a ztunnel per node, and real pods.
+//! The lab: a two-node (or larger) cluster as network namespaces, with a controller, a ztunnel per node, and
+//! real pods.
 //!
-//! [`Lab::builder`] is the way in. Everything a lab makes has its prefix or lies in its directory, and goes when it is dropped.
+//! [`Lab::builder`] is the way in. Everything a lab makes has its prefix or lies in its directory, and goes
+//! when it is dropped.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -163,7 +165,8 @@ impl Lab {
         Ok(())
     }
 
-    /// Changes a namespace's labels; pods that it enrols now are when this returns, as if a CNI agent had seen the label.
+    /// Changes a namespace's labels; pods that it enrols now are when this returns, as if a CNI agent had
+    /// seen the label.
     pub fn label_namespace(&self, namespace: NamespaceSpec) -> Result<()> {
         self.apply(&format!("namespace-{}", namespace.name), &namespace.yaml())?;
         let mut pods = self.pods.write().unwrap_or_else(PoisonError::into_inner);
@@ -210,7 +213,8 @@ impl Lab {
         Capture::start(&self.underlay)
     }
 
-    /// In a lab without a mesh: makes a service's addresses lead to one pod, by routes and without address translation.
+    /// In a lab without a mesh: makes a service's addresses lead to one pod, by routes and without address
+    /// translation.
     pub fn plain_service(&self, key: &str, pod: &Pod) -> Result<()> {
         let (v4, v6) = (self.service(key, Family::V4), self.service(key, Family::V6));
         pod.netns.ip(&format!("addr add {v4}/32 dev lo\naddr add {v6}/128 dev lo nodad\n"))?;

@@ -1,4 +1,5 @@
-//! What of an instance is in the kernel: programs, links and maps, by their numbers, which are not used again soon.
+//! What of an instance is in the kernel: programs, links and maps, by their numbers, which are not used again
+//! soon.
 //!
 //! Taken before `detach`, looked at after it. Other instances on the machine are not counted.
 

@@ -1,7 +1,7 @@
 //! Labs: a cluster on one machine, for the suites and the demo.
 //!
-//! Nodes and pods are network namespaces with the layout a CNI plugin would give them; the daemons and the clients are the real
-//! programs, run as processes. [`Lab::builder`] is the way in:
+//! Nodes and pods are network namespaces with the layout a CNI plugin would give them; the daemons and the
+//! clients are the real programs, run as processes. [`Lab::builder`] is the way in:
 //!
 //! ```no_run
 //! use ambit_harness::{Family, Lab, NamespaceSpec, PodSpec, ServiceSpec};

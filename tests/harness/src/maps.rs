@@ -1,4 +1,5 @@
-//! How full an instance's maps are, read from their pins: what a daemon says of itself is one thing, what it left behind another.
+//! How full an instance's maps are, read from their pins: what a daemon says of itself is one thing, what it
+//! left behind another.
 
 use std::collections::BTreeMap;
 use std::ffi::CString;

@@ -1,4 +1,5 @@
-//! The lab's network, laid out as a CNI plugin would: per node a bridge for its pods, routes between nodes over an underlay.
+//! The lab's network, laid out as a CNI plugin would: per node a bridge for its pods, routes between nodes
+//! over an underlay.
 //!
 //! Everything lives in namespaces of the lab, so addresses are fixed and labs do not disturb each other.
 //! Duplicate-address detection is off: IPv6 addresses work at once.
@@ -16,8 +17,8 @@ pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 /// The same host's IPv6 address.
 pub const OUTSIDE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x113, 0, 0, 0, 0, 0x10);
 const OUTSIDE_UNDERLAY: u8 = 3;
-/// A bridge's own address, set as CNI plugins set it: without one it takes its ports' lowest and changes with them, and pods
-/// that hold the old one send nowhere until their neighbour entry runs out (30 s and more).
+/// A bridge's own address, set as CNI plugins set it: without one it takes its ports' lowest and changes with
+/// them, and pods that hold the old one send nowhere until their neighbour entry runs out (30 s and more).
 const BRIDGE: &str = "02:00:00:00:00:01";
 
 /// A node's address on the underlay.

@@ -130,7 +130,8 @@ impl Node {
         self.bpffs.join(&self.instance)
     }
 
-    /// How many entries each of the instance's hash maps has, by the map's name. Read from the kernel, not from the daemon.
+    /// How many entries each of the instance's hash maps has, by the map's name. Read from the kernel, not
+    /// from the daemon.
     pub fn map_entries(&self) -> Result<BTreeMap<String, usize>> {
         maps::entries(&self.pins())
     }

@@ -60,7 +60,8 @@ pub struct PodSpec {
 }
 
 impl PodSpec {
-    /// A pod `namespace/name` on the first node, with the label `app: name` and a service account of its own name.
+    /// A pod `namespace/name` on the first node, with the label `app: name` and a service account of its own
+    /// name.
     ///
     /// # Panics
     /// When the name has no `/`.

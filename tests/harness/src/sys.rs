@@ -1,4 +1,5 @@
-//! The system calls that have no safe wrapper: entering a namespace between fork and exec, packet-socket statistics, bpf(2)'s listings.
+//! The system calls that have no safe wrapper: entering a namespace between fork and exec, packet-socket
+//! statistics, bpf(2)'s listings.
 #![expect(unsafe_code, reason = "thin wrappers around system calls")]
 
 use std::fs::File;
@@ -28,7 +29,8 @@ pub(crate) fn packets_lost(socket: BorrowedFd<'_>) -> io::Result<u32> {
     }
     let mut statistics = Statistics::default();
     let mut size = u32::try_from(size_of::<Statistics>()).map_err(io::Error::other)?;
-    // SAFETY: the kernel writes at most `size` bytes into `statistics`, which has that size and takes any bits.
+    // SAFETY: the kernel writes at most `size` bytes into `statistics`, which has that size and takes any
+    // bits.
     let done = unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),
@@ -54,7 +56,8 @@ pub(crate) enum Bpf {
 
 /// Calls bpf(2) with an attribute of 32-bit words: enough for what is looked up here.
 fn bpf(command: Bpf, attribute: &mut [u64; 4]) -> io::Result<i64> {
-    // SAFETY: `attribute` is 32 bytes that live through the call; pointers in it point to memory that its caller keeps.
+    // SAFETY: `attribute` is 32 bytes that live through the call; pointers in it point to memory that its
+    // caller keeps.
     let done = unsafe {
         libc::syscall(libc::SYS_bpf, command as i32, attribute.as_mut_ptr(), size_of_val(attribute))
     };

@@ -1,4 +1,5 @@
-//! Many short connections, quickly: clients that enter their namespace once, and then connect again and again.
+//! Many short connections, quickly: clients that enter their namespace once, and then connect again and
+//! again.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -82,8 +83,8 @@ pub fn greeting(stream: &mut TcpStream) -> std::io::Result<usize> {
     Ok(length)
 }
 
-/// Has the stream's end be a reset. What has been read is acknowledged first: what is not when a connection is reset has not been
-/// sent, as the peer sees it.
+/// Has the stream's end be a reset. What has been read is acknowledged first: what is not when a connection
+/// is reset has not been sent, as the peer sees it.
 pub fn reset_at_close(stream: &TcpStream) -> std::io::Result<()> {
     stream.set_quickack(true)?;
     setsockopt(&stream.as_fd(), sockopt::Linger, &nix::libc::linger { l_onoff: 1, l_linger: 0 })?;

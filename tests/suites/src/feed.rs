@@ -1,8 +1,8 @@
-//! The controller's part played by a test: with the controller's own xDS server and CA, but with each change sent by itself, and the
-//! moments known between which a daemon has taken it.
+//! The controller's part played by a test: with the controller's own xDS server and CA, but with each change
+//! sent by itself, and the moments known between which a daemon has taken it.
 //!
-//! The file controller settles what is written and joins what settles together, as it should; ten thousand changes would reach nobody
-//! one by one.
+//! The file controller settles what is written and joins what settles together, as it should; ten thousand
+//! changes would reach nobody one by one.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;

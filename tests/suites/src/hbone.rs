@@ -1,4 +1,5 @@
-//! An HBONE peer of our own, with any certificate: what the daemons must refuse is tried with it, and what they must accept too.
+//! An HBONE peer of our own, with any certificate: what the daemons must refuse is tried with it, and what
+//! they must accept too.
 //!
 //! Independent of the daemons' implementation: TLS by rustls, HTTP/2 by h2, nothing of `ambit-hbone`.
 
@@ -211,7 +212,8 @@ impl ServerCertVerifier for Anybody {
     }
 }
 
-/// A peer that plays a pod's daemon: it accepts tunnels under the certificate it was given, and answers each with a word.
+/// A peer that plays a pod's daemon: it accepts tunnels under the certificate it was given, and answers each
+/// with a word.
 #[derive(Debug)]
 pub struct Impostor {
     requests: Arc<AtomicUsize>,

@@ -1,4 +1,5 @@
-//! What a node holds at a moment and connections must give back: entries of maps, descriptors, tasks, threads.
+//! What a node holds at a moment and connections must give back: entries of maps, descriptors, tasks,
+//! threads.
 
 use std::collections::BTreeMap;
 

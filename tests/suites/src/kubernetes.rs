@@ -1,6 +1,7 @@
 //! A real cluster with the mesh installed by its chart: [`Mesh`].
 //!
-//! The images and the chart are those that users get; `cargo xtask test` builds the images first (`AMBIT_IMAGES`).
+//! The images and the chart are those that users get; `cargo xtask test` builds the images first
+//! (`AMBIT_IMAGES`).
 
 pub mod manifests;
 pub mod remains;
@@ -217,7 +218,8 @@ impl Mesh {
         Ok(answers.keys().cloned().collect())
     }
 
-    /// Asks once on a new connection, and is not answered. An error says who answered, or that it could not be asked at all.
+    /// Asks once on a new connection, and is not answered. An error says who answered, or that it could not
+    /// be asked at all.
     pub fn unanswered(&self, pod: &Pod, target: &str) -> Result<()> {
         let last = self.asked(pod, target, "1")?;
         ensure!(last["answered"] == 0 && last["failed"].as_u64() > Some(0), "{last}");

@@ -1,6 +1,8 @@
-//! What the suites share: a server that says who it is and whom it sees, a client that asks it, load, and tables of rows.
+//! What the suites share: a server that says who it is and whom it sees, a client that asks it, load, and
+//! tables of rows.
 //!
-//! Servers and clients run on threads of the test, inside the pods' namespaces: their sockets are captured like any other's.
+//! Servers and clients run on threads of the test, inside the pods' namespaces: their sockets are captured
+//! like any other's.
 
 pub mod churn;
 pub mod feed;

@@ -47,7 +47,8 @@ impl Report {
 }
 
 impl Load {
-    /// From a place to each of these servers (see [`crate::Server`]): one thread of new connections and one lasting connection each.
+    /// From a place to each of these servers (see [`crate::Server`]): one thread of new connections and one
+    /// lasting connection each.
     pub fn start(place: &Place, servers: &[SocketAddr]) -> Self {
         let shared = Arc::new(Shared::default());
         let mut threads = Vec::new();

@@ -1,4 +1,5 @@
-//! Which way connections went, told by the destination's daemon; and waiting until a daemon knows, and enforces, what was written.
+//! Which way connections went, told by the destination's daemon; and waiting until a daemon knows, and
+//! enforces, what was written.
 
 use std::net::SocketAddr;
 
@@ -41,7 +42,8 @@ pub fn warm(node: &Node, client: &Place, to: SocketAddr) -> Result<()> {
     })
 }
 
-/// Waits until a daemon's state, as `/config_dump` shows it, is as wanted, and in force for new connections, also where the kernel decides.
+/// Waits until a daemon's state, as `/config_dump` shows it, is as wanted, and in force for new connections,
+/// also where the kernel decides.
 pub fn enforces(node: &Node, what: &str, mut check: impl FnMut(&Value) -> Result<()>) -> Result<()> {
     eventually(&format!("{} enforces {what}", node.name), || {
         let dump = node.config_dump()?;
@@ -65,7 +67,8 @@ pub fn policies_of<'a>(dump: &'a Value, uid: &str) -> Vec<&'a str> {
     names.into_iter().flatten().filter_map(Value::as_str).collect()
 }
 
-/// Waits until a policy is in force at a pod's node. Selectors arrive with the workload: `selected` says whether it has one.
+/// Waits until a policy is in force at a pod's node. Selectors arrive with the workload: `selected` says
+/// whether it has one.
 pub fn policy_in_force(lab: &Lab, pod: &str, policy: &str, selected: bool) -> Result<()> {
     let pod = lab.pod(pod);
     enforces(lab.node_of(&pod), policy, |dump| {

@@ -7,8 +7,8 @@ use anyhow::{Context, Result, ensure};
 /// How often each endpoint was chosen, by its name.
 pub type Counts = BTreeMap<String, usize>;
 
-/// What chi-square exceeds by chance once in a thousand samples (p = 0.001), by degrees of freedom from 1. From the NIST/SEMATECH
-/// e-Handbook of Statistical Methods, section 1.3.6.7.4, upper-tail critical values.
+/// What chi-square exceeds by chance once in a thousand samples (p = 0.001), by degrees of freedom from 1.
+/// From the NIST/SEMATECH e-Handbook of Statistical Methods, section 1.3.6.7.4, upper-tail critical values.
 const CRITICAL: [f64; 6] = [10.828, 13.816, 16.266, 18.467, 20.515, 22.458];
 
 /// A statistic and what it must not exceed.
@@ -38,7 +38,8 @@ impl std::fmt::Display for Chi {
     }
 }
 
-/// A sample against the weights that its endpoints should have. An endpoint without a weight must not be in it.
+/// A sample against the weights that its endpoints should have. An endpoint without a weight must not be in
+/// it.
 pub fn fit(counts: &Counts, weights: &[(&str, u32)]) -> Result<Chi> {
     let strangers: Vec<_> =
         counts.keys().filter(|name| weights.iter().all(|(known, _)| known != name)).collect();

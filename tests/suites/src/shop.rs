@@ -1,4 +1,5 @@
-//! The shop that several suites use: two services over two nodes, a second namespace of the mesh, and neighbours outside it.
+//! The shop that several suites use: two services over two nodes, a second namespace of the mesh, and
+//! neighbours outside it.
 
 use std::net::IpAddr;
 

@@ -1,5 +1,5 @@
-//! Whether a series grows: the slope by Theil and Sen, the median of the slopes of all pairs of points, with the confidence interval
-//! that Kendall's test gives. A few wild points change neither.
+//! Whether a series grows: the slope by Theil and Sen, the median of the slopes of all pairs of points, with
+//! the confidence interval that Kendall's test gives. A few wild points change neither.
 
 /// Growth from one point to the next.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -10,7 +10,8 @@ pub struct Slope {
     pub high: f64,
 }
 
-/// The slope of points at equal distances. None when there are fewer than eight: an interval of theirs would say nothing.
+/// The slope of points at equal distances. None when there are fewer than eight: an interval of theirs would
+/// say nothing.
 #[expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,

@@ -13,7 +13,8 @@ use anyhow::{Context, Result, ensure};
 /// What no operation on a connection takes, on a busy machine either.
 pub const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A server in a pod, on both families. Dropping it closes its listener; connections go on until their clients end them.
+/// A server in a pod, on both families. Dropping it closes its listener; connections go on until their
+/// clients end them.
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,

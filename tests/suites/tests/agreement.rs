@@ -1,5 +1,6 @@
-//! What a client did, and what everybody says of it: metrics and access log of both ends, and `/connections` while it is open. Row by
-//! row, on every path, for connections that were made and for those that were refused.
+//! What a client did, and what everybody says of it: metrics and access log of both ends, and `/connections`
+//! while it is open. Row by row, on every path, for connections that were made and for those that were
+//! refused.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};

@@ -1,5 +1,5 @@
-//! Which endpoint serves a connection, and what happens when one fails: the shares of the kernel's choice and the daemon's, session
-//! affinity, near before far, endpoints that cannot be reached, readiness.
+//! Which endpoint serves a connection, and what happens when one fails: the shares of the kernel's choice and
+//! the daemon's, session affinity, near before far, endpoints that cannot be reached, readiness.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
@@ -104,8 +104,8 @@ fn outbound(node: &Node, mark: u64) -> Vec<Value> {
     records.into_iter().filter(|record| record["direction"] == "outbound").collect()
 }
 
-/// Draws, and requires that the connections to these pods were all direct and all others in tunnels: where there are such pods, and the
-/// pairs are warm, the kernel chose and nobody chose again.
+/// Draws, and requires that the connections to these pods were all direct and all others in tunnels: where
+/// there are such pods, and the pairs are warm, the kernel chose and nobody chose again.
 fn draw_and_trace(
     node: &Node,
     client: &Place,
@@ -275,11 +275,12 @@ fn shares_of_the_kernel_and_the_daemon_agree() -> Result<()> {
     lab.finish()
 }
 
-/// Who chooses: the kernel; the kernel where the direct path is switched off, so that the daemon gets the choice to carry it out; the
-/// daemon.
+/// Who chooses: the kernel; the kernel where the direct path is switched off, so that the daemon gets the
+/// choice to carry it out; the daemon.
 const WHO: [&str; 3] = ["kernel", "kernel, in tunnels", "daemon"];
 
-/// By chance a statistic is too great once in a thousand samples. Then there are second samples; wrong shares are wrong there too.
+/// By chance a statistic is too great once in a thousand samples. Then there are second samples; wrong shares
+/// are wrong there too.
 fn agree(lab: &Lab, case: &Shares) -> Result<()> {
     let [web, tunnelled, far] = ["shop/web", "shop/tunnelled", "shop/far"].map(|pod| lab.pod(pod));
     let to = at(lab, case.service, case.family);
@@ -660,8 +661,8 @@ fn ejections(node: &Node) -> Result<[f64; 2]> {
     Ok(["ambit_endpoint_ejections_total", "ambit_endpoints_ejected"].map(|name| metrics.sum(name, &[])))
 }
 
-/// Connects until an endpoint is ejected. Every connection must be answered, by another, in time; several at once, since some have
-/// to wait.
+/// Connects until an endpoint is ejected. Every connection must be answered, by another, in time; several at
+/// once, since some have to wait.
 fn until_ejected(lab: &Lab, to: SocketAddr, name: &str) -> Result<()> {
     let (node, web) = (&lab.nodes[0], lab.pod("shop/web"));
     let mark = node.ztunnel.log_mark();

@@ -80,7 +80,8 @@ fn twenty_thousand_connections_leave_nothing_behind() -> Result<()> {
     for to in database(&lab) {
         warm(&lab.nodes[1], &lab.pod("shop/near"), to)?;
     }
-    // What stays on purpose is there after this: kept connections between the daemons, certificates, verdicts.
+    // What stays on purpose is there after this: kept connections between the daemons, certificates,
+    // verdicts.
     churn::run(&stints(&|_| 50))?;
     let before: Vec<Held> = lab.nodes.iter().map(Held::at_rest).collect::<Result<_>>()?;
     let counted = TRAFFIC.map(|(path, ..)| received(&lab.nodes[1], path));
@@ -217,7 +218,8 @@ impl Known {
     }
 }
 
-/// What a daemon has counted between two workloads: opened, closed, failed, bytes of the client, bytes of the server.
+/// What a daemon has counted between two workloads: opened, closed, failed, bytes of the client, bytes of the
+/// server.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counters")]
 fn counted(node: &Node, reporter: &str) -> Result<[u64; 5]> {
     let metrics = node.metrics()?;

@@ -1,5 +1,6 @@
-//! The direct path from end to end on one node: the first connection of a pair is decided by the daemon, the next are
-//! the kernel's own; they are reported, listed and cut like others, and a daemon's absence ends them in time.
+//! The direct path from end to end on one node: the first connection of a pair is decided by the daemon, the
+//! next are the kernel's own; they are reported, listed and cut like others, and a daemon's absence ends them
+//! in time.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};

@@ -1,4 +1,5 @@
-//! Pods enter and leave the mesh: enrolled while they run, released, forgotten by their source, detached with everything else.
+//! Pods enter and leave the mesh: enrolled while they run, released, forgotten by their source, detached with
+//! everything else.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr};

@@ -1,5 +1,5 @@
-//! Ports that a pod keeps out of capture by its annotations: what passes, what does not, and that it follows the annotations of
-//! pods that run.
+//! Ports that a pod keeps out of capture by its annotations: what passes, what does not, and that it follows
+//! the annotations of pods that run.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -21,7 +21,8 @@ const STRICT_NAME: &str = "shop/converted_peer_authentication_strict";
 const ONLY_WEB: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {namespace: shop, name: only-web}\n\
     spec: {selector: {matchLabels: {app: db}}, action: ALLOW, rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}]}]}\n";
 
-/// The database is elsewhere than `web` and `old`; `twin` and `near` are on its node. All servers listen on both ports.
+/// The database is elsewhere than `web` and `old`; `twin` and `near` are on its node. All servers listen on
+/// both ports.
 fn lab() -> Result<(Lab, Vec<Server>)> {
     let lab = Lab::builder()
         .namespace(NamespaceSpec::mesh("shop"))

@@ -1,7 +1,8 @@
-//! Hostile peers: floods, stalls, bombs and hoarders, with and without a certificate of the mesh, against one pod of a node.
+//! Hostile peers: floods, stalls, bombs and hoarders, with and without a certificate of the mesh, against one
+//! pod of a node.
 //!
-//! While each of them runs, another pod of the same node must be served without a failure, and the daemons' memory must stay
-//! within [`BOUND`]; when it is over, descriptors and memory come back.
+//! While each of them runs, another pod of the same node must be served without a failure, and the daemons'
+//! memory must stay within [`BOUND`]; when it is over, descriptors and memory come back.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,8 +19,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 const APP: u16 = 7000;
 /// Where an application listens that never accepts.
 const DEAF: u16 = 7001;
-/// How much more memory a daemon may take while it is attacked, in KiB: 128 connections of one address with 100 streams of a 16 KiB
-/// head each would be 200 MiB if heads were kept, and they are not.
+/// How much more memory a daemon may take while it is attacked, in KiB: 128 connections of one address with
+/// 100 streams of a 16 KiB head each would be 200 MiB if heads were kept, and they are not.
 const BOUND: u64 = 96 << 10;
 /// How much of it the allocator may keep afterwards.
 const KEPT: u64 = 64 << 10;
@@ -113,7 +114,8 @@ impl Attack<'_> {
         handshake(self.peer, Some(self.certificate)).await
     }
 
-    /// Says `first`, and then `again` for as long as it is let, on one connection after the other. What is answered is read or left lying.
+    /// Says `first`, and then `again` for as long as it is let, on one connection after the other. What is
+    /// answered is read or left lying.
     async fn flood(&self, first: Vec<u8>, reads: bool, mut again: impl FnMut(u32) -> Vec<u8>) -> Result<()> {
         let (mut connections, mut bytes, mut number) = (0, 0_usize, 0);
         while self.goes_on() {
@@ -234,7 +236,8 @@ const ROWS: &[Row] = &[
         })
     }),
     ("header bomb", |a| {
-        // One entry of the table, told once, then named by one byte (the first dynamic entry, 62) 12,000 times: 47 MB of head in 16 KB.
+        // One entry of the table, told once, then named by one byte (the first dynamic entry, 62) 12,000
+        // times: 47 MB of head in 16 KB.
         let mut entry = frames::field("bomb", &[b'x'; 3900]);
         entry[0] = 0x40;
         let head = [frames::connect(&a.authority), entry, vec![0xbe; 12_000]].concat();
@@ -371,7 +374,8 @@ fn withstand(lab: &Lab, attack: impl FnOnce(&AtomicBool) -> Result<()> + Send) -
     ask(&web, db).context("after the attack").map(drop)
 }
 
-/// How long the daemons may keep what an attack made them take: tunnels' connections that nobody uses stay for a minute.
+/// How long the daemons may keep what an attack made them take: tunnels' connections that nobody uses stay
+/// for a minute.
 const AFTERWARDS: Duration = Duration::from_mins(2);
 
 /// Takes connections into its queue of two and never out of it.

@@ -1,5 +1,5 @@
-//! The mesh on a real Kubernetes of two nodes, as users install and use it. Who may do what is in `kubernetes_rights.rs`,
-//! how it ends in `kubernetes_uninstall.rs`.
+//! The mesh on a real Kubernetes of two nodes, as users install and use it. Who may do what is in
+//! `kubernetes_rights.rs`, how it ends in `kubernetes_uninstall.rs`.
 
 use ambit_harness::{Capture, within};
 use ambit_suites::kubernetes::manifests::{deployment, service, shop, strict};

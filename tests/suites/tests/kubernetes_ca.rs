@@ -1,4 +1,5 @@
-//! Nodes that begin with the startup taint, a CA of the user's own, and another root under traffic, on a real Kubernetes.
+//! Nodes that begin with the startup taint, a CA of the user's own, and another root under traffic, on a real
+//! Kubernetes.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

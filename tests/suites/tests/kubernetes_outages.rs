@@ -1,4 +1,5 @@
-//! What goes away and comes back while traffic flows: the API server and etcd, a node, ztunnel by an upgrade of the chart.
+//! What goes away and comes back while traffic flows: the API server and etcd, a node, ztunnel by an upgrade
+//! of the chart.
 
 use ambit_harness::within;
 use ambit_suites::Rows;

@@ -1,4 +1,5 @@
-//! Who may do what on a real Kubernetes: which token gets which identity, and what each component may ask of the API server.
+//! Who may do what on a real Kubernetes: which token gets which identity, and what each component may ask of
+//! the API server.
 
 use std::time::Duration;
 

@@ -1,8 +1,9 @@
-//! How the controller scales, against a real API server: 10,000 pods, 1,000 services, up to 200 daemons' streams.
+//! How the controller scales, against a real API server: 10,000 pods, 1,000 services, up to 200 daemons'
+//! streams.
 //!
-//! Nodes and pods are objects that nobody runs; the daemons are real xDS clients with real tokens, all in this process. So what is measured
-//! is the controller with the API server and its clients beside it on the same processors. Figures and a chart go to the folder that
-//! `AMBIT_SCALE` names, if it is set.
+//! Nodes and pods are objects that nobody runs; the daemons are real xDS clients with real tokens, all in
+//! this process. So what is measured is the controller with the API server and its clients beside it on the
+//! same processors. Figures and a chart go to the folder that `AMBIT_SCALE` names, if it is set.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -153,7 +154,8 @@ async fn first_sync(connection: &Connection) -> Result<Duration> {
     Ok(began.elapsed())
 }
 
-/// More and more clients; at each number changes, one after the other: from sending it to the API server until the last client has it.
+/// More and more clients; at each number changes, one after the other: from sending it to the API server
+/// until the last client has it.
 async fn stages(connections: &[Connection], api: &Api, controller: &Controller) -> Result<Vec<Stage>> {
     let (told, mut heard) = mpsc::unbounded_channel();
     let mut stages = Vec::new();

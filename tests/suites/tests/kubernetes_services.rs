@@ -1,6 +1,8 @@
-//! How services are reached on a real Kubernetes, and what arrives at a pod: the tables of `docs/guide/services.md`, on the wire.
+//! How services are reached on a real Kubernetes, and what arrives at a pod: the tables of
+//! `docs/guide/services.md`, on the wire.
 //!
-//! First without STRICT (what comes from where, and as whom), then with it: what is answered then came by identity.
+//! First without STRICT (what comes from where, and as whom), then with it: what is answered then came by
+//! identity.
 
 use std::process::Command;
 

@@ -235,7 +235,8 @@ fn metrics_and_access_logs_agree_with_what_clients_saw() -> Result<()> {
             Ok(())
         })?;
         eventually("the destination reports the refusal", || {
-            // The one above may have been let in before the policy came and cut right after: closed, not failed.
+            // The one above may have been let in before the policy came and cut right after: closed, not
+            // failed.
             ensure!(ask(&web, SocketAddr::new(db.v4.into(), DB)).is_err(), "the client gets an answer");
             let metrics = lab.nodes[1].metrics()?;
             let failed = metrics.sum(

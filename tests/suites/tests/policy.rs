@@ -1,7 +1,8 @@
-//! Who may talk to whom: AuthorizationPolicy and PeerAuthentication on every path, probes, and what happens to open connections.
+//! Who may talk to whom: AuthorizationPolicy and PeerAuthentication on every path, probes, and what happens
+//! to open connections.
 //!
-//! The decisions themselves are tested as pure tables in the core; here a selection of them is asked on the wire, from the same identities
-//! on the destination's node (the direct path) and on another (the tunnel).
+//! The decisions themselves are tested as pure tables in the core; here a selection of them is asked on the
+//! wire, from the same identities on the destination's node (the direct path) and on another (the tunnel).
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
@@ -19,7 +20,8 @@ const OTHER: u16 = 5433;
 /// Policies for the database, and who may talk to it then. Whoever is not named may not.
 struct Row {
     name: &'static str,
-    /// `spec` of an AuthorizationPolicy, or after `PEER` of a PeerAuthentication; several are joined by `AND`.
+    /// `spec` of an AuthorizationPolicy, or after `PEER` of a PeerAuthentication; several are joined by
+    /// `AND`.
     spec: &'static str,
     scope: Scope,
     allowed: &'static [&'static str],
@@ -316,7 +318,8 @@ fn policies_decide_who_may_talk() -> Result<()> {
         // Rows with addresses name those of IPv4.
         let family = if number % 2 == 0 || row.from != From::Both { Family::V4 } else { Family::V6 };
         table.row(&format!("{} {family:?}", row.name), || {
-            // Everybody has been let through once: what is refused now is refused although the kernel remembered a yes.
+            // Everybody has been let through once: what is refused now is refused although the kernel
+            // remembered a yes.
             check(&lab, &clients, &servers, &free, family).context("before the policy")?;
             let (yaml, names) = row.objects();
             lab.apply("policy", &yaml)?;
@@ -353,7 +356,8 @@ const ALLOW_CHECKED: &str = "apiVersion: security.istio.io/v1\nkind: Authorizati
 /// From when the daemon has the policy.
 const PROMISED: Duration = Duration::from_millis(500);
 
-/// Every path's open connections are cut when a policy no longer allows them: how soon is measured and printed.
+/// Every path's open connections are cut when a policy no longer allows them: how soon is measured and
+/// printed.
 #[test]
 fn a_revoked_policy_cuts_open_connections_of_every_path() -> Result<()> {
     const ROUNDS: usize = 5;
@@ -428,7 +432,8 @@ fn a_revoked_policy_cuts_open_connections_of_every_path() -> Result<()> {
 /// How a connection ended, and when.
 type End = (&'static str, std::io::Result<usize>, Instant);
 
-/// Writes the policy and waits for the connections' ends: when it was written, and when the daemon last did not know it yet.
+/// Writes the policy and waits for the connections' ends: when it was written, and when the daemon last did
+/// not know it yet.
 fn revoke(lab: &Lab, cuts: Vec<Cut>) -> Result<(Instant, Instant, Vec<End>)> {
     std::thread::scope(|scope| {
         let mut waiting = Vec::new();

@@ -1,10 +1,11 @@
-//! Policy that changes all the time: what a destination's daemon says is in force lets nobody through that it forbids, whatever was
-//! known a moment before.
+//! Policy that changes all the time: what a destination's daemon says is in force lets nobody through that it
+//! forbids, whatever was known a moment before.
 //!
-//! Clients on the destinations' node (the direct path) and on the other (the tunnel) connect all the time, while one entry after the
-//! other of the destinations' deny lists is set and taken away. Each change is sent by itself, and the moment is known from which the
-//! daemons have said that it is in force. A connection that was begun after that moment, and ended before the next change of its entry was
-//! sent, has only one right outcome.
+//! Clients on the destinations' node (the direct path) and on the other (the tunnel) connect all the time,
+//! while one entry after the other of the destinations' deny lists is set and taken away. Each change is sent
+//! by itself, and the moment is known from which the daemons have said that it is in force. A connection that
+//! was begun after that moment, and ended before the next change of its entry was sent, has only one right
+//! outcome.
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -210,8 +211,8 @@ fn targets(ports: &[u16]) -> Vec<Target> {
     all
 }
 
-/// The changes, one after the other: entries about short connections in turn, and in between those about lasting ones, which stay
-/// long enough to see that they are obeyed.
+/// The changes, one after the other: entries about short connections in turn, and in between those about
+/// lasting ones, which stay long enough to see that they are obeyed.
 fn change(lists: &mut Lists) -> Result<()> {
     let (short, lasting) = (targets(&SHORT), targets(&[LASTING]));
     let (mut next_short, mut next_lasting) = (short.iter().cycle(), lasting.iter().cycle().peekable());
@@ -335,7 +336,8 @@ fn accept(listener: &TcpListener, stop: &Stop) -> Accepted {
     accepted
 }
 
-/// Looks at the clock all the time, and notes when it was kept from it for long: on a busy machine, everybody is.
+/// Looks at the clock all the time, and notes when it was kept from it for long: on a busy machine, everybody
+/// is.
 fn stalls(stop: &Stop) -> Vec<(Instant, Instant)> {
     const PAUSE: Duration = Duration::from_millis(5);
     const LONG: Duration = Duration::from_millis(25);
@@ -409,8 +411,8 @@ fn stay(target: Target, to: SocketAddr, stop: &Stop) -> Result<Seen> {
     Ok(seen)
 }
 
-/// Every new connection of which the outcome was settled when it was begun: those that must not get through do not, those that
-/// must do.
+/// Every new connection of which the outcome was settled when it was begun: those that must not get through
+/// do not, those that must do.
 fn judge_new(lab: &Lab, seen: &Seen, flips: &HashMap<Target, Vec<Flip>>) -> Result<()> {
     for (client, name) in CLIENTS.iter().enumerate() {
         let (mut permitted, mut refused, mut unsettled) = (0, 0, 0);
@@ -478,7 +480,8 @@ fn accepted(seen: &Seen, attempt: &Attempt, flips: Option<&Vec<Flip>>) -> bool {
     accepted.iter().any(|at| (attempt.began..until).contains(at))
 }
 
-/// Connections that were open when they were forbidden: cut in time. Those that were allowed all the time: never.
+/// Connections that were open when they were forbidden: cut in time. Those that were allowed all the time:
+/// never.
 fn judge_open(seen: &Seen, flips: &HashMap<Target, Vec<Flip>>) -> Result<()> {
     for (client, name) in CLIENTS.iter().enumerate() {
         let mut cuts = Vec::new();

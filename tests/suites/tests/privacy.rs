@@ -74,7 +74,8 @@ fn mapped(address: IpAddr) -> IpAddr {
     }
 }
 
-/// While a daemon is dead: an error for the client, nothing readable on the wire. Afterwards: everything as before, pods untouched.
+/// While a daemon is dead: an error for the client, nothing readable on the wire. Afterwards: everything as
+/// before, pods untouched.
 fn while_dead(dead: usize, clients_node: bool) -> Result<()> {
     let (lab, servers) = lab()?;
     let (web, db) = (lab.pod("shop/web"), lab.pod("shop/db"));

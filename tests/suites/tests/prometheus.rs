@@ -1,4 +1,5 @@
-//! The daemons' metrics as a real Prometheus sees them: format, names, the guide, and every query of the dashboard.
+//! The daemons' metrics as a real Prometheus sees them: format, names, the guide, and every query of the
+//! dashboard.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;

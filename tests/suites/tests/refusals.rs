@@ -1,4 +1,5 @@
-//! Wrong peers are refused: wrong certificates, wrong tunnels, wrong nodes, wrong programs. Each row has a counterpart that is accepted.
+//! Wrong peers are refused: wrong certificates, wrong tunnels, wrong nodes, wrong programs. Each row has a
+//! counterpart that is accepted.
 
 use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};

@@ -1,5 +1,6 @@
-//! Every behaviour that applications may rely on (`ambit-semantics`), between two pods without a mesh, through the tunnel and on the direct
-//! path: the observations of both ends must be equal, for the tunnel except in the differences that docs/guide/socket-semantics.md explains.
+//! Every behaviour that applications may rely on (`ambit-semantics`), between two pods without a mesh,
+//! through the tunnel and on the direct path: the observations of both ends must be equal, for the tunnel
+//! except in the differences that docs/guide/socket-semantics.md explains.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -36,7 +37,8 @@ fn differences() -> Vec<Difference> {
     ]
 }
 
-/// What a daemon may need for 16 stalled connections beyond what it used before: the windows of 16 tunnels, twice over.
+/// What a daemon may need for 16 stalled connections beyond what it used before: the windows of 16 tunnels,
+/// twice over.
 const STALLED_MEMORY: u64 = 64 << 10;
 
 fn lab(plain: bool) -> Result<Lab> {
@@ -75,7 +77,8 @@ fn rows(lab: &Lab) -> Result<Vec<String>> {
     Ok(lab.outside.output("ambit-semantics", &["list"])?.lines().map(str::to_owned).collect())
 }
 
-/// [`observe`], on the direct path: the kernel has been told yes before, and the row's connections really went that way.
+/// [`observe`], on the direct path: the kernel has been told yes before, and the row's connections really
+/// went that way.
 fn observe_direct(lab: &Lab, row: &str, family: Family, port: u16) -> Result<Value> {
     let (client, near) = (lab.pod("shop/client"), lab.pod(NEAR));
     let node = lab.node_of(&near);

@@ -1,5 +1,6 @@
-//! An hour's churn in a minute: connections on every path, pods that come and go, policies that change, a controller that restarts and
-//! connections to it that break. After each round all daemons hold what they held before, and memory does not grow with the rounds.
+//! An hour's churn in a minute: connections on every path, pods that come and go, policies that change, a
+//! controller that restarts and connections to it that break. After each round all daemons hold what they
+//! held before, and memory does not grow with the rounds.
 //!
 //! Longer with `AMBIT_SOAK=<minutes>`.
 
@@ -26,12 +27,14 @@ const LASTED: Duration = Duration::from_secs(16);
 /// Connections on each of the addresses in a round.
 const EACH: usize = 100;
 
-/// Bytes of memory that a connection may leave behind at a ztunnel. One that is forgotten anywhere leaves at least its facts (two socket
-/// addresses, two names, two identities, two counters: more than 200 bytes), and a task that never ends some thousand. Below that is
-/// what the allocator needs until it has seen every mix of sizes: measured 3 to 10 bytes in the first minutes, and ever less.
+/// Bytes of memory that a connection may leave behind at a ztunnel. One that is forgotten anywhere leaves at
+/// least its facts (two socket addresses, two names, two identities, two counters: more than 200 bytes), and
+/// a task that never ends some thousand. Below that is what the allocator needs until it has seen every mix
+/// of sizes: measured 3 to 10 bytes in the first minutes, and ever less.
 const PER_CONNECTION: f64 = 64.0;
-/// The same for a round at the controller, which has no connections to carry: two changes of policy, and now and then two new streams of
-/// daemons. Measured 3 to 10 KiB in the first minutes, and ever less; a stream that is never ended keeps some ten KiB of buffers.
+/// The same for a round at the controller, which has no connections to carry: two changes of policy, and now
+/// and then two new streams of daemons. Measured 3 to 10 KiB in the first minutes, and ever less; a stream
+/// that is never ended keeps some ten KiB of buffers.
 const PER_ROUND: f64 = 24.0 * 1024.0;
 
 const CHECKED: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {namespace: shop, name: everybody}\n\
@@ -184,8 +187,9 @@ fn churn_leaves_no_growth() -> Result<()> {
     ];
     let connections: usize = traffic(&lab).iter().map(|stint| stint.connections).sum();
     let began = Instant::now();
-    // In the first third everything reaches the size it has for good: the runtime's and the allocator's caches, the ring of recent
-    // connections, the label sets of metrics. It is not judged, and the controller restarts in it.
+    // In the first third everything reaches the size it has for good: the runtime's and the allocator's
+    // caches, the ring of recent connections, the label sets of metrics. It is not judged, and the
+    // controller restarts in it.
     let mut warming = 0;
     while warming < FEWEST / 3 || began.elapsed() < time / 3 {
         round(&lab, if warming % 4 == 0 { Break::Restart } else { Break::Nothing })?;

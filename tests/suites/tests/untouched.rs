@@ -1,5 +1,5 @@
-//! What the mesh leaves alone: UDP, DNS, and everything that goes to or comes from outside. The same packets as without a mesh, with the
-//! daemons alive and dead.
+//! What the mesh leaves alone: UDP, DNS, and everything that goes to or comes from outside. The same packets
+//! as without a mesh, with the daemons alive and dead.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -82,7 +82,8 @@ fn place(lab: &Lab, name: &str) -> Place {
     if name == "outside" { lab.outside.clone() } else { lab.pod(name).place.clone() }
 }
 
-/// What of a row's packets must be the same: by direction, how many hops they have left and all that they carry.
+/// What of a row's packets must be the same: by direction, how many hops they have left and all that they
+/// carry.
 type Seen = BTreeMap<(IpAddr, IpAddr, u8), Vec<u8>>;
 
 fn run(lab: &Lab, row: Row, family: Family) -> Result<Seen> {
@@ -146,7 +147,8 @@ fn tcp(client: &Place, server: &Place, to: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-/// The row's packets. TCP may cut its bytes otherwise, so they are joined; datagrams are joined with marks between them.
+/// The row's packets. TCP may cut its bytes otherwise, so they are joined; datagrams are joined with marks
+/// between them.
 fn seen(trace: &Trace, row: Row) -> Result<Seen> {
     let mut seen = Seen::new();
     for packet in trace.packets() {

@@ -1,7 +1,7 @@
 //! CPUs: who is pinned where, and whose time was used ([`Meter`]).
 //!
-//! The kernel counts time in ticks of 10 ms; work done in soft interrupts counts for the process they interrupt (this
-//! kernel has no accounting of its own for them, so ours must not add it a second time).
+//! The kernel counts time in ticks of 10 ms; work done in soft interrupts counts for the process they
+//! interrupt (this kernel has no accounting of its own for them, so ours must not add it a second time).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -114,7 +114,8 @@ impl Counters {
     fn read(daemons: &[u32]) -> Result<Self> {
         let processes = processes()?;
         let mut ours = BTreeSet::from([std::process::id()]);
-        // Children have greater numbers than their parents, except after a wrap: go on until nothing is added.
+        // Children have greater numbers than their parents, except after a wrap: go on until nothing is
+        // added.
         loop {
             let before = ours.len();
             ours.extend(

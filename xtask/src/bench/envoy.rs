@@ -1,7 +1,8 @@
-//! An Envoy in the client's pod and one in the server's: TCP in mutual TLS 1.3 between them, a connection for a connection.
+//! An Envoy in the client's pod and one in the server's: TCP in mutual TLS 1.3 between them, a connection for
+//! a connection.
 //!
-//! It is laid out as ztunnel is: the client reaches its proxy over loopback in its own pod, and the server is reached over
-//! loopback in its.
+//! It is laid out as ztunnel is: the client reaches its proxy over loopback in its own pod, and the server is
+//! reached over loopback in its.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -167,8 +168,8 @@ fn tls(folder: &Path, own: &str, peer: &str) -> Value {
     })
 }
 
-/// A root and a certificate with a SPIFFE identity for each side, P-256 as ztunnel's are. By `openssl`: a library for it would
-/// be built with every verb of xtask.
+/// A root and a certificate with a SPIFFE identity for each side, P-256 as ztunnel's are. By `openssl`: a
+/// library for it would be built with every verb of xtask.
 fn certificates(folder: &Path) -> Result<()> {
     let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"];
     openssl(folder, &["-subj", "/CN=bench", "-keyout", "root.key", "-out", "root.pem"], &key)?;

@@ -1,7 +1,8 @@
 //! `cargo xtask bench`: the same traffic with and without the mesh, in turn, within one run.
 //!
-//! Machines differ and drift, so every figure is also a ratio to plain TCP of its own round. Node 0 has CPU 0, node 1 has CPU 1;
-//! each proxy has one worker. `system` says what is compared, `loads` what is measured, `report` what is made of it.
+//! Machines differ and drift, so every figure is also a ratio to plain TCP of its own round. Node 0 has CPU
+//! 0, node 1 has CPU 1; each proxy has one worker. `system` says what is compared, `loads` what is measured,
+//! `report` what is made of it.
 
 mod chart;
 mod cpu;
@@ -123,7 +124,8 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// The direct path may be switched off, or not there yet: that is a finding, not a failure of the others' figures.
+    /// The direct path may be switched off, or not there yet: that is a finding, not a failure of the others'
+    /// figures.
     fn warm_up(&mut self, system: System) -> Result<()> {
         match self.stage.warm_up(system) {
             Err(error) if system == System::Direct => {
@@ -168,7 +170,8 @@ impl Bench<'_> {
         if system == System::Direct { self.stage.tunnelled(system) } else { Ok(0.0) }
     }
 
-    /// Whether the daemon has carried nothing more. If it has, the figures are not the direct path's, and none are reported.
+    /// Whether the daemon has carried nothing more. If it has, the figures are not the direct path's, and
+    /// none are reported.
     fn was_direct(&mut self, system: System, before: f64, what: &str) -> Result<bool> {
         let more = self.carried(system)? - before;
         if more > 0.0 {

@@ -1,7 +1,7 @@
 //! Figures as medians with their spread and their ratio to plain, as tables for people and rows for programs.
 //!
-//! A ratio is taken within each round, of two runs that were seconds apart; the median of these ratios is reported. It moves less
-//! with the machine than the ratio of two medians.
+//! A ratio is taken within each round, of two runs that were seconds apart; the median of these ratios is
+//! reported. It moves less with the machine than the ratio of two medians.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

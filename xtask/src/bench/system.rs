@@ -188,7 +188,8 @@ impl Stage {
         lab.finish()
     }
 
-    /// How many connections the server's daemon has carried itself: one more than before, and the path was not direct.
+    /// How many connections the server's daemon has carried itself: one more than before, and the path was
+    /// not direct.
     pub(super) fn tunnelled(&self, system: System) -> Result<f64> {
         let namespace = ("destination_workload_namespace", system.name());
         let tls = [namespace, ("connection_security_policy", "mutual_tls")];

@@ -1,6 +1,7 @@
 //! `cargo xtask demo`: a mesh of two nodes on this machine, real traffic, explained while it runs.
 //!
-//! [`run`] is the verb, [`check`] the same scenario as a suite. `scenario` holds the steps, `table` the live table.
+//! [`run`] is the verb, [`check`] the same scenario as a suite. `scenario` holds the steps, `table` the live
+//! table.
 
 mod scenario;
 mod table;

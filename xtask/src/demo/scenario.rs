@@ -196,7 +196,8 @@ impl<'lab> Script<'lab> {
             table::print(row);
         }
         self.expect("db's daemon proved cart's identity each time", || {
-            // By its certificate from another node; from its own, once the daemon has said yes, by the kernel.
+            // By its certificate from another node; from its own, once the daemon has said yes, by the
+            // kernel.
             let proven = rows.iter().filter(to_db).filter(|row| {
                 row.identity == "cluster.local/ns/shop/sa/cart" && ["tunnel", "direct"].contains(&&*row.path)
             });

@@ -6,15 +6,17 @@ use ambit_runtime::telemetry::connection::Bytes;
 use ambit_runtime::telemetry::connection::observed::Carried;
 use parking_lot::Mutex;
 
-/// By the cookie of the server's socket: how much of what each connection has carried this daemon has counted. What an earlier one
-/// may have counted is not asked: its counters ended with it, and metrics agree with the log, which tells all bytes.
+/// By the cookie of the server's socket: how much of what each connection has carried this daemon has
+/// counted. What an earlier one may have counted is not asked: its counters ended with it, and metrics agree
+/// with the log, which tells all bytes.
 #[derive(Debug, Default)]
 pub(super) struct Counted(Mutex<Table>);
 
 #[derive(Debug, Default)]
 struct Table {
     open: HashMap<u64, Bytes>,
-    /// Those whose end was reported last: the kernel records an end a moment before it stops listing the connection.
+    /// Those whose end was reported last: the kernel records an end a moment before it stops listing the
+    /// connection.
     just_closed: HashSet<u64>,
 }
 

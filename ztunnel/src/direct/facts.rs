@@ -49,8 +49,8 @@ impl From<&Record> for Seen {
 }
 
 impl Seen {
-    /// The reports to make: both ends' of a direct connection, since both are this node's; the server's of one that
-    /// arrived; the client's of a `connect()` that was refused.
+    /// The reports to make: both ends' of a direct connection, since both are this node's; the server's of
+    /// one that arrived; the client's of a `connect()` that was refused.
     pub(super) fn reports(&self, mesh: &Mesh, names: &Names) -> Vec<Facts> {
         let named = |number: Option<WorkloadNumber>| number.and_then(|number| names.workload(number));
         let by_address = |address: SocketAddr| mesh.workload_by_address(address.ip()).cloned();
@@ -103,7 +103,8 @@ fn asked_for(mesh: &Mesh, source: Option<&Workload>, asked: SocketAddr) -> Optio
     own().or_else(|| serving().next()).cloned()
 }
 
-/// The service that a workload stands behind with this port; several may share one, and with one there is no question.
+/// The service that a workload stands behind with this port; several may share one, and with one there is no
+/// question.
 fn behind(mesh: &Mesh, destination: Option<&Workload>, server: SocketAddr) -> Option<Arc<Service>> {
     let mut serving = destination?
         .services

@@ -1,5 +1,5 @@
-//! The open connections that the kernel carries: which of them are no longer allowed ([`recheck`]), and what they
-//! carry ([`list`], [`count`]).
+//! The open connections that the kernel carries: which of them are no longer allowed ([`recheck`]), and what
+//! they carry ([`list`], [`count`]).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
@@ -22,8 +22,8 @@ use crate::daemon::Node;
 use crate::pods::Pod;
 use crate::report;
 
-/// Ends those of the destinations' open connections that the mesh, as it is now, does not allow. Returns whose could not be looked
-/// at, or ended.
+/// Ends those of the destinations' open connections that the mesh, as it is now, does not allow. Returns
+/// whose could not be looked at, or ended.
 pub(super) fn recheck(node: &Node, whom: Whom) -> Whom {
     if whom.is_nobody() {
         return whom;
@@ -94,7 +94,8 @@ fn ending(refusal: &Refusal) -> Ending {
     }
 }
 
-/// Closes the server's end, which resets the client's; where there is none yet, or it cannot be got at, the client's.
+/// Closes the server's end, which resets the client's; where there is none yet, or it cannot be got at, the
+/// client's.
 fn cut(node: &Node, destination: &WorkloadUid, flow: &Flow, ending: Ending) -> Result<(), Failed> {
     let source = || node.pods.get(&node.direct.names.uid(flow.source?)?);
     let server = node.pods.get(destination).zip(flow.server_cookie);
@@ -123,7 +124,8 @@ fn cut(node: &Node, destination: &WorkloadUid, flow: &Flow, ending: Ending) -> R
             }
         }
     }
-    // It has just ended by itself, or its pod's namespace is not here yet: then it is looked at when that comes.
+    // It has just ended by itself, or its pod's namespace is not here yet: then it is looked at when that
+    // comes.
     node.direct.cut.lock().remove(&key);
     outcome
 }
@@ -156,14 +158,14 @@ const CARRIED: [(Direction, connection::Path); 3] = [
     (Direction::Inbound, connection::Path::Native),
 ];
 
-/// Tells the metrics how many are open and what they have carried until now, and what the kernel recorded. Returns whose
-/// connections must be looked at again.
+/// Tells the metrics how many are open and what they have carried until now, and what the kernel recorded.
+/// Returns whose connections must be looked at again.
 pub(super) fn count(node: &Node) -> Whom {
     let Some(mesh) = node.state.mesh() else { return Whom::nobody() };
     let counted = &node.direct.counted;
     let _one_at_a_time = node.direct.draining.lock();
-    // First the list, then the records: whoever leaves it after this has its end reported after this, and whose end was
-    // reported before is in `closed`.
+    // First the list, then the records: whoever leaves it after this has its end reported after this, and
+    // whose end was reported before is in `closed`.
     let closed = counted.begin();
     let flows = with_bytes(node);
     let whom = records::take_all(node, &mesh);

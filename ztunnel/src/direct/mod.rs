@@ -1,12 +1,15 @@
-//! The daemon's half of the direct path. The kernel carries the connections; here is decided, told and watched.
+//! The daemon's half of the direct path. The kernel carries the connections; here is decided, told and
+//! watched.
 //!
-//! - [`Direct::remember`] tells the kernel a yes that came about on the tunnel path; [`Direct::void`] takes back what a
-//!   change of the mesh may have made wrong, and [`keep_lease`] says again and again that the rest still holds.
+//! - [`Direct::remember`] tells the kernel a yes that came about on the tunnel path; [`Direct::void`] takes
+//!   back what a change of the mesh may have made wrong, and [`keep_lease`] says again and again that the
+//!   rest still holds.
 //! - [`services`] keeps the kernel's choice of endpoints equal to the daemon's.
 //! - [`flows`] looks at what is open: lists it, counts what it carries, and cuts what is no longer allowed.
 //! - [`records`] turns what the kernel saw into the reports that other paths make.
 //!
-//! The order in which a change is taken in (decision 074): publish the mesh, make yeses void, then look at what is open.
+//! The order in which a change is taken in (decision 074): publish the mesh, make yeses void, then look at
+//! what is open.
 
 mod counted;
 mod facts;
@@ -61,7 +64,8 @@ pub(crate) struct Direct {
     services: Services,
     /// What earlier daemons said has been taken back: there may be a lease.
     begun: AtomicBool,
-    /// Destinations whose yeses could not be made void. While there are any, no yes holds: there is no lease.
+    /// Destinations whose yeses could not be made void. While there are any, no yes holds: there is no
+    /// lease.
     unsure: Mutex<BTreeSet<WorkloadNumber>>,
     /// Connections that were cut, by both ends, and why: their records say only that they were reset.
     cut: Mutex<HashMap<(SocketAddr, SocketAddr), (Instant, Ending)>>,
@@ -169,8 +173,8 @@ impl Direct {
         self.services.follow_pod(node, uid);
     }
 
-    /// Tells the kernel that `source` may go on without the daemon to where this tunnel went, if that may be said.
-    /// `asked` is what the application asked for.
+    /// Tells the kernel that `source` may go on without the daemon to where this tunnel went, if that may be
+    /// said. `asked` is what the application asked for.
     pub(crate) fn remember(&self, node: &Node, source: &Pod, tunnel: &Tunnel, asked: SocketAddr) {
         if !self.settings.enabled {
             return;
@@ -199,8 +203,8 @@ impl Direct {
         }
     }
 
-    /// Takes back what a change may have made wrong; whose open connections are to be looked at afterwards. Without
-    /// `touched` everything is new. The mesh has been published already.
+    /// Takes back what a change may have made wrong; whose open connections are to be looked at afterwards.
+    /// Without `touched` everything is new. The mesh has been published already.
     pub(crate) fn void(
         &self,
         node: &Node,
@@ -329,8 +333,8 @@ fn watch(node: &Node, asked: &Asked) {
             tried = Instant::now();
         }
         left.join(flows::recheck(node, whom));
-        // What was established while its policy changed, or arrived by rules that no longer hold, is looked at at once. Where records
-        // were lost, nobody knows whose.
+        // What was established while its policy changed, or arrived by rules that no longer hold, is looked
+        // at at once. Where records were lost, nobody knows whose.
         let mut seen = records::drain(node);
         let now_lost = lost_records(node);
         if now_lost != lost {

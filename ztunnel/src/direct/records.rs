@@ -17,7 +17,8 @@ use crate::report;
 
 /// Reports what the kernel recorded since the last time. Returns whose connections must be looked at again.
 ///
-/// Before the mesh is known nothing can be named: records wait in the kernel, which counts those it has no room for.
+/// Before the mesh is known nothing can be named: records wait in the kernel, which counts those it has no
+/// room for.
 pub(super) fn drain(node: &Node) -> Whom {
     let Some(mesh) = node.state.mesh() else { return Whom::nobody() };
     let _one_at_a_time = node.direct.draining.lock();
@@ -65,7 +66,8 @@ fn take(node: &Node, mesh: &Mesh, record: &Record) -> Option<WorkloadUid> {
     None
 }
 
-/// A native connection's SYN may have passed by the rules of a moment ago, and nothing in the kernel checks it again.
+/// A native connection's SYN may have passed by the rules of a moment ago, and nothing in the kernel checks
+/// it again.
 fn let_in_by_old_rules(node: &Node, mesh: &Mesh, record: &Record) -> Option<WorkloadUid> {
     let uid = record.destination.and_then(|number| node.direct.names.uid(number))?;
     let open = record.path != Path::Native || record.probe;

@@ -1,5 +1,6 @@
-//! The kernel's choice of endpoints, kept equal to the daemon's: a table for each service that has an endpoint which
-//! can be reached directly. What can go wrong is only that the kernel leaves the choice to the daemon for longer.
+//! The kernel's choice of endpoints, kept equal to the daemon's: a table for each service that has an
+//! endpoint which can be reached directly. What can go wrong is only that the kernel leaves the choice to the
+//! daemon for longer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;

@@ -1,4 +1,5 @@
-//! How the controller is reached, trusted and spoken to: [`Connection`], and [`Credentials`] where it comes from.
+//! How the controller is reached, trusted and spoken to: [`Connection`], and [`Credentials`] where it comes
+//! from.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,8 +10,8 @@ use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 use crate::Error;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A controller that is silent for an interval gets a ping; one that does not answer it in time is gone. Some gRPC servers
-/// (Istio's control plane) end connections that ping more often than every 15 s.
+/// A controller that is silent for an interval gets a ping; one that does not answer it in time is gone. Some
+/// gRPC servers (Istio's control plane) end connections that ping more often than every 15 s.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -29,8 +30,8 @@ pub struct Connection {
     pub node: String,
 }
 
-/// Where the way to the controller is asked for, anew for every connection and every call: tokens and roots are replaced
-/// while a daemon runs. A [`Connection`] is the one that never changes.
+/// Where the way to the controller is asked for, anew for every connection and every call: tokens and roots
+/// are replaced while a daemon runs. A [`Connection`] is the one that never changes.
 pub trait Credentials: Send + Sync + 'static {
     /// What is to be used now.
     fn connection(&self) -> Result<Connection, Error>;
@@ -60,7 +61,8 @@ impl Connection {
             return Err(Error::NoRoot);
         }
         let unusable = |source| Error::Endpoint { endpoint: self.endpoint.clone(), source };
-        // Said here although tonic would take it: another crate's feature must not change who does the cryptography.
+        // Said here although tonic would take it: another crate's feature must not change who does the
+        // cryptography.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let tls = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(&self.root_pem))

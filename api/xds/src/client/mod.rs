@@ -79,11 +79,12 @@ pub struct HeldType {
     pub nonce: String,
 }
 
-/// Keeps the caller's mesh up to date, for ever: `on_update` gets what changes, and says what it refuses of it.
+/// Keeps the caller's mesh up to date, for ever: `on_update` gets what changes, and says what it refuses of
+/// it.
 ///
-/// While the controller is away nothing is taken back. When it returns, it is told what is held, and sends the rest.
-/// A resource that cannot be decoded, or that `on_update` refuses, is reported to the controller and stays as it last was.
-/// Returns only if what `credentials` gave at first can never work.
+/// While the controller is away nothing is taken back. When it returns, it is told what is held, and sends
+/// the rest. A resource that cannot be decoded, or that `on_update` refuses, is reported to the controller
+/// and stays as it last was. Returns only if what `credentials` gave at first can never work.
 pub async fn run(
     credentials: impl Credentials,
     status: watch::Sender<Status>,

@@ -148,7 +148,8 @@ impl State {
         Some(received)
     }
 
-    /// The request that answers a response, once its changes are in force except for those of `refused` resources.
+    /// The request that answers a response, once its changes are in force except for those of `refused`
+    /// resources.
     pub(super) fn answer(&mut self, received: Received, refused: &[Rejected]) -> DeltaDiscoveryRequest {
         let held = &mut self.types[received.kind.index()].resources;
         for name in &received.removed {

@@ -1,5 +1,5 @@
-//! The model to messages and back. Encoding cannot fail; decoding is where the wire is parsed, and a failure names
-//! the resource and the field.
+//! The model to messages and back. Encoding cannot fail; decoding is where the wire is parsed, and a failure
+//! names the resource and the field.
 
 mod common;
 mod extension;

@@ -109,8 +109,9 @@ fn decode(policy: &wire::Authorization) -> Result<Authorization, Problem> {
     })
 }
 
-/// A match with an extension has a condition that is unknown here, and ignoring it must not permit more: in an ALLOW
-/// policy such a match never matches, in a DENY policy the rest of it does, or everything if nothing else is left.
+/// A match with an extension has a condition that is unknown here, and ignoring it must not permit more: in
+/// an ALLOW policy such a match never matches, in a DENY policy the rest of it does, or everything if nothing
+/// else is left.
 fn decode_clause(clause: &wire::Clause, action: Action) -> Result<Clause, Problem> {
     let mut matches = Vec::with_capacity(clause.matches.len());
     let mut denies_all = false;

@@ -129,7 +129,8 @@ fn decode(workload: &wire::Workload) -> Result<Workload, Problem> {
         addresses: each("addresses", &workload.addresses, |field, bytes| decode_ip(field, bytes))?,
         protocol: match decode_enum("tunnel_protocol", workload.tunnel_protocol)? {
             wire::TunnelProtocol::Hbone => TunnelProtocol::Hbone,
-            // A sidecar's own mutual TLS is not ours to speak: such a peer is reached plainly and refuses what it must.
+            // A sidecar's own mutual TLS is not ours to speak: such a peer is reached plainly and refuses
+            // what it must.
             wire::TunnelProtocol::None | wire::TunnelProtocol::LegacyIstioMtls => TunnelProtocol::None,
         },
         health: match decode_enum("status", workload.status)? {

@@ -1,5 +1,5 @@
-//! The controller's end: a [`Publisher`] that holds what every daemon should know, and [`Server::serve`], which
-//! answers delta xDS and certificate requests over TLS.
+//! The controller's end: a [`Publisher`] that holds what every daemon should know, and [`Server::serve`],
+//! which answers delta xDS and certificate requests over TLS.
 //!
 //! Each stream is a [`session::Session`], a pure state machine between requests and the [`store::Store`].
 

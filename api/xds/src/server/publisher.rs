@@ -13,8 +13,8 @@ use crate::resource::{Encoded, ResourceType};
 
 /// What all clients should know. Clones share it.
 ///
-/// Until the first [`publish`](Self::publish) clients get no answer: publish once the objects have been read, even if there
-/// are none, or a restarted controller would tell its clients that everything is gone.
+/// Until the first [`publish`](Self::publish) clients get no answer: publish once the objects have been read,
+/// even if there are none, or a restarted controller would tell its clients that everything is gone.
 #[derive(Clone, Debug, Default)]
 pub struct Publisher {
     inner: Arc<Inner>,

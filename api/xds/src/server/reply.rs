@@ -1,5 +1,5 @@
-//! A response on its way out: what a session says, and the bytes of it. Resources are encoded once, when they are published, and
-//! whoever is sent everything there is shares one piece of memory with all others who are.
+//! A response on its way out: what a session says, and the bytes of it. Resources are encoded once, when they
+//! are published, and whoever is sent everything there is shares one piece of memory with all others who are.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -83,8 +83,8 @@ fn join(resources: &[Arc<Encoded>]) -> Bytes {
     bytes.freeze()
 }
 
-/// A stream's response body: replies as they come, then the status. tonic's own would keep the room of its largest message
-/// for as long as the stream lives.
+/// A stream's response body: replies as they come, then the status. tonic's own would keep the room of its
+/// largest message for as long as the stream lives.
 #[derive(Debug)]
 pub(super) struct Replies {
     from: mpsc::Receiver<Result<Pieces, Status>>,

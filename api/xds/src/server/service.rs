@@ -1,4 +1,5 @@
-//! The discovery service: authenticates a stream, then moves requests and responses between it and its session.
+//! The discovery service: authenticates a stream, then moves requests and responses between it and its
+//! session.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -24,7 +25,8 @@ use crate::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 
 /// The largest request: a claim of some 200,000 resources.
 const MAX_REQUEST: usize = 32 << 20;
-/// Streams of one node at once: two daemons during an upgrade, and those that a broken network has not ended yet.
+/// Streams of one node at once: two daemons during an upgrade, and those that a broken network has not ended
+/// yet.
 const STREAMS_PER_NODE: usize = 8;
 
 /// What is served of the service: the incremental protocol.
@@ -179,7 +181,8 @@ async fn converse(
         tracing::info!(%node, "xDS client disconnected");
     }
     if let Some(status) = end {
-        // Not waiting: a client that does not read would hold this task, and the dropped channel ends its stream too.
+        // Not waiting: a client that does not read would hold this task, and the dropped channel ends its
+        // stream too.
         let _ = replies.try_send(Err(status));
     }
 }

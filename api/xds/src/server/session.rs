@@ -1,7 +1,8 @@
-//! One client's side of the delta protocol, as a pure state machine: requests go in, the next response comes out.
+//! One client's side of the delta protocol, as a pure state machine: requests go in, the next response comes
+//! out.
 //!
-//! At most one response of a type is under way: the next one is made when the client has answered the last, from what
-//! is true then. So what changes often is sent as often as the client can take it.
+//! At most one response of a type is under way: the next one is made when the client has answered the last,
+//! from what is true then. So what changes often is sent as often as the client can take it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -49,7 +50,8 @@ pub(super) enum Violation {
 #[derive(Debug, Default)]
 pub(super) struct Session {
     subscriptions: [Option<Subscription>; 2],
-    /// Unknown types: they get one empty answer each, so that a client that waits for it does not wait forever.
+    /// Unknown types: they get one empty answer each, so that a client that waits for it does not wait
+    /// forever.
     foreign: BTreeSet<String>,
     foreign_unanswered: VecDeque<String>,
     responses: u64,

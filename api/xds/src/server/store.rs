@@ -1,8 +1,9 @@
 //! What is published: every resource by name, and the order in which resources last changed.
 //!
-//! A session remembers only how far it has read. Whatever changed since then is found in the order, once for each
-//! resource however often it changed, so a client that reads slowly costs no memory. Removals are remembered up
-//! to a limit; a session that is further behind than that starts again from what its client says it holds.
+//! A session remembers only how far it has read. Whatever changed since then is found in the order, once for
+//! each resource however often it changed, so a client that reads slowly costs no memory. Removals are
+//! remembered up to a limit; a session that is further behind than that starts again from what its client
+//! says it holds.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -62,7 +63,8 @@ impl Store {
         Self { ready: false, revision: 0, removals, tables: Default::default() }
     }
 
-    /// Until this is called nothing is answered: an empty store would tell reconnecting clients that all is gone.
+    /// Until this is called nothing is answered: an empty store would tell reconnecting clients that all is
+    /// gone.
     pub(super) fn set_ready(&mut self) {
         self.ready = true;
     }

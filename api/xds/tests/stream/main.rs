@@ -1,5 +1,5 @@
-//! Controller and daemons over TLS on loopback: what is sent, what is not, and what happens when one of them is
-//! gone, slow, hostile or unknown.
+//! Controller and daemons over TLS on loopback: what is sent, what is not, and what happens when one of them
+//! is gone, slow, hostile or unknown.
 
 mod support;
 
@@ -173,7 +173,8 @@ async fn a_restarted_controller_says_nothing_before_it_has_read_its_objects() {
     let address = controller.address;
     controller.stop().await;
 
-    // The daemon is back before the objects have been read: had it been answered, "a" would have been taken back.
+    // The daemon is back before the objects have been read: had it been answered, "a" would have been taken
+    // back.
     let mut controller = Controller::unread(address, &root).await;
     let mut raw = Raw::open(&controller.connection(&root, "node-a")).await.expect("a stream");
     raw.requests.send(held()).await.expect("an open stream");
@@ -238,7 +239,8 @@ async fn a_client_that_does_not_read_costs_nothing_and_disturbs_nobody() {
         controller.apply((0..200).map(|n| put(&format!("w{n}"), [10, 1, round, n])).collect());
         quick.until("a round", |m| m.workload_by_address([10, 1, round, 199].into()).is_some()).await;
     }
-    // The quick one was sent every round, the slow one nothing more; when it answers, it gets the last state once.
+    // The quick one was sent every round, the slow one nothing more; when it answers, it gets the last state
+    // once.
     assert_eq!(controller.publisher.stats().sent, 200 + 200 + 100 * 200);
     let mut slow = slow;
     let first = soon("its answer", slow.responses.message()).await.expect("no error").expect("a response");

@@ -1,4 +1,5 @@
-//! What a record says at the end: byte counts are exactly what the apps sent, whoever closes first and however.
+//! What a record says at the end: byte counts are exactly what the apps sent, whoever closes first and
+//! however.
 
 #![expect(unsafe_code, reason = "a system call that no crate wraps")]
 
@@ -41,7 +42,8 @@ fn reset(socket: Socket) {
     drop(socket);
 }
 
-/// Until the other end's reset is here: on a busy machine it may take a while, and whoever closes before that ends in order.
+/// Until the other end's reset is here: on a busy machine it may take a while, and whoever closes before that
+/// ends in order.
 fn until_reset(socket: &Socket) {
     until("the reset has arrived", || socket.take_error().expect("asking").is_some());
 }
@@ -54,8 +56,8 @@ fn until_arrived(socket: &Socket, length: usize) {
     });
 }
 
-/// A row: its name, what the ends do, what they have sent, and how the record says that it ended; none: that depends on
-/// whether the kernel acknowledged a FIN before the reset.
+/// A row: its name, what the ends do, what they have sent, and how the record says that it ended; none: that
+/// depends on whether the kernel acknowledged a FIN before the reset.
 type Row = (&'static str, fn(Socket, Socket), (u64, u64), Option<Reason>);
 
 const ROWS: [Row; 19] = [
@@ -322,8 +324,8 @@ fn a_full_window_is_counted_exactly() {
     let world = Neighbours::new();
     let app = world.pods[SERVER].listen(V4[SERVER]);
     world.allow(CLIENT, SERVER, local(&app));
-    // The server's FIN is stuck behind data that the client has no room for, and then the client resets: how much
-    // the client had taken is known to the client alone.
+    // The server's FIN is stuck behind data that the client has no room for, and then the client resets: how
+    // much the client had taken is known to the client alone.
     for half in [false, true] {
         let client = world.pods[CLIENT].connect(local(&app)).expect("direct");
         let (server, from) = accept(&app);

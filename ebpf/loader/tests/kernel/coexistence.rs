@@ -1,5 +1,6 @@
-//! Other programs of the connect hooks, before ours and after: those that balance services, those that refuse, and those that change
-//! what was decided. Needs a kernel that orders programs (Linux 6.17), to have both orders.
+//! Other programs of the connect hooks, before ours and after: those that balance services, those that
+//! refuse, and those that change what was decided. Needs a kernel that orders programs (Linux 6.17), to have
+//! both orders.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -17,7 +18,8 @@ use crate::outbound::{assert_joined, counter};
 const STRANGE_V4: &str = "10.97.0.10";
 const STRANGE_V6: &str = "fd00:97::10";
 
-/// A balancer for the client's namespace: `service` goes to `endpoint`, and `getpeername()` shows the service again.
+/// A balancer for the client's namespace: `service` goes to `endpoint`, and `getpeername()` shows the service
+/// again.
 fn balancer(world: &Neighbours, service: SocketAddr, endpoint: SocketAddr, order: Order) -> [Foreign; 2] {
     let attach = |hook, does| {
         Foreign::attach(world.pods[CLIENT].cookie, hook, does, order).expect("their program is attached")

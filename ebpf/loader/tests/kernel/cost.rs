@@ -1,5 +1,5 @@
-//! What the programs cost, by the kernel's own clock (`bpf_stats`). Figures, not assertions about a busy machine: run with
-//! `cargo test -p ambit-loader --test kernel cost -- --ignored --nocapture`.
+//! What the programs cost, by the kernel's own clock (`bpf_stats`). Figures, not assertions about a busy
+//! machine: run with `cargo test -p ambit-loader --test kernel cost -- --ignored --nocapture`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

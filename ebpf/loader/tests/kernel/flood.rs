@@ -51,7 +51,8 @@ fn nothing_is_left_of_many_connections() {
     let rest = world.rest();
     let lost = counter(&world.dataplane, Reason::RecordLost);
     assert!(lost > 0, "{} records fit", rest.len());
-    // One whose entry was gone when it was established, which happened once in many runs on a busy machine, has one more.
+    // One whose entry was gone when it was established, which happened once in many runs on a busy machine,
+    // has one more.
     let gone = counter(&world.dataplane, Reason::FlowGone);
     assert!(gone < 10, "{gone} entries were gone");
     assert_eq!(rest.len() as u64 + lost, 2 * 2 * EACH as u64 + gone, "one when opened and one when closed");

@@ -1,5 +1,5 @@
-//! Another program of the hooks, as those that balance services in `connect()` have: it changes addresses, or refuses. Only for
-//! one network namespace, so that the rest of the machine does not meet it.
+//! Another program of the hooks, as those that balance services in `connect()` have: it changes addresses, or
+//! refuses. Only for one network namespace, so that the rest of the machine does not meet it.
 
 #![expect(unsafe_code, reason = "the bpf() system call, which the tests' crates do not wrap")]
 
@@ -46,7 +46,8 @@ pub(crate) struct Foreign {
 
 impl Drop for Foreign {
     fn drop(&mut self) {
-        // Closing alone is not enough: a child that another test starts this moment holds the descriptor too, until it executes.
+        // Closing alone is not enough: a child that another test starts this moment holds the descriptor too,
+        // until it executes.
         let mut attribute = [self.link.as_raw_fd().cast_unsigned()];
         // SAFETY: the command reads a descriptor only.
         let detached = unsafe {
@@ -79,7 +80,8 @@ pub(crate) fn cgroup() -> io::Result<PathBuf> {
     Ok(found.and_then(|words| words.get(1).copied()).ok_or(io::ErrorKind::NotFound)?.into())
 }
 
-/// Attaches a program that refuses an address to a cgroup, the old way, which leaves no room for others. It ends with the cgroup.
+/// Attaches a program that refuses an address to a cgroup, the old way, which leaves no room for others. It
+/// ends with the cgroup.
 pub(crate) fn attach_alone(cgroup: &File, refused: SocketAddr) -> io::Result<()> {
     let kind = if refused.is_ipv4() { CONNECT_4 } else { CONNECT_6 };
     let program = load(kind, &code(NetnsCookie(0), Does::Refuse(refused)))?;
@@ -232,8 +234,8 @@ fn link(program: &OwnedFd, cgroup: &File, attach_kind: u32, order: Order) -> io:
 }
 
 fn bpf<A>(command: libc::c_long, attribute: &mut A) -> io::Result<OwnedFd> {
-    // SAFETY: the callers' attributes are those of their commands, and what they point to lives until the call returns,
-    // which gives a new descriptor that nobody else owns.
+    // SAFETY: the callers' attributes are those of their commands, and what they point to lives until the
+    // call returns, which gives a new descriptor that nobody else owns.
     unsafe {
         let result = libc::syscall(libc::SYS_bpf, command, &raw mut *attribute, size_of::<A>());
         if result < 0 {

@@ -1,5 +1,5 @@
-//! Pods of one node, which reach each other without a router, all enrolled and strict: what a pod's app gets in
-//! plaintext came by the direct path.
+//! Pods of one node, which reach each other without a router, all enrolled and strict: what a pod's app gets
+//! in plaintext came by the direct path.
 
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
@@ -119,8 +119,8 @@ impl Neighbours {
         self.dataplane.records(&mut |record| records.push(record)).expect("records");
     }
 
-    /// Waits for a record of this kind about a connection from here (or to here, where nobody connected), takes
-    /// it and leaves the others.
+    /// Waits for a record of this kind about a connection from here (or to here, where nobody connected),
+    /// takes it and leaves the others.
     pub(crate) fn record(&self, kind: RecordKind, about: SocketAddr) -> Record {
         let mut found = None;
         until(&format!("a record {kind:?} about {about}"), || {

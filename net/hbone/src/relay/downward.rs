@@ -87,8 +87,9 @@ impl Downward {
         Poll::Ready(Ok(()))
     }
 
-    /// Takes over what has come while the socket takes nothing: HTTP/2 counts small frames that nobody fetches, and ends
-    /// the whole connection when there are too many. What may come is bounded by the stream's window.
+    /// Takes over what has come while the socket takes nothing: HTTP/2 counts small frames that nobody
+    /// fetches, and ends the whole connection when there are too many. What may come is bounded by the
+    /// stream's window.
     fn gather(&mut self, context: &mut Context<'_>) -> Result<(), End> {
         while let Some(bytes) = self.receive(context)? {
             self.backlog.get_or_insert_default().push(bytes);

@@ -12,8 +12,8 @@ use super::socket::{ResetOnDrop, failure};
 use super::{End, Outcome, Traffic, socket};
 use crate::scratch::CHUNK;
 
-/// Carries bytes between two connections until both directions have ended or one of them is reset. Dropped before
-/// that, both are reset.
+/// Carries bytes between two connections until both directions have ended or one of them is reset. Dropped
+/// before that, both are reset.
 pub async fn tcp(first: TcpStream, second: TcpStream, traffic: &Traffic) -> Outcome {
     let (mut first, mut second) = (ResetOnDrop::new(first), ResetOnDrop::new(second));
     let end = {
@@ -76,7 +76,8 @@ struct Direction {
     pending: Bytes,
     read_end: bool,
     ended: bool,
-    /// The error of the socket that is read from has been taken: reading will say that this is the end, and it is not.
+    /// The error of the socket that is read from has been taken: reading will say that this is the end, and
+    /// it is not.
     source_failed: bool,
 }
 

@@ -1,7 +1,7 @@
 //! Reads for a relay: [`read`].
 //!
-//! Small reads are copied out of the thread's memory, to the size that they have; what fills a good part of it leaves
-//! with it.
+//! Small reads are copied out of the thread's memory, to the size that they have; what fills a good part of
+//! it leaves with it.
 
 use std::io;
 use std::task::{Context, Poll, ready};

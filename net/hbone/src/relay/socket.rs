@@ -19,8 +19,8 @@ pub(super) struct ResetOnDrop {
 
 impl ResetOnDrop {
     pub(super) fn new(socket: TcpStream) -> Self {
-        // What is relayed was written by the application when it wanted; it must not wait here again. Fails only for
-        // a connection that is gone, which reading will tell.
+        // What is relayed was written by the application when it wanted; it must not wait here again. Fails
+        // only for a connection that is gone, which reading will tell.
         let _gone = socket.set_nodelay(true);
         Self { socket, closed: false }
     }

@@ -1,7 +1,7 @@
 //! From the application's socket into the tunnel ([`Upward`]).
 //!
-//! Only when there is something to read is room in the tunnel asked for, and what is not used is given back: the
-//! connection's window is shared by all of its tunnels.
+//! Only when there is something to read is room in the tunnel asked for, and what is not used is given back:
+//! the connection's window is shared by all of its tunnels.
 
 use std::task::{Context, Poll, ready};
 
@@ -13,8 +13,8 @@ use super::read::read;
 use super::{End, Traffic};
 use crate::scratch::CHUNK;
 
-/// Room below this is waited out. A peer whose window was twice as wide gives at least as much again when it has read
-/// what we sent.
+/// Room below this is waited out. A peer whose window was twice as wide gives at least as much again when it
+/// has read what we sent.
 const LITTLE: usize = 16 << 10;
 
 pub(super) struct Upward {
@@ -26,7 +26,8 @@ pub(super) struct Upward {
     ended: bool,
     /// There was much room once.
     wide: bool,
-    /// The socket has failed, and someone has taken the error: reading will say that this is the end, and it is not.
+    /// The socket has failed, and someone has taken the error: reading will say that this is the end, and it
+    /// is not.
     failed: bool,
 }
 
@@ -118,8 +119,8 @@ impl Upward {
         self.failed = true;
     }
 
-    /// Resolves when everything that was sent is on its way: there is room again for as much as may wait here. (If the
-    /// peer gives less room than that, it never resolves.)
+    /// Resolves when everything that was sent is on its way: there is room again for as much as may wait
+    /// here. (If the peer gives less room than that, it never resolves.)
     pub(super) fn poll_flushed(&mut self, context: &mut Context<'_>) -> Poll<()> {
         self.send.reserve_capacity(self.send_buffer);
         while self.send.capacity() < self.send_buffer {

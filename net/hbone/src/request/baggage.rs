@@ -47,8 +47,8 @@ impl Baggage {
         if text.is_empty() { None } else { HeaderValue::from_str(&text).ok() }
     }
 
-    /// Reads what it understands, of one header or several. Of a key that is there twice the last counts, as others
-    /// read it.
+    /// Reads what it understands, of one header or several. Of a key that is there twice the last counts, as
+    /// others read it.
     pub(super) fn from_headers<'a>(values: impl IntoIterator<Item = &'a HeaderValue>) -> Option<Self> {
         let mut baggage = Self::default();
         let texts = values.into_iter().filter_map(|value| value.to_str().ok());
@@ -98,8 +98,8 @@ fn digit(half: u8) -> char {
     char::from_digit(half.into(), 16).map_or('0', |digit| digit.to_ascii_uppercase())
 }
 
-/// Others send names as they are, so what is no percent-encoded UTF-8 is taken as it stands. Empty for what holds control
-/// characters: it goes into logs.
+/// Others send names as they are, so what is no percent-encoded UTF-8 is taken as it stands. Empty for what
+/// holds control characters: it goes into logs.
 fn decode(value: &str) -> String {
     let text = percent_decoded(value).unwrap_or_else(|| value.to_owned());
     if text.chars().any(char::is_control) { String::new() } else { text }

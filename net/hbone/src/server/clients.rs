@@ -59,8 +59,8 @@ impl Clients {
 }
 
 impl Counts {
-    /// A client may have as many as are still free: however many clients take what they can get, there is a place for
-    /// the next.
+    /// A client may have as many as are still free: however many clients take what they can get, there is a
+    /// place for the next.
     fn admit(&self, address: IpAddr, most: Most) -> bool {
         let own = self.of.get(&address).copied().unwrap_or(0);
         own < most.of_one.min(most.of_all.saturating_sub(self.total))

@@ -1,8 +1,8 @@
 //! Bounds how many clients are about to prove who they are: [`Handshakes`].
 //!
-//! An honest handshake takes milliseconds. When there are too many, one goes of the crowd that has most under way: the
-//! same client at the same workload. Of those the oldest is the least likely to be honest. So whoever holds thousands
-//! open keeps nobody else out.
+//! An honest handshake takes milliseconds. When there are too many, one goes of the crowd that has most under
+//! way: the same client at the same workload. Of those the oldest is the least likely to be honest. So
+//! whoever holds thousands open keeps nobody else out.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};

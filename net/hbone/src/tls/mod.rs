@@ -1,7 +1,8 @@
-//! Mutual TLS 1.3 between workloads: [`server_config`] and [`client_config`] made from a [`WorkloadCertificate`].
+//! Mutual TLS 1.3 between workloads: [`server_config`] and [`client_config`] made from a
+//! [`WorkloadCertificate`].
 //!
-//! No session is ever resumed and no ticket given out: every connection proves both identities afresh, with the
-//! certificates in force.
+//! No session is ever resumed and no ticket given out: every connection proves both identities afresh, with
+//! the certificates in force.
 
 mod name;
 mod verify;
@@ -22,7 +23,8 @@ pub use self::name::{NameError, identity};
 use self::verify::{VerifyClient, VerifyServer};
 use crate::Error;
 
-/// What rustls may hold encrypted and unsent: one frame of a relay and some small ones, so that a frame is one write.
+/// What rustls may hold encrypted and unsent: one frame of a relay and some small ones, so that a frame is
+/// one write.
 pub(crate) const SEND_BUFFER: usize = 256 << 10;
 
 const ALPN: &[u8] = b"h2";
@@ -40,8 +42,9 @@ pub struct WorkloadCertificate {
 }
 
 impl WorkloadCertificate {
-    /// Puts together what a CA returned: PEM texts, leaf first and root last, and the key they are for. Whether they
-    /// are valid and for this identity is the caller's to check; peers check it in every handshake.
+    /// Puts together what a CA returned: PEM texts, leaf first and root last, and the key they are for.
+    /// Whether they are valid and for this identity is the caller's to check; peers check it in every
+    /// handshake.
     pub fn new(
         identity: Identity,
         chain: &[String],
@@ -81,8 +84,8 @@ static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
     })
 });
 
-/// For accepting tunnels to a workload: the client must show a certificate from the workload's roots, in force,
-/// that names exactly one identity, of the workload's own trust domain.
+/// For accepting tunnels to a workload: the client must show a certificate from the workload's roots, in
+/// force, that names exactly one identity, of the workload's own trust domain.
 pub fn server_config(certificate: &WorkloadCertificate) -> Arc<ServerConfig> {
     server_config_with_aliases(certificate, &[])
 }
@@ -106,8 +109,8 @@ pub fn server_config_with_aliases(
     Arc::new(config)
 }
 
-/// For opening tunnels from a workload: the server must show a certificate from the workload's roots, in force, that
-/// names exactly one identity, which must be among `expected`.
+/// For opening tunnels from a workload: the server must show a certificate from the workload's roots, in
+/// force, that names exactly one identity, which must be among `expected`.
 pub fn client_config(certificate: &WorkloadCertificate, expected: &[Identity]) -> Arc<ClientConfig> {
     let verifier = VerifyServer::new(certificate.roots.clone(), expected.into(), &PROVIDER);
     let mut config = ClientConfig::builder_with_provider(PROVIDER.clone())

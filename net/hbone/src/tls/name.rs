@@ -23,8 +23,8 @@ pub enum NameError {
     Unexpected(Identity),
 }
 
-/// The identity in a certificate. A second URI name, or one that cannot be read, makes it nobody's: which one counts
-/// must never be a question.
+/// The identity in a certificate. A second URI name, or one that cannot be read, makes it nobody's: which one
+/// counts must never be a question.
 pub fn identity(certificate: &CertificateDer<'_>) -> Result<Identity, NameError> {
     let read = |error: &dyn std::fmt::Display| NameError::Read(error.to_string());
     let (_, parsed) = X509Certificate::from_der(certificate).map_err(|error| read(&error))?;

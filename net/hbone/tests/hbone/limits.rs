@@ -318,8 +318,8 @@ async fn a_stopped_reader_costs_little_memory() {
     while tokio::time::timeout(Duration::from_millis(500), client.writable()).await.is_ok() {
         let _full = client.try_write(&piece);
     }
-    // What the server's socket and the application's have taken is the kernel's: at most 6 MiB of writing and 6 of
-    // reading by default. What the proxies hold is a window and a send buffer.
+    // What the server's socket and the application's have taken is the kernel's: at most 6 MiB of writing and
+    // 6 of reading by default. What the proxies hold is a window and a send buffer.
     let held = traffic.sent();
     let bound = (12 << 20) + u64::from(Http2::default().stream_window) + Http2::default().send_buffer as u64;
     assert!(held <= bound + (1 << 20), "{held} bytes were taken from the writer");
@@ -338,7 +338,8 @@ async fn room(stream: &mut h2::SendStream<Bytes>, size: usize) -> bool {
     tokio::time::timeout(Duration::from_millis(300), enough).await.is_ok()
 }
 
-/// HTTP/2 ends a connection on which too many small frames wait; those of a tunnel whose reader has stopped may be many.
+/// HTTP/2 ends a connection on which too many small frames wait; those of a tunnel whose reader has stopped
+/// may be many.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn small_frames_to_a_stopped_reader_end_nothing() {
     let ca = Ca::new();

@@ -197,7 +197,8 @@ impl Mesh {
         self.pool.open(&self.key, &ConnectRequest::to(to)).await
     }
 
-    /// Two applications with a tunnel between them: the client's socket, the server's, and the client's relay.
+    /// Two applications with a tunnel between them: the client's socket, the server's, and the client's
+    /// relay.
     pub(crate) async fn pair(&self) -> (TcpStream, TcpStream, JoinHandle<Outcome>) {
         let (application, address) = listen().await;
         let tunnel = soon(self.open(address)).await.expect("a tunnel");

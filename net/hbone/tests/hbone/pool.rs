@@ -194,7 +194,8 @@ async fn a_draining_peer_keeps_its_tunnels_and_gets_no_more() {
     let mut old = client(&mesh, address).await;
     assert!(answers(&mut old).await);
     mesh.inbound.drain();
-    // The listener still accepts in this test: the new tunnel comes over a new connection, which drains as well.
+    // The listener still accepts in this test: the new tunnel comes over a new connection, which drains as
+    // well.
     let asked = tokio::time::timeout(DEADLINE, async {
         while mesh.inbound.connections.load(Ordering::SeqCst) == 1 {
             drop(mesh.open(address).await);

@@ -1,5 +1,5 @@
-//! What an application may rely on: each row is played over plain TCP, over two relayed TCP connections and through a
-//! tunnel, with either side in either role, and must come out the same.
+//! What an application may rely on: each row is played over plain TCP, over two relayed TCP connections and
+//! through a tunnel, with either side in either role, and must come out the same.
 
 use std::io::ErrorKind;
 use std::sync::Arc;

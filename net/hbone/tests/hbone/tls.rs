@@ -1,4 +1,5 @@
-//! Who gets in and who is believed: rows of certificates and configurations that must be refused, and by whom.
+//! Who gets in and who is believed: rows of certificates and configurations that must be refused, and by
+//! whom.
 
 use std::sync::Arc;
 
@@ -28,7 +29,8 @@ async fn connect(address: std::net::SocketAddr, config: Arc<ClientConfig>) -> Re
     soon(client::connect(socket, config, &Http2::default())).await
 }
 
-/// Shows the client's certificate to a good server. What the server says of it, and whether the client got a tunnel.
+/// Shows the client's certificate to a good server. What the server says of it, and whether the client got a
+/// tunnel.
 async fn show(server: &WorkloadCertificate, config: Arc<ClientConfig>) -> (Option<Error>, bool) {
     let mut inbound = Inbound::start(server, Settings::default()).await;
     let (_application, address) = listen().await;

@@ -1,7 +1,7 @@
 //! The HTTP servers that people, Prometheus and kubelet ask: admin, metrics, readiness.
 //!
-//! A binary says what each server answers with a [`Router`]; [`Admin::start`] serves all of them on one thread of
-//! their own, so that a large answer never takes a data path worker's time.
+//! A binary says what each server answers with a [`Router`]; [`Admin::start`] serves all of them on one
+//! thread of their own, so that a large answer never takes a data path worker's time.
 
 mod logging;
 mod readiness;

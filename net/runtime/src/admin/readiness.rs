@@ -1,4 +1,5 @@
-//! Readiness: named conditions that must all hold. `/healthz/ready` answers 200 when they do, else 503 and which do not.
+//! Readiness: named conditions that must all hold. `/healthz/ready` answers 200 when they do, else 503 and
+//! which do not.
 
 use std::collections::BTreeMap;
 use std::future::ready;

@@ -77,8 +77,8 @@ impl Admin {
         &self.addresses
     }
 
-    /// Stops accepting, lets running answers finish within the deadline, and ends the thread. The last thing a
-    /// daemon does: metrics and readiness are asked for while it drains.
+    /// Stops accepting, lets running answers finish within the deadline, and ends the thread. The last thing
+    /// a daemon does: metrics and readiness are asked for while it drains.
     pub async fn stop(self, deadline: Duration) {
         // An error of either means that the thread has already ended.
         if self.stop.send(deadline).is_ok() {

@@ -89,7 +89,8 @@ impl Entry {
     }
 }
 
-/// Keeps the entry's certificate fresh until it is forgotten, or nobody holds a lease when it would be renewed.
+/// Keeps the entry's certificate fresh until it is forgotten, or nobody holds a lease when it would be
+/// renewed.
 pub(super) async fn maintain(inner: Arc<Inner>, entry: Arc<Entry>) {
     let forgotten = entry.forgotten.clone();
     tokio::select! {

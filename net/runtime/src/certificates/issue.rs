@@ -1,7 +1,7 @@
 //! One certificate: a fresh key, a request, the signer's answer, and why an answer may be refused.
 //!
-//! The signer is trusted to vouch for identities, not to be right: what it returns must be for our key and for
-//! exactly the identity asked for, must chain to the root it came with, and must be valid now.
+//! The signer is trusted to vouch for identities, not to be right: what it returns must be for our key and
+//! for exactly the identity asked for, must chain to the root it came with, and must be valid now.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -27,7 +27,8 @@ pub(super) struct Issued {
     pub(super) root: CertificateDer<'static>,
 }
 
-/// Asks the signer for a certificate with a new key, and checks what comes back against the time when it came.
+/// Asks the signer for a certificate with a new key, and checks what comes back against the time when it
+/// came.
 pub(super) async fn issue(
     signer: &dyn Sign,
     identity: &Identity,

@@ -1,7 +1,8 @@
 //! Certificates: one per workload identity, got from the CA, renewed at half-life, kept in memory only.
 //!
 //! [`Certificates::keep`] gives a [`Lease`]: while one lives, the identity's certificate is fetched and renewed.
-//! [`Certificates::current`] is what a handshake takes; [`Certificates::changes`] tells which identity got a new one.
+//! [`Certificates::current`] is what a handshake takes; [`Certificates::changes`] tells which identity got a
+//! new one.
 
 mod entry;
 mod issue;
@@ -77,7 +78,8 @@ impl<S: Signer> Sign for S {
 pub struct Settings {
     /// The lifetime to ask for; the CA may give less.
     pub ttl: Duration,
-    /// Trusted besides the root that comes with each chain: the bootstrap file's, as PEM. [`Certificates::trust`] replaces them.
+    /// Trusted besides the root that comes with each chain: the bootstrap file's, as PEM.
+    /// [`Certificates::trust`] replaces them.
     pub roots: String,
 }
 
@@ -147,8 +149,9 @@ impl Certificates {
         Lease { inner: self.0.clone(), entry }
     }
 
-    /// The certificate, fetched if need be; many callers share one request. Fails at once while the last attempt
-    /// has failed and the next is not due. Without a [`Lease`] the certificate is kept, but not renewed.
+    /// The certificate, fetched if need be; many callers share one request. Fails at once while the last
+    /// attempt has failed and the next is not due. Without a [`Lease`] the certificate is kept, but not
+    /// renewed.
     pub async fn get(&self, identity: &Identity) -> Result<Arc<WorkloadCertificate>, Arc<Error>> {
         if let Some(certificate) = self.current(identity) {
             return Ok(certificate);
@@ -166,8 +169,8 @@ impl Certificates {
         self.0.changes.subscribe()
     }
 
-    /// Trusts these roots (PEM) from now on, besides the root that came with each chain, also where a certificate is held
-    /// already. True if they are others than before.
+    /// Trusts these roots (PEM) from now on, besides the root that came with each chain, also where a
+    /// certificate is held already. True if they are others than before.
     pub fn trust(&self, roots: &str) -> Result<bool, Error> {
         let roots = roots_from_pem(roots)?;
         if *self.0.roots.read() == roots {

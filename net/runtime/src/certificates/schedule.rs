@@ -1,4 +1,5 @@
-//! When to renew and when to try again: pure arithmetic, so that a 10 s certificate and a 24 h one follow one rule.
+//! When to renew and when to try again: pure arithmetic, so that a 10 s certificate and a 24 h one follow one
+//! rule.
 
 use std::time::Duration;
 

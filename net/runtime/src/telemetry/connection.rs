@@ -1,8 +1,8 @@
 //! The report of a connection: Istio's TCP metrics while it lives and one access log record when it ends.
 //!
 //! [`opened`] when bytes may flow, then [`OpenConnection::progress`] as often as wanted and
-//! [`OpenConnection::closed`] once; [`failed`] for a connection that never came to be. Connections that the kernel
-//! carries are reported from its records, with [`observed`].
+//! [`OpenConnection::closed`] once; [`failed`] for a connection that never came to be. Connections that the
+//! kernel carries are reported from its records, with [`observed`].
 
 pub mod observed;
 
@@ -69,7 +69,8 @@ pub enum Path {
     Waypoint,
     /// Plain TCP that the daemon carries: to an endpoint outside the mesh, or from a client without identity.
     Plaintext,
-    /// Plain TCP that the kernel carries, from a client without identity to a pod whose policies let anybody in.
+    /// Plain TCP that the kernel carries, from a client without identity to a pod whose policies let anybody
+    /// in.
     Native,
 }
 
@@ -114,8 +115,8 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Whether the ends' identities are proven; they are reported only then. On the direct path there is no TLS, but
-    /// the kernel knows each end by its enrolment.
+    /// Whether the ends' identities are proven; they are reported only then. On the direct path there is no
+    /// TLS, but the kernel knows each end by its enrolment.
     pub(super) fn proven(&self) -> bool {
         self.mutual_tls || self.path == Path::Direct
     }
@@ -226,8 +227,8 @@ pub fn failed(facts: &Facts, since: Instant, ending: &Ending) {
     report_failed(facts, since.elapsed(), ending);
 }
 
-/// How long metrics keep showing names that no connection used, if none that is open has them. An hour unless said,
-/// once, before the first connection is counted.
+/// How long metrics keep showing names that no connection used, if none that is open has them. An hour unless
+/// said, once, before the first connection is counted.
 pub fn forget_series_after(idle: Duration) {
     let known = IDLE.set(idle);
     debug_assert!(known.is_ok(), "connections were counted before");

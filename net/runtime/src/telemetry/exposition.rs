@@ -1,7 +1,9 @@
-//! Prometheus' text format, written by `metrics-exporter-prometheus`: an [`Exposition`] is one answer to one scrape.
+//! Prometheus' text format, written by `metrics-exporter-prometheus`: an [`Exposition`] is one answer to one
+//! scrape.
 //!
-//! What is counted lives in recorders that last ([`COUNTS`]; connections have one whose series expire). What is a state,
-//! or is counted elsewhere, is set in a recorder of the exposition's own: what is gone by the next scrape is not in it.
+//! What is counted lives in recorders that last ([`COUNTS`]; connections have one whose series expire). What
+//! is a state, or is counted elsewhere, is set in a recorder of the exposition's own: what is gone by the
+//! next scrape is not in it.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
@@ -13,7 +15,8 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 /// What the format is called in `Content-Type`.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Bounds in seconds for what takes from a fraction of a millisecond (on one machine) to the longest deadline.
+/// Bounds in seconds for what takes from a fraction of a millisecond (on one machine) to the longest
+/// deadline.
 pub const SECONDS: &[f64] =
     &[0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
@@ -99,8 +102,8 @@ impl Family {
     }
 }
 
-/// A label of a sample. The exporter leaves a backslash alone that seems to escape the next character, so that two
-/// values could become one: here every backslash is escaped, which it leaves alone too.
+/// A label of a sample. The exporter leaves a backslash alone that seems to escape the next character, so
+/// that two values could become one: here every backslash is escaped, which it leaves alone too.
 pub(super) fn label(name: &'static str, value: impl AsRef<str> + Into<metrics::SharedString>) -> Label {
     if value.as_ref().contains('\\') {
         Label::new(name, value.as_ref().replace('\\', r"\\"))
@@ -217,7 +220,8 @@ impl Exposition {
 }
 
 impl Samples<'_> {
-    /// One sample. The exporter's counters are whole numbers: one with a fraction (time) has no labels and is written as it is.
+    /// One sample. The exporter's counters are whole numbers: one with a fraction (time) has no labels and is
+    /// written as it is.
     pub fn sample(&mut self, labels: &[(&'static str, &str)], value: impl Into<Value>) -> &mut Self {
         let labels = labels.iter().map(|(name, value)| label(name, (*value).to_owned()));
         let family = &self.family;

@@ -1,5 +1,5 @@
-//! What counts and measures between scrapes. Each is a `static` next to what it watches, and is announced by whoever
-//! writes the exposition: then it is shown before it first counts.
+//! What counts and measures between scrapes. Each is a `static` next to what it watches, and is announced by
+//! whoever writes the exposition: then it is shown before it first counts.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -13,7 +13,8 @@ use super::exposition::{COUNTS, Exposition, Family, label};
 /// Label sets that one [`Counters`] tells apart; its labels are meant to have few values.
 const MAX_SETS: usize = 4096;
 
-/// The recorder keeps every measurement until they are put into buckets: that is done after so many, scraped or not.
+/// The recorder keeps every measurement until they are put into buckets: that is done after so many, scraped
+/// or not.
 const MEASUREMENTS_KEPT: u64 = 1024;
 static MEASURED: AtomicU64 = AtomicU64::new(0);
 

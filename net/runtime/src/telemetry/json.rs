@@ -1,8 +1,9 @@
-//! An event as one line of JSON ([`Json`]), as the library's own format has it, but put together in one piece.
+//! An event as one line of JSON ([`Json`]), as the library's own format has it, but put together in one
+//! piece.
 //!
-//! With every connection leaving a line on both of its ends, lines are most of what the daemon does for a connection that the kernel
-//! carries. The library's format hands each comma and quote through a formatter and checks it to be UTF-8 again (a third of that time,
-//! seen with `perf`); here that is done once a line.
+//! With every connection leaving a line on both of its ends, lines are most of what the daemon does for a
+//! connection that the kernel carries. The library's format hands each comma and quote through a formatter
+//! and checks it to be UTF-8 again (a third of that time, seen with `perf`); here that is done once a line.
 
 use std::cell::RefCell;
 use std::fmt;

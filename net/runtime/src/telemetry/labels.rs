@@ -1,8 +1,8 @@
 //! The labels of Istio's TCP metrics, and the counters that carry them.
 //!
-//! Values are names from the mesh (workloads' managers, services, identities), never addresses or pods, so the
-//! number of series is that of pairs of workloads that talk. Counters are looked up once per connection, and forgotten
-//! when they were not used for long and no connection that is open holds them (decision 065).
+//! Values are names from the mesh (workloads' managers, services, identities), never addresses or pods, so
+//! the number of series is that of pairs of workloads that talk. Counters are looked up once per connection,
+//! and forgotten when they were not used for long and no connection that is open holds them (decision 065).
 
 use std::array;
 use std::collections::HashMap;
@@ -289,9 +289,10 @@ type Shown = [bool; FAMILIES.len()];
 
 /// All label sets that are shown.
 ///
-/// The recorder forgets a counter that was not written for a while, also if somebody still holds it, and what is counted in
-/// that one is lost. So each scrape first writes to all counters that may be counted in, and takes those that nobody
-/// holds and nobody used for half of the time out of [`Sets::known`]; the other half is the recorder's.
+/// The recorder forgets a counter that was not written for a while, also if somebody still holds it, and what
+/// is counted in that one is lost. So each scrape first writes to all counters that may be counted in, and
+/// takes those that nobody holds and nobody used for half of the time out of [`Sets::known`]; the other half
+/// is the recorder's.
 #[derive(Debug)]
 pub(super) struct AllSeries {
     recorder: Arc<PrometheusRecorder>,
@@ -393,8 +394,9 @@ impl AllSeries {
         Some(series)
     }
 
-    /// Takes out what nobody holds and nobody used for long, and keeps the rest in the recorder. Whoever takes a label
-    /// set does so under the same lock, so none is taken out between being taken and being counted in.
+    /// Takes out what nobody holds and nobody used for long, and keeps the rest in the recorder. Whoever
+    /// takes a label set does so under the same lock, so none is taken out between being taken and being
+    /// counted in.
     fn sweep(&self) {
         let (now, half) = (now(), milliseconds(self.half));
         let Sets { known, leaving } = &mut *self.sets.write();
@@ -580,7 +582,8 @@ mod tests {
                 while !enough.load(Ordering::Relaxed) {
                     all.of(labels("raced")).opened();
                     counted += 1;
-                    // Pauses of all lengths, so that it is forgotten and comes back at any moment of a scrape.
+                    // Pauses of all lengths, so that it is forgotten and comes back at any moment of a
+                    // scrape.
                     std::thread::sleep(Duration::from_micros(u64::from(counted % 97) * 10));
                 }
                 u64::from(counted)

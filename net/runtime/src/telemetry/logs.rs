@@ -1,8 +1,8 @@
 //! Logs: text or JSON on standard output, through a filter that can be changed while running.
 //!
-//! A log that nobody reads must not stop a connection: lines go through a bounded queue to a thread of their own,
-//! and are dropped (and counted, `ambit_log_lines_dropped_total`) when it is full. A line is one event whatever
-//! the values in it say: control characters are escaped.
+//! A log that nobody reads must not stop a connection: lines go through a bounded queue to a thread of their
+//! own, and are dropped (and counted, `ambit_log_lines_dropped_total`) when it is full. A line is one event
+//! whatever the values in it say: control characters are escaped.
 
 use std::io::{self, Write};
 use std::sync::{Arc, OnceLock};
@@ -126,8 +126,8 @@ where
     Ok((tracing_subscriber::registry().with(lines.with_filter(filter)), control))
 }
 
-/// Reads `level` and `target=level` directives. Stricter than the libraries' own parsers, which take a misspelt
-/// level for a target and silence everything else.
+/// Reads `level` and `target=level` directives. Stricter than the libraries' own parsers, which take a
+/// misspelt level for a target and silence everything else.
 pub fn parse_filter(filter: &str) -> Result<Targets, Error> {
     let bad = |message: String| Error::LogFilter { filter: filter.to_owned(), message };
     let directives: Vec<&str> = filter.split(',').map(str::trim).collect();

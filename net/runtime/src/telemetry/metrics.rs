@@ -1,7 +1,7 @@
 //! All metrics of the process, as Prometheus reads them: [`Metrics::render`].
 //!
-//! Every module shows its own ([`Metrics::collect`]); what is a state (how many are open, how old something is) is
-//! read when it is asked for, so it is never older than the scrape, and what is gone is not shown.
+//! Every module shows its own ([`Metrics::collect`]); what is a state (how many are open, how old something
+//! is) is read when it is asked for, so it is never older than the scrape, and what is gone is not shown.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,7 +19,8 @@ type Collector = Box<dyn Fn(&mut Exposition) + Send + Sync>;
 pub struct Metrics(Arc<Mutex<Vec<Collector>>>);
 
 impl Metrics {
-    /// With what every process has: its build, its memory and time, the log. `component`: which program it is.
+    /// With what every process has: its build, its memory and time, the log. `component`: which program it
+    /// is.
     pub fn new(component: &'static str) -> Self {
         let (metrics, began) = (Self::default(), SystemTime::now());
         metrics.collect(move |all| process::show(component, began, all));

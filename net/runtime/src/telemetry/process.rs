@@ -1,4 +1,5 @@
-//! What the process is and takes, under the names that every Prometheus client uses, and how its runtime does.
+//! What the process is and takes, under the names that every Prometheus client uses, and how its runtime
+//! does.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -1,5 +1,5 @@
-//! The queue between whoever logs and whoever reads the log: lines wait for a slow reader in bounded number, later
-//! ones are dropped and counted, and nobody who logs ever waits.
+//! The queue between whoever logs and whoever reads the log: lines wait for a slow reader in bounded number,
+//! later ones are dropped and counted, and nobody who logs ever waits.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 const QUEUED_LINES: usize = 8192;
 /// How long the end of the process waits for lines to be read.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(1);
-/// How long a written batch lets the next one gather. Without it, whoever logs pays a wake-up across CPUs for each line: with a
-/// line for each connection, a tenth of a daemon's time (seen with `perf` while connections came and went).
+/// How long a written batch lets the next one gather. Without it, whoever logs pays a wake-up across CPUs for
+/// each line: with a line for each connection, a tenth of a daemon's time (seen with `perf` while connections
+/// came and went).
 const GATHER: Duration = Duration::from_millis(5);
 /// Between attempts to get a word into a full queue.
 const FLUSH_PAUSE: Duration = Duration::from_millis(5);
@@ -38,7 +39,8 @@ struct Counts {
     dropped: AtomicU64,
 }
 
-/// Waits, within a second, until what is queued is written. Made when logs start; dropped at the end of `main`.
+/// Waits, within a second, until what is queued is written. Made when logs start; dropped at the end of
+/// `main`.
 #[derive(Debug)]
 #[must_use = "the last lines are lost unless this is dropped at the end of main"]
 pub struct Flush(SyncSender<Message>);

@@ -1,5 +1,5 @@
-//! The last connections that ended, were refused or could not be made, with the reason: [`recent`]. For an operator
-//! who asks what just happened, when the log has not been kept.
+//! The last connections that ended, were refused or could not be made, with the reason: [`recent`]. For an
+//! operator who asks what just happened, when the log has not been kept.
 
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
@@ -8,7 +8,8 @@ use parking_lot::Mutex;
 
 use super::connection::{Bytes, Ending, Facts};
 
-/// How many are kept. Each holds names that are shared with the mesh's own, and a line of text where it failed.
+/// How many are kept. Each holds names that are shared with the mesh's own, and a line of text where it
+/// failed.
 const KEPT: usize = 1000;
 
 /// Of the whole process, like the counters.

@@ -1,8 +1,10 @@
-//! Constant load on an HTTP address, a new connection for each request: what a client sees while things change around it.
+//! Constant load on an HTTP address, a new connection for each request: what a client sees while things
+//! change around it.
 //!
 //! `ambit-load --url http://shop.default/ --rate 100 --until /tmp/stop` asks 100 times a second until the file is there (or
-//! SIGTERM comes), then prints one line of JSON: how many were answered, how many were not and why, and the slowest.
-//! `ambit-load --hold host:port` opens one connection and asks over it once a second, for as long as it lasts.
+//! SIGTERM comes), then prints one line of JSON: how many were answered, how many were not and why, and the
+//! slowest. `ambit-load --hold host:port` opens one connection and asks over it once a second, for as long as
+//! it lasts.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};

@@ -1,5 +1,6 @@
-//! A program with every kind of probe that kubelets know: from PORT_BASE (8080) on, HTTP on +0, TCP on +1, gRPC (the health
-//! protocol) on +2, and `ambit-probed check` for exec. Each counts, and HTTP on +90 says how often it was asked.
+//! A program with every kind of probe that kubelets know: from PORT_BASE (8080) on, HTTP on +0, TCP on +1,
+//! gRPC (the health protocol) on +2, and `ambit-probed check` for exec. Each counts, and HTTP on +90 says how
+//! often it was asked.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv6Addr, TcpListener, TcpStream};

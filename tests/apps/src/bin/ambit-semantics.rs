@@ -1,4 +1,5 @@
-//! `ambit-semantics list | serve ROW ADDRESS | connect ROW ADDRESS`: one row's server or client; its observation as a JSON line.
+//! `ambit-semantics list | serve ROW ADDRESS | connect ROW ADDRESS`: one row's server or client; its
+//! observation as a JSON line.
 
 use std::net::SocketAddr;
 use std::time::Duration;

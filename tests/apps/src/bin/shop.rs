@@ -1,7 +1,7 @@
 //! One shop of the demo: answers HTTP/1.1 and asks the next shop behind it. It knows nothing of a mesh.
 //!
-//! `shop web --listen [::]:8080 --calls 10.96.0.2:80` answers `web(10.1.0.5) <- cart(…) <- db(…)`: each shop's name
-//! with the address it saw its client under.
+//! `shop web --listen [::]:8080 --calls 10.96.0.2:80` answers `web(10.1.0.5) <- cart(…) <- db(…)`: each
+//! shop's name with the address it saw its client under.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -1,7 +1,9 @@
-//! What applications rely on, row by row: each has a server's and a client's part, and each part tells what it observed.
+//! What applications rely on, row by row: each has a server's and a client's part, and each part tells what
+//! it observed.
 //!
-//! An observation holds nothing that differs between two runs on the same network (no times, no ports), so that runs with and without a
-//! mesh are compared for equality. The parts keep step over the connection itself, never by time.
+//! An observation holds nothing that differs between two runs on the same network (no times, no ports), so
+//! that runs with and without a mesh are compared for equality. The parts keep step over the connection
+//! itself, never by time.
 
 mod bytes;
 mod close;

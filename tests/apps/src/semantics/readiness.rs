@@ -176,8 +176,8 @@ const BOUND: usize = 48 << 20;
 
 /// Reads nothing until every writer has stopped, then everything.
 fn stall(listener: &Socket) -> Result<Value> {
-    // The first connection tells that the writers have stopped. It is answered before there are others: through a proxy connections may
-    // arrive in another order than they were made.
+    // The first connection tells that the writers have stopped. It is answered before there are others:
+    // through a proxy connections may arrive in another order than they were made.
     let mut control = accept(listener)?;
     go(&mut control)?;
     let mut streams = (0..STALLED).map(|_| accept(listener)).collect::<Result<Vec<_>>>()?;

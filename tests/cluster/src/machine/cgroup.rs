@@ -55,7 +55,8 @@ pub(super) fn make(name: &str) -> Result<()> {
     for hierarchy in hierarchies()? {
         let group = hierarchy.group(name);
         std::fs::create_dir_all(&group).with_context(|| format!("cannot make {}", group.display()))?;
-        // A new cpuset is empty, and an empty one takes no process: from the top down, each has what its parent has.
+        // A new cpuset is empty, and an empty one takes no process: from the top down, each has what its
+        // parent has.
         for path in below(&hierarchy.mount, &group) {
             for file in ["cpuset.cpus", "cpuset.mems"] {
                 let all = path.parent().map(|parent| std::fs::read_to_string(parent.join(file)));

@@ -1,4 +1,5 @@
-//! The first process of a machine: reaps what is left to it, and ends with the process that made the machine where it shall.
+//! The first process of a machine: reaps what is left to it, and ends with the process that made the machine
+//! where it shall.
 
 use std::io::Write as _;
 use std::os::fd::AsFd as _;

@@ -22,7 +22,8 @@ const SYSCTLS: [(&str, &str); 8] = [
     ("net/ipv4/ping_group_range", "0 2147483647"),
 ];
 
-/// Makes the namespaces of the machine described in this file; prints the number of its init when that is ready.
+/// Makes the namespaces of the machine described in this file; prints the number of its init when that is
+/// ready.
 pub(super) fn start(path: &Path) -> Result<ExitCode> {
     let spec = spec(path)?;
     // Ctrl-C in the terminal is for whoever started us.

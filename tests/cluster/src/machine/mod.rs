@@ -1,6 +1,8 @@
-//! A machine: a set of namespaces with an init of their own, so that killing that one process ends everything in them.
+//! A machine: a set of namespaces with an init of their own, so that killing that one process ends everything
+//! in them.
 //!
-//! [`Machine`] is the side of the one who makes them; `inside` runs in the new namespaces, as the program `ambit-cluster-machine`.
+//! [`Machine`] is the side of the one who makes them; `inside` runs in the new namespaces, as the program
+//! `ambit-cluster-machine`.
 
 mod cgroup;
 mod enter;

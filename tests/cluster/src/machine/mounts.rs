@@ -1,7 +1,7 @@
 //! A machine's file system: the host's, with a machine's own places laid over it.
 //!
-//! `/run` is new with each boot, as are the pins below `/sys/fs/bpf`; `/etc`, `/opt` and `/var` show the host's and keep what is
-//! written to them in the machine's folder. Nothing of this is seen outside.
+//! `/run` is new with each boot, as are the pins below `/sys/fs/bpf`; `/etc`, `/opt` and `/var` show the
+//! host's and keep what is written to them in the machine's folder. Nothing of this is seen outside.
 
 use std::fs::File;
 use std::os::fd::AsRawFd as _;
@@ -85,7 +85,8 @@ impl Shared {
     }
 }
 
-/// Lets go of the host's mounts that are others' business: a mount kept here would live as long as the machine.
+/// Lets go of the host's mounts that are others' business: a mount kept here would live as long as the
+/// machine.
 fn forget() -> Result<()> {
     let mounts = std::fs::read_to_string("/proc/self/mounts").context("cannot read the mounts")?;
     let others = ["/run/", "/var/", "/opt/", "/etc/"];

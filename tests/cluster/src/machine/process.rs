@@ -46,7 +46,8 @@ impl Process {
         if self.gone(patience).is_ok() { Ok(()) } else { self.kill() }
     }
 
-    /// Kills it and waits until it is gone; the init of a namespace takes all the namespace's processes with it.
+    /// Kills it and waits until it is gone; the init of a namespace takes all the namespace's processes with
+    /// it.
     pub(crate) fn kill(&self) -> Result<()> {
         self.signal(Signal::SIGKILL)?;
         self.gone(Duration::from_secs(30))

@@ -136,8 +136,8 @@ impl Go {
 
     /// The programs of Kubernetes itself, in one go.
     ///
-    /// Its go.mod replaces the libraries by folders of its repository, which its published module does not contain: here
-    /// they are replaced by the same libraries as published.
+    /// Its go.mod replaces the libraries by folders of its repository, which its published module does not
+    /// contain: here they are replaced by the same libraries as published.
     fn kubernetes(&self) -> Result<()> {
         let inside = fresh(&self.folder.join("build"))?;
         let wanted = format!("k8s.io/kubernetes@v{KUBERNETES}");

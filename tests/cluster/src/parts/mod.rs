@@ -1,6 +1,7 @@
 //! The programs a cluster is made of: fetched and built once, at pinned versions, into one folder.
 //!
-//! Way in: [`parts`]. Building takes some minutes and says so; it may be interrupted at any time and goes on where it was.
+//! Way in: [`parts`]. Building takes some minutes and says so; it may be interrupted at any time and goes on
+//! where it was.
 
 mod go;
 mod pause;
@@ -82,7 +83,8 @@ pub fn parts(folder: &Path) -> Result<Parts> {
     Ok(parts)
 }
 
-/// containerd and runc: Debian's, unpacked without being installed (so no service starts); elsewhere the machine's own.
+/// containerd and runc: Debian's, unpacked without being installed (so no service starts); elsewhere the
+/// machine's own.
 fn debian(folder: &Path) -> Result<bool> {
     const PROGRAMS: [&str; 4] = ["containerd", "containerd-shim-runc-v2", "ctr", "runc"];
     let bin = folder.join("bin");

@@ -39,7 +39,8 @@ fn same(what: &str, before: &[String], after: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// On each node: files where it writes, pins, programs at the hooks, rules. (kube-proxy takes its own chains away when it likes.)
+/// On each node: files where it writes, pins, programs at the hooks, rules. (kube-proxy takes its own chains
+/// away when it likes.)
 fn nodes(mesh: &Mesh) -> Result<Vec<Vec<String>>> {
     let look = "find /opt/cni/bin /etc/cni/net.d /run/ambit /sys/fs/bpf -printf '%p %y %s\\n' 2>/dev/null; \
                 cat /etc/cni/net.d/*; \

@@ -1,4 +1,5 @@
-//! A large cluster that is simulated against a real API server: its objects, the controller beside it, and a chart of what was measured.
+//! A large cluster that is simulated against a real API server: its objects, the controller beside it, and a
+//! chart of what was measured.
 
 mod api;
 mod chart;

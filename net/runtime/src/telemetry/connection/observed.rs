@@ -1,12 +1,14 @@
-//! Reports of connections that the daemon does not carry: the kernel does, and says so in records, perhaps only when
-//! one has closed. Nothing is held for them here.
+//! Reports of connections that the daemon does not carry: the kernel does, and says so in records, perhaps
+//! only when one has closed. Nothing is held for them here.
 //!
-//! For each record `Opened`: [`opened`]; `Closed`: [`closed`]; `Refused`: [`refused`]. None needs the others: one that
-//! was opened under an earlier daemon is only closed in this one, as with any counter of a process that was restarted.
+//! For each record `Opened`: [`opened`]; `Closed`: [`closed`]; `Refused`: [`refused`]. None needs the others:
+//! one that was opened under an earlier daemon is only closed in this one, as with any counter of a process
+//! that was restarted.
 //!
-//! While one is open, [`carried`] counts its bytes so far; whoever calls it keeps what it said ([`Carried::counted`])
-//! and gives that to [`closed`], so that no byte counts twice. Without it all bytes count at the end. Calling it, even
-//! with nothing new, also keeps the connection's names in the metrics: unused ones are forgotten after an hour.
+//! While one is open, [`carried`] counts its bytes so far; whoever calls it keeps what it said
+//! ([`Carried::counted`]) and gives that to [`closed`], so that no byte counts twice. Without it all bytes
+//! count at the end. Calling it, even with nothing new, also keeps the connection's names in the metrics:
+//! unused ones are forgotten after an hour.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -22,7 +24,8 @@ pub struct Carried {
     pub counted: Bytes,
 }
 
-/// How many connections of a path are open now; nothing counts them here, as their beginning may not have been seen.
+/// How many connections of a path are open now; nothing counts them here, as their beginning may not have
+/// been seen.
 pub fn open_now(direction: Direction, path: Path, count: u64) {
     OPEN.of(direction, path).store(count, Ordering::Relaxed);
 }
@@ -32,8 +35,8 @@ pub fn opened(facts: &Facts) {
     ALL.of(Labels::new(facts, Flag::None)).opened();
 }
 
-/// Counts what an open connection has carried since `carried.counted`, and returns what to give next time. A total that is below
-/// what was counted counts nothing.
+/// Counts what an open connection has carried since `carried.counted`, and returns what to give next time. A
+/// total that is below what was counted counts nothing.
 pub fn carried(facts: &Facts, carried: Carried) -> Carried {
     let new = carried.total.since(carried.counted);
     ALL.of(Labels::new(facts, Flag::None)).carried(new);
