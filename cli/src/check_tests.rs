@@ -105,9 +105,8 @@ fn what_fails_says_why_and_nothing_else_fails() {
             "not installed",
             |it| it.running.controller = None,
             "controller",
-            &[
-                "there is no Deployment ambit-controller in ambit-system: `ambit install` or the Helm chart puts it there",
-            ],
+            &["there is no Deployment ambit-controller in ambit-system: `ambit install` or the Helm chart \
+               puts it there"],
         ),
         (
             "scaled to nothing",

@@ -66,7 +66,8 @@ pub(crate) fn ensure_default(access: &Access) -> Result<(), Error> {
         return Ok(());
     }
     let why = format!(
-        "this installs what the chart renders with its defaults, into {SYSTEM}; for anything else there is Helm: deploy/chart"
+        "this installs what the chart renders with its defaults, into {SYSTEM}; for anything else there is \
+         Helm: deploy/chart"
     );
     Err(Error::Refused(why))
 }

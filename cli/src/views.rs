@@ -179,7 +179,8 @@ mod tests {
     fn open_connections() {
         let answer = json!([connection(Some("Kubernetes//Pod/shop/web")), connection(None)]);
         let answers = [("n1".to_owned(), answer)];
-        let first = "n1 outbound tunnel mutual shop/web 10.0.0.1:4000 shop/cart 10.0.1.1:8080 shop/cart.shop.svc.cluster.local - 1.3 5 7";
+        let first = "n1 outbound tunnel mutual shop/web 10.0.0.1:4000 shop/cart 10.0.1.1:8080 \
+                     shop/cart.shop.svc.cluster.local - 1.3 5 7";
         let second = first.replace("shop/web", "-");
         let rows: [(&str, Option<&str>, &[&str]); 4] = [
             ("all", None, &[first, &second]),

@@ -262,8 +262,9 @@ mod tests {
     fn everything_said() {
         let config = parse(
             "{objects: o, state: s, listen: '127.0.0.1:0', metrics: '127.0.0.1:1', admin: '[::1]:2', \
-             trust_domain: example.org, trust_domain_aliases: [old.example, older.example], root_namespace: root, cluster: c-1, server_name: ctl.example.org, \
-             max_certificate_ttl_seconds: 10, drain_timeout_seconds: 1, log: {format: json, filter: debug}}",
+             trust_domain: example.org, trust_domain_aliases: [old.example, older.example], root_namespace: \
+             root, cluster: c-1, server_name: ctl.example.org, max_certificate_ttl_seconds: 10, \
+             drain_timeout_seconds: 1, log: {format: json, filter: debug}}",
         )
         .unwrap();
         assert_eq!(config.listen.to_string(), "127.0.0.1:0");

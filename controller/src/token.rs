@@ -17,7 +17,8 @@ pub(crate) enum Error {
     #[error(transparent)]
     State(#[from] state::Error),
     #[error(
-        "{FILE} is damaged: it must hold {KEY_BYTES} bytes in hexadecimal; without it every node needs a new bootstrap file"
+        "{FILE} is damaged: it must hold {KEY_BYTES} bytes in hexadecimal; without it every node needs a \
+         new bootstrap file"
     )]
     Damaged,
     #[error("the random number generator failed")]

@@ -284,7 +284,8 @@ fn what_it_does_not_start_with() {
     let place = Place::new();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap();
-    let no_objects = "objects: /nonexistent/objects\nstate: STATE\nlisten: 127.0.0.1:0\nmetrics: 127.0.0.1:0\nadmin: 127.0.0.1:0\n";
+    let no_objects = "objects: /nonexistent/objects\nstate: STATE\nlisten: 127.0.0.1:0\nmetrics: \
+                      127.0.0.1:0\nadmin: 127.0.0.1:0\n";
     let state = place.path("state").display().to_string();
     let rows = [
         ("an unknown field", "objects: o\nstate: s\nlistens: x\n".to_owned(), "listens: unknown field"),

@@ -95,7 +95,8 @@ fn up(name: &str, state: &Path, nodes: usize, taints: &[String]) -> Result<()> {
     println!("export PATH=\"{}:$PATH\"   # kubectl and helm of the cluster's version", bin.display());
     println!("Then: kubectl get nodes -o wide");
     println!(
-        "Images: cargo xtask cluster load ARCHIVE…   (imagePullPolicy: IfNotPresent, and a tag that is not `latest`)"
+        "Images: cargo xtask cluster load ARCHIVE…   (imagePullPolicy: IfNotPresent, and a tag that is not \
+         `latest`)"
     );
     println!("Remove it: cargo xtask cluster down{}", flag(name));
     Ok(())

@@ -78,7 +78,8 @@ pub(crate) fn linker_present() -> bool {
 pub(crate) fn run() -> Result<PathBuf> {
     let Some(toolchain) = Toolchain::find() else {
         bail!(
-            "no Rust toolchain here builds for {TARGET}: rustup's nightly with rust-src does, or Debian's packages"
+            "no Rust toolchain here builds for {TARGET}: rustup's nightly with rust-src does, or Debian's \
+             packages"
         );
     };
     let linker = setup::on_path(LINKER)

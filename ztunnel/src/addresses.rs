@@ -110,11 +110,13 @@ mod tests {
 
     #[test]
     fn what_proc_shows() {
-        let trie = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 0.0.0.0\n        /0 universe UNICAST\n     +-- 10.0.0.0/8 2 0 2\n        \
-                    |-- 10.1.0.0\n           /16 link UNICAST\n        |-- 10.1.0.1\n           /32 host LOCAL\n        \
-                    |-- 10.1.255.255\n           /32 link BROADCAST\n";
+        let trie = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 0.0.0.0\n        /0 universe UNICAST\n     +-- \
+                    10.0.0.0/8 2 0 2\n        |-- 10.1.0.0\n           /16 link UNICAST\n        |-- \
+                    10.1.0.1\n           /32 host LOCAL\n        |-- 10.1.255.255\n           /32 link \
+                    BROADCAST\n";
         assert_eq!(local_ipv4(trie), ["10.1.0.1".parse::<Ipv4Addr>().unwrap()]);
-        let table = "fd000000000000000000000000000001 02 40 00 80 eth0\n00000000000000000000000000000001 01 80 10 80 lo\n";
+        let table = "fd000000000000000000000000000001 02 40 00 80 eth0\n00000000000000000000000000000001 01 \
+                     80 10 80 lo\n";
         let expected: Vec<Ipv6Addr> = ["fd00::1", "::1"].iter().map(|text| text.parse().unwrap()).collect();
         assert_eq!(local_ipv6(table), expected);
     }

@@ -23,7 +23,8 @@ pub(crate) struct Validation {
 
 pub(crate) const AUTHORIZATION_POLICY: [Validation; 3] = [
     Validation {
-        rule: "(has(self.selector) ? 1 : 0) + (has(self.targetRef) ? 1 : 0) + (has(self.targetRefs) && size(self.targetRefs) > 0 ? 1 : 0) <= 1",
+        rule: "(has(self.selector) ? 1 : 0) + (has(self.targetRef) ? 1 : 0) + (has(self.targetRefs) && \
+               size(self.targetRefs) > 0 ? 1 : 0) <= 1",
         message: "only one of selector, targetRef and targetRefs may be set",
     },
     Validation {
@@ -37,12 +38,16 @@ pub(crate) const AUTHORIZATION_POLICY: [Validation; 3] = [
 ];
 
 pub(crate) const SOURCE: [Validation; 1] = [Validation {
-    rule: "!((has(self.serviceAccounts) && size(self.serviceAccounts) > 0) || (has(self.notServiceAccounts) && size(self.notServiceAccounts) > 0)) || !((has(self.principals) && size(self.principals) > 0) || (has(self.notPrincipals) && size(self.notPrincipals) > 0) || (has(self.namespaces) && size(self.namespaces) > 0) || (has(self.notNamespaces) && size(self.notNamespaces) > 0))",
+    rule: "!((has(self.serviceAccounts) && size(self.serviceAccounts) > 0) || (has(self.notServiceAccounts) \
+           && size(self.notServiceAccounts) > 0)) || !((has(self.principals) && size(self.principals) > 0) \
+           || (has(self.notPrincipals) && size(self.notPrincipals) > 0) || (has(self.namespaces) && \
+           size(self.namespaces) > 0) || (has(self.notNamespaces) && size(self.notNamespaces) > 0))",
     message: "service accounts cannot be combined with principals or namespaces",
 }];
 
 pub(crate) const PEER_AUTHENTICATION: [Validation; 1] = [Validation {
-    rule: "!has(self.portLevelMtls) || (has(self.selector) && has(self.selector.matchLabels) && size(self.selector.matchLabels) > 0)",
+    rule: "!has(self.portLevelMtls) || (has(self.selector) && has(self.selector.matchLabels) && \
+           size(self.selector.matchLabels) > 0)",
     message: "portLevelMtls needs a selector: a port means something on a workload only",
 }];
 
@@ -62,11 +67,14 @@ pub(crate) const SERVICE_ENTRY: [Validation; 3] = [
         message: "only one of endpoints and workloadSelector may be set",
     },
     Validation {
-        rule: "(has(self.resolution) && self.resolution != 'NONE') || !has(self.endpoints) || size(self.endpoints) == 0",
+        rule: "(has(self.resolution) && self.resolution != 'NONE') || !has(self.endpoints) || \
+               size(self.endpoints) == 0",
         message: "resolution NONE takes no endpoints: clients choose the address themselves",
     },
     Validation {
-        rule: "!has(self.resolution) || !self.resolution.startsWith('DNS') || (has(self.endpoints) && size(self.endpoints) > 0) || has(self.workloadSelector) || self.hosts.all(host, !host.startsWith('*'))",
+        rule: "!has(self.resolution) || !self.resolution.startsWith('DNS') || (has(self.endpoints) && \
+               size(self.endpoints) > 0) || has(self.workloadSelector) || self.hosts.all(host, \
+               !host.startsWith('*'))",
         message: "a wildcard cannot be resolved: name endpoints, or a whole host name",
     },
 ];

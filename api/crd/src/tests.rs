@@ -36,7 +36,8 @@ fn labels<const N: usize>(pairs: [(&str, &str); N]) -> std::collections::BTreeMa
 #[test]
 fn namespace() {
     let Object::Namespace(namespace) = accepted(
-        "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {istio.io/dataplane-mode: ambient}, creationTimestamp: 2026-01-02T03:04:05Z}",
+        "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {istio.io/dataplane-mode: \
+         ambient}, creationTimestamp: 2026-01-02T03:04:05Z}",
     ) else {
         panic!("not a namespace")
     };
@@ -349,7 +350,8 @@ status: {whatever: [1]}
     assert_eq!(entry.labels, labels([("app", "db")]));
     let locality = LocalityText { region: "eu".to_owned(), zone: "eu-1".to_owned(), subzone: String::new() };
     assert_eq!((entry.locality, entry.weight, entry.service_account.as_str()), (locality, Some(3), "db"));
-    let named = "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {name: vm}\nspec: {address: db.example}";
+    let named = "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {name: vm}\nspec: \
+                 {address: db.example}";
     assert!(matches!(accepted(named), Object::WorkloadEntry(entry) if entry.address.is_none()));
 }
 
@@ -400,7 +402,8 @@ fn policies_that_say_little() {
         let Object::AuthorizationPolicy(policy) = accepted(&text) else { panic!("{spec}") };
         assert_eq!((policy.action, policy.rules.len()), (PolicyAction::Allow, 0), "{spec}");
     }
-    let attached = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: a, namespace: shop}\nspec: {targetRefs: [{kind: Service, name: cart, namespace: shop}]}";
+    let attached = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: a, \
+                    namespace: shop}\nspec: {targetRefs: [{kind: Service, name: cart, namespace: shop}]}";
     let Object::AuthorizationPolicy(policy) = accepted(attached) else { panic!() };
     let target = TargetRef { group: String::new(), kind: "Service".to_owned(), name: "cart".to_owned() };
     assert_eq!(policy.target_refs, [target]);
@@ -433,7 +436,8 @@ spec:
 /// One policy with `spec` in it.
 fn policy(spec: &str) -> String {
     format!(
-        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: p, namespace: shop}}\nspec: {spec}"
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: p, namespace: \
+         shop}}\nspec: {spec}"
     )
 }
 
@@ -443,7 +447,8 @@ fn mistakes_in_authorization_policies() {
         (
             "bad CIDR",
             "{rules: [{from: [{source: {ipBlocks: [10.0.0.0/8, 10.0.0.0/33]}}]}]}",
-            "spec.rules[0].from[0].source.ipBlocks[1]: \"10.0.0.0/33\" is neither an IP address nor a CIDR block",
+            "spec.rules[0].from[0].source.ipBlocks[1]: \"10.0.0.0/33\" is neither an IP address nor a CIDR \
+             block",
         ),
         ("unknown action", "{action: ALOW}", "spec.action: \"ALOW\" is none of ALLOW, DENY, AUDIT, CUSTOM"),
         (
@@ -543,19 +548,22 @@ fn mistakes_in_other_kinds() {
     let rows = [
         (
             "mode",
-            "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: a}\nspec: {mtls: {mode: BLAH}}",
+            "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: a}\nspec: {mtls: \
+             {mode: BLAH}}",
             "PeerAuthentication default/a",
             "spec.mtls.mode: \"BLAH\" is none of",
         ),
         (
             "port without selector",
-            "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: a}\nspec: {portLevelMtls: {'80': {mode: STRICT}}}",
+            "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: a}\nspec: \
+             {portLevelMtls: {'80': {mode: STRICT}}}",
             "PeerAuthentication default/a",
             "spec.portLevelMtls: needs a selector",
         ),
         (
             "port level port",
-            "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: a}\nspec: {selector: {matchLabels: {a: b}}, portLevelMtls: {'0': {mode: STRICT}}}",
+            "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: a}\nspec: \
+             {selector: {matchLabels: {a: b}}, portLevelMtls: {'0': {mode: STRICT}}}",
             "PeerAuthentication default/a",
             "spec.portLevelMtls[0]: \"0\" is not a port",
         ),
@@ -573,19 +581,22 @@ fn mistakes_in_other_kinds() {
         ),
         (
             "entry's port",
-            "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {name: a}\nspec: {address: 1.1.1.1, ports: {http: 99999}}",
+            "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {name: a}\nspec: {address: \
+             1.1.1.1, ports: {http: 99999}}",
             "WorkloadEntry default/a",
             "spec.ports.http: 99999 is not a port",
         ),
         (
             "pod's address",
-            "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: b}\nspec: {containers: []}\nstatus: {podIPs: [{ip: 10.0.0}]}",
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: b}\nspec: {containers: []}\nstatus: \
+             {podIPs: [{ip: 10.0.0}]}",
             "Pod b/a",
             "status.podIPs[0].ip: \"10.0.0\" is not an IP address",
         ),
         (
             "pod's port",
-            "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: c, ports: [{containerPort: 70000}]}]}",
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: c, ports: \
+             [{containerPort: 70000}]}]}",
             "Pod default/a",
             "spec.containers[0].ports[0].containerPort: 70000 is not a port",
         ),
@@ -603,7 +614,8 @@ fn mistakes_in_other_kinds() {
         ),
         (
             "service account that would forge an identity",
-            "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [], serviceAccountName: a/sa/b}",
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [], serviceAccountName: \
+             a/sa/b}",
             "Pod default/a",
             "spec.serviceAccountName: \"a/sa/b\" is not a name",
         ),
@@ -615,7 +627,8 @@ fn mistakes_in_other_kinds() {
         ),
         (
             "service's target port",
-            "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: 80, targetPort: 70000}]}",
+            "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: 80, targetPort: \
+             70000}]}",
             "Service default/a",
             "spec.ports[0].targetPort: 70000 is not a port",
         ),

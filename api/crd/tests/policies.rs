@@ -69,8 +69,8 @@ fn object(mark: &str, spec: &str, number: usize) -> String {
     let dry_run = if kind == "A!" { ", annotations: {istio.io/dry-run: 'true'}" } else { "" };
     let kind = if kind == "P" { "PeerAuthentication" } else { "AuthorizationPolicy" };
     format!(
-        "apiVersion: security.istio.io/v1\nkind: {kind}\nmetadata: {{name: p{number}, namespace: {namespace}, \
-         creationTimestamp: '2026-01-0{}T00:00:00Z'{dry_run}}}\nspec: {spec}\n",
+        "apiVersion: security.istio.io/v1\nkind: {kind}\nmetadata: {{name: p{number}, namespace: \
+         {namespace}, creationTimestamp: '2026-01-0{}T00:00:00Z'{dry_run}}}\nspec: {spec}\n",
         number + 1
     )
 }

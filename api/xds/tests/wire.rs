@@ -179,16 +179,17 @@ fn a_foreign_workload_is_understood() {
     let message = Address::decode(address.as_slice()).expect("a message");
     let Some(address::Type::Workload(workload)) = message.r#type else { panic!("a workload") };
     let workload = ambit_xds::convert::decode_workload(&workload).expect("a workload of the model");
-    let expected = "Workload { uid: WorkloadUid(\"Kubernetes//Pod/shop/cart-1\"), name: \"cart-1\", namespace: \"shop\", \
-        service_account: \"cart\", trust_domain: TrustDomain(\"cluster.local\"), node: \"node-a\", cluster: \"Kubernetes\", \
-        network: \"net-1\", network_mode: HostNetwork, addresses: [10.1.0.7], protocol: Hbone, health: Unhealthy, \
-        services: {ServiceKey { namespace: \"shop\", hostname: \"cart.shop\" }: [PortMapping { service_port: 80, \
-        target_port: 90 }]}, policies: [PolicyKey { namespace: \"shop\", name: \"allow-web\" }], \
-        waypoint: Some(Waypoint { destination: Hostname(ServiceKey { namespace: \"shop\", hostname: \"wp.shop\" }), \
-        hbone_port: 15008 }), locality: Locality { region: \"r\", zone: \"z\", subzone: \"s\" }, capacity: 5, \
-        kind: Deployment, workload_name: \"cart\", canonical_name: \"cart\", canonical_revision: \"v1\", probe_ports: [], \
-        excluded_ports: ExcludedPorts { inbound: {}, outbound: {} }, \
-        hostname: Some(\"unused.example\"), direct: true, same_node_tls: false, trust_domain_aliases: [] }";
+    let expected = "Workload { uid: WorkloadUid(\"Kubernetes//Pod/shop/cart-1\"), name: \"cart-1\", namespace: \
+         \"shop\", service_account: \"cart\", trust_domain: TrustDomain(\"cluster.local\"), node: \
+         \"node-a\", cluster: \"Kubernetes\", network: \"net-1\", network_mode: HostNetwork, addresses: \
+         [10.1.0.7], protocol: Hbone, health: Unhealthy, services: {ServiceKey { namespace: \"shop\", \
+         hostname: \"cart.shop\" }: [PortMapping { service_port: 80, target_port: 90 }]}, policies: \
+         [PolicyKey { namespace: \"shop\", name: \"allow-web\" }], waypoint: Some(Waypoint { destination: \
+         Hostname(ServiceKey { namespace: \"shop\", hostname: \"wp.shop\" }), hbone_port: 15008 }), \
+         locality: Locality { region: \"r\", zone: \"z\", subzone: \"s\" }, capacity: 5, kind: Deployment, \
+         workload_name: \"cart\", canonical_name: \"cart\", canonical_revision: \"v1\", probe_ports: [], \
+         excluded_ports: ExcludedPorts { inbound: {}, outbound: {} }, hostname: Some(\"unused.example\"), \
+         direct: true, same_node_tls: false, trust_domain_aliases: [] }";
     assert_eq!(format!("{workload:?}"), expected);
 }
 

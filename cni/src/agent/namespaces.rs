@@ -116,7 +116,8 @@ mod tests {
             (
                 "systemd, v2",
                 format!(
-                    "0::/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{underlined}.slice/cri-containerd-1.scope"
+                    "0::/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{underlined}.slice/\
+                     cri-containerd-1.scope"
                 ),
                 Some(UID),
             ),
@@ -128,7 +129,8 @@ mod tests {
             (
                 "systemd within a container",
                 format!(
-                    "0::/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-burstable-pod{underlined}.slice/x"
+                    "0::/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-burstable-pod{underlined}.\
+                     slice/x"
                 ),
                 Some(UID),
             ),

@@ -141,7 +141,8 @@ mod tests {
 
     fn ns(name: &str, version: u32) -> String {
         format!(
-            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{version: v{version}}}}}\n---\n"
+            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{version: \
+             v{version}}}}}\n---\n"
         )
     }
 

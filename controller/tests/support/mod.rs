@@ -260,9 +260,10 @@ pub(crate) fn pod(name: &str, node: &str, ip: &str) -> String {
 
 /// An enrolled namespace `shop` with web on node-a and db on node-b.
 pub(crate) fn shop() -> String {
-    let namespace = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {istio.io/dataplane-mode: ambient}}\n---\n";
-    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: db, namespace: shop}\n\
-                   spec: {clusterIP: 10.96.0.1, selector: {app: db}, ports: [{port: 5432}]}\n---\n";
+    let namespace = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: \
+                     {istio.io/dataplane-mode: ambient}}\n---\n";
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: db, namespace: shop}\nspec: {clusterIP: \
+                   10.96.0.1, selector: {app: db}, ports: [{port: 5432}]}\n---\n";
     format!("{namespace}{service}{}{}", pod("web", "node-a", "10.1.0.1"), pod("db", "node-b", "10.2.0.1"))
 }
 
@@ -270,8 +271,8 @@ pub(crate) fn shop() -> String {
 pub(crate) fn policy(name: &str, rules: usize) -> String {
     let rule = "  - from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}]\n";
     format!(
-        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {name}, namespace: shop}}\n\
-         spec:\n  selector: {{matchLabels: {{app: db}}}}\n  rules:\n{}---\n",
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {name}, namespace: \
+         shop}}\nspec:\n  selector: {{matchLabels: {{app: db}}}}\n  rules:\n{}---\n",
         rule.repeat(rules)
     )
 }

@@ -77,8 +77,8 @@ fn what_is_said_to_people() {
             "a mistake in one",
             annotations(Some("9090"), Some("all")),
             Some(
-                "inbound ports 9090; mistake in traffic.sidecar.istio.io/excludeOutboundPorts: \"all\" is not a port; no \
-                 port is excluded",
+                "inbound ports 9090; mistake in traffic.sidecar.istio.io/excludeOutboundPorts: \"all\" is \
+                 not a port; no port is excluded",
             ),
         ),
     ];

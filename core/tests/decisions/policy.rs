@@ -393,7 +393,8 @@ fn denials_name_object_and_reason() {
     let missed = ask(vec![allow("shop/a", vec![])], NOBODY).outcome.expect_err("not allowed");
     assert_eq!(
         missed.to_string(),
-        "no ALLOW policy permits a peer without identity (10.1.0.7) access to Kubernetes//Pod/shop/cart at 10.1.0.1:8080"
+        "no ALLOW policy permits a peer without identity (10.1.0.7) access to Kubernetes//Pod/shop/cart at \
+         10.1.0.1:8080"
     );
     for denial in [denial, missed] {
         assert!(Denial::REASONS.contains(&denial.reason()));

@@ -132,7 +132,8 @@ fn attach_to_cgroup(program: &ProgramFd, cgroup: &Path, name: &'static str) -> R
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
             SAID.call_once(|| {
                 tracing::info!(
-                    "this kernel has no order among programs of a cgroup: others' that are there run before ours"
+                    "this kernel has no order among programs of a cgroup: others' that are there run before \
+                     ours"
                 );
             });
             bpf::attach(program, &cgroup, hook, Order::Last)

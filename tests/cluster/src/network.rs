@@ -92,14 +92,16 @@ pub(crate) fn hub(control: &Machine, subnet: Subnet, id: &str) -> Result<()> {
     batch(
         control,
         &format!(
-            "link set lo up\nlink add br0 address {BRIDGE} type bridge forward_delay 0\nlink set br0 up\naddress add {v4}/24 dev br0\naddress add {v6}/64 dev br0 nodad\n"
+            "link set lo up\nlink add br0 address {BRIDGE} type bridge forward_delay 0\nlink set br0 \
+             up\naddress add {v4}/24 dev br0\naddress add {v6}/64 dev br0 nodad\n"
         ),
     )?;
     // Traffic between machines is the wire: nobody filters it.
     let quiet = "for it in /proc/sys/net/bridge/bridge-nf-call-*; do [ -e $it ] && echo 0 >$it; done; true";
     done(&mut control.run("sh", &["-c", quiet]))?;
     let text = format!(
-        "link add {link} type veth peer name host netns {pid}\naddress add {host4}/24 dev {link}\naddress add {host6}/64 dev {link} nodad\nlink set {link} alias {id} up\n"
+        "link add {link} type veth peer name host netns {pid}\naddress add {host4}/24 dev {link}\naddress \
+         add {host6}/64 dev {link} nodad\nlink set {link} alias {id} up\n"
     );
     feed(Command::new("ip").args(["-batch", "-"]), &text)?;
     batch(control, "link set host master br0 up\n")
@@ -119,7 +121,8 @@ pub(crate) fn join(control: &Machine, node: &Machine, subnet: Subnet, number: u8
     batch(control, &format!("link set node{number} master br0 up\n"))?;
     let ((v4, v6), (gate4, gate6)) = (subnet.node(number), subnet.control());
     let mut text = format!(
-        "link set lo up\naddress add {v4}/24 dev eth0\naddress add {v6}/64 dev eth0 nodad\nlink set eth0 up\nroute add default via {gate4}\nroute add default via {gate6}\n"
+        "link set lo up\naddress add {v4}/24 dev eth0\naddress add {v6}/64 dev eth0 nodad\nlink set eth0 \
+         up\nroute add default via {gate4}\nroute add default via {gate6}\n"
     );
     for other in (1..=nodes).filter(|other| *other != number) {
         text.push_str(&routes(subnet, other)?);

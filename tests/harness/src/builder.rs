@@ -249,7 +249,8 @@ fn node(
     );
     let _ = write!(
         text,
-        "workers: {}\ncertificate_ttl_seconds: {}\ndrain_timeout_seconds: {}\nlog:\n  format: json\n  filter: \"{}\"\n",
+        "workers: {}\ncertificate_ttl_seconds: {}\ndrain_timeout_seconds: {}\nlog:\n  format: json\n  \
+         filter: \"{}\"\n",
         builder.workers,
         builder.certificate_ttl.as_secs(),
         builder.drain_timeout.as_secs(),

@@ -40,7 +40,10 @@ pub fn request(netns: &Netns, method: &str, address: SocketAddr, path: &str) -> 
             let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
             stream.set_read_timeout(Some(TIMEOUT))?;
             stream.set_write_timeout(Some(TIMEOUT))?;
-            let head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            let head = format!(
+                "{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\nConnection: \
+                 close\r\n\r\n"
+            );
             stream.write_all(head.as_bytes())?;
             let mut answer = Vec::new();
             stream.read_to_end(&mut answer)?;

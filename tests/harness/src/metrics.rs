@@ -88,7 +88,8 @@ mod tests {
 
     #[test]
     fn samples() {
-        let text = "# HELP a b\n# TYPE a counter\na{x=\"1\",y=\"q\\\"}z\"} 3\na{x=\"2\",} 4 1700000000\nb 5\nb_bucket{le=\"+Inf\"} 1\n";
+        let text = "# HELP a b\n# TYPE a counter\na{x=\"1\",y=\"q\\\"}z\"} 3\na{x=\"2\",} 4 1700000000\nb \
+                    5\nb_bucket{le=\"+Inf\"} 1\n";
         let metrics = Metrics::parse(text);
         assert_eq!(metrics.0.len(), 4);
         let rows: [Row<'_>; 4] = [

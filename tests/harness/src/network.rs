@@ -122,9 +122,9 @@ pub(crate) fn node(underlay: &Netns, name: &str, node: usize, nodes: usize) -> R
     let netns = namespace(name, true)?;
     plug(underlay, &netns, &format!("node{node}"), 10 + octet(node))?;
     netns.ip(&format!(
-        "link add cni0 address {BRIDGE} type bridge\naddr add {}/24 dev cni0\naddr add fd00:10:{node:x}::1/64 dev cni0 nodad\n\
-         link set cni0 up\nroute add 203.0.113.0/24 via 172.16.0.{OUTSIDE_UNDERLAY}\n\
-         route add 2001:db8:113::/64 via {}\n",
+        "link add cni0 address {BRIDGE} type bridge\naddr add {}/24 dev cni0\naddr add \
+         fd00:10:{node:x}::1/64 dev cni0 nodad\nlink set cni0 up\nroute add 203.0.113.0/24 via \
+         172.16.0.{OUTSIDE_UNDERLAY}\nroute add 2001:db8:113::/64 via {}\n",
         gateway_v4(node),
         underlay_v6(OUTSIDE_UNDERLAY)
     ))?;

@@ -256,7 +256,8 @@ impl ServiceSpec {
     pub(crate) fn yaml(&self, addresses: &[IpAddr]) -> String {
         let Self { namespace, name, .. } = self;
         let mut out = format!(
-            "apiVersion: v1\nkind: Service\nmetadata:\n  namespace: \"{namespace}\"\n  name: \"{name}\"\nspec:\n{}",
+            "apiVersion: v1\nkind: Service\nmetadata:\n  namespace: \"{namespace}\"\n  name: \
+             \"{name}\"\nspec:\n{}",
             map("  selector:", &self.selector)
         );
         if let Some(first) = addresses.first() {

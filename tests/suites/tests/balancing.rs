@@ -221,8 +221,9 @@ fn weights(lab: &Lab) -> String {
     let entry = |(name, label, pod, weight, family)| {
         let address = lab.pod(&format!("shop/{pod}")).ip(family);
         format!(
-            "---\napiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata:\n  namespace: shop\n  name: {name}\n\
-             spec:\n  address: \"{address}\"\n  weight: {weight}\n  labels: {{{label}: \"yes\"}}\n"
+            "---\napiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata:\n  namespace: shop\n  \
+             name: {name}\nspec:\n  address: \"{address}\"\n  weight: {weight}\n  labels: {{{label}: \
+             \"yes\"}}\n"
         )
     };
     let entries = [
@@ -802,8 +803,9 @@ fn what_cannot_be_reached_is_left_out() -> Result<()> {
     lab.finish()
 }
 
-const DENY_AWAY: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {namespace: shop, name: deny}\n\
-     spec: {selector: {matchLabels: {app: away}}, action: DENY, rules: [{}]}\n";
+const DENY_AWAY: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {namespace: \
+                         shop, name: deny}\nspec: {selector: {matchLabels: {app: away}}, action: DENY, \
+                         rules: [{}]}\n";
 
 #[test]
 fn the_ejected_serve_only_where_nobody_else_may() -> Result<()> {

@@ -17,8 +17,9 @@ const APP: u16 = 7000;
 const FRONT: u16 = 80;
 
 /// Makes the kernel hand what is not of the mesh to the daemon for a check.
-const CHECKED: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {namespace: shop, name: everybody}\n\
-    spec: {selector: {matchLabels: {app: checked}}, action: ALLOW, rules: [{}]}\n";
+const CHECKED: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {namespace: \
+                       shop, name: everybody}\nspec: {selector: {matchLabels: {app: checked}}, action: \
+                       ALLOW, rules: [{}]}\n";
 
 /// Servers on the second node; clients of each path.
 fn lab() -> Result<(Lab, Vec<Server>)> {
@@ -116,9 +117,9 @@ fn crowd(pods: usize, version: &str) -> String {
             yaml,
             "---\napiVersion: v1\nkind: Pod\nmetadata:\n  namespace: shop\n  name: crowd-{number}\n  \
              labels: {{app: crowd, version: \"{version}\"}}\nspec:\n  nodeName: node{node}\n  \
-             serviceAccountName: crowd-{version}\n  containers: [{{name: app}}]\nstatus:\n  phase: Running\n  \
-             podIP: 10.77.{high}.{low}\n  podIPs: [{{ip: 10.77.{high}.{low}}}, {{ip: \"fd00:77::{high:x}:{low:x}\"}}]\n  \
-             conditions: [{{type: Ready, status: \"True\"}}]\n"
+             serviceAccountName: crowd-{version}\n  containers: [{{name: app}}]\nstatus:\n  phase: \
+             Running\n  podIP: 10.77.{high}.{low}\n  podIPs: [{{ip: 10.77.{high}.{low}}}, {{ip: \
+             \"fd00:77::{high:x}:{low:x}\"}}]\n  conditions: [{{type: Ready, status: \"True\"}}]\n"
         );
     }
     yaml

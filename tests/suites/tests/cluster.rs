@@ -246,7 +246,8 @@ fn audiences(cluster: &Cluster) -> Result<()> {
 }
 
 fn own_files(cluster: &Cluster) -> Result<()> {
-    let script = "hostname >/opt/cni/bin/marker; mkdir -p /run/late; mountpoint -q /run/late || mount -t tmpfs late /run/late; hostname >/run/late/marker";
+    let script = "hostname >/opt/cni/bin/marker; mkdir -p /run/late; mountpoint -q /run/late || mount -t \
+                  tmpfs late /run/late; hostname >/run/late/marker";
     for node in cluster.nodes() {
         output(&mut node.run("sh", &["-c", script]))?;
     }

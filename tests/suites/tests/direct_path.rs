@@ -15,12 +15,13 @@ const DB: u16 = 5432;
 /// Shorter than usual, so that a test may wait for its end.
 const LEASE: Duration = Duration::from_secs(4);
 
-const DENY_WEB: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata:\n  namespace: shop\n  name: deny-web\n\
-     spec:\n  selector: {matchLabels: {app: db}}\n  action: DENY\n  \
-     rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}]}]\n";
+const DENY_WEB: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata:\n  \
+                        namespace: shop\n  name: deny-web\nspec:\n  selector: {matchLabels: {app: db}}\n  \
+                        action: DENY\n  rules: [{from: [{source: {principals: \
+                        [cluster.local/ns/shop/sa/web]}}]}]\n";
 
-const STRICT: &str = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata:\n  namespace: shop\n  name: strict\n\
-     spec: {mtls: {mode: STRICT}}\n";
+const STRICT: &str = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata:\n  namespace: \
+                      shop\n  name: strict\nspec: {mtls: {mode: STRICT}}\n";
 
 /// Two pods of one node, and a neighbour outside the mesh.
 fn lab() -> Result<(Lab, Server)> {

@@ -227,16 +227,19 @@ fn enrolment_is_for_root_and_for_namespaces() -> Result<()> {
     table.row("another user", || {
         // perl is where git is.
         let script = format!(
-            "use Socket; socket(S, AF_UNIX, SOCK_SEQPACKET, 0) or die; connect(S, sockaddr_un('{}')) or die \"refused $!\"; \
-             send(S, '{{\"hello\":{{\"version\":1,\"source\":\"x\"}}}}', 0) or die \"refused $!\"; \
-             recv(S, $answer, 4096, 0); print \"answer: $answer\";",
+            "use Socket; socket(S, AF_UNIX, SOCK_SEQPACKET, 0) or die; connect(S, sockaddr_un('{}')) or die \
+             \"refused $!\"; send(S, '{{\"hello\":{{\"version\":1,\"source\":\"x\"}}}}', 0) or die \
+             \"refused $!\"; recv(S, $answer, 4096, 0); print \"answer: $answer\";",
             node.socket().display()
         );
         let try_as = |user: u32| Command::new("perl").args(["-e", &script]).uid(user).gid(user).output();
         let root = try_as(0)?;
         ensure!(String::from_utf8_lossy(&root.stdout).contains("ack"), "root is refused: {root:?}");
         let nobody = try_as(65_534)?;
-        ensure!(!String::from_utf8_lossy(&nobody.stdout).contains("ack"), "nobody is acknowledged: {nobody:?}");
+        ensure!(
+            !String::from_utf8_lossy(&nobody.stdout).contains("ack"),
+            "nobody is acknowledged: {nobody:?}"
+        );
         Ok(())
     });
     table.finish();

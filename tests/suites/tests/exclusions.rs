@@ -15,11 +15,13 @@ const APP: u16 = 8080;
 const METRICS: u16 = 9090;
 const HBONE: u16 = 15008;
 
-const STRICT: &str = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {namespace: shop, name: strict}\n\
-    spec: {selector: {matchLabels: {app: db}}, mtls: {mode: STRICT}}\n";
+const STRICT: &str = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {namespace: \
+                      shop, name: strict}\nspec: {selector: {matchLabels: {app: db}}, mtls: {mode: \
+                      STRICT}}\n";
 const STRICT_NAME: &str = "shop/converted_peer_authentication_strict";
-const ONLY_WEB: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {namespace: shop, name: only-web}\n\
-    spec: {selector: {matchLabels: {app: db}}, action: ALLOW, rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}]}]}\n";
+const ONLY_WEB: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {namespace: \
+                        shop, name: only-web}\nspec: {selector: {matchLabels: {app: db}}, action: ALLOW, \
+                        rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}]}]}\n";
 
 /// The database is elsewhere than `web` and `old`; `twin` and `near` are on its node. All servers listen on
 /// both ports.

@@ -60,8 +60,9 @@ fn workloads() -> String {
     let probe = |kind: &str| format!("{{{kind}, periodSeconds: 1, failureThreshold: 3, timeoutSeconds: 5}}");
     let probed = |name: &str, port: u16, probe: &str| {
         format!(
-            "        - name: {name}\n          image: docker.io/ambit/tests:0.1.0\n          command: [/ambit-probed]\n          \
-             env: [{{name: PORT_BASE, value: '{port}'}}]\n          readinessProbe: {probe}\n          livenessProbe: {probe}\n"
+            "        - name: {name}\n          image: docker.io/ambit/tests:0.1.0\n          command: \
+             [/ambit-probed]\n          env: [{{name: PORT_BASE, value: '{port}'}}]\n          \
+             readinessProbe: {probe}\n          livenessProbe: {probe}\n"
         )
     };
     let containers = [
@@ -72,31 +73,38 @@ fn workloads() -> String {
     ]
     .concat();
     format!(
-        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: probed, namespace: work}}\nspec:\n  replicas: 2\n  \
-         selector: {{matchLabels: {{app: probed}}}}\n  template:\n    metadata: {{labels: {{app: probed}}}}\n    spec:\n      \
-         terminationGracePeriodSeconds: 1\n      containers:\n{containers}---\n\
-         apiVersion: v1\nkind: Service\nmetadata: {{name: db, namespace: work}}\n\
-         spec: {{clusterIP: None, selector: {{app: db}}, ports: [{{port: 8080}}]}}\n---\n\
-         apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {{name: db, namespace: work}}\nspec:\n  serviceName: db\n  replicas: 2\n  \
-         podManagementPolicy: Parallel\n  selector: {{matchLabels: {{app: db}}}}\n  template:\n    metadata: {{labels: {{app: db}}}}\n    spec:\n      \
-         terminationGracePeriodSeconds: 1\n      containers:\n        - name: shop\n          image: docker.io/ambit/tests:0.1.0\n          \
-         args: [db, --listen, '[::]:8080']\n          readinessProbe: {{tcpSocket: {{port: 8080}}, periodSeconds: 1}}\n"
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: probed, namespace: work}}\nspec:\n  \
+         replicas: 2\n  selector: {{matchLabels: {{app: probed}}}}\n  template:\n    metadata: {{labels: \
+         {{app: probed}}}}\n    spec:\n      terminationGracePeriodSeconds: 1\n      \
+         containers:\n{containers}---\napiVersion: v1\nkind: Service\nmetadata: {{name: db, namespace: \
+         work}}\nspec: {{clusterIP: None, selector: {{app: db}}, ports: [{{port: \
+         8080}}]}}\n---\napiVersion: apps/v1\nkind: StatefulSet\nmetadata: {{name: db, namespace: \
+         work}}\nspec:\n  serviceName: db\n  replicas: 2\n  podManagementPolicy: Parallel\n  selector: \
+         {{matchLabels: {{app: db}}}}\n  template:\n    metadata: {{labels: {{app: db}}}}\n    spec:\n      \
+         terminationGracePeriodSeconds: 1\n      containers:\n        - name: shop\n          image: \
+         docker.io/ambit/tests:0.1.0\n          args: [db, --listen, '[::]:8080']\n          \
+         readinessProbe: {{tcpSocket: {{port: 8080}}, periodSeconds: 1}}\n"
     )
 }
 
 /// Asks the StatefulSet's pods by their names, before it begins and when it runs.
 fn job() -> &'static str {
-    "apiVersion: batch/v1\nkind: Job\nmetadata: {name: once, namespace: work}\nspec:\n  backoffLimit: 0\n  template:\n    \
-         metadata: {labels: {app: once}}\n    spec:\n      restartPolicy: Never\n      initContainers:\n        - name: first\n          \
-         image: docker.io/ambit/tests:0.1.0\n          command: [/ambit-load, 'db-0.db.work:8080', --count, '3', --strict]\n      containers:\n        \
-         - name: load\n          image: docker.io/ambit/tests:0.1.0\n          command: [/ambit-load, 'db-1.db.work:8080', --count, '20', --strict]\n"
+    "apiVersion: batch/v1\nkind: Job\nmetadata: {name: once, namespace: work}\nspec:\n  backoffLimit: 0\n  \
+     template:\n    metadata: {labels: {app: once}}\n    spec:\n      restartPolicy: Never\n      \
+     initContainers:\n        - name: first\n          image: docker.io/ambit/tests:0.1.0\n          \
+     command: [/ambit-load, 'db-0.db.work:8080', --count, '3', --strict]\n      containers:\n        - name: \
+     load\n          image: docker.io/ambit/tests:0.1.0\n          command: [/ambit-load, \
+     'db-1.db.work:8080', --count, '20', --strict]\n"
 }
 
 #[test]
 fn workloads_probes_and_a_rollout() -> Result<()> {
     let mesh = Mesh::up("workloads")?;
     let mut table = Rows::new();
-    mesh.cluster.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: work, labels: {istio.io/dataplane-mode: ambient}}\n")?;
+    mesh.cluster.apply(
+        "apiVersion: v1\nkind: Namespace\nmetadata: {name: work, labels: {istio.io/dataplane-mode: \
+         ambient}}\n",
+    )?;
     mesh.cluster.apply(&strict("work"))?;
     mesh.cluster.apply(&workloads())?;
     table

@@ -12,24 +12,27 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 /// A pod that cannot be captured.
-const ON_HOST: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: on-host, namespace: shop}\nspec:\n  hostNetwork: true\n  \
-                       terminationGracePeriodSeconds: 0\n  containers:\n    - name: shop\n      image: docker.io/ambit/tests:0.1.0\n      \
-                       args: [host, --listen, '[::]:18080']\n";
+const ON_HOST: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: on-host, namespace: shop}\nspec:\n  \
+                       hostNetwork: true\n  terminationGracePeriodSeconds: 0\n  containers:\n    - name: \
+                       shop\n      image: docker.io/ambit/tests:0.1.0\n      args: [host, --listen, \
+                       '[::]:18080']\n";
 /// No agent ever sees this one, as those of a node that is off.
-const UNSEEN: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: unseen, namespace: shop}\n\
-                      spec: {nodeSelector: {tests/node: none}, containers: [{name: shop, image: docker.io/ambit/tests:0.1.0}]}\n";
+const UNSEEN: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: unseen, namespace: shop}\nspec: \
+                      {nodeSelector: {tests/node: none}, containers: [{name: shop, image: \
+                      docker.io/ambit/tests:0.1.0}]}\n";
 /// The API server takes it; Ambit does not.
-const BAD: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: bad, namespace: shop}\n\
-                   spec: {rules: [{when: [{key: source.ip, values: ['1.2.3']}]}]}\n";
+const BAD: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: bad, \
+                   namespace: shop}\nspec: {rules: [{when: [{key: source.ip, values: ['1.2.3']}]}]}\n";
 
 /// For the whole mesh.
-const MESH_WIDE: &str = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: default, namespace: ambit-system}\n\
-                         spec: {mtls: {mode: PERMISSIVE}}\n";
+const MESH_WIDE: &str = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: \
+                         default, namespace: ambit-system}\nspec: {mtls: {mode: PERMISSIVE}}\n";
 /// Looks like Ambit, installed elsewhere.
-const ELSEWHERE: &str = "apiVersion: v1\nkind: Namespace\nmetadata: {name: elsewhere}\n---\napiVersion: apps/v1\nkind: Deployment\n\
-                         metadata: {name: other, namespace: elsewhere, labels: {app.kubernetes.io/part-of: ambit}}\n\
-                         spec: {replicas: 0, selector: {matchLabels: {app: other}}, template: {metadata: {labels: {app: other}}, \
-                         spec: {containers: [{name: other, image: docker.io/ambit/tests:0.1.0}]}}}\n";
+const ELSEWHERE: &str = "apiVersion: v1\nkind: Namespace\nmetadata: {name: elsewhere}\n---\napiVersion: \
+                         apps/v1\nkind: Deployment\nmetadata: {name: other, namespace: elsewhere, labels: \
+                         {app.kubernetes.io/part-of: ambit}}\nspec: {replicas: 0, selector: {matchLabels: \
+                         {app: other}}, template: {metadata: {labels: {app: other}}, spec: {containers: \
+                         [{name: other, image: docker.io/ambit/tests:0.1.0}]}}}\n";
 
 #[test]
 fn install_use_and_uninstall() -> Result<()> {

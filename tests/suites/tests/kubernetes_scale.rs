@@ -62,7 +62,8 @@ fn ten_thousand_pods() -> Result<()> {
 /// Prints the figures, and writes them where they are wanted.
 fn report(first: Duration, alone: Usage, stages: &[Stage], end: Usage) -> Result<()> {
     let mut text = String::from(
-        "| clients | p50 | p90 | p99 | most | processor time for a change | memory |\n|---|---|---|---|---|---|---|\n",
+        "| clients | p50 | p90 | p99 | most | processor time for a change | memory \
+         |\n|---|---|---|---|---|---|---|\n",
     );
     for stage in stages {
         let [p50, p90, p99, most] = [50, 90, 99, 100].map(|percent| stage.percentile(percent));
@@ -74,7 +75,8 @@ fn report(first: Duration, alone: Usage, stages: &[Stage], end: Usage) -> Result
     }
     let _ = writeln!(
         text,
-        "\nFirst synchronization of one client: {:.0} ms. Controller: {} MB alone, {} MB at most, {:.1} s of processor time in all.",
+        "\nFirst synchronization of one client: {:.0} ms. Controller: {} MB alone, {} MB at most, {:.1} s \
+         of processor time in all.",
         first.as_secs_f64() * 1e3,
         alone.resident,
         end.peak,

@@ -315,8 +315,9 @@ fn scrapes(view: &View, table: &mut Rows) {
     });
     table.row("with the port PERMISSIVE it passes, and nothing else does", || {
         view.mesh.cluster.apply(
-            "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: metrics, namespace: shop}\n\
-             spec: {selector: {matchLabels: {app: cart}}, mtls: {mode: STRICT}, portLevelMtls: {'9102': {mode: PERMISSIVE}}}\n",
+            "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: metrics, \
+             namespace: shop}\nspec: {selector: {matchLabels: {app: cart}}, mtls: {mode: STRICT}, \
+             portLevelMtls: {'9102': {mode: PERMISSIVE}}}\n",
         )?;
         let before = view.arrived("cart", "unknown")?;
         let said = within(PATIENCE, "it is answered", || view.ask(&view.outside, &metrics))?;

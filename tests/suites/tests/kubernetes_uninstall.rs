@@ -14,8 +14,8 @@ fn without_controllers_and_uninstalled() -> Result<()> {
     mesh.rolled_out("shop", &["deployment/client", "deployment/cart"])?;
     // No agent ever sees this one, as those of a node that is off.
     mesh.cluster.apply(
-        "apiVersion: v1\nkind: Pod\nmetadata: {name: unseen, namespace: shop}\n\
-         spec: {nodeSelector: {tests/node: none}, containers: [{name: shop, image: docker.io/ambit/tests:0.1.0}]}\n",
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: unseen, namespace: shop}\nspec: {nodeSelector: \
+         {tests/node: none}, containers: [{name: shop, image: docker.io/ambit/tests:0.1.0}]}\n",
     )?;
     mesh.kubectl(&["create", "namespace", SYSTEM])?;
     mesh.kubectl(&["label", "namespace", "shop", ENROLLED])?;
@@ -49,8 +49,9 @@ fn without_controllers_and_uninstalled() -> Result<()> {
     });
     table.row("a policy that is applied after their return acts", || {
         mesh.cluster.apply(
-            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: nobody, namespace: shop}\n\
-             spec: {selector: {matchLabels: {app: cart}}, action: ALLOW, rules: [{from: [{source: {namespaces: [elsewhere]}}]}]}\n",
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: nobody, \
+             namespace: shop}\nspec: {selector: {matchLabels: {app: cart}}, action: ALLOW, rules: [{from: \
+             [{source: {namespaces: [elsewhere]}}]}]}\n",
         )?;
         within(PATIENCE, "requests are refused", || {
             ensure!(mesh.ask(&client, "cart.shop:80").is_err(), "answered");

@@ -132,11 +132,13 @@ const BAD: &[(&str, &str)] = &[
     ("not YAML", "kind: [unclosed"),
     (
         "a field of the wrong type",
-        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {namespace: shop, name: guard}\nspec: {action: 7}\n",
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {namespace: shop, name: \
+         guard}\nspec: {action: 7}\n",
     ),
     (
         "an unknown action",
-        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {namespace: shop, name: guard}\nspec: {action: PERHAPS}\n",
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {namespace: shop, name: \
+         guard}\nspec: {action: PERHAPS}\n",
     ),
 ];
 
@@ -145,8 +147,8 @@ fn a_bad_file_is_reported_and_the_last_good_state_stays() -> Result<()> {
     let lab = builder().start()?;
     let _server = Server::start(&lab.pod("shop/db"), "shop/db", APP)?;
     let (web, old, to) = (lab.pod("shop/web"), lab.pod("legacy/old"), targets(&lab)[0]);
-    let guard = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {namespace: shop, name: guard}\n\
-                 spec: {action: ALLOW, rules: [{from: [{source: {namespaces: [shop]}}]}]}\n";
+    let guard = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {namespace: shop, \
+                 name: guard}\nspec: {action: ALLOW, rules: [{from: [{source: {namespaces: [shop]}}]}]}\n";
     let as_guarded = || {
         ask(&web, to).context("who may talk does")?;
         match ask(&old, to) {

@@ -81,8 +81,8 @@ fn read_from(web: &Pod, to: SocketAddr) -> std::io::Result<usize> {
 fn a_service_may_have_endpoints_outside_the_mesh() -> Result<()> {
     let (lab, _servers) = shop()?;
     let machine = format!(
-        "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {{namespace: shop, name: machine}}\n\
-         spec: {{address: {}, labels: {{app: mixed}}, serviceAccount: machine}}\n",
+        "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {{namespace: shop, name: \
+         machine}}\nspec: {{address: {}, labels: {{app: mixed}}, serviceAccount: machine}}\n",
         lab.outside.v4
     );
     lab.apply("machine", &machine)?;

@@ -142,7 +142,8 @@ const ROWS: &[Row] = &[
     row("http-rule-never-allows", "action: ALLOW\n  rules: [{to: [{operation: {methods: [GET]}}]}]", &[]),
     row(
         "http-rule-denies-the-rest",
-        "action: DENY\n  rules: [{from: [{source: {namespaces: [bank]}}], to: [{operation: {methods: [GET]}}]}]",
+        "action: DENY\n  rules: [{from: [{source: {namespaces: [bank]}}], to: [{operation: {methods: \
+         [GET]}}]}]",
         &["web", "cart", "old"],
     ),
     row("http-rule-denies-all", "action: DENY\n  rules: [{to: [{operation: {paths: [\"/admin\"]}}]}]", &[]),
@@ -153,7 +154,8 @@ const ROWS: &[Row] = &[
     ),
     row(
         "either-allow",
-        "action: ALLOW\n  rules: [{from: [{source: {namespaces: [bank]}}]}]AND action: ALLOW\n  rules: [{from: [{source: {principals: [\"*/sa/web\"]}}]}]",
+        "action: ALLOW\n  rules: [{from: [{source: {namespaces: [bank]}}]}]AND action: ALLOW\n  rules: \
+         [{from: [{source: {principals: [\"*/sa/web\"]}}]}]",
         &["web", "teller"],
     ),
     row("strict", "PEER mtls: {mode: STRICT}", MESH),
@@ -202,8 +204,8 @@ impl Row {
                 ""
             };
             documents.push(format!(
-                "---\napiVersion: security.istio.io/v1\nkind: {kind}\nmetadata:\n  namespace: {namespace}\n  name: {name}\n\
-                 {annotations}spec:\n{selector}  {spec}\n"
+                "---\napiVersion: security.istio.io/v1\nkind: {kind}\nmetadata:\n  namespace: \
+                     {namespace}\n  name: {name}\n{annotations}spec:\n{selector}  {spec}\n"
             ));
             let converted = if kind == "PeerAuthentication" { "converted_peer_authentication_" } else { "" };
             names.push(format!("{namespace}/{converted}{name}"));
@@ -337,8 +339,9 @@ fn policies_decide_who_may_talk() -> Result<()> {
     lab.finish()
 }
 
-const STRICT_DB: &str = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {namespace: shop, name: strict}\n\
-    spec: {selector: {matchLabels: {app: db}}, mtls: {mode: STRICT}}\n";
+const STRICT_DB: &str = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {namespace: \
+                         shop, name: strict}\nspec: {selector: {matchLabels: {app: db}}, mtls: {mode: \
+                         STRICT}}\n";
 
 /// One connection of each path, and what became of it.
 struct Cut {
@@ -347,11 +350,12 @@ struct Cut {
 }
 
 /// A policy that denies everybody, for one namespace.
-const DENY_ALL: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {namespace: shop, name: nobody}\n\
-    spec: {action: DENY, rules: [{}]}\n";
+const DENY_ALL: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {namespace: \
+                        shop, name: nobody}\nspec: {action: DENY, rules: [{}]}\n";
 /// What a policy's selection makes the kernel hand to the daemon for a check.
-const ALLOW_CHECKED: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {namespace: shop, name: everybody}\n\
-    spec: {selector: {matchLabels: {app: checked}}, action: ALLOW, rules: [{}]}\n";
+const ALLOW_CHECKED: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: \
+                             {namespace: shop, name: everybody}\nspec: {selector: {matchLabels: {app: \
+                             checked}}, action: ALLOW, rules: [{}]}\n";
 
 /// From when the daemon has the policy.
 const PROMISED: Duration = Duration::from_millis(500);
@@ -422,7 +426,8 @@ fn a_revoked_policy_cuts_open_connections_of_every_path() -> Result<()> {
         let known = of().map(|(_, known, _)| *known).max().context("no figure")?;
         let written = of().map(|(.., written)| *written).max().context("no figure")?;
         println!(
-            "{path}: cut at most {known:?} after the daemon had it, {written:?} after the file was written ({ROUNDS} rounds)"
+            "{path}: cut at most {known:?} after the daemon had it, {written:?} after the file was written \
+             ({ROUNDS} rounds)"
         );
         ensure!(known <= PROMISED, "{path}: cut {known:?} after the daemon had the policy");
     }
@@ -516,8 +521,9 @@ fn what_the_kernel_refuses_on_its_own_is_counted() -> Result<()> {
     lab.finish()
 }
 
-const DENY_WEB: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {namespace: shop, name: deny-web}\n\
-    spec: {selector: {matchLabels: {app: db}}, action: DENY, rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}]}]}\n";
+const DENY_WEB: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {namespace: \
+                        shop, name: deny-web}\nspec: {selector: {matchLabels: {app: db}}, action: DENY, \
+                        rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}]}]}\n";
 
 #[test]
 fn a_new_policy_closes_open_connections() -> Result<()> {

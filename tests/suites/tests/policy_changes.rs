@@ -179,9 +179,10 @@ fn lab() -> Result<Lab> {
         .pod(PodSpec::new("shop/near").node(1));
     for destination in 0..DESTINATIONS {
         let yaml = format!(
-            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{namespace: shop, name: list-{destination}}}\n\
-             spec: {{selector: {{matchLabels: {{app: d-{destination}}}}}, action: DENY, rules: \
-             [{{from: [{{source: {{principals: [cluster.local/ns/shop/sa/nobody]}}}}]}}]}}\n"
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{namespace: shop, \
+             name: list-{destination}}}\nspec: {{selector: {{matchLabels: {{app: d-{destination}}}}}, \
+             action: DENY, rules: [{{from: [{{source: {{principals: \
+             [cluster.local/ns/shop/sa/nobody]}}}}]}}]}}\n"
         );
         lab = lab
             .pod(PodSpec::new(&format!("shop/d-{destination}")).node(1))
@@ -432,8 +433,8 @@ fn judge_new(lab: &Lab, seen: &Seen, flips: &HashMap<Target, Vec<Flip>>) -> Resu
             }
         }
         println!(
-            "{name}: {permitted} let through, {refused} refused, as they were to be; {unsettled} during a change; refused although \
-             allowed: {turned_away:?}"
+            "{name}: {permitted} let through, {refused} refused, as they were to be; {unsettled} during a \
+             change; refused although allowed: {turned_away:?}"
         );
         ensure!(
             let_through.is_empty(),
@@ -537,7 +538,8 @@ fn none_slips_through_ten_thousand_changes() -> Result<()> {
     let count = acknowledged(&lab)? - answered;
     let rate = f64::from(u32::try_from(seen.attempts.len())?) / took.as_secs_f64();
     println!(
-        "{count} changes taken by the destinations' daemon in {took:.1?}, {} connections meanwhile: {rate:.0} a second",
+        "{count} changes taken by the destinations' daemon in {took:.1?}, {} connections meanwhile: \
+         {rate:.0} a second",
         seen.attempts.len()
     );
     ensure!(count >= 10_000, "the daemon has counted {count} changes");

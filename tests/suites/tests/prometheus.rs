@@ -18,11 +18,12 @@ const CONTROLLER: u16 = 15014;
 const PROMETHEUS: u16 = 19090;
 
 /// Refuses a port of the database to the bank, and asks a dry run about everybody.
-const POLICIES: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {namespace: shop, name: no-bank}\n\
-     spec:\n  selector: {matchLabels: {app: db}}\n  action: DENY\n  rules: [{from: [{source: {namespaces: [bank]}}]}]\n\
-     ---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
-     metadata: {namespace: shop, name: dry, annotations: {istio.io/dry-run: \"true\"}}\n\
-     spec:\n  selector: {matchLabels: {app: db}}\n  action: DENY\n  rules: [{from: [{source: {namespaces: [shop]}}]}]\n";
+const POLICIES: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {namespace: \
+                        shop, name: no-bank}\nspec:\n  selector: {matchLabels: {app: db}}\n  action: DENY\n  \
+                        rules: [{from: [{source: {namespaces: [bank]}}]}]\n---\napiVersion: \
+                        security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {namespace: shop, name: \
+                        dry, annotations: {istio.io/dry-run: \"true\"}}\nspec:\n  selector: {matchLabels: \
+                        {app: db}}\n  action: DENY\n  rules: [{from: [{source: {namespaces: [shop]}}]}]\n";
 
 fn guide() -> Result<String> {
     read("docs/guide/telemetry.md")
@@ -102,7 +103,8 @@ fn prometheus(lab: &Lab) -> Result<Process> {
         lab.nodes.iter().map(|node| format!("\"{}:{ZTUNNEL}\"", node.place.v4)).collect();
     let config = folder.join("prometheus.yml");
     let text = format!(
-        "global: {{scrape_interval: 1s, scrape_timeout: 1s}}\nscrape_configs:\n  - job_name: ztunnel\n    static_configs: [{{targets: [{}]}}]\n",
+        "global: {{scrape_interval: 1s, scrape_timeout: 1s}}\nscrape_configs:\n  - job_name: ztunnel\n    \
+         static_configs: [{{targets: [{}]}}]\n",
         targets.join(", ")
     );
     std::fs::write(&config, text)?;

@@ -37,12 +37,14 @@ const PER_CONNECTION: f64 = 64.0;
 /// that is never ended keeps some ten KiB of buffers.
 const PER_ROUND: f64 = 24.0 * 1024.0;
 
-const CHECKED: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {namespace: shop, name: everybody}\n\
-    spec: {selector: {matchLabels: {app: checked}}, action: ALLOW, rules: [{}]}\n";
+const CHECKED: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {namespace: \
+                       shop, name: everybody}\nspec: {selector: {matchLabels: {app: checked}}, action: \
+                       ALLOW, rules: [{}]}\n";
 
 /// A policy that selects the database and forbids nobody who is there.
-const PASSING: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {namespace: shop, name: passing}\n\
-    spec: {selector: {matchLabels: {app: db}}, action: DENY, rules: [{from: [{source: {namespaces: [nowhere]}}]}]}\n";
+const PASSING: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {namespace: \
+                       shop, name: passing}\nspec: {selector: {matchLabels: {app: db}}, action: DENY, \
+                       rules: [{from: [{source: {namespaces: [nowhere]}}]}]}\n";
 
 fn lab() -> Result<(Lab, Vec<Server>)> {
     let mut lab = Lab::builder()
@@ -244,7 +246,8 @@ fn churn_leaves_no_growth() -> Result<()> {
             let kib = memory.iter().map(|bytes| bytes / 1024.0).collect::<Vec<_>>();
             let Slope { low, median, high } = slope(memory).context("too few rounds")?;
             println!(
-                "{name}: {median:.0} bytes a round, 95 % between {low:.0} and {high:.0}; {allowed:.0} would be growth; KiB: {kib:.0?}"
+                "{name}: {median:.0} bytes a round, 95 % between {low:.0} and {high:.0}; {allowed:.0} would \
+                 be growth; KiB: {kib:.0?}"
             );
             // The lower end: a single step upwards in the middle widens the interval and is no growth.
             ensure!(low <= allowed, "it grows by {low:.0} to {high:.0} bytes a round");

@@ -50,12 +50,12 @@ pub(super) fn draw(rows: &[Row], expected: &[Expected]) -> String {
         top = panel(&mut body, top, &format!("{title} (lower is better)"), &bars, None);
     }
     format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {top:.0}\" width=\"{WIDTH}\" height=\"{top:.0}\" \
-         font-family=\"system-ui, 'DejaVu Sans', sans-serif\" font-size=\"13\" fill=\"#1f2937\">\n\
-         <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n\
-         <text x=\"20\" y=\"30\" font-size=\"18\" font-weight=\"600\">Ambit beside plain TCP and an Envoy pair</text>\n\
-         <text x=\"20\" y=\"49\" fill=\"#6b7280\">bars: medians; lines across their ends: least and greatest; \
-         dashed: plain; triangles: what is expected</text>\n{body}</svg>\n"
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {top:.0}\" width=\"{WIDTH}\" \
+         height=\"{top:.0}\" font-family=\"system-ui, 'DejaVu Sans', sans-serif\" font-size=\"13\" \
+         fill=\"#1f2937\">\n<rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n<text x=\"20\" \
+         y=\"30\" font-size=\"18\" font-weight=\"600\">Ambit beside plain TCP and an Envoy \
+         pair</text>\n<text x=\"20\" y=\"49\" fill=\"#6b7280\">bars: medians; lines across their ends: \
+         least and greatest; dashed: plain; triangles: what is expected</text>\n{body}</svg>\n"
     )
 }
 
@@ -117,7 +117,8 @@ fn panel(body: &mut String, top: f64, title: &str, bars: &[Bar<'_>], plain: Opti
         let [low, high] = bar.whisker.map(x);
         let _ = writeln!(
             body,
-            "<path d=\"M{low:.1} {middle:.1}H{high:.1}M{low:.1} {:.1}v8M{high:.1} {:.1}v8\" stroke=\"#111827\" stroke-width=\"1.2\"/>",
+            "<path d=\"M{low:.1} {middle:.1}H{high:.1}M{low:.1} {:.1}v8M{high:.1} {:.1}v8\" \
+             stroke=\"#111827\" stroke-width=\"1.2\"/>",
             middle - 4.0,
             middle - 4.0
         );

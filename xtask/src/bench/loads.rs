@@ -254,10 +254,9 @@ pub(super) fn listens(pod: &Pod, address: IpAddr, port: u16) -> Result<()> {
 pub(super) fn nginx_config(folder: &Path) -> String {
     let folder = folder.display();
     format!(
-        "daemon off;\nworker_processes 1;\npid {folder}/pid;\nerror_log {folder}/error.log;\n\
-         events {{ worker_connections 4096; }}\n\
-         http {{\n  access_log off;\n  keepalive_requests 100000000;\n  server {{\n    listen {HTTP} backlog=4096;\n    \
-         location / {{ return 200 \"ok\\n\"; }}\n  }}\n}}\n"
+        "daemon off;\nworker_processes 1;\npid {folder}/pid;\nerror_log {folder}/error.log;\nevents {{ \
+         worker_connections 4096; }}\nhttp {{\n  access_log off;\n  keepalive_requests 100000000;\n  server \
+         {{\n    listen {HTTP} backlog=4096;\n    location / {{ return 200 \"ok\\n\"; }}\n  }}\n}}\n"
     )
 }
 
@@ -265,8 +264,9 @@ pub(super) fn nginx_config(folder: &Path) -> String {
 mod tests {
     use super::wrk_said;
 
-    const GOOD: &str = "Running 3s test @ http://10.0.0.1/\n  1 threads and 16 connections\n  Thread Stats …\n  \
-                        120034 requests in 3.00s, 17.2MB read\nRequests/sec:  40011.25\nTransfer/sec: 5.7MB\n";
+    const GOOD: &str = "Running 3s test @ http://10.0.0.1/\n  1 threads and 16 connections\n  Thread Stats \
+                        …\n  120034 requests in 3.00s, 17.2MB read\nRequests/sec:  40011.25\nTransfer/sec: \
+                        5.7MB\n";
 
     #[test]
     fn what_wrk_says() {

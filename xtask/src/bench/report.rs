@@ -282,7 +282,8 @@ impl Report {
         }
         let _ = writeln!(
             out,
-            " Others took {:.1} % of the CPU time while loads ran; {:.1} % went to soft interrupts, as far as the kernel's ticks tell.\n",
+            " Others took {:.1} % of the CPU time while loads ran; {:.1} % went to soft interrupts, as far \
+             as the kernel's ticks tell.\n",
             self.others() * 100.0,
             if self.used.available > 0.0 { self.used.softirq / self.used.available * 100.0 } else { 0.0 },
         );
@@ -290,7 +291,10 @@ impl Report {
             let _ = writeln!(out, "**Not measured: {system}.** {why}\n");
         }
         out.push_str(SYSTEMS);
-        out.push_str("\n## Expected\n\n| system | figure | measured | expected | | aim | |\n|---|---|---|---|---|---|---|\n");
+        out.push_str(
+            "\n## Expected\n\n| system | figure | measured | expected | | aim | \
+             |\n|---|---|---|---|---|---|---|\n",
+        );
         for verdict in document.expected {
             let said = |reached: Option<bool>| match reached {
                 Some(true) => "reached",
@@ -311,7 +315,10 @@ impl Report {
                 said(verdict.aim_reached),
             );
         }
-        out.push_str("\n## All figures\n\n| metric | system | median | min – max | unit | ratio to plain | min – max |\n|---|---|---|---|---|---|---|\n");
+        out.push_str(
+            "\n## All figures\n\n| metric | system | median | min – max | unit | ratio to plain | min – max \
+             |\n|---|---|---|---|---|---|---|\n",
+        );
         for row in document.rows {
             let (ratio, ratios) = row.ratio_to_plain.map_or_else(
                 || ("–".to_owned(), String::new()),
@@ -333,11 +340,15 @@ impl Report {
 }
 
 const SYSTEMS: &str = "\
-- **plain**: pods of two nodes without a mesh; client on CPU 0, server on CPU 1. **tunnel**: enrolled pods of two nodes, a ztunnel on each node's CPU, \
-one worker each. **envoy**: an Envoy in each pod, on its node's CPU, one worker each, TLS 1.3 with both certificates checked, a TLS connection for each connection.
-- **plain-local**: two pods of one node without a mesh; client on CPU 0, server on CPU 1. **direct**: two enrolled pods of one node, pinned alike, \
-on the direct path (checked: `/connections` before, the daemon's counters after each load).
-- Istio's ztunnel is missing: it is published as a container image only, and none can be had here. `docs/guide/performance.md` tells how to read this.
+- **plain**: pods of two nodes without a mesh; client on CPU 0, server on CPU 1. **tunnel**: enrolled pods \
+                       of two nodes, a ztunnel on each node's CPU, one worker each. **envoy**: an Envoy in \
+                       each pod, on its node's CPU, one worker each, TLS 1.3 with both certificates \
+                       checked, a TLS connection for each connection.
+- **plain-local**: two pods of one node without a mesh; client on CPU 0, server on CPU 1. **direct**: two \
+                       enrolled pods of one node, pinned alike, on the direct path (checked: `/connections` \
+                       before, the daemon's counters after each load).
+- Istio's ztunnel is missing: it is published as a container image only, and none can be had here. \
+                       `docs/guide/performance.md` tells how to read this.
 ";
 
 /// Three digits that matter.

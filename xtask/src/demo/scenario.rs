@@ -133,7 +133,8 @@ impl<'lab> Script<'lab> {
 
     fn introduce(&self) {
         println!(
-            "\nNamespace \x1b[1mshop\x1b[0m is in the mesh (label istio.io/dataplane-mode: ambient), \x1b[1mlegacy\x1b[0m is not."
+            "\nNamespace \x1b[1mshop\x1b[0m is in the mesh (label istio.io/dataplane-mode: ambient), \
+             \x1b[1mlegacy\x1b[0m is not."
         );
         for pod in self.lab.pods() {
             println!("  {:<16} {:<12} {}", pod.spec.key(), self.lab.node_of(&pod).name, pod.ip(Family::V4));
@@ -144,7 +145,8 @@ impl<'lab> Script<'lab> {
             address(self.lab, "shop/db")
         );
         println!(
-            "  db takes connections from cart's identity only (AuthorizationPolicy), and only in mutual TLS (PeerAuthentication STRICT)"
+            "  db takes connections from cart's identity only (AuthorizationPolicy), and only in mutual TLS \
+             (PeerAuthentication STRICT)"
         );
     }
 

@@ -323,7 +323,8 @@ fn bad_services_are_refused_by_field() {
                 Some(wire::LoadBalancing { routing_preference: vec![0], ..Default::default() });
         }),
         (
-            "shop/cart.shop: subject_alt_names[1]: \"spiffe://x\" is not spiffe://<trust domain>/ns/<namespace>/sa/<service account>",
+            "shop/cart.shop: subject_alt_names[1]: \"spiffe://x\" is not spiffe://<trust \
+             domain>/ns/<namespace>/sa/<service account>",
             |s| s.subject_alt_names = vec!["dns.example".into(), "spiffe://x".into()],
         ),
     ];

@@ -136,9 +136,8 @@ fn baggage_as_others_write_it() {
     let rows: [(&str, &[&str], Option<Baggage>); 7] = [
         (
             "Istio's ztunnel, 1.2x",
-            &[
-                "k8s.cluster.name=K1,k8s.namespace.name=NS1,k8s.deployment.name=N1,service.name=N2,service.version=V1",
-            ],
+            &["k8s.cluster.name=K1,k8s.namespace.name=NS1,k8s.deployment.name=N1,service.name=N2,service.\
+               version=V1"],
             Some(said("K1", "NS1", "N1", "N2", "V1")),
         ),
         (
@@ -169,25 +168,24 @@ fn baggage_as_others_write_it() {
         ),
         (
             "W3C: spaces, properties, escapes, foreign keys",
-            &[
-                "k8s.cluster.name=K1 , k8s.namespace.name = NS1;x=y,k8s.deployment.name=N1,service.name=we%20b,\
-               k8s.node.name=n1,broken,a=b=c,service.version=V1",
-            ],
+            &["k8s.cluster.name=K1 , k8s.namespace.name = \
+               NS1;x=y,k8s.deployment.name=N1,service.name=we%20b,k8s.node.name=n1,broken,a=b=c,service.\
+               version=V1"],
             Some(said("K1", "NS1", "N1", "we b", "V1")),
         ),
         (
             "the last of a key counts",
             &[
-                "k8s.cluster.name=K1,k8s.namespace.name=NS1,k8s.deployment.name=N1,service.name=N2,service.version=V1",
+                "k8s.cluster.name=K1,k8s.namespace.name=NS1,k8s.deployment.name=N1,service.name=N2,service.\
+                 version=V1",
                 "service.version=V2",
             ],
             Some(said("K1", "NS1", "N1", "N2", "V2")),
         ),
         (
             "a percent sign that escapes nothing",
-            &[
-                "k8s.cluster.name=K1,k8s.namespace.name=NS1,k8s.deployment.name=N1,service.name=50%,service.version=%zz",
-            ],
+            &["k8s.cluster.name=K1,k8s.namespace.name=NS1,k8s.deployment.name=N1,service.name=50%,service.\
+               version=%zz"],
             Some(said("K1", "NS1", "N1", "50%", "%zz")),
         ),
     ];
@@ -202,8 +200,8 @@ fn what_is_sent_is_what_others_send() {
         (
             Baggage { region: "r".to_owned(), zone: "z".to_owned(), ..said("K1", "NS1", "N1", "N2", "V1") },
             Some(
-                "k8s.cluster.name=K1,k8s.namespace.name=NS1,k8s.deployment.name=N1,service.name=N2,service.version=V1,\
-                 cloud.region=r,cloud.availability_zone=z",
+                "k8s.cluster.name=K1,k8s.namespace.name=NS1,k8s.deployment.name=N1,service.name=N2,service.\
+                 version=V1,cloud.region=r,cloud.availability_zone=z",
             ),
         ),
         (

@@ -154,7 +154,8 @@ impl Go {
         let package = "k8s.io/component-base/version";
         // Without these kubectl and the kubelets refuse the version.
         let flags = format!(
-            "-s -w -X {package}.gitVersion=v{KUBERNETES} -X {package}.gitMajor={major} -X {package}.gitMinor={minor} -X {package}.gitTreeState=clean"
+            "-s -w -X {package}.gitVersion=v{KUBERNETES} -X {package}.gitMajor={major} -X \
+             {package}.gitMinor={minor} -X {package}.gitTreeState=clean"
         );
         let mut command = self.command(&inside);
         command.args(["build", "-trimpath", "-ldflags", &flags, "-o", "./"]);

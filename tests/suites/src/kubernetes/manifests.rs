@@ -15,12 +15,14 @@ pub fn shop(namespace: &str) -> String {
 /// So many shops of a name; on a node if one is named.
 pub fn deployment(namespace: &str, name: &str, replicas: u32, node: &str) -> String {
     format!(
-        "apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: {name}, namespace: {namespace}}}\n---\n\
-         apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec:\n  replicas: {replicas}\n  \
-         selector: {{matchLabels: {{app: {name}}}}}\n  template:\n    metadata: {{labels: {{app: {name}}}}}\n    spec:\n      \
-         serviceAccountName: {name}\n      terminationGracePeriodSeconds: 2\n      {}\n      containers:\n        - name: shop\n          \
-         image: docker.io/ambit/tests:0.1.0\n          args: [{name}, --listen, '[::]:8080']\n          \
-         readinessProbe: {{httpGet: {{path: /, port: 8080}}, periodSeconds: 1}}\n---\n",
+        "apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: {name}, namespace: \
+         {namespace}}}\n---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {name}, namespace: \
+         {namespace}}}\nspec:\n  replicas: {replicas}\n  selector: {{matchLabels: {{app: {name}}}}}\n  \
+         template:\n    metadata: {{labels: {{app: {name}}}}}\n    spec:\n      serviceAccountName: \
+         {name}\n      terminationGracePeriodSeconds: 2\n      {}\n      containers:\n        - name: \
+         shop\n          image: docker.io/ambit/tests:0.1.0\n          args: [{name}, --listen, \
+         '[::]:8080']\n          readinessProbe: {{httpGet: {{path: /, port: 8080}}, periodSeconds: \
+         1}}\n---\n",
         if node.is_empty() {
             String::new()
         } else {
@@ -40,7 +42,7 @@ pub fn service(namespace: &str, name: &str) -> String {
 /// Nothing but mutual TLS for a namespace.
 pub fn strict(namespace: &str) -> String {
     format!(
-        "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: default, namespace: {namespace}}}\n\
-         spec: {{mtls: {{mode: STRICT}}}}\n"
+        "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: default, namespace: \
+         {namespace}}}\nspec: {{mtls: {{mode: STRICT}}}}\n"
     )
 }

@@ -43,9 +43,9 @@ fn same(what: &str, before: &[String], after: &[String]) -> Result<()> {
 /// away when it likes.)
 fn nodes(mesh: &Mesh) -> Result<Vec<Vec<String>>> {
     let look = "find /opt/cni/bin /etc/cni/net.d /run/ambit /sys/fs/bpf -printf '%p %y %s\\n' 2>/dev/null; \
-                cat /etc/cni/net.d/*; \
-                bpftool cgroup tree $(awk '$3==\"cgroup2\"{print $2; exit}' /proc/mounts) | awk 'NF>1{print $2,$3,$4}' | sort; \
-                nft list tables | grep -v kube-proxy; ip rule; ip route show table all type local | grep -v proto; true";
+                cat /etc/cni/net.d/*; bpftool cgroup tree $(awk '$3==\"cgroup2\"{print $2; exit}' \
+                /proc/mounts) | awk 'NF>1{print $2,$3,$4}' | sort; nft list tables | grep -v kube-proxy; ip \
+                rule; ip route show table all type local | grep -v proto; true";
     mesh.cluster
         .nodes()
         .iter()
@@ -68,7 +68,8 @@ fn objects(mesh: &Mesh) -> Result<Vec<String>> {
 
 /// Every annotation of every pod.
 fn annotations(mesh: &Mesh) -> Result<Vec<String>> {
-    let path = "jsonpath={range .items[*]}{.metadata.namespace}/{.metadata.name}: {.metadata.annotations}{\"\\n\"}{end}";
+    let path = "jsonpath={range .items[*]}{.metadata.namespace}/{.metadata.name}: \
+                {.metadata.annotations}{\"\\n\"}{end}";
     let all = mesh.kubectl(&["get", "pods", "-A", "-o", path])?;
     Ok(all.lines().map(str::to_owned).collect())
 }

@@ -52,7 +52,9 @@ impl Api {
             let body = body.to_string().replace('\\', "\\\\").replace('"', "\\\"");
             let _ = write!(
                 config,
-                "{}url = \"{}{path}\"\nrequest = {method}\ncert = {}\nkey = {}\ninsecure\nsilent\nshow-error\nfail\nheader = \"content-type: {kind}\"\ndata = \"{body}\"\noutput = {}\n",
+                "{}url = \"{}{path}\"\nrequest = {method}\ncert = {}\nkey = \
+                 {}\ninsecure\nsilent\nshow-error\nfail\nheader = \"content-type: {kind}\"\ndata = \
+                 \"{body}\"\noutput = {}\n",
                 if number == 0 { "" } else { "next\n" },
                 self.server,
                 self.credentials[0],

@@ -50,9 +50,9 @@ pub fn draw(title: &str, stages: &[Stage]) -> String {
             let (value, length) = (value(stage), value(stage) / most * SPAN);
             let _ = writeln!(
                 body,
-                "<text x=\"{:.0}\" y=\"{:.0}\" text-anchor=\"end\">{} clients</text>\
-                 <rect x=\"{LEFT}\" y=\"{top:.0}\" width=\"{length:.1}\" height=\"16\" rx=\"2\" fill=\"{colour}\"/>\
-                 <text x=\"{:.1}\" y=\"{:.0}\">{value:.1}</text>",
+                "<text x=\"{:.0}\" y=\"{:.0}\" text-anchor=\"end\">{} clients</text><rect x=\"{LEFT}\" \
+                 y=\"{top:.0}\" width=\"{length:.1}\" height=\"16\" rx=\"2\" fill=\"{colour}\"/><text \
+                 x=\"{:.1}\" y=\"{:.0}\">{value:.1}</text>",
                 LEFT - 10.0,
                 top + 13.0,
                 stage.clients,
@@ -64,10 +64,10 @@ pub fn draw(title: &str, stages: &[Stage]) -> String {
         top += 12.0;
     }
     format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {top:.0}\" width=\"{WIDTH}\" height=\"{top:.0}\" \
-         font-family=\"system-ui, 'DejaVu Sans', sans-serif\" font-size=\"13\" fill=\"#1f2937\">\n\
-         <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n\
-         <text x=\"20\" y=\"34\" font-size=\"18\" font-weight=\"600\">{title}</text>\n{body}</svg>\n"
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {top:.0}\" width=\"{WIDTH}\" \
+         height=\"{top:.0}\" font-family=\"system-ui, 'DejaVu Sans', sans-serif\" font-size=\"13\" \
+         fill=\"#1f2937\">\n<rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n<text x=\"20\" \
+         y=\"34\" font-size=\"18\" font-weight=\"600\">{title}</text>\n{body}</svg>\n"
     )
 }
 

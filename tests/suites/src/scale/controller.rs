@@ -44,7 +44,8 @@ impl Controller {
         std::fs::write(
             &config,
             format!(
-                "kubernetes: {{kubeconfig: {}, namespace: {SYSTEM}, pod_name: scale}}\nlisten: {listen}\nmetrics: {metrics}\nreadiness: {readiness}\nadmin: {admin}\n",
+                "kubernetes: {{kubeconfig: {}, namespace: {SYSTEM}, pod_name: scale}}\nlisten: \
+                 {listen}\nmetrics: {metrics}\nreadiness: {readiness}\nadmin: {admin}\n",
                 cluster.kubeconfig().display()
             ),
         )?;
