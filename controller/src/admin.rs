@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ambit_core::derive::Condition;
 use ambit_core::mesh::Mesh;
-use ambit_runtime::admin::{Response, Router};
+use ambit_daemon_kit::admin::{Response, Router};
 use ambit_xds::server::Publisher;
 use serde_json::{Value, json};
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ambit_runtime::bootstrap::{Bootstrap, Token};
+use ambit_daemon_kit::bootstrap::{Bootstrap, Token};
 use anyhow::{Context, ensure};
 
 use crate::config::Config;

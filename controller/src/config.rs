@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use ambit_core::derive;
 use ambit_core::model::TrustDomain;
-use ambit_runtime::Error;
-use ambit_runtime::config::{self, Mistake};
-use ambit_runtime::telemetry::logs;
+use ambit_daemon_kit::Error;
+use ambit_daemon_kit::config::{self, Mistake};
+use ambit_daemon_kit::telemetry::logs;
 use serde::Deserialize;
 
 use self::kubernetes::Surroundings;

@@ -5,11 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use ambit_runtime::admin::{Admin, Readiness, Router, Server as HttpServer, logging_routes};
-use ambit_runtime::drain::Drain;
-use ambit_runtime::signals::Shutdown;
-use ambit_runtime::telemetry::logs;
-use ambit_runtime::telemetry::metrics::Metrics;
+use ambit_daemon_kit::admin::{Admin, Readiness, Router, Server as HttpServer, logging_routes};
+use ambit_daemon_kit::drain::Drain;
+use ambit_daemon_kit::signals::Shutdown;
+use ambit_daemon_kit::telemetry::logs;
+use ambit_daemon_kit::telemetry::metrics::Metrics;
 use ambit_xds::Authenticate;
 use ambit_xds::server::{Publisher, Server};
 use anyhow::Context;

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
-use ambit_runtime::telemetry::exposition::{Exposition, Family};
-use ambit_runtime::telemetry::instruments::{Counter, Counters};
-use ambit_runtime::telemetry::metrics::Metrics;
+use ambit_daemon_kit::telemetry::exposition::{Exposition, Family};
+use ambit_daemon_kit::telemetry::instruments::{Counter, Counters};
+use ambit_daemon_kit::telemetry::metrics::Metrics;
 use ambit_xds::server::Publisher;
 
 use crate::ca::Authorities;

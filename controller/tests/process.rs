@@ -253,7 +253,7 @@ fn secrets_are_private_and_made_once() {
             assert!(child.wait().unwrap().success());
             let mode = fs::metadata(&file).unwrap().permissions().mode() & 0o7777;
             assert_eq!(mode, 0o600);
-            ambit_runtime::bootstrap::Bootstrap::read(&file).unwrap().root
+            ambit_daemon_kit::bootstrap::Bootstrap::read(&file).unwrap().root
         })
         .collect();
     assert!(roots.iter().all(|root| *root == roots[0]), "one root");

@@ -1,7 +1,7 @@
 //! A log filter as an operator may send it to a daemon: taken or refused by name.
 #![no_main]
 
-use ambit_runtime::telemetry::logs;
+use ambit_daemon_kit::telemetry::logs;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|filter: &str| {

@@ -20,21 +20,23 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("ambit-enrol", &["ambit-core"]),
     ("ambit-diag", &[]),
     ("ambit-hbone", &["ambit-core"]),
-    ("ambit-runtime", &["ambit-core", "ambit-hbone"]),
+    ("ambit-daemon-kit", &["ambit-core"]),
+    ("ambit-certificates", &["ambit-core", "ambit-daemon-kit", "ambit-hbone"]),
     (
         "ambit-ztunnel",
         &[
+            "ambit-certificates",
             "ambit-core",
+            "ambit-daemon-kit",
             "ambit-diag",
             "ambit-enrol",
             "ambit-hbone",
             "ambit-loader",
-            "ambit-runtime",
             "ambit-xds",
         ],
     ),
-    ("ambit-controller", &["ambit-core", "ambit-crd", "ambit-runtime", "ambit-xds"]),
-    ("ambit-cni", &["ambit-core", "ambit-enrol", "ambit-runtime"]),
+    ("ambit-controller", &["ambit-core", "ambit-crd", "ambit-daemon-kit", "ambit-xds"]),
+    ("ambit-cni", &["ambit-core", "ambit-daemon-kit", "ambit-enrol"]),
     // The rule of who is in the mesh, and nothing else: it asks the cluster and the daemons over their
     // interfaces.
     ("ambit-cli", &["ambit-core"]),

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use ambit_core::mesh::Mesh;
 use ambit_core::model::{Authorization, Health, Service, Workload};
-use ambit_runtime::admin::{Admin, Readiness, Response, Router, Server, logging_routes};
-use ambit_runtime::telemetry::logs::Control;
-use ambit_runtime::telemetry::metrics::Metrics;
+use ambit_daemon_kit::admin::{Admin, Readiness, Response, Router, Server, logging_routes};
+use ambit_daemon_kit::telemetry::logs::Control;
+use ambit_daemon_kit::telemetry::metrics::Metrics;
 use ambit_xds::client::Status;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -53,7 +53,7 @@ fn connections(node: &Node) -> Vec<View> {
 /// What has ended, or was refused, and why; the newest first.
 fn recent(node: &Node) -> Vec<EndedView> {
     node.report_records();
-    ambit_runtime::telemetry::recent::recent().iter().map(EndedView::new).collect()
+    ambit_daemon_kit::telemetry::recent::recent().iter().map(EndedView::new).collect()
 }
 
 /// Everything the daemon knows, without secrets.

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ambit_core::health;
-use ambit_runtime::config::{self, Mistake};
-use ambit_runtime::controller;
-use ambit_runtime::telemetry::logs;
+use ambit_daemon_kit::config::{self, Mistake};
+use ambit_daemon_kit::controller;
+use ambit_daemon_kit::telemetry::logs;
 use serde::Deserialize;
 
 use crate::error::Error;

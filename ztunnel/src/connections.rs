@@ -11,9 +11,9 @@ use ambit_core::mesh::{Mesh, Touched};
 use ambit_core::model::PolicyKey;
 use ambit_core::policy::{Peer, authorize};
 use ambit_core::{Denial, inbound};
+use ambit_daemon_kit::telemetry::connection::{Bytes, Direction, End, Ending, Facts, OpenConnection, opened};
+use ambit_daemon_kit::telemetry::recent::Ended;
 use ambit_hbone::relay::Traffic;
-use ambit_runtime::telemetry::connection::{Bytes, Direction, End, Ending, Facts, OpenConnection, opened};
-use ambit_runtime::telemetry::recent::Ended;
 use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 use tokio::sync::Notify;
@@ -289,7 +289,7 @@ impl EndView {
 mod tests {
     use ambit_core::mesh::Change;
     use ambit_core::model::{Action, Workload};
-    use ambit_runtime::telemetry::connection::Path;
+    use ambit_daemon_kit::telemetry::connection::Path;
     use futures::FutureExt as _;
 
     use super::*;

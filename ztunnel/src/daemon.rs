@@ -6,18 +6,18 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ambit_certificates::{self as certificates, Certificates};
 use ambit_core::mesh::Mesh;
 use ambit_core::model::WorkloadUid;
+use ambit_daemon_kit::admin::{Admin, Readiness};
+use ambit_daemon_kit::bootstrap::Bootstrap;
+use ambit_daemon_kit::controller::Controller;
+use ambit_daemon_kit::drain::Drain;
+use ambit_daemon_kit::signals::Shutdown;
+use ambit_daemon_kit::telemetry::{connection, logs, metrics::Metrics};
 use ambit_hbone::pool::Pool;
 use ambit_hbone::server::{self, Server};
 use ambit_loader::Dataplane;
-use ambit_runtime::admin::{Admin, Readiness};
-use ambit_runtime::bootstrap::Bootstrap;
-use ambit_runtime::certificates::{self, Certificates};
-use ambit_runtime::controller::Controller;
-use ambit_runtime::drain::Drain;
-use ambit_runtime::signals::Shutdown;
-use ambit_runtime::telemetry::{connection, logs, metrics::Metrics};
 use ambit_xds::client::Status;
 use tokio::sync::{broadcast, watch};
 
@@ -223,7 +223,7 @@ async fn follow_controller(node: Arc<Node>, way: Way, status: watch::Sender<Stat
 }
 
 /// Says whether configuration has come. A controller that goes away later takes nothing back.
-async fn follow_status(mut status: watch::Receiver<Status>, synced: ambit_runtime::admin::Condition) {
+async fn follow_status(mut status: watch::Receiver<Status>, synced: ambit_daemon_kit::admin::Condition) {
     loop {
         let now = status.borrow_and_update().clone();
         if now.synced {
@@ -242,7 +242,8 @@ async fn follow_roots(node: Arc<Node>, controller: Controller) {
     let mut ticks = tokio::time::interval(ROOTS_INTERVAL);
     loop {
         ticks.tick().await;
-        let taken = controller.roots().and_then(|roots| node.certificates.trust(&roots));
+        let roots = controller.roots().map_err(ambit_certificates::Error::from);
+        let taken = roots.and_then(|roots| node.certificates.trust(&roots));
         match taken {
             Ok(true) => tracing::info!("other roots are trusted"),
             Ok(false) => {}

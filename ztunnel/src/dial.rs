@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use ambit_core::model::{Workload, WorkloadKind};
 use ambit_core::outbound::Tunnel as Plan;
+use ambit_daemon_kit::telemetry::connection::Ending;
 use ambit_hbone::Tunnel;
 use ambit_hbone::client::{self, Connection};
 use ambit_hbone::pool::{Dial, Key, PoolError};
 use ambit_hbone::request::{Baggage, ConnectRequest};
 use ambit_hbone::{Http2, tls};
 use ambit_loader::Reason;
-use ambit_runtime::telemetry::connection::Ending;
 use http::StatusCode;
 use tokio::net::TcpStream;
 

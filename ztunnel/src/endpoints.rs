@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use ambit_core::health::{Effect, Ejected, Health, ServicePort, Settings};
 use ambit_core::mesh::Mesh;
 use ambit_core::model::WorkloadUid;
-use ambit_runtime::telemetry::exposition::{Exposition, Family};
+use ambit_daemon_kit::telemetry::exposition::{Exposition, Family};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use serde_json::{Value, json};

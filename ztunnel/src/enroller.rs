@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ambit_core::mesh::Mesh;
+use ambit_daemon_kit::admin::Condition;
 use ambit_enrol::{Handler, NetworkNamespace, Request, SourceName};
-use ambit_runtime::admin::Condition;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 

@@ -1,6 +1,6 @@
 //! What can go wrong in the daemon as a whole. What goes wrong with one connection is an [`Ending`] instead.
 //!
-//! [`Ending`]: ambit_runtime::telemetry::connection::Ending
+//! [`Ending`]: ambit_daemon_kit::telemetry::connection::Ending
 
 use std::io;
 use std::path::PathBuf;
@@ -23,7 +23,9 @@ pub(crate) enum Error {
     #[error("configuration says neither bootstrap nor controller")]
     NoController,
     #[error(transparent)]
-    Runtime(#[from] ambit_runtime::Error),
+    Daemon(#[from] ambit_daemon_kit::Error),
+    #[error(transparent)]
+    Certificates(#[from] ambit_certificates::Error),
     #[error(transparent)]
     Enrol(#[from] ambit_enrol::Error),
     #[error(transparent)]

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
+use ambit_daemon_kit::telemetry::connection;
+use ambit_daemon_kit::telemetry::exposition::{Exposition, Family};
+use ambit_daemon_kit::telemetry::instruments::{Counters, Durations};
+use ambit_daemon_kit::telemetry::metrics::Metrics;
 use ambit_loader::Reason;
-use ambit_runtime::telemetry::connection;
-use ambit_runtime::telemetry::exposition::{Exposition, Family};
-use ambit_runtime::telemetry::instruments::{Counters, Durations};
-use ambit_runtime::telemetry::metrics::Metrics;
 use ambit_xds::client::Status;
 use tokio::sync::watch;
 

@@ -12,8 +12,8 @@ use ambit_core::health::ServicePort;
 use ambit_core::mesh::Mesh;
 use ambit_core::model::Workload;
 use ambit_core::outbound::{Direct, Flow, Plan, Tunnel, another, plan_without, resolved};
+use ambit_daemon_kit::telemetry::connection::{Direction, End, Ending, Facts, Path, failed};
 use ambit_loader::{Captured, Reason};
-use ambit_runtime::telemetry::connection::{Direction, End, Ending, Facts, Path, failed};
 use tokio::net::TcpStream;
 use tokio::time::{error::Elapsed, timeout};
 

@@ -6,13 +6,13 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, OnceLock};
 
+use ambit_certificates::{Certificates, Lease};
 use ambit_core::model::{Identity, TrustDomain, WorkloadUid};
 use ambit_diag::Diag;
 use ambit_enrol::NetworkNamespace;
 use ambit_hbone::server::Clients;
 use ambit_hbone::tls::{self, WorkloadCertificate};
 use ambit_loader::{NetnsCookie, WorkloadNumber};
-use ambit_runtime::certificates::{Certificates, Lease};
 use arc_swap::ArcSwapOption;
 use parking_lot::{Mutex, RwLock};
 use rustls::ServerConfig;

@@ -4,9 +4,9 @@ use ambit_core::Denial;
 pub(crate) use ambit_core::chain;
 use ambit_core::model::{Action, WorkloadUid};
 use ambit_core::policy::DryRun;
+use ambit_daemon_kit::telemetry::connection::{Ending, Facts, Flag};
+use ambit_daemon_kit::telemetry::instruments::Counters;
 use ambit_loader::Reason;
-use ambit_runtime::telemetry::connection::{Ending, Facts, Flag};
-use ambit_runtime::telemetry::instruments::Counters;
 
 /// What dry-run policies would have said.
 pub(crate) static DRY_RUN: Counters<4> = Counters::new(

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use ambit_certificates::Signer;
 use ambit_core::model::Identity;
-use ambit_runtime::certificates::Signer;
-use ambit_runtime::controller::Controller;
+use ambit_daemon_kit::controller::Controller;
 use ambit_xds::ca::Client;
 use ambit_xds::client::{Connection, Credentials};
 
@@ -33,7 +33,8 @@ pub(crate) struct Way {
 
 impl Credentials for Way {
     fn connection(&self) -> Result<Connection, ambit_xds::Error> {
-        let unread = |error: ambit_runtime::Error| ambit_xds::Error::Credentials { source: Box::new(error) };
+        let unread =
+            |error: ambit_daemon_kit::Error| ambit_xds::Error::Credentials { source: Box::new(error) };
         Ok(Connection {
             endpoint: format!("https://{}", self.controller.address),
             server_name: self.controller.server_name.clone(),

@@ -4,9 +4,9 @@
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use ambit_runtime::Error;
-use ambit_runtime::config::{self, Mistake};
-use ambit_runtime::telemetry::logs;
+use ambit_daemon_kit::Error;
+use ambit_daemon_kit::config::{self, Mistake};
+use ambit_daemon_kit::telemetry::logs;
 use serde::Deserialize;
 
 /// A configuration.

@@ -26,10 +26,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ambit_runtime::admin::{Admin, Readiness, Response, Router, Server, logging_routes};
-use ambit_runtime::signals::Shutdown;
-use ambit_runtime::telemetry::logs;
-use ambit_runtime::telemetry::metrics::Metrics;
+use ambit_daemon_kit::admin::{Admin, Readiness, Response, Router, Server, logging_routes};
+use ambit_daemon_kit::signals::Shutdown;
+use ambit_daemon_kit::telemetry::logs;
+use ambit_daemon_kit::telemetry::metrics::Metrics;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
 pub use config::Config;
@@ -66,7 +66,7 @@ pub enum AgentError {
     #[error("{0}")]
     Answer(&'static str),
     #[error(transparent)]
-    Runtime(#[from] ambit_runtime::Error),
+    Daemon(#[from] ambit_daemon_kit::Error),
 }
 
 /// Runs until a signal ends it.

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use ambit_runtime::telemetry::exposition::Family;
-use ambit_runtime::telemetry::instruments::{Counter, Counters};
-use ambit_runtime::telemetry::metrics::Metrics;
+use ambit_daemon_kit::telemetry::exposition::Family;
+use ambit_daemon_kit::telemetry::instruments::{Counter, Counters};
+use ambit_daemon_kit::telemetry::metrics::Metrics;
 use parking_lot::Mutex;
 
 use super::state::{Counts, Outcome};

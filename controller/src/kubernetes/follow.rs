@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use ambit_core::derive::{Kind, ObjectEvent};
 use ambit_core::mesh::Touched;
-use ambit_runtime::admin;
+use ambit_daemon_kit::admin;
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::watch;
 

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ambit_core::mesh::{Change, Mesh};
-use ambit_runtime::bootstrap::Bootstrap;
+use ambit_daemon_kit::bootstrap::Bootstrap;
 use ambit_xds::client::{self, Connection, Status};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

@@ -2,8 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use ambit_runtime::telemetry::connection::Bytes;
-use ambit_runtime::telemetry::connection::observed::Carried;
+use ambit_daemon_kit::telemetry::connection::Bytes;
+use ambit_daemon_kit::telemetry::connection::observed::Carried;
 use parking_lot::Mutex;
 
 /// By the cookie of the server's socket: how much of what each connection has carried this daemon has

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use ambit_core::mesh::Mesh;
 use ambit_core::model::{Service, Workload};
+use ambit_daemon_kit::telemetry::connection::{Direction, End, Facts, Path};
 use ambit_loader::{Flow, Record, WorkloadNumber};
-use ambit_runtime::telemetry::connection::{Direction, End, Facts, Path};
 
 use super::names::Names;
 

@@ -11,8 +11,8 @@ use ambit_core::direct::{Refusal, stays};
 use ambit_core::mesh::Mesh;
 use ambit_core::model::WorkloadUid;
 use ambit_core::policy::{Peer, authorize};
+use ambit_daemon_kit::telemetry::connection::{self, Bytes, Direction, Ending, observed};
 use ambit_loader::{Flow, Path, Reason};
-use ambit_runtime::telemetry::connection::{self, Bytes, Direction, Ending, observed};
 use nix::time::{ClockId, clock_gettime};
 
 use super::facts::Seen;

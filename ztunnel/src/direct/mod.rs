@@ -29,8 +29,8 @@ use ambit_core::direct::{Sources, concerned, verdict};
 use ambit_core::mesh::{Mesh, Touched};
 use ambit_core::model::WorkloadUid;
 use ambit_core::outbound::Tunnel;
+use ambit_daemon_kit::telemetry::connection::Ending;
 use ambit_loader::{Dataplane, Reason, Verdict, WorkloadNumber};
-use ambit_runtime::telemetry::connection::Ending;
 use parking_lot::Mutex;
 
 use crate::config;

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use ambit_core::mesh::Mesh;
 use ambit_core::model::{PolicyKey, WorkloadUid};
+use ambit_daemon_kit::telemetry::connection::observed;
+use ambit_daemon_kit::telemetry::connection::{Bytes, Ending};
 use ambit_loader::{Path, Reason, Record, RecordKind};
-use ambit_runtime::telemetry::connection::observed;
-use ambit_runtime::telemetry::connection::{Bytes, Ending};
 
 use super::facts::Seen;
 use super::{Whom, flows};
@@ -112,7 +112,7 @@ fn refused(reason: Option<Reason>) -> Ending {
 
 #[cfg(test)]
 mod tests {
-    use ambit_runtime::telemetry::connection::Flag;
+    use ambit_daemon_kit::telemetry::connection::Flag;
 
     use super::*;
 

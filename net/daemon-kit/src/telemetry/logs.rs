@@ -109,7 +109,7 @@ pub(super) fn show(all: &mut Exposition) {
 }
 
 /// The formatting layers over `writer`, and what changes their filter.
-pub(crate) fn subscriber<W>(
+pub fn subscriber<W>(
     settings: &Settings,
     writer: W,
 ) -> Result<(impl tracing::Subscriber + Send + Sync + use<W>, Control), Error>

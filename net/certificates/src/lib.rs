@@ -5,6 +5,7 @@
 //! new one.
 
 mod entry;
+mod error;
 mod issue;
 mod metrics;
 mod schedule;
@@ -18,17 +19,17 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use ambit_core::model::Identity;
+use ambit_daemon_kit::roots;
 use ambit_hbone::tls::WorkloadCertificate;
 use futures::future::BoxFuture;
 use parking_lot::RwLock;
 use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 use serde::Serialize;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, broadcast, watch};
 
 use self::entry::{Attempt, Entry, maintain};
-use crate::Error;
+pub use self::error::Error;
 
 /// Requests to the CA under way at a time: a node that starts asks for all its identities at once.
 const CONCURRENT_REQUESTS: usize = 16;
@@ -134,7 +135,7 @@ impl Certificates {
         Ok(Self(Arc::new(Inner {
             signer: Box::new(signer),
             ttl: settings.ttl,
-            roots: RwLock::new(roots_from_pem(&settings.roots)?),
+            roots: RwLock::new(roots::read(&settings.roots)?),
             clock,
             runtime: Handle::current(),
             turns: Semaphore::new(CONCURRENT_REQUESTS),
@@ -172,7 +173,7 @@ impl Certificates {
     /// Trusts these roots (PEM) from now on, besides the root that came with each chain, also where a
     /// certificate is held already. True if they are others than before.
     pub fn trust(&self, roots: &str) -> Result<bool, Error> {
-        let roots = roots_from_pem(roots)?;
+        let roots = roots::read(roots)?;
         if *self.0.roots.read() == roots {
             return Ok(false);
         }
@@ -289,17 +290,6 @@ impl Status {
             error,
         }
     }
-}
-
-/// Reads roots from PEM; at least one.
-pub(crate) fn roots_from_pem(pem: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let roots: Vec<_> = CertificateDer::pem_slice_iter(pem.as_bytes())
-        .collect::<Result<_, _>>()
-        .map_err(|error| Error::Roots { message: error.to_string() })?;
-    if roots.is_empty() {
-        return Err(Error::Roots { message: "no certificate found".to_owned() });
-    }
-    Ok(roots)
 }
 
 fn rfc3339(time: SystemTime) -> String {

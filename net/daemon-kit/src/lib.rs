@@ -3,16 +3,15 @@
 //! Ways in: [`config::read`] (configuration files), [`bootstrap::Bootstrap::read`] and
 //! [`controller::Controller`] (how a node finds its controller), [`telemetry`] (logs, metrics, and
 //! [`telemetry::connection::opened`], the one report of every connection), [`admin::Admin::start`] (the HTTP
-//! servers people and Prometheus ask), [`certificates::Certificates`] (one per workload identity, renewed in
-//! time), [`drain::Drain`] and [`signals`] (how a daemon ends).
+//! servers people and Prometheus ask), [`drain::Drain`] and [`signals`] (how a daemon ends).
 
 pub mod admin;
 pub mod bootstrap;
-pub mod certificates;
 pub mod config;
 pub mod controller;
 pub mod drain;
 mod error;
+pub mod roots;
 pub mod signals;
 pub mod telemetry;
 

@@ -72,7 +72,7 @@ impl Family {
     }
 
     /// Tells a recorder what the family is.
-    pub(super) fn describe(&self, recorder: &PrometheusRecorder) {
+    pub fn describe(&self, recorder: &PrometheusRecorder) {
         let describe = match self.kind {
             Kind::Counter => PrometheusRecorder::describe_counter,
             Kind::Gauge => PrometheusRecorder::describe_gauge,
@@ -82,16 +82,12 @@ impl Family {
     }
 
     /// The counter with these labels; it is shown from now on.
-    pub(super) fn counter_in(&self, recorder: &PrometheusRecorder, labels: Vec<Label>) -> metrics::Counter {
+    pub fn counter_in(&self, recorder: &PrometheusRecorder, labels: Vec<Label>) -> metrics::Counter {
         recorder.register_counter(&Key::from_parts(self.name, labels), &METADATA)
     }
 
     /// The histogram with these labels; it is shown from now on.
-    pub(super) fn histogram_in(
-        &self,
-        recorder: &PrometheusRecorder,
-        labels: Vec<Label>,
-    ) -> metrics::Histogram {
+    pub fn histogram_in(&self, recorder: &PrometheusRecorder, labels: Vec<Label>) -> metrics::Histogram {
         recorder.register_histogram(&Key::from_parts(self.name, labels), &METADATA)
     }
 
@@ -104,7 +100,7 @@ impl Family {
 
 /// A label of a sample. The exporter leaves a backslash alone that seems to escape the next character, so
 /// that two values could become one: here every backslash is escaped, which it leaves alone too.
-pub(super) fn label(name: &'static str, value: impl AsRef<str> + Into<metrics::SharedString>) -> Label {
+pub fn label(name: &'static str, value: impl AsRef<str> + Into<metrics::SharedString>) -> Label {
     if value.as_ref().contains('\\') {
         Label::new(name, value.as_ref().replace('\\', r"\\"))
     } else {
@@ -192,12 +188,12 @@ impl Exposition {
     }
 
     /// A family that some recorder holds. It is in the text even while it has no samples.
-    pub(super) fn announce(&mut self, family: &Family) {
+    pub fn announce(&mut self, family: &Family) {
         self.families.insert(family.name, *family);
     }
 
     /// Adds all that a recorder holds.
-    pub(super) fn add(&mut self, recorder: &PrometheusRecorder) {
+    pub fn add(&mut self, recorder: &PrometheusRecorder) {
         self.text.push_str(&recorder.handle().render());
     }
 
@@ -208,7 +204,7 @@ impl Exposition {
     }
 
     /// The text of what was added and set.
-    pub(super) fn into_own_text(self) -> String {
+    pub fn into_own_text(self) -> String {
         let mut text = self.text;
         text.push_str(&self.now.handle().render());
         let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());

@@ -97,7 +97,7 @@ impl Bootstrap {
         config::not_empty("node", &self.node)?;
         config::host_and_port("controller", &self.controller)?;
         config::not_empty("server_name", &self.server_name)?;
-        if let Err(error) = crate::certificates::roots_from_pem(&self.root) {
+        if let Err(error) = crate::roots::read(&self.root) {
             return Err(("root".to_owned(), error.to_string()));
         }
         let token = self.token.reveal();

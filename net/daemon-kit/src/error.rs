@@ -3,8 +3,6 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use ambit_core::model::Identity;
-
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -43,16 +41,6 @@ pub enum Error {
     DrainDeadline { holders: usize, deadline: std::time::Duration },
     #[error("reading the trusted roots: {message}")]
     Roots { message: String },
-    #[error("making a key for {identity}: {message}")]
-    MakeKey { identity: Identity, message: String },
-    #[error("signing a certificate for {identity}")]
-    Sign { identity: Identity, source: Box<dyn std::error::Error + Send + Sync> },
-    #[error("signing a certificate for {identity}: no answer within {} s", timeout.as_secs_f32())]
-    SignTimeout { identity: Identity, timeout: std::time::Duration },
-    #[error("certificate returned for {identity} refused: {message}")]
-    Refused { identity: Identity, message: String },
-    #[error("no certificate for {identity}: no longer wanted")]
-    Forgotten { identity: Identity },
 }
 
 impl Error {

@@ -4,8 +4,8 @@ use std::time::UNIX_EPOCH;
 
 use super::Certificates;
 use crate::Error;
-use crate::telemetry::exposition::{Exposition, Family};
-use crate::telemetry::instruments::{Counter, Counters};
+use ambit_daemon_kit::telemetry::exposition::{Exposition, Family};
+use ambit_daemon_kit::telemetry::instruments::{Counter, Counters};
 
 static ISSUED: Counter = Counter::new("ambit_certificates_issued_total", "Certificates got from the CA.");
 static RENEWED: Counter = Counter::new(
