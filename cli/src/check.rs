@@ -1,5 +1,4 @@
-//! `ambit check`: what is well, and what is not. What the facts mean is decided by [`conclude`], which is
-//! pure.
+//! `ambit check`: a row per check, and why it failed. [`conclude`] decides, and is pure.
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
@@ -15,45 +14,51 @@ use crate::error::Error;
 use crate::facts::{self, Facts};
 use crate::manifests;
 use crate::membership::{Standing, standing};
+use crate::output::outln;
 use crate::rollout::{self, obstacles};
 use crate::version::{self, Server, versions};
 
-/// The oldest Kubernetes that Ambit runs on: native sidecars.
-const OLDEST: u32 = 29;
-/// Whether the node daemons enforce an object.
+/// The oldest supported minor version of Kubernetes: the first with native sidecars.
+const OLDEST_MINOR: u32 = 29;
+/// The condition that says whether the node daemons enforce an object.
 const ACCEPTED: &str = "ambit.dev/ZtunnelAccepted";
+/// The label with the component's name.
 const NAME: &str = "app.kubernetes.io/name";
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {}
 
-/// One thing that was looked at.
+/// One check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Row {
     name: &'static str,
-    /// What there is to say where it is well.
+    /// What is printed if it passes.
     detail: String,
-    /// Why it is not.
-    wrong: Vec<String>,
+    /// Why it fails; empty if it passes.
+    problems: Vec<String>,
 }
 
 pub(crate) async fn run(access: &Access, _options: &Options) -> Result<ExitCode, Error> {
-    let rows = Box::pin(look(access)).await;
+    let rows = Box::pin(run_checks(access)).await;
     for row in &rows {
-        say!("{}", in_words(row).trim_end())?;
+        outln!("{}", render(row).trim_end())?;
     }
-    let failed = rows.iter().filter(|row| !row.wrong.is_empty()).count();
+    let failed = rows.iter().filter(|row| !row.problems.is_empty()).count();
     if failed == 0 {
-        say!("all is well")?;
+        outln!("all checks passed")?;
         return Ok(ExitCode::SUCCESS);
     }
-    say!("{failed} of {} checks failed", rows.len())?;
+    outln!("{failed} of {} checks failed", rows.len())?;
     Ok(ExitCode::FAILURE)
 }
 
-/// Every row; no further than the cluster answers.
-async fn look(access: &Access) -> Vec<Row> {
-    let failed = |name, error: &Error| Row { name, detail: String::new(), wrong: vec![crate::chain(error)] };
+/// Every row, up to the first that needs an answer the cluster does not give.
+async fn run_checks(access: &Access) -> Vec<Row> {
+    let failed = |name, error: &Error| Row {
+        name,
+        detail: String::new(),
+        problems: vec![ambit_kube::error::chain(error)],
+    };
     let api = "API server";
     let client = match access.connect().await {
         Ok(client) => client,
@@ -63,24 +68,24 @@ async fn look(access: &Access) -> Vec<Row> {
         Ok(server) => server,
         Err(error) => return vec![failed(api, &error)],
     };
-    let reached = Row { name: api, detail: "answers".to_owned(), wrong: Vec::new() };
+    let reached = Row { name: api, detail: "answers".to_owned(), problems: Vec::new() };
     match Box::pin(facts::gather(&client, &access.ambit_namespace)).await {
         Ok(facts) => {
             std::iter::once(reached).chain(conclude(&facts, &server, &access.ambit_namespace)).collect()
         }
-        Err(error) => vec![reached, failed("reading the cluster", &error)],
+        Err(error) => vec![reached, failed("cluster", &error)],
     }
 }
 
-fn in_words(row: &Row) -> String {
-    if row.wrong.is_empty() {
+fn render(row: &Row) -> String {
+    if row.problems.is_empty() {
         return format!("ok      {}: {}\n", row.name, row.detail);
     }
-    let wrong: Vec<String> = row.wrong.iter().map(|why| format!("          {why}")).collect();
-    format!("failed  {}\n{}\n", row.name, wrong.join("\n"))
+    let problems: Vec<String> = row.problems.iter().map(|problem| format!("          {problem}")).collect();
+    format!("failed  {}\n{}\n", row.name, problems.join("\n"))
 }
 
-/// What the facts mean.
+/// All rows that follow from what was read.
 fn conclude(facts: &Facts, server: &Server, system: &str) -> Vec<Row> {
     vec![
         kubernetes(server),
@@ -94,21 +99,21 @@ fn conclude(facts: &Facts, server: &Server, system: &str) -> Vec<Row> {
 }
 
 fn kubernetes(server: &Server) -> Row {
-    let old = format!("{}: Ambit needs 1.{OLDEST} or later", server.text);
-    let wrong = if server.minor < OLDEST { vec![old] } else { Vec::new() };
-    Row { name: "Kubernetes version", detail: server.text.clone(), wrong }
+    let old = format!("{}: Ambit needs 1.{OLDEST_MINOR} or later", server.text);
+    let problems = if server.minor < OLDEST_MINOR { vec![old] } else { Vec::new() };
+    Row { name: "Kubernetes version", detail: server.text.clone(), problems }
 }
 
 fn definitions(facts: &Facts) -> Row {
-    let trouble = |(ours, there): &(manifests::Manifest, Option<DynamicObject>)| {
-        let trouble = match there {
-            Some(there) => manifests::trouble(ours, there)?,
-            None => "is not there".to_owned(),
+    let problem = |(ours, found): &(manifests::Manifest, Option<DynamicObject>)| {
+        let problem = match found {
+            Some(found) => manifests::problem(ours, found)?,
+            None => "missing".to_owned(),
         };
-        Some(format!("{}: {trouble}", ours.name()))
+        Some(format!("{}: {problem}", ours.name()))
     };
-    let wrong = facts.definitions.iter().filter_map(trouble).collect();
-    Row { name: "definitions", detail: format!("{} are in use", facts.definitions.len()), wrong }
+    let problems = facts.definitions.iter().filter_map(problem).collect();
+    Row { name: "CRDs", detail: format!("{} established", facts.definitions.len()), problems }
 }
 
 fn controller(facts: &Facts, system: &str) -> Row {
@@ -117,55 +122,59 @@ fn controller(facts: &Facts, system: &str) -> Row {
         return Row {
             name,
             detail: String::new(),
-            wrong: vec![not_installed("Deployment ambit-controller", system)],
+            problems: vec![not_installed("Deployment ambit-controller", system)],
         };
     };
     let progress = rollout::of_deployment(deployment);
-    let none_wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas) == Some(0);
-    let mut wrong = Vec::new();
-    if none_wanted {
-        wrong.push("0 replicas are asked for: nothing new reaches the nodes".to_owned());
+    let scaled_to_zero = deployment.spec.as_ref().and_then(|spec| spec.replicas) == Some(0);
+    let mut problems = Vec::new();
+    if scaled_to_zero {
+        problems.push("scaled to 0 replicas: no configuration reaches the nodes".to_owned());
     } else if !progress.done {
-        wrong.push(progress.text.clone());
-        wrong
+        problems.push(progress.text.clone());
+        problems
             .extend(obstacles(&of_component(&facts.running.pods, "ambit-controller"), &facts.running.events));
     }
-    Row { name, detail: progress.text, wrong }
+    Row { name, detail: progress.text, problems }
 }
 
 fn ztunnel(facts: &Facts, system: &str) -> Row {
     let name = "ztunnel";
     let Some(daemon_set) = &facts.running.ztunnel else {
-        return Row { name, detail: String::new(), wrong: vec![not_installed("DaemonSet ztunnel", system)] };
+        return Row {
+            name,
+            detail: String::new(),
+            problems: vec![not_installed("DaemonSet ztunnel", system)],
+        };
     };
     let progress = rollout::of_daemon_set(daemon_set);
     let pods = of_component(&facts.running.pods, ZTUNNEL);
     let wanted = daemon_set.status.as_ref().map_or(0, |status| status.desired_number_scheduled);
     let elsewhere = facts.nodes.len().saturating_sub(usize::try_from(wanted).unwrap_or(0));
     let rest = if elsewhere > 0 { format!("; {elsewhere} nodes are not selected") } else { String::new() };
-    let mut wrong = Vec::new();
+    let mut problems = Vec::new();
     if !progress.done {
-        wrong.push(progress.text.clone());
-        wrong.extend(obstacles(&pods, &facts.running.events));
+        problems.push(progress.text.clone());
+        problems.extend(obstacles(&pods, &facts.running.events));
         if elsewhere == 0 {
-            wrong.extend(without(&facts.nodes, &pods));
+            problems.extend(nodes_without(&facts.nodes, &pods));
         }
     } else if wanted == 0 {
-        wrong.push("no node is selected".to_owned());
+        problems.push("no node is selected".to_owned());
     }
-    Row { name, detail: format!("{}{rest}", progress.text), wrong }
+    Row { name, detail: format!("{}{rest}", progress.text), problems }
 }
 
-/// The nodes that have no pod.
-fn without(nodes: &[Node], pods: &[Pod]) -> Vec<String> {
+/// The nodes without a pod.
+fn nodes_without(nodes: &[Node], pods: &[Pod]) -> Vec<String> {
     let have: BTreeSet<&str> =
         pods.iter().filter_map(|pod| pod.spec.as_ref()?.node_name.as_deref()).collect();
     let names = nodes.iter().map(kube::ResourceExt::name_any).filter(|name| !have.contains(name.as_str()));
     names.map(|name| format!("node {name} has none")).collect()
 }
 
-fn not_installed(what: &str, system: &str) -> String {
-    format!("there is no {what} in {system}: `ambit install` or the Helm chart puts it there")
+fn not_installed(object: &str, system: &str) -> String {
+    format!("there is no {object} in {system}: run `ambit install` or install the Helm chart")
 }
 
 fn of_component(pods: &[Pod], name: &str) -> Vec<Pod> {
@@ -178,9 +187,9 @@ fn same_version(pods: &[Pod]) -> Row {
     let ours = env!("CARGO_PKG_VERSION");
     let counts = versions(pods);
     let distinct: BTreeSet<&str> = counts.keys().map(|(_, version)| version.as_str()).collect();
-    let wrong = match distinct.first() {
+    let problems = match distinct.first() {
         Some(only) if distinct.len() == 1 && *only == ours => Vec::new(),
-        None => vec!["nothing runs".to_owned()],
+        None => vec!["no pod of Ambit runs".to_owned()],
         Some(_) => {
             let lines = counts
                 .iter()
@@ -188,60 +197,60 @@ fn same_version(pods: &[Pod]) -> Row {
             lines.chain([format!("this program {ours}")]).collect()
         }
     };
-    Row { name, detail: format!("all {ours}"), wrong }
+    Row { name, detail: format!("all {ours}"), problems }
 }
 
-/// Labelled pods that run and are not captured.
+/// Running pods whose labels and nodes disagree.
 fn pods(facts: &Facts, system: &str) -> Row {
     let labels = |namespace: &str| -> Labels {
         let found = facts.namespaces.iter().find(|it| it.name_any() == namespace);
         found.map(|it| it.labels().clone()).unwrap_or_default()
     };
-    let (mut captured, mut wrong) = (0, Vec::new());
+    let (mut captured, mut problems) = (0, Vec::new());
     for pod in &facts.pods {
         let namespace = pod.namespace().unwrap_or_default();
         let name = format!("{namespace}/{}", pod.name_any());
         match standing(pod, &labels(&namespace), system) {
             Some(Standing::Captured) => captured += 1,
-            Some(Standing::NotCaptured(why)) => {
-                wrong
-                    .push(format!("{name}: {why} (if that is meant, label it istio.io/dataplane-mode=none)"));
+            Some(Standing::NotCaptured(reason)) => {
+                problems.push(format!(
+                    "{name}: {reason} (if that is intended, label it istio.io/dataplane-mode=none)"
+                ));
             }
             Some(Standing::Awaited) => {
-                wrong.push(format!("{name}: labelled, and its node has not enrolled it"));
+                problems.push(format!("{name}: labelled, but its node has not enrolled it"));
             }
             Some(Standing::Leaving) => {
-                wrong.push(format!("{name}: not labelled, and its node has not released it"));
+                problems.push(format!("{name}: not labelled, but its node has not released it"));
             }
             Some(Standing::Outside) | None => {}
         }
     }
-    Row { name: "pods", detail: format!("{captured} are in the mesh, all that should be"), wrong }
+    Row { name: "pods", detail: format!("{captured} are in the mesh, as labelled"), problems }
 }
 
 fn objects(objects: &[(String, DynamicObject)]) -> Row {
     let line = |(kind, object): &(String, DynamicObject)| {
-        let trouble = not_accepted(object)?;
-        Some(format!("{kind} {}/{}: {trouble}", object.namespace().unwrap_or_default(), object.name_any()))
+        let problem = not_accepted(object)?;
+        Some(format!("{kind} {}/{}: {problem}", object.namespace().unwrap_or_default(), object.name_any()))
     };
-    let wrong = objects.iter().filter_map(line).collect();
-    Row { name: "objects", detail: format!("{} are in force", objects.len()), wrong }
+    let problems = objects.iter().filter_map(line).collect();
+    Row { name: "objects", detail: format!("{} are in force", objects.len()), problems }
 }
 
 /// Why an object is not in force as it is written.
 fn not_accepted(object: &DynamicObject) -> Option<String> {
     let conditions = object.data["status"]["conditions"].as_array().into_iter().flatten();
     let Some(ours) = conditions.into_iter().find(|condition| condition["type"] == ACCEPTED) else {
-        return Some("no controller has looked at it yet".to_owned());
+        return Some("not yet processed by a controller".to_owned());
     };
     if ours["status"] != "True" {
         let word = |name: &str| ours[name].as_str().unwrap_or_default().to_owned();
         return Some(format!("{}: {}", word("reason"), word("message")));
     }
     let (seen, now) = (ours["observedGeneration"].as_i64(), object.metadata.generation);
-    (seen < now).then(|| "no controller has looked at its last version yet".to_owned())
+    (seen < now).then(|| "its latest version is not yet processed by a controller".to_owned())
 }
 
 #[cfg(test)]
-#[path = "check_tests.rs"]
 mod tests;

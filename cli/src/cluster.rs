@@ -1,11 +1,12 @@
-//! The way to the cluster.
+//! The API client: which cluster, and how Ambit's own objects are called there.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ambit_kube::access::{self, AccessError};
 use clap::Args;
 use kube::api::{Api, DynamicObject};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::KubeConfigOptions;
 use kube::discovery::Scope;
 use kube::{Client, Config};
 
@@ -21,20 +22,20 @@ pub(crate) const VERSION: &str = "app.kubernetes.io/version";
 pub(crate) const CONTROLLER: &str = "ambit-controller";
 pub(crate) const ZTUNNEL: &str = "ztunnel";
 
-/// Where Ambit is installed where nothing else is said.
+/// The namespace that Ambit is installed in by default.
 pub(crate) const SYSTEM: &str = "ambit-system";
 
-/// For a connection to the API server: a person waits.
-const CONNECT: Duration = Duration::from_secs(5);
+/// The deadline of a connection to the API server: a person waits.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Which cluster.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Access {
-    /// Where the kubeconfig is; $KUBECONFIG or ~/.kube/config by default, the pod's own account within a
+    /// The kubeconfig file; by default $KUBECONFIG or ~/.kube/config, or the pod's service account in a
     /// cluster.
     #[arg(long, global = true, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
-    /// A context of the kubeconfig.
+    /// The context of the kubeconfig to use.
     #[arg(long, global = true)]
     context: Option<String>,
     /// The namespace that Ambit is installed in.
@@ -44,25 +45,21 @@ pub(crate) struct Access {
 
 impl Access {
     pub(crate) async fn connect(&self) -> Result<Client, Error> {
-        let wrong = |error: &(dyn std::error::Error + 'static)| Error::Access(crate::chain(error));
         let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
         let mut config = match &self.kubeconfig {
-            Some(file) => {
-                let file = Kubeconfig::read_from(file).map_err(|error| wrong(&error))?;
-                Config::from_custom_kubeconfig(file, &options).await.map_err(|error| wrong(&error))?
-            }
+            Some(path) => access::from_file(path, &options).await?,
             None if self.context.is_some() => {
-                Config::from_kubeconfig(&options).await.map_err(|error| wrong(&error))?
+                Config::from_kubeconfig(&options).await.map_err(|error| AccessError::new(&error))?
             }
-            None => Config::infer().await.map_err(|error| wrong(&error))?,
+            None => Config::infer().await.map_err(|error| AccessError::new(&error))?,
         };
-        config.connect_timeout = Some(CONNECT);
-        Client::try_from(config).map_err(|error| wrong(&error))
+        config.connect_timeout = Some(CONNECT_DEADLINE);
+        Ok(Client::try_from(config).map_err(|error| AccessError::new(&error))?)
     }
 }
 
 /// The part of the API that a manifest belongs to.
-pub(crate) fn part(client: &Client, manifest: &Manifest) -> Api<DynamicObject> {
+pub(crate) fn api_of(client: &Client, manifest: &Manifest) -> Api<DynamicObject> {
     match (&manifest.scope, manifest.namespace()) {
         (Scope::Namespaced, Some(namespace)) => {
             Api::namespaced_with(client.clone(), namespace, &manifest.resource)

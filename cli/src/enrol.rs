@@ -1,4 +1,4 @@
-//! `ambit enrol` and `ambit release`: the label, and then what the nodes say of the pods.
+//! `ambit enrol` and `ambit release`: label the namespace, then wait for the nodes to follow.
 
 use std::time::Duration;
 
@@ -13,16 +13,18 @@ use crate::cluster::Access;
 use crate::error::{Error, api};
 use crate::manifests::MANAGER;
 use crate::membership::{Standing, standing};
+use crate::output::outln;
 use crate::wait::{self, Look};
 
-/// The value of the label that others' tools know too.
+/// The label's value that Istio's tools know too.
 const AMBIENT: &str = "ambient";
 
-/// Whom.
+/// What to enrol or release.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
+    /// The namespace.
     namespace: String,
-    /// How long to wait for the pods that run.
+    /// How long to wait for the running pods.
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     timeout: u64,
 }
@@ -45,43 +47,46 @@ async fn change(access: &Access, options: &Options, label: Option<&str>) -> Resu
     Api::<Namespace>::all(client.clone())
         .patch(&options.namespace, &parameters, &patch)
         .await
-        .map_err(api(format!("labelling the namespace {}", options.namespace)))?;
+        .map_err(api(format!("label namespace {}", options.namespace)))?;
     let goal = if label.is_some() { "enrolled" } else { "released" };
     let mut standings = Vec::new();
     wait::until(goal, Duration::from_secs(options.timeout), async || {
-        standings = ask(&client, &options.namespace, &access.ambit_namespace).await?;
-        let waits = waits(&standings);
-        Ok(if waits.is_empty() { Look::Reached } else { Look::Missing(waits) })
+        standings = standings_of(&client, &options.namespace, &access.ambit_namespace).await?;
+        Ok(Look::for_missing(missing(&standings)))
     })
     .await?;
     for line in summary(&options.namespace, &standings) {
-        say!("{line}")?;
+        outln!("{line}")?;
     }
     Ok(())
 }
 
 /// Where each running pod of the namespace stands.
-async fn ask(client: &Client, namespace: &str, system: &str) -> Result<Vec<(String, Standing)>, Error> {
+async fn standings_of(
+    client: &Client,
+    namespace: &str,
+    system: &str,
+) -> Result<Vec<(String, Standing)>, Error> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let labels: Labels = namespaces
         .get_metadata(namespace)
         .await
-        .map_err(api(format!("reading the namespace {namespace}")))?
+        .map_err(api(format!("read namespace {namespace}")))?
         .metadata
         .labels
         .unwrap_or_default();
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let pods =
-        pods.list(&ListParams::default()).await.map_err(api(format!("listing the pods of {namespace}")))?;
+        pods.list(&ListParams::default()).await.map_err(api(format!("list the pods of {namespace}")))?;
     let stand = |pod: &Pod| Some((pod.name_any(), standing(pod, &labels, system)?));
     Ok(pods.items.iter().filter_map(stand).collect())
 }
 
-/// The pods of which the nodes have not said what the labels ask for.
-fn waits(standings: &[(String, Standing)]) -> Vec<String> {
+/// The pods that the nodes have not yet enrolled or released as the labels ask.
+fn missing(standings: &[(String, Standing)]) -> Vec<String> {
     let line = |(name, standing): &(String, Standing)| match standing {
         Standing::Awaited => Some(format!("pod {name} is not in the mesh yet")),
-        Standing::Leaving => Some(format!("pod {name} is in the mesh still")),
+        Standing::Leaving => Some(format!("pod {name} is still in the mesh")),
         Standing::Captured | Standing::Outside | Standing::NotCaptured(_) => None,
     };
     standings.iter().filter_map(line).collect()
@@ -90,11 +95,11 @@ fn waits(standings: &[(String, Standing)]) -> Vec<String> {
 fn summary(namespace: &str, standings: &[(String, Standing)]) -> Vec<String> {
     let captured = standings.iter().filter(|(_, standing)| *standing == Standing::Captured).count();
     let first = format!("{namespace}: {captured} of {} running pods are in the mesh", standings.len());
-    let why = |(name, standing): &(String, Standing)| match standing {
-        Standing::NotCaptured(why) => Some(format!("  pod {name} is not: {why}")),
+    let reason = |(name, standing): &(String, Standing)| match standing {
+        Standing::NotCaptured(reason) => Some(format!("  pod {name} is not: {reason}")),
         _ => None,
     };
-    std::iter::once(first).chain(standings.iter().filter_map(why)).collect()
+    std::iter::once(first).chain(standings.iter().filter_map(reason)).collect()
 }
 
 #[cfg(test)]
@@ -102,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_awaited_and_what_is_said() {
+    fn missing_pods_and_summary() {
         let all = [
             ("a", Standing::Captured),
             ("b", Standing::Awaited),
@@ -111,11 +116,11 @@ mod tests {
             ("e", Standing::NotCaptured("host network".to_owned())),
         ];
         let all = all.map(|(name, standing)| (name.to_owned(), standing));
-        assert_eq!(waits(&all), ["pod b is not in the mesh yet", "pod c is in the mesh still"]);
+        assert_eq!(missing(&all), ["pod b is not in the mesh yet", "pod c is still in the mesh"]);
         assert_eq!(
             summary("shop", &all),
             ["shop: 1 of 5 running pods are in the mesh", "  pod e is not: host network"]
         );
-        assert_eq!(waits(&[]), Vec::<String>::new(), "nothing runs: nothing to wait for");
+        assert_eq!(missing(&[]), Vec::<String>::new(), "no running pods: nothing to wait for");
     }
 }

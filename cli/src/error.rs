@@ -1,34 +1,32 @@
-//! What can go wrong, in the words that a person at a terminal gets.
+//! Errors of the command line.
 
 use std::io;
 
-/// Why a verb did not do what it was asked for.
+use ambit_kube::access::AccessError;
+
+/// Why a verb failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error("finding the cluster: {0}")]
-    Access(String),
-    #[error("{operation}")]
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// `operation` is an infinitive with its object: `list nodes`.
+    #[error("failed to {operation}")]
     Api { operation: String, source: kube::Error },
-    #[error("{what} cannot be read")]
-    Document { what: String, source: serde_yaml_ng::Error },
+    #[error("failed to parse {document}")]
+    Document { document: String, source: serde_yaml_ng::Error },
     /// Nothing was changed.
     #[error("{0}")]
     Refused(String),
-    #[error("not {goal} after {seconds} s:\n{missing}")]
+    #[error("not {goal} within {seconds} s:\n{missing}")]
     Late { goal: &'static str, seconds: u64, missing: String },
-    #[error("asking {whom}: {what}")]
-    Admin { whom: String, what: String },
-    #[error("printing")]
+    #[error("failed to query {daemon}: {reason}")]
+    Admin { daemon: String, reason: String },
+    #[error("failed to print")]
     Output(#[from] io::Error),
 }
 
-/// Names the operation that the API server did not do.
+/// Names the operation that the API server did not do: an infinitive with its object.
 pub(crate) fn api(operation: impl Into<String>) -> impl FnOnce(kube::Error) -> Error {
     let operation = operation.into();
     move |source| Error::Api { operation, source }
-}
-
-/// The API server has no such object, or no such kind.
-pub(crate) fn is_absent(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.code == 404)
 }

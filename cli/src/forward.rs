@@ -1,4 +1,4 @@
-//! Asking a daemon's admin interface: through the API server, as `kubectl port-forward` does, or at an
+//! Queries of a daemon's admin interface: through the API server, as `kubectl port-forward` does, or at an
 //! address.
 
 use std::net::SocketAddr;
@@ -18,61 +18,63 @@ use crate::error::{Error, api};
 
 /// Where ztunnel's admin interface listens, on its pod's loopback.
 const ADMIN: u16 = 15000;
-/// For an answer, with everything on its way.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The deadline of a query, including the connection.
+const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Asks the daemon in a pod.
-pub(crate) async fn in_pod(client: &Client, pod: &Pod, path: &str) -> Result<Value, Error> {
-    let whom = format!("pod {}", pod.name_any());
+/// Queries the daemon in a pod.
+pub(crate) async fn query_pod(client: &Client, pod: &Pod, path: &str) -> Result<Value, Error> {
+    let daemon = format!("pod {}", pod.name_any());
     let pods: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
     let forwarded = pods.portforward(&pod.name_any(), &[ADMIN]).await;
-    let mut forwarder = forwarded.map_err(api(format!("forwarding a port of {whom}")))?;
-    let failed = |what: &str| Error::Admin { whom: whom.clone(), what: what.to_owned() };
-    let stream = forwarder.take_stream(ADMIN).ok_or_else(|| failed("no stream"))?;
-    let refused = forwarder.take_error(ADMIN).ok_or_else(|| failed("no stream for errors"))?;
-    let asked = ask(stream, &whom, path);
+    let mut forwarder = forwarded.map_err(api(format!("forward a port of {daemon}")))?;
+    let failed = |reason: &str| Error::Admin { daemon: daemon.clone(), reason: reason.to_owned() };
+    let stream = forwarder.take_stream(ADMIN).ok_or_else(|| failed("the API server opened no stream"))?;
+    let refused =
+        forwarder.take_error(ADMIN).ok_or_else(|| failed("the API server opened no error stream"))?;
+    let answer = query(stream, &daemon, path);
     tokio::select! {
-        // An answer that is there is better than an error that comes with its end.
+        // An answer wins over the error that may come with the end of the stream.
         biased;
-        answer = asked => answer,
+        answer = answer => answer,
         Some(error) = refused => Err(failed(error.trim())),
     }
 }
 
-/// Asks the daemon at an address.
-pub(crate) async fn at(address: SocketAddr, path: &str) -> Result<Value, Error> {
-    let whom = address.to_string();
+/// Queries the daemon at an address.
+pub(crate) async fn query_address(address: SocketAddr, path: &str) -> Result<Value, Error> {
+    let daemon = address.to_string();
     let stream = TcpStream::connect(address).await;
-    let stream = stream.map_err(|error| Error::Admin { whom: whom.clone(), what: error.to_string() })?;
-    ask(stream, &whom, path).await
+    let stream =
+        stream.map_err(|error| Error::Admin { daemon: daemon.clone(), reason: error.to_string() })?;
+    query(stream, &daemon, path).await
 }
 
-/// One question over a stream.
-async fn ask<S>(stream: S, whom: &str, path: &str) -> Result<Value, Error>
+/// One query over a stream.
+async fn query<S>(stream: S, daemon: &str, path: &str) -> Result<Value, Error>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let failed = |what: String| Error::Admin { whom: whom.to_owned(), what };
-    let asked = async {
+    let failed = |reason: String| Error::Admin { daemon: daemon.to_owned(), reason };
+    let exchange = async {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        // Its errors are those of the question.
+        // Its errors are also those of the request.
         let driven = tokio::spawn(connection);
         let request = hyper::Request::get(path).header(http::header::HOST, "localhost");
-        let request = request.body(Empty::<Bytes>::new()).expect("a request of fixed parts");
+        let request = request.body(Empty::<Bytes>::new()).expect("the parts of the request are constant");
         let response = sender.send_request(request).await?;
         let status = response.status();
         let body = response.into_body().collect().await?.to_bytes();
         driven.abort();
         Ok::<_, hyper::Error>((status, body))
     };
-    let (status, body) = tokio::time::timeout(PATIENCE, asked)
+    let (status, body) = tokio::time::timeout(DEADLINE, exchange)
         .await
-        .map_err(|_| failed(format!("no answer within {} s", PATIENCE.as_secs())))?
-        .map_err(|error| failed(crate::chain(&error)))?;
+        .map_err(|_| failed(format!("no answer within {} s", DEADLINE.as_secs())))?
+        .map_err(|error| failed(ambit_kube::error::chain(&error)))?;
     if !status.is_success() {
         return Err(failed(format!("{path}: {status}")));
     }
-    serde_json::from_slice(&body).map_err(|error| failed(format!("{path} is no JSON: {error}")))
+    serde_json::from_slice(&body).map_err(|error| failed(format!("{path}: not JSON: {error}")))
 }
 
 #[cfg(test)]
@@ -81,8 +83,8 @@ mod tests {
 
     use super::*;
 
-    /// What is said of an answer.
-    async fn answered(answer: &'static str) -> Result<Value, String> {
+    /// The result for an answer of the daemon.
+    async fn result_of(answer: &'static str) -> Result<Value, String> {
         let (ours, mut theirs) = tokio::io::duplex(4096);
         tokio::spawn(async move {
             let mut request = vec![0; 1024];
@@ -90,26 +92,26 @@ mod tests {
             assert!(request[..count].starts_with(b"GET /connections HTTP/1.1\r\nhost: localhost"));
             theirs.write_all(answer.as_bytes()).await.unwrap();
         });
-        ask(ours, "pod z", "/connections").await.map_err(|error| error.to_string())
+        query(ours, "pod z", "/connections").await.map_err(|error| error.to_string())
     }
 
     #[tokio::test]
-    async fn answers() {
+    async fn only_json_with_a_success_status_is_an_answer() {
         let rows: [(&str, &str, Result<Value, &str>); 3] = [
             ("JSON", "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]", Ok(serde_json::json!([]))),
             (
                 "an older daemon",
                 "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n",
-                Err("asking pod z: /connections: 404 Not Found"),
+                Err("failed to query pod z: /connections: 404 Not Found"),
             ),
             (
                 "something else",
                 "HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n<",
-                Err("asking pod z: /connections is no JSON: expected value at line 1 column 1"),
+                Err("failed to query pod z: /connections: not JSON: expected value at line 1 column 1"),
             ),
         ];
         for (name, answer, expected) in rows {
-            assert_eq!(answered(answer).await, expected.map_err(str::to_owned), "{name}");
+            assert_eq!(result_of(answer).await, expected.map_err(str::to_owned), "{name}");
         }
     }
 }

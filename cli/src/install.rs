@@ -1,4 +1,4 @@
-//! `ambit install`: definitions, then everything else, by server-side apply, until it is ready.
+//! `ambit install`: server-side apply of the CRDs, then of everything else, then a wait until it is ready.
 
 use std::time::Duration;
 
@@ -6,20 +6,21 @@ use clap::Args;
 use kube::Client;
 use kube::api::{Patch, PatchParams};
 
-use crate::cluster::{Access, SYSTEM, part};
+use crate::cluster::{Access, SYSTEM, api_of};
 use crate::error::{Error, api};
 use crate::manifests::{self, MANAGER, Manifest};
+use crate::output::outln;
 use crate::wait::{self, Look};
 use crate::{facts, version};
 
-/// What is applied needs it: an admission policy keeps node agents to their own node. (The chart leaves that
-/// out for 1.29.)
-const OLDEST: u32 = 30;
+/// The oldest minor version of Kubernetes with the admission policy that keeps node agents to their own node.
+/// (The chart leaves the policy out on 1.29.)
+const OLDEST_MINOR: u32 = 30;
 
 /// How to install.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Print what would be applied, and ask no cluster.
+    /// Print what would be applied, without contacting a cluster.
     #[arg(long)]
     dry_run: bool,
     /// How long to wait until everything is ready.
@@ -32,72 +33,73 @@ pub(crate) async fn run(access: &Access, options: &Options) -> Result<(), Error>
     let (definitions, mesh) = (manifests::definitions()?, manifests::mesh()?);
     if options.dry_run {
         for manifest in definitions.iter().chain(&mesh) {
-            let unwritable = |source| Error::Document { what: manifest.title(), source };
-            say!("---\n{}", serde_yaml_ng::to_string(&manifest.object).map_err(unwritable)?.trim_end())?;
+            let unwritable = |source| Error::Document { document: manifest.title(), source };
+            outln!("---\n{}", serde_yaml_ng::to_string(&manifest.object).map_err(unwritable)?.trim_end())?;
         }
         return Ok(());
     }
     let client = access.connect().await?;
     let server = version::server(&client).await?;
-    if server.minor < OLDEST {
-        let why = format!(
-            "Kubernetes {}: `ambit install` needs 1.{OLDEST}; the Helm chart installs on 1.29 too",
+    if server.minor < OLDEST_MINOR {
+        let reason = format!(
+            "Kubernetes {}: `ambit install` needs 1.{OLDEST_MINOR}; the Helm chart supports 1.29",
             server.text
         );
-        return Err(Error::Refused(why));
+        return Err(Error::Refused(reason));
     }
     refuse_others(&client, "helm upgrade").await?;
     let timeout = Duration::from_secs(options.timeout);
     define(&client, &definitions, timeout).await?;
     apply_all(&client, &mesh).await?;
-    say!("Waiting until it is ready")?;
+    outln!("Waiting until Ambit is ready")?;
     wait::until("ready", timeout, async || {
         let missing = facts::running(&client, SYSTEM).await?.missing();
-        Ok(if missing.is_empty() { Look::Reached } else { Look::Missing(missing) })
+        Ok(Look::for_missing(missing))
     })
     .await?;
-    say!("Ambit {} is ready. Put a namespace in the mesh: ambit enrol NAMESPACE", env!("CARGO_PKG_VERSION"))?;
+    outln!("Ambit {} is ready. To enrol a namespace: ambit enrol NAMESPACE", env!("CARGO_PKG_VERSION"))?;
     Ok(())
 }
 
-/// The manifests are those of one namespace.
+/// The embedded manifests are rendered for one namespace.
 pub(crate) fn ensure_default(access: &Access) -> Result<(), Error> {
     if access.ambit_namespace == SYSTEM {
         return Ok(());
     }
-    let why = format!(
-        "this installs what the chart renders with its defaults, into {SYSTEM}; for anything else there is \
-         Helm: deploy/chart"
+    let reason = format!(
+        "--ambit-namespace {}: this program installs the chart's defaults into {SYSTEM}; for anything else \
+         use Helm: deploy/chart",
+        access.ambit_namespace
     );
-    Err(Error::Refused(why))
+    Err(Error::Refused(reason))
 }
 
-/// Two tools that each think an installation theirs would undo what the other does, and two installations
-/// would share their nodes.
+/// Refuses where Helm manages the installation (two tools would undo each other's changes) and where another
+/// installation exists (both would act on the same nodes).
 pub(crate) async fn refuse_others(client: &Client, instead: &str) -> Result<(), Error> {
-    for (kind, there) in facts::installations(client).await? {
-        let namespace = there.namespace.as_deref().unwrap_or_default();
-        let title = format!("{kind} {}", there.name.as_deref().unwrap_or_default());
-        if let Some(release) = manifests::helm_release(&there) {
+    for (kind, found) in facts::installations(client).await? {
+        let namespace = found.namespace.as_deref().unwrap_or_default();
+        let title = format!("{kind} {}", found.name.as_deref().unwrap_or_default());
+        if let Some(release) = manifests::helm_release(&found) {
             return Err(Error::Refused(format!(
-                "{title} in {namespace} is of the Helm release {release}: use `{instead} -n {namespace}`"
+                "{title} in {namespace} belongs to the Helm release {release}: use `{instead} -n {namespace}`"
             )));
         }
         if namespace != SYSTEM {
             return Err(Error::Refused(format!(
-                "{title} in {namespace} is of another installation of Ambit: a cluster has one"
+                "{title} in {namespace} is of another installation of Ambit: a cluster can have one"
             )));
         }
     }
     Ok(())
 }
 
-/// Applies the definitions that are Ambit's, leaves others' alone, and waits until all are in use.
+/// Applies the CRDs that are Ambit's, leaves others' unchanged, and waits until all are established.
 async fn define(client: &Client, definitions: &[Manifest], timeout: Duration) -> Result<(), Error> {
     for definition in definitions {
-        let there = facts::get(client, definition).await?;
-        if there.is_some_and(|there| !manifests::is_ambits(&there)) {
-            say!("{} is somebody else's: left as it is", definition.name())?;
+        let found = facts::get(client, definition).await?;
+        if found.is_some_and(|found| !manifests::is_ambits(&found)) {
+            outln!("{} was not installed by Ambit: left unchanged", definition.name())?;
         } else {
             apply(client, definition).await?;
         }
@@ -105,39 +107,39 @@ async fn define(client: &Client, definitions: &[Manifest], timeout: Duration) ->
     wait::until("defined", timeout, async || {
         let mut missing = Vec::new();
         for definition in definitions {
-            let trouble = match facts::get(client, definition).await? {
-                Some(there) => manifests::trouble(definition, &there),
-                None => Some("is not there".to_owned()),
+            let problem = match facts::get(client, definition).await? {
+                Some(found) => manifests::problem(definition, &found),
+                None => Some("missing".to_owned()),
             };
-            missing.extend(trouble.map(|trouble| format!("{}: {trouble}", definition.title())));
+            missing.extend(problem.map(|problem| format!("{}: {problem}", definition.title())));
         }
-        Ok(if missing.is_empty() { Look::Reached } else { Look::Missing(missing) })
+        Ok(Look::for_missing(missing))
     })
     .await?;
-    say!("{} definitions are in use", definitions.len())?;
+    outln!("{} CRDs established", definitions.len())?;
     Ok(())
 }
 
 async fn apply_all(client: &Client, mesh: &[Manifest]) -> Result<(), Error> {
     for manifest in mesh {
-        // One that was there before us stays whoever's it is, and `ambit uninstall` will not delete it.
+        // A namespace that existed before is not adopted, and `ambit uninstall` will not delete it.
         if manifest.kind() == "Namespace"
-            && let Some(there) = facts::get(client, manifest).await?
-            && !manifests::is_ours(&there)
+            && let Some(found) = facts::get(client, manifest).await?
+            && !manifests::is_ours(&found)
         {
-            say!("Namespace {} was there already: left as it is", manifest.name())?;
+            outln!("Namespace {} exists already: left unchanged", manifest.name())?;
             continue;
         }
         apply(client, manifest).await?;
     }
-    say!("{} objects applied", mesh.len())?;
+    outln!("{} objects applied", mesh.len())?;
     Ok(())
 }
 
 async fn apply(client: &Client, manifest: &Manifest) -> Result<(), Error> {
-    // By force: what is installed is to be what this program brings, whoever changed it since.
+    // By force: the embedded manifests win over changes made by others.
     let parameters = PatchParams::apply(MANAGER).force();
     let applied =
-        part(client, manifest).patch(manifest.name(), &parameters, &Patch::Apply(&manifest.object)).await;
-    applied.map(drop).map_err(api(format!("applying {}", manifest.title())))
+        api_of(client, manifest).patch(manifest.name(), &parameters, &Patch::Apply(&manifest.object)).await;
+    applied.map(drop).map_err(api(format!("apply {}", manifest.title())))
 }

@@ -1,13 +1,8 @@
 //! `ambit`: the command line of the mesh.
 //!
-//! One file a verb. What they share: [`cluster`] (the way to the API), [`manifests`] (what is installed),
-//! [`rollout`] (what runs of it, and why not), [`membership`] (which pods are in the mesh), [`table`]. What
-//! they conclude is decided in pure functions.
-
-/// `println!` that gives an error where there is no reader, instead of a panic.
-macro_rules! say {
-    ($($words:tt)*) => { crate::print(format_args!($($words)*)) };
-}
+//! One file per verb. They share [`cluster`] (the API client), [`manifests`] (what is installed), [`rollout`]
+//! (how far it is rolled out, and what delays it), [`membership`] (which pods are in the mesh) and [`table`].
+//! Conclusions are drawn by pure functions.
 
 mod check;
 mod cluster;
@@ -18,6 +13,7 @@ mod forward;
 mod install;
 mod manifests;
 mod membership;
+mod output;
 mod rollout;
 mod table;
 mod uninstall;
@@ -26,14 +22,13 @@ mod views;
 mod wait;
 mod ztunnel;
 
-use std::io::Write as _;
 use std::process::ExitCode;
 
+use ambit_kube::error::chain;
 use clap::{Parser, Subcommand};
-
 use cluster::Access;
 
-/// The mesh's command line.
+/// The command line of the Ambit service mesh.
 #[derive(Debug, Parser)]
 #[command(name = "ambit", version)]
 struct Arguments {
@@ -45,19 +40,19 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Install Ambit with the chart's defaults, or bring it up to date, and wait until it is ready.
+    /// Install or upgrade Ambit with the chart's defaults, and wait until it is ready.
     Install(install::Options),
-    /// Take Ambit off the cluster and its nodes.
+    /// Remove Ambit from the cluster and its nodes.
     Uninstall(uninstall::Options),
-    /// Say what is well and what is not; the exit code is 1 if anything is not.
+    /// Check the installation; the exit code is 1 if any check fails.
     Check(check::Options),
-    /// Put a namespace into the mesh and wait until its running pods are.
+    /// Enrol a namespace in the mesh and wait until its running pods are enrolled.
     Enrol(enrol::Options),
-    /// Take a namespace out of the mesh and wait until its running pods are.
+    /// Release a namespace from the mesh and wait until its running pods are released.
     Release(enrol::Options),
-    /// What the node daemons know and do.
+    /// Show the state and the connections of the node daemons.
     Ztunnel(ztunnel::Options),
-    /// The versions of this program and of what runs in the cluster.
+    /// Print the versions of this program and of Ambit in the cluster.
     Version(version::Options),
 }
 
@@ -66,7 +61,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let done = runtime.block_on(run(&arguments));
     match done {
-        // Whoever reads has read enough (`ambit … | head`): nothing to say, but not all was done.
+        // The reader has closed the pipe (`ambit … | head`): no message, but not everything was printed.
         Err(error::Error::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
             Ok(ExitCode::FAILURE)
         }
@@ -90,30 +85,4 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, error::Error> {
         Verb::Version(options) => version::run(access, options).await?,
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// See `say!`.
-fn print(words: std::fmt::Arguments<'_>) -> Result<(), error::Error> {
-    Ok(writeln!(std::io::stdout().lock(), "{words}")?)
-}
-
-/// An error with its causes, on one line.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let words = |error: &(dyn std::error::Error + 'static)| match error.downcast_ref::<kube::Error>() {
-        // What the API server says, without the client's wrapping.
-        Some(kube::Error::Api(status)) if !status.message.is_empty() => (status.message.clone(), true),
-        _ => (error.to_string(), false),
-    };
-    let (mut text, mut last) = words(error);
-    let mut cause = error.source();
-    while let Some(error) = cause.filter(|_| !last) {
-        let (more, ends) = words(error);
-        // Some errors say what their cause says.
-        if !text.ends_with(&more) {
-            text = format!("{text}: {more}");
-        }
-        last = ends;
-        cause = error.source();
-    }
-    text
 }

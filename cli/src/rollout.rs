@@ -1,27 +1,28 @@
-//! How far a workload of Ambit's is, and what holds its pods up. Pure.
+//! How far the rollout of Ambit's workloads is, and what delays their pods. Pure.
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod};
 use kube::ResourceExt as _;
 
-/// How far a workload is.
+/// How far the rollout of a workload is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Progress {
+    /// All replicas are ready and of the current version.
     pub(crate) done: bool,
-    /// `2 of 2 ready`, and what else is to be said.
+    /// `2 of 2 ready`, and details.
     pub(crate) text: String,
 }
 
 impl Progress {
     fn new(ready: i32, wanted: i32, current: i32, seen: bool) -> Self {
         if !seen {
-            // Counts of before the last change say nothing of it.
-            return Self { done: false, text: "Kubernetes has not taken it up yet".to_owned() };
+            // The counts are those of before the last change.
+            return Self { done: false, text: "not yet observed by Kubernetes".to_owned() };
         }
         let done = ready >= wanted && current >= wanted;
-        let older =
+        let outdated =
             if ready >= wanted && !done { format!(", {current} of the new version") } else { String::new() };
-        Self { done, text: format!("{ready} of {wanted} ready{older}") }
+        Self { done, text: format!("{ready} of {wanted} ready{outdated}") }
     }
 }
 
@@ -43,7 +44,7 @@ pub(crate) fn of_daemon_set(daemon_set: &DaemonSet) -> Progress {
     )
 }
 
-/// What runs of Ambit in a cluster.
+/// The workloads of Ambit in its namespace.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Running {
     pub(crate) controller: Option<Deployment>,
@@ -53,17 +54,17 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// What is missing until everything is ready, one thing a line.
+    /// What is missing until everything is ready, one item per line.
     pub(crate) fn missing(&self) -> Vec<String> {
         let parts = [
             ("Deployment ambit-controller", self.controller.as_ref().map(of_deployment)),
             ("DaemonSet ztunnel", self.ztunnel.as_ref().map(of_daemon_set)),
         ];
-        let waits = |(name, progress): (&str, Option<Progress>)| match progress {
-            None => Some(format!("{name}: is not there")),
+        let line = |(name, progress): (&str, Option<Progress>)| match progress {
+            None => Some(format!("{name}: missing")),
             Some(progress) => (!progress.done).then(|| format!("{name}: {}", progress.text)),
         };
-        let mut lines: Vec<String> = parts.into_iter().filter_map(waits).collect();
+        let mut lines: Vec<String> = parts.into_iter().filter_map(line).collect();
         if !lines.is_empty() {
             lines.extend(obstacles(&self.pods, &self.events));
         }
@@ -71,7 +72,7 @@ impl Running {
     }
 }
 
-/// Whether a pod says that it is ready and is not on its way out.
+/// Whether a pod is ready and not being deleted.
 pub(crate) fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
     let ready = conditions.is_some_and(|all| {
@@ -80,31 +81,31 @@ pub(crate) fn is_ready(pod: &Pod) -> bool {
     ready && pod.metadata.deletion_timestamp.is_none()
 }
 
-/// What holds each pod up that is not ready, and why pods are not even made: one line each.
+/// Why pods are not ready, and why pods are not even created: one line each.
 pub(crate) fn obstacles(pods: &[Pod], events: &[Event]) -> Vec<String> {
-    let leaving = |pod: &&Pod| pod.metadata.deletion_timestamp.is_none();
+    let not_deleted = |pod: &&Pod| pod.metadata.deletion_timestamp.is_none();
     let mut lines: Vec<String> = pods
         .iter()
         .filter(|pod| !is_ready(pod))
-        .filter(leaving)
+        .filter(not_deleted)
         .map(|pod| {
             let name = pod.name_any();
             let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
             let place = node.map(|node| format!(" on {node}")).unwrap_or_default();
-            let why = waiting(pod)
+            let reason = waiting(pod)
                 .or_else(|| warning(events, "Pod", &name))
                 .or_else(|| not_scheduled(pod))
                 .unwrap_or_else(|| "starting".to_owned());
-            format!("pod {name}{place}: {why}")
+            format!("pod {name}{place}: {reason}")
         })
         .collect();
-    // Quotas, admission: there is no pod to look at.
+    // Quotas and admission: there is no pod to look at.
     for kind in ["ReplicaSet", "DaemonSet"] {
         for event in events.iter().filter(|event| event.involved_object.kind.as_deref() == Some(kind)) {
             let failed = event.reason.as_deref() == Some("FailedCreate");
             let name = event.involved_object.name.as_deref().unwrap_or_default();
             let line = format!("{kind} {name}: {}", event.message.as_deref().unwrap_or_default().trim());
-            // As long as none of its pods came to be.
+            // Only while none of its pods exists.
             if failed && !pods.iter().any(|pod| pod.name_any().starts_with(name)) && !lines.contains(&line) {
                 lines.push(line);
             }
@@ -113,7 +114,7 @@ pub(crate) fn obstacles(pods: &[Pod], events: &[Event]) -> Vec<String> {
     lines
 }
 
-/// A container that cannot start, or does not stay.
+/// A container that cannot start, or has ended.
 fn waiting(pod: &Pod) -> Option<String> {
     let status = pod.status.as_ref()?;
     let mut all = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
@@ -125,7 +126,7 @@ fn container(status: &ContainerStatus) -> Option<String> {
     let now = status.state.as_ref()?;
     if let Some(waiting) = &now.waiting {
         let reason = waiting.reason.as_deref()?;
-        // What every pod goes through.
+        // Every pod passes through these.
         if ["ContainerCreating", "PodInitializing"].contains(&reason) {
             return None;
         }
@@ -159,100 +160,4 @@ fn not_scheduled(pod: &Pod) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn how_far_a_deployment_is() {
-        // (name, generation, seen, available, updated, done, text), two replicas wanted.
-        let rows = [
-            ("just made", 1, 0, 0, 0, false, "Kubernetes has not taken it up yet"),
-            ("one is there", 1, 1, 1, 2, false, "1 of 2 ready"),
-            ("all", 1, 1, 2, 2, true, "2 of 2 ready"),
-            ("changed since", 2, 1, 2, 2, false, "Kubernetes has not taken it up yet"),
-            ("of before the change", 2, 2, 2, 1, false, "2 of 2 ready, 1 of the new version"),
-        ];
-        for (name, generation, observed, available, updated, done, text) in rows {
-            let status = json!({
-                "observedGeneration": observed, "availableReplicas": available, "updatedReplicas": updated,
-                "numberAvailable": available, "updatedNumberScheduled": updated, "desiredNumberScheduled": 2,
-                "currentNumberScheduled": 2, "numberMisscheduled": 0, "numberReady": available,
-            });
-            let object = json!({
-                "metadata": { "generation": generation },
-                "spec": { "replicas": 2, "selector": {}, "template": {} },
-                "status": status,
-            });
-            let expected = Progress { done, text: text.to_owned() };
-            assert_eq!(of_deployment(&serde_json::from_value(object.clone()).unwrap()), expected, "{name}");
-            assert_eq!(of_daemon_set(&serde_json::from_value(object).unwrap()), expected, "{name}");
-        }
-    }
-
-    fn pod(status: &serde_json::Value) -> Pod {
-        let object = json!({ "metadata": { "name": "ztunnel-a" }, "spec": { "nodeName": "n1", "containers": [] }, "status": status });
-        serde_json::from_value(object).unwrap()
-    }
-
-    fn event(kind: &str, name: &str, reason: &str, second: u32) -> Event {
-        let object = json!({
-            "metadata": {}, "type": "Warning", "reason": reason, "message": format!("{reason} at {second}\n"),
-            "involvedObject": { "kind": kind, "name": name }, "lastTimestamp": format!("2026-01-01T00:00:{second:02}Z"),
-        });
-        serde_json::from_value(object).unwrap()
-    }
-
-    #[test]
-    fn what_holds_pods_up() {
-        let state = |state: serde_json::Value| json!({ "containerStatuses": [{ "name": "z", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state }] });
-        let creating = state(json!({ "waiting": { "reason": "ContainerCreating" } }));
-        let rows = [
-            ("nothing is known", json!({}), vec![], "pod ztunnel-a on n1: starting"),
-            (
-                "no image",
-                state(json!({ "waiting": { "reason": "ErrImagePull", "message": "not found" } })),
-                vec![event("Pod", "ztunnel-a", "Failed", 1)],
-                "pod ztunnel-a on n1: container z: ErrImagePull: not found",
-            ),
-            (
-                "the last warning",
-                creating.clone(),
-                vec![event("Pod", "ztunnel-a", "FailedMount", 2), event("Pod", "ztunnel-a", "Old", 1)],
-                "pod ztunnel-a on n1: FailedMount: FailedMount at 2",
-            ),
-            (
-                "another's warning",
-                creating,
-                vec![event("Pod", "b", "FailedMount", 2)],
-                "pod ztunnel-a on n1: starting",
-            ),
-            (
-                "ended",
-                state(json!({ "terminated": { "exitCode": 2, "reason": "Error" } })),
-                vec![],
-                "pod ztunnel-a on n1: container z: Error, exit code 2",
-            ),
-            (
-                "no node",
-                json!({ "conditions": [{ "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no CPU" }] }),
-                vec![],
-                "pod ztunnel-a on n1: Unschedulable: no CPU",
-            ),
-        ];
-        for (name, status, events, expected) in rows {
-            assert_eq!(obstacles(&[pod(&status)], &events), [expected], "{name}");
-        }
-        let ready = json!({ "conditions": [{ "type": "Ready", "status": "True" }] });
-        assert_eq!(obstacles(&[pod(&ready)], &[event("Pod", "ztunnel-a", "Old", 1)]), Vec::<String>::new());
-    }
-
-    #[test]
-    fn pods_that_are_not_even_made() {
-        let events = [event("DaemonSet", "ztunnel", "FailedCreate", 1)];
-        assert_eq!(obstacles(&[], &events), ["DaemonSet ztunnel: FailedCreate at 1"]);
-        let ready = json!({ "conditions": [{ "type": "Ready", "status": "True" }] });
-        assert_eq!(obstacles(&[pod(&ready)], &events), Vec::<String>::new(), "one was made since");
-    }
-}
+mod tests;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Rows under a head, every column as wide as its widest cell.
+/// Rows under a header; every column is as wide as its widest cell.
 #[derive(Debug)]
 pub(crate) struct Table {
     head: Vec<String>,
@@ -41,11 +41,11 @@ mod tests {
     use super::Table;
 
     #[test]
-    fn columns_are_as_wide_as_they_must_be() {
+    fn columns_are_as_wide_as_their_widest_cell() {
         let mut table = Table::new(&["NAME", "B", "C"]);
         table.row(["x".to_owned(), "wide cell".to_owned(), String::new()]);
         table.row(["longer".to_owned(), String::new(), "é".to_owned()]);
         assert_eq!(table.to_string(), "NAME    B          C\nx       wide cell  -\nlonger  -          é\n");
-        assert_eq!(Table::new(&["A"]).to_string(), "A\n", "a head alone");
+        assert_eq!(Table::new(&["A"]).to_string(), "A\n", "only a header");
     }
 }

@@ -1,4 +1,4 @@
-//! `ambit version`, and which versions run.
+//! `ambit version`: the versions of this program and of Ambit's pods.
 
 use std::collections::BTreeMap;
 
@@ -9,30 +9,31 @@ use kube::{Client, ResourceExt as _};
 use crate::cluster::{ALL_PODS, Access, VERSION};
 use crate::error::{Error, api};
 use crate::facts;
+use crate::output::outln;
 
-/// The name of what a pod runs.
+/// The label with the component's name.
 const NAME: &str = "app.kubernetes.io/name";
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Of this program alone.
+    /// Print only the version of this program.
     #[arg(long)]
     client: bool,
 }
 
 pub(crate) async fn run(access: &Access, options: &Options) -> Result<(), Error> {
-    say!("ambit {}", env!("CARGO_PKG_VERSION"))?;
+    outln!("ambit {}", env!("CARGO_PKG_VERSION"))?;
     if options.client {
         return Ok(());
     }
     let client = access.connect().await?;
-    say!("Kubernetes {}", server(&client).await?.text)?;
+    outln!("Kubernetes {}", server(&client).await?.text)?;
     let pods = facts::pods(&client, &access.ambit_namespace, ALL_PODS).await?;
     if pods.is_empty() {
-        say!("nothing runs in {}", access.ambit_namespace)?;
+        outln!("no pod of Ambit runs in {}", access.ambit_namespace)?;
     }
     for ((component, version), count) in versions(&pods) {
-        say!("{component} {version} ({count} pods)")?;
+        outln!("{component} {version} ({count} pods)")?;
     }
     Ok(())
 }
@@ -40,17 +41,18 @@ pub(crate) async fn run(access: &Access, options: &Options) -> Result<(), Error>
 /// The API server's version.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Server {
-    /// Of 1.
+    /// The `34` of `v1.34.1`.
     pub(crate) minor: u32,
+    /// `v1.34.1`.
     pub(crate) text: String,
 }
 
 pub(crate) async fn server(client: &Client) -> Result<Server, Error> {
-    let info = client.apiserver_version().await.map_err(api("asking the API server for its version"))?;
+    let info = client.apiserver_version().await.map_err(api("read the version of the API server"))?;
     Ok(Server { minor: leading(&info.minor), text: info.git_version })
 }
 
-/// The number that a minor version begins with: some are `34+`.
+/// The number at the beginning of a minor version: some providers report `34+`.
 fn leading(minor: &str) -> u32 {
     let digits: String = minor.chars().take_while(char::is_ascii_digit).collect();
     digits.parse().unwrap_or(0)

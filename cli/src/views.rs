@@ -1,17 +1,17 @@
-//! What a daemon's admin interface says, as tables. Pure.
+//! The answers of a daemon's admin interface as tables. Pure.
 
 use serde_json::Value;
 
 use crate::table::Table;
 
-/// What to ask a daemon for.
+/// What to show of a daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum View {
-    /// What it knows: pods, certificates, workloads, services, policies.
+    /// Its configuration: pods, certificates, workloads, services, policies.
     Config,
-    /// The connections that are open, whoever carries them.
+    /// The open connections, on every path.
     Connections,
-    /// The last ones that ended, were refused or could not be made, and why.
+    /// The last connections that ended, were denied or failed, and why.
     Recent,
 }
 
@@ -25,8 +25,7 @@ impl View {
     }
 }
 
-/// The answers of daemons by the names of their nodes, as tables; of one pod alone if one is named
-/// (`namespace/name`).
+/// The answers of daemons, by node name, as tables; only of one pod if it is given (`namespace/name`).
 pub(crate) fn tables(view: View, answers: &[(String, Value)], pod: Option<&str>) -> String {
     match view {
         View::Connections => connections(answers, pod, false).to_string(),
@@ -61,12 +60,12 @@ fn connections(answers: &[(String, Value)], pod: Option<&str>, ended: bool) -> T
     table
 }
 
-/// Whether a pod is an end of a connection.
+/// Whether a pod is the source or the destination of a connection.
 fn concerns(connection: &Value, pod: &str) -> bool {
     [&connection["source"], &connection["destination"]].iter().any(|end| is_pod(&end["workload"], pod))
 }
 
-/// Whether a workload's uid is that of a pod, in whatever cluster.
+/// Whether a workload's uid is that of a pod, of any cluster.
 fn is_pod(uid: &Value, pod: &str) -> bool {
     uid.as_str().and_then(|uid| uid.split_once("//Pod/")).is_some_and(|(_, name)| name == pod)
 }
@@ -119,8 +118,8 @@ fn config(node: &str, dump: &Value, pod: Option<&str>) -> String {
     }
     let xds = &dump["xds"];
     let state = match (xds["connected"] == true, dump["enforced"] == true) {
-        (true, true) => "connected, all that it knows is in force".to_owned(),
-        (true, false) => "connected, taking in a change".to_owned(),
+        (true, true) => "connected, configuration in force".to_owned(),
+        (true, false) => "connected, applying a change".to_owned(),
         (false, _) => format!("not connected: {}", text(&xds["error"])),
     };
     let head = format!("node {node}: ztunnel {}, {state}", text(&dump["version"]));
@@ -131,7 +130,7 @@ fn items(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 
-/// A cell of a word, a number or nothing.
+/// A cell with a text, a number or nothing.
 fn text(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
@@ -148,7 +147,7 @@ fn tenths(value: &Value) -> String {
     value.as_f64().map(|seconds| format!("{seconds:.1}")).unwrap_or_default()
 }
 
-/// A workload's uid without the cluster; pods, which most are, without their kind.
+/// A workload's uid without the cluster; of pods, also without the kind.
 fn workload(uid: &Value) -> String {
     let uid = text(uid);
     let name = uid.split_once("//").map_or(uid.as_str(), |(_, name)| name);
@@ -156,90 +155,4 @@ fn workload(uid: &Value) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn connection(source: Option<&str>) -> Value {
-        json!({
-            "direction": "outbound", "path": "tunnel", "mutual_tls": true,
-            "source": { "address": "10.0.0.1:4000", "workload": source },
-            "destination": { "address": "10.0.1.1:8080", "workload": "Kubernetes//Pod/shop/cart" },
-            "service": "shop/cart.shop.svc.cluster.local", "seconds": 1.26, "bytes_from_client": 5, "bytes_from_server": 7,
-        })
-    }
-
-    /// The cells of a table's rows, its head left out.
-    fn cells(table: &str) -> Vec<Vec<String>> {
-        table.lines().skip(1).map(|line| line.split_whitespace().map(str::to_owned).collect()).collect()
-    }
-
-    #[test]
-    fn open_connections() {
-        let answer = json!([connection(Some("Kubernetes//Pod/shop/web")), connection(None)]);
-        let answers = [("n1".to_owned(), answer)];
-        let first = "n1 outbound tunnel mutual shop/web 10.0.0.1:4000 shop/cart 10.0.1.1:8080 \
-                     shop/cart.shop.svc.cluster.local - 1.3 5 7";
-        let second = first.replace("shop/web", "-");
-        let rows: [(&str, Option<&str>, &[&str]); 4] = [
-            ("all", None, &[first, &second]),
-            ("of its client", Some("shop/web"), &[first]),
-            ("of its server", Some("shop/cart"), &[first, &second]),
-            ("of another", Some("shop/car"), &[]),
-        ];
-        for (name, pod, expected) in rows {
-            let shown: Vec<String> = cells(&tables(View::Connections, &answers, pod))
-                .iter()
-                .map(|cells| cells.join(" "))
-                .collect();
-            assert_eq!(shown, expected, "{name}");
-        }
-    }
-
-    #[test]
-    fn those_that_ended_say_why() {
-        let mut ended = connection(None);
-        ended["seconds_ago"] = json!(12.0);
-        ended["reason"] = json!("policy_denied");
-        let shown = tables(View::Recent, &[("n1".to_owned(), json!([ended]))], None);
-        let row = cells(&shown).remove(0);
-        assert_eq!(row[row.len() - 3..], ["12.0", "policy_denied", "-"]);
-    }
-
-    #[test]
-    fn what_a_daemon_knows() {
-        let dump = json!({
-            "version": "0.1.0", "enforced": true, "xds": { "connected": true },
-            "pods": [
-                { "uid": "k//Pod/shop/web", "known": true, "identity": "spiffe://web", "plaintext": { "default": "open" } },
-                { "uid": "k//Pod/shop/cart", "known": true, "identity": "spiffe://cart", "plaintext": { "default": "strict" } },
-            ],
-            "certificates": [{ "identity": "spiffe://web", "not_after": "2026" }, { "identity": "spiffe://cart" }],
-            "workloads": [{ "uid": "k//Pod/shop/web", "addresses": ["10.0.0.1"], "node": "n1", "in_mesh": true, "healthy": true }],
-            "services": [{ "key": "shop/web", "addresses": ["10.9.0.1"], "ports": { "80": 8080 } }],
-            "policies": [{ "key": "shop/p", "scope": "Namespace", "action": "Deny", "dry_run": false, "rules": ["a", "b"] }],
-        });
-        let shown = tables(View::Config, &[("n1".to_owned(), dump.clone())], None);
-        assert!(
-            shown.starts_with("node n1: ztunnel 0.1.0, connected, all that it knows is in force\n"),
-            "{shown}"
-        );
-        let has = |shown: &str, row: &str| cells(shown).iter().any(|cells| cells.join(" ") == row);
-        for row in [
-            "shop/web true spiffe://web open",
-            "shop/cart true spiffe://cart strict",
-            "spiffe://web - 2026 -",
-            "shop/web 10.0.0.1 n1 true true - -",
-            "shop/web 10.9.0.1 80>8080",
-            "shop/p Namespace Deny false 2",
-        ] {
-            assert!(has(&shown, row), "no {row:?} in\n{shown}");
-        }
-        let shown = tables(View::Config, &[("n1".to_owned(), dump)], Some("shop/web"));
-        assert!(
-            has(&shown, "shop/web true spiffe://web open") && !shown.contains("spiffe://cart"),
-            "{shown}"
-        );
-    }
-}
+mod tests;

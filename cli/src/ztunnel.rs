@@ -1,4 +1,4 @@
-//! `ambit ztunnel`: what the node daemons know and do.
+//! `ambit ztunnel`: the state and the connections of the node daemons.
 
 use std::net::SocketAddr;
 
@@ -9,24 +9,26 @@ use serde_json::Value;
 
 use crate::cluster::{Access, ZTUNNEL_PODS};
 use crate::error::{Error, api};
+use crate::output::outln;
 use crate::rollout::is_ready;
 use crate::views::{self, View};
 use crate::{facts, forward};
 
-/// What to show, and of whom.
+/// What to show, and of which daemons.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
+    /// What to show.
     view: View,
-    /// The daemon of one node; else of all.
+    /// Only the daemon of this node.
     #[arg(long, conflicts_with_all = ["pod", "address"])]
     node: Option<String>,
-    /// The daemon of a pod's node, and in tables only what concerns the pod: NAMESPACE/NAME.
+    /// Only the daemon of this pod's node, and in tables only what concerns the pod: NAMESPACE/NAME.
     #[arg(long, conflicts_with = "address")]
     pod: Option<String>,
-    /// A daemon's admin interface, where there is no Kubernetes: 127.0.0.1:15000.
+    /// The daemon with this admin address, without Kubernetes: 127.0.0.1:15000.
     #[arg(long)]
     address: Option<SocketAddr>,
-    /// Tables for people, or the daemon's own JSON (of several daemons: an object by node).
+    /// Tables, or the daemon's own JSON (of several daemons: an object by node).
     #[arg(long, short, value_enum, default_value_t = Format::Table)]
     output: Format,
 }
@@ -42,7 +44,7 @@ pub(crate) async fn run(access: &Access, options: &Options) -> Result<(), Error>
     let one = options.address.is_some() || options.node.is_some() || options.pod.is_some();
     let mut answers = Vec::new();
     if let Some(address) = options.address {
-        answers.push((address.to_string(), forward::at(address, path).await?));
+        answers.push((address.to_string(), forward::query_address(address, path).await?));
     } else {
         let client = access.connect().await?;
         let node = match &options.pod {
@@ -51,14 +53,14 @@ pub(crate) async fn run(access: &Access, options: &Options) -> Result<(), Error>
         };
         let pods = facts::pods(&client, &access.ambit_namespace, ZTUNNEL_PODS).await?;
         for (node, pod) in choose(&pods, node.as_deref())? {
-            answers.push((node, forward::in_pod(&client, pod, path).await?));
+            answers.push((node, forward::query_pod(&client, pod, path).await?));
         }
     }
     match options.output {
         Format::Table => {
-            say!("{}", views::tables(options.view, &answers, options.pod.as_deref()).trim_end())?;
+            outln!("{}", views::tables(options.view, &answers, options.pod.as_deref()).trim_end())?;
         }
-        Format::Json => say!("{:#}", json(answers, one))?,
+        Format::Json => outln!("{:#}", json(answers, one))?,
     }
     Ok(())
 }
@@ -66,16 +68,16 @@ pub(crate) async fn run(access: &Access, options: &Options) -> Result<(), Error>
 /// The node that a pod runs on.
 async fn node_of(client: &Client, pod: &str) -> Result<String, Error> {
     let Some((namespace, name)) = pod.split_once('/') else {
-        return Err(Error::Refused(format!("{pod}: a pod is named NAMESPACE/NAME")))?;
+        return Err(Error::Refused(format!("--pod {pod}: not NAMESPACE/NAME")))?;
     };
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let found = pods.get(name).await.map_err(api(format!("reading the pod {pod}")))?;
+    let found = pods.get(name).await.map_err(api(format!("read pod {pod}")))?;
     let node = found.spec.and_then(|spec| spec.node_name);
-    node.ok_or_else(|| Error::Refused(format!("pod {pod} is on no node yet")))
+    node.ok_or_else(|| Error::Refused(format!("pod {pod} is not scheduled yet")))
 }
 
-/// The pod to ask on each node, by node: the one that is ready, while there are two; of one node if it is
-/// named.
+/// The pod to query on each node, by node: the ready one, while there are two. Only of `node`, if it is
+/// given.
 fn choose<'a>(pods: &'a [Pod], node: Option<&str>) -> Result<Vec<(String, &'a Pod)>, Error> {
     let mut chosen = std::collections::BTreeMap::<String, &Pod>::new();
     for pod in pods {
@@ -90,12 +92,12 @@ fn choose<'a>(pods: &'a [Pod], node: Option<&str>) -> Result<Vec<(String, &'a Po
     }
     if chosen.is_empty() {
         let place = node.map(|node| format!(" on {node}")).unwrap_or_default();
-        return Err(Error::Refused(format!("no ztunnel runs{place}: `ambit check` says more")));
+        return Err(Error::Refused(format!("no ztunnel runs{place}: see `ambit check`")));
     }
     Ok(chosen.into_iter().collect())
 }
 
-/// One daemon's answer as it is; several by node.
+/// One daemon's answer unchanged; several as an object by node.
 fn json(answers: Vec<(String, Value)>, one: bool) -> Value {
     if one {
         return answers.into_iter().next().map_or(Value::Null, |(_, answer)| answer);
@@ -104,47 +106,4 @@ fn json(answers: Vec<(String, Value)>, one: bool) -> Value {
 }
 
 #[cfg(test)]
-mod tests {
-    use kube::ResourceExt as _;
-    use serde_json::json;
-
-    use super::*;
-
-    fn pod(name: &str, node: &str, phase: &str, ready: bool) -> Pod {
-        let status = if ready { "True" } else { "False" };
-        let pod = json!({
-            "metadata": { "name": name }, "spec": { "nodeName": node, "containers": [] },
-            "status": { "phase": phase, "conditions": [{ "type": "Ready", "status": status }] },
-        });
-        serde_json::from_value(pod).unwrap()
-    }
-
-    #[test]
-    fn whom_to_ask() {
-        let all = [
-            pod("starts", "n1", "Pending", false),
-            pod("next", "n1", "Running", false),
-            pod("serves", "n1", "Running", true),
-            pod("alone", "n2", "Running", false),
-        ];
-        let rows: [(&str, Option<&str>, &[&str]); 4] = [
-            ("all", None, &["serves", "alone"]),
-            ("one of two", Some("n1"), &["serves"]),
-            ("not ready, and there is no other", Some("n2"), &["alone"]),
-            ("none", Some("n3"), &[]),
-        ];
-        for (name, node, expected) in rows {
-            let chosen = choose(&all, node).unwrap_or_default();
-            assert_eq!(chosen.iter().map(|(_, pod)| pod.name_any()).collect::<Vec<_>>(), expected, "{name}");
-        }
-        let error = choose(&all, Some("n3")).unwrap_err().to_string();
-        assert_eq!(error, "no ztunnel runs on n3: `ambit check` says more");
-    }
-
-    #[test]
-    fn answers_as_they_are() {
-        let answers = || vec![("n1".to_owned(), json!([1])), ("n2".to_owned(), json!([]))];
-        assert_eq!(json(answers(), true), json!([1]));
-        assert_eq!(json(answers(), false), json!({ "n1": [1], "n2": [] }));
-    }
-}
+mod tests;

@@ -1,5 +1,5 @@
-//! The plugin's credential: a kubeconfig file, so that people can use it with their tools too. Written as
-//! JSON, which is YAML as well: the plugin needs no YAML parser.
+//! The plugin's credential: a kubeconfig file, which other tools can use too. Written as JSON, which is valid
+//! YAML: the plugin needs no YAML parser.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::entry::PLUGIN;
 
-/// Whom to ask, how to recognise it, and who asks.
+/// The API server, how to authenticate it, and the plugin's token.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credential {
     /// `https://host:port`.
@@ -20,14 +20,17 @@ pub struct Credential {
     pub token: String,
 }
 
-/// Why a kubeconfig is not taken.
+/// Why a kubeconfig cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialError {
-    #[error("not the kubeconfig that Ambit's agent writes: {0}")]
+    /// It is not the JSON that Ambit's agent writes.
+    #[error("not a kubeconfig of Ambit's agent")]
     Form(#[from] serde_json::Error),
+    /// The CA certificates are not PEM in base64.
     #[error("certificate-authority-data: {0}")]
     Authorities(String),
-    #[error("{0} is missing")]
+    /// A list is empty.
+    #[error("missing {0}")]
     Missing(&'static str),
 }
 
@@ -126,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read() {
+    fn written_credentials_are_read_back() {
         let credential = Credential {
             server: "https://10.96.0.1:443".to_owned(),
             authorities: "-----BEGIN CERTIFICATE-----\n".to_owned(),
@@ -135,7 +138,7 @@ mod tests {
         let text = credential.to_text();
         assert_eq!(Credential::parse(&text).unwrap(), credential);
         assert!(!format!("{credential:?}").contains("secret"));
-        // What other tools look for.
+        // Fields that other tools read.
         let yaml: serde_json::Value = serde_yaml_ng::from_str(&text).unwrap();
         assert_eq!(yaml["current-context"], "ambit-cni");
         assert_eq!(yaml["contexts"][0]["context"]["user"], yaml["users"][0]["name"]);
@@ -143,17 +146,17 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named() {
+    fn errors_name_the_field() {
         let good = Credential { server: "s".into(), authorities: "a".into(), token: "t".into() }.to_text();
         let authorities = "certificate-authority-data";
         let rows = [
-            ("no JSON", "apiVersion: v1".to_owned(), "not the kubeconfig"),
+            ("not JSON", "apiVersion: v1".to_owned(), "not a kubeconfig"),
             ("no authorities", good.replace(authorities, "x"), authorities),
             ("bad base64", good.replace("YQ==", "???"), authorities),
             ("no token", good.replace("token", "password"), "token"),
         ];
         for (name, text, expected) in rows {
-            let error = Credential::parse(&text).unwrap_err().to_string();
+            let error = ambit_core::chain(&Credential::parse(&text).unwrap_err());
             assert!(error.contains(expected), "{name}: {error}");
         }
     }

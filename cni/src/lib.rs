@@ -1,12 +1,13 @@
-//! What puts a Kubernetes node's pods into the mesh: the chained CNI plugin, which enrols a pod before its
-//! containers start, and the node agent, which installs the plugin and enrols pods that already run.
+//! Enrolment of pods on a Kubernetes node: the chained CNI plugin, which enrols a pod before its containers
+//! start, and the node agent, which installs the plugin and enrols running pods.
 //!
-//! Ways in: [`plugin::run`] (the binary `ambit-cni`) and [`agent::run`] (the binary `ambit-node`). They meet
-//! in two files that the agent writes and the plugin reads: [`entry::Entry`] and [`credential::Credential`].
+//! Entry points: [`plugin::run`] (the binary `ambit-cni`) and [`agent::run`] (the binary `ambit-node`). The
+//! agent writes two files that the plugin reads: [`entry::Entry`] and [`credential::Credential`].
+
+#![warn(missing_docs)]
 
 pub mod agent;
 pub mod credential;
 pub mod entry;
 pub mod plugin;
-
-pub(crate) use ambit_core::chain;
+mod static_pod;

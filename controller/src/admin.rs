@@ -1,4 +1,4 @@
-//! What the admin port answers: `/debug` (what is wrong, object by object) and `/config_dump` (the mesh).
+//! The admin interface: `/debug` (problems by object) and `/config_dump` (the mesh).
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub(crate) fn routes(shared: &Arc<Shared>, publisher: &Publisher) -> Router {
         .get("/config_dump", move |_| std::future::ready(Response::json(&dump(&dump_shared.mesh.load()))))
 }
 
-/// What is wrong, object by object.
+/// Problems by object.
 fn debug(status: &Status, clients: u64) -> Value {
     let conditions: Vec<Value> = status.conditions.iter().map(condition).collect();
     json!({
@@ -43,7 +43,7 @@ fn condition(condition: &Condition) -> Value {
     })
 }
 
-/// The mesh as it is published.
+/// The mesh as published.
 fn dump(mesh: &Mesh) -> Value {
     let workloads = mesh.workloads().map(|w| {
         json!({

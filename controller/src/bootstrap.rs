@@ -1,4 +1,4 @@
-//! `controller bootstrap`: what a node must know before it can ask for anything.
+//! `controller bootstrap`: the file with which a node's daemon reaches and trusts the controller.
 
 use std::path::Path;
 
@@ -6,14 +6,14 @@ use ambit_daemon_kit::bootstrap::{Bootstrap, Token};
 use anyhow::{Context, ensure};
 
 use crate::config::Config;
-use crate::run::Secrets;
+use crate::secrets::Secrets;
 use crate::state::Folder;
 
-/// Writes a node's file; makes the state folder and the CA if this is the first thing that ever happens.
+/// Writes a node's file; creates the state folder and the CA if they do not exist.
 pub(crate) fn write(config_file: &Path, node: &str, address: &str, output: &Path) -> anyhow::Result<()> {
     let config = Config::read(config_file)?;
-    ensure!(is_host_and_port(address), "--address {address}: is not host:port");
-    let files = config.files().context("bootstrap files are for nodes outside Kubernetes")?;
+    ensure!(is_host_and_port(address), "--address {address}: not host:port");
+    let files = config.files().context("bootstrap files are only for nodes outside Kubernetes")?;
     let folder = Folder::open(&files.state)?;
     let Secrets { authority, tokens } = Secrets::open(&config, &folder)?;
     let bootstrap = Bootstrap {

@@ -1,4 +1,4 @@
-//! The configuration file: YAML, every field named and checked, an unknown one refused. Way in:
+//! The configuration file: YAML, every field named and checked, unknown ones refused. Entry point:
 //! [`Config::read`].
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -13,12 +13,14 @@ use ambit_daemon_kit::config::{self, Mistake};
 use ambit_daemon_kit::telemetry::logs;
 use serde::Deserialize;
 
-use self::kubernetes::Surroundings;
+use self::kubernetes::Environment;
+use self::name::is_name;
 
 pub(crate) mod kubernetes;
+mod name;
 
-/// kube's client reports every attempt that fails as an error; who asked says so once.
-const QUIET: &str = ",kube_client=off";
+/// kube's client logs every failed attempt as an error; the caller logs the failure once.
+const QUIET_CLIENT: &str = ",kube_client=off";
 
 /// The file, as written.
 #[derive(Debug, Deserialize)]
@@ -82,29 +84,29 @@ fn default_drain() -> u64 {
     5
 }
 
-/// Where objects come from, and with them who calls and what the CA's keys are.
+/// Where objects come from; the clients' authentication and the CA's keys follow from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
     Files(Files),
     Kubernetes(kubernetes::Settings),
 }
 
-/// A folder of object files, and one for what must survive.
+/// The folder of object files, and the one for persistent state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Files {
     pub(crate) objects: PathBuf,
     pub(crate) state: PathBuf,
 }
 
-/// A configuration that was checked.
+/// A valid configuration.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) source: Source,
-    /// Where xDS and the CA are served; port 0 takes a free one.
+    /// The address of xDS and the CA; port 0 takes a free one.
     pub(crate) listen: SocketAddr,
     pub(crate) metrics: SocketAddr,
     pub(crate) admin: SocketAddr,
-    /// Where kubelets ask whether it is ready; nowhere, if not said.
+    /// The address of the readiness probe; none by default outside Kubernetes.
     pub(crate) readiness: Option<SocketAddr>,
     pub(crate) derive: derive::Settings,
     /// The name on the controller's certificate.
@@ -117,7 +119,7 @@ pub(crate) struct Config {
 impl Config {
     /// Reads and checks the file.
     pub(crate) fn read(path: &Path) -> Result<Self, Error> {
-        config::read(path, |written: Written| written.check(&Surroundings::of_this_process()))
+        config::read(path, |written: Written| written.check(&Environment::of_this_process()))
     }
 
     /// The folders, where objects come from files.
@@ -130,9 +132,9 @@ impl Config {
 }
 
 impl Written {
-    fn check(self, surroundings: &Surroundings) -> Result<Config, Mistake> {
+    fn check(self, environment: &Environment) -> Result<Config, Mistake> {
         let wrong = |field: &str, message: String| Err((field.to_owned(), message));
-        let source = source(self.objects, self.state, self.kubernetes, surroundings)?;
+        let source = source(self.objects, self.state, self.kubernetes, environment)?;
         let (root_namespace, server_name, readiness) = match &source {
             Source::Files(_) => {
                 (derive::Settings::default().root_namespace, "ambit-controller".to_owned(), None)
@@ -143,9 +145,9 @@ impl Written {
             }
         };
         let mut log = self.log;
-        let unsaid = logs::Settings { format: log.format, ..logs::Settings::default() };
-        if matches!(source, Source::Kubernetes(_)) && log == unsaid {
-            log.filter.push_str(QUIET);
+        let default_filter = logs::Settings { format: log.format, ..logs::Settings::default() };
+        if matches!(source, Source::Kubernetes(_)) && log == default_filter {
+            log.filter.push_str(QUIET_CLIENT);
         }
         let root_namespace = self.root_namespace.unwrap_or(root_namespace);
         let server_name = self.server_name.unwrap_or(server_name);
@@ -190,14 +192,14 @@ fn source(
     objects: Option<PathBuf>,
     state: Option<PathBuf>,
     kubernetes: Option<kubernetes::Written>,
-    surroundings: &Surroundings,
+    environment: &Environment,
 ) -> Result<Source, Mistake> {
     let wrong = |field: &str, message: &str| Err((field.to_owned(), message.to_owned()));
     let (objects, state) = match (objects, state, kubernetes) {
-        (None, None, None) => return wrong("", "neither `objects` and `state` nor `kubernetes` is given"),
-        (None, None, Some(kubernetes)) => return kubernetes.check(surroundings).map(Source::Kubernetes),
+        (None, None, None) => return wrong("", "set either `objects` and `state`, or `kubernetes`"),
+        (None, None, Some(kubernetes)) => return kubernetes.check(environment).map(Source::Kubernetes),
         (_, _, Some(_)) => {
-            return wrong("kubernetes", "is given beside `objects` or `state`: only one counts");
+            return wrong("kubernetes", "set either `kubernetes`, or `objects` and `state`, not both");
         }
         (None, Some(_), None) => return wrong("", "missing field `objects`"),
         (Some(_), None, None) => return wrong("", "missing field `state`"),
@@ -214,11 +216,6 @@ fn source(
     Ok(Source::Files(Files { objects, state }))
 }
 
-/// What may stand in a name of any kind.
-pub(crate) fn is_name(text: &str) -> bool {
-    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | ':'))
-}
-
 /// The mesh's other trust domains.
 fn aliases(own: &TrustDomain, written: &[String]) -> Result<Arc<[TrustDomain]>, Mistake> {
     let mut aliases: Vec<TrustDomain> = Vec::with_capacity(written.len());
@@ -226,7 +223,7 @@ fn aliases(own: &TrustDomain, written: &[String]) -> Result<Arc<[TrustDomain]>, 
         let wrong = |message: String| (format!("trust_domain_aliases[{index}]"), message);
         let alias = text.parse().map_err(|error| wrong(format!("{error}")))?;
         if alias == *own || aliases.contains(&alias) {
-            return Err(wrong(format!("{alias} is named twice")));
+            return Err(wrong(format!("{alias} is listed twice")));
         }
         aliases.push(alias);
     }
@@ -234,134 +231,4 @@ fn aliases(own: &TrustDomain, written: &[String]) -> Result<Arc<[TrustDomain]>, 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse_in(text: &str, surroundings: &Surroundings) -> Result<Config, Mistake> {
-        config::parse(text).and_then(|written: Written| written.check(surroundings))
-    }
-
-    fn parse(text: &str) -> Result<Config, Mistake> {
-        let surroundings = Surroundings { namespace: Some("mesh".to_owned()), pod: Some("ctl-1".to_owned()) };
-        parse_in(text, &surroundings)
-    }
-
-    #[test]
-    fn defaults() {
-        let config = parse("objects: /o\nstate: /s\n").unwrap();
-        assert_eq!(config.listen.to_string(), "[::]:15012");
-        assert_eq!(config.metrics.to_string(), "[::]:15014");
-        assert_eq!(config.admin.to_string(), "127.0.0.1:15000");
-        assert_eq!(config.derive, derive::Settings::default());
-        assert_eq!(config.server_name, "ambit-controller");
-        assert_eq!(config.max_certificate_ttl, Duration::from_hours(24));
-        assert_eq!(config.log, logs::Settings::default());
-    }
-
-    #[test]
-    fn everything_said() {
-        let config = parse(
-            "{objects: o, state: s, listen: '127.0.0.1:0', metrics: '127.0.0.1:1', admin: '[::1]:2', \
-             trust_domain: example.org, trust_domain_aliases: [old.example, older.example], root_namespace: \
-             root, cluster: c-1, server_name: ctl.example.org, max_certificate_ttl_seconds: 10, \
-             drain_timeout_seconds: 1, log: {format: json, filter: debug}}",
-        )
-        .unwrap();
-        assert_eq!(config.listen.to_string(), "127.0.0.1:0");
-        assert_eq!(config.derive.trust_domain.as_str(), "example.org");
-        let aliases: Vec<&str> = config.derive.trust_domain_aliases.iter().map(TrustDomain::as_str).collect();
-        assert_eq!(aliases, ["old.example", "older.example"]);
-        assert_eq!((config.derive.root_namespace.as_str(), config.derive.cluster.as_str()), ("root", "c-1"));
-        assert_eq!(config.max_certificate_ttl, Duration::from_secs(10));
-        assert_eq!(config.log, logs::Settings { format: logs::Format::Json, filter: "debug".to_owned() });
-    }
-
-    #[test]
-    fn on_kubernetes() {
-        let config = parse("kubernetes: {}").unwrap();
-        let Source::Kubernetes(settings) = &config.source else { panic!("{:?}", config.source) };
-        assert_eq!((settings.namespace.as_str(), settings.pod_name.as_str()), ("mesh", "ctl-1"));
-        assert_eq!(config.server_name, "ambit-controller.mesh.svc");
-        assert_eq!(config.derive.root_namespace, "mesh");
-        assert_eq!(config.readiness.unwrap().to_string(), "[::]:15021");
-
-        let config = parse(
-            "{kubernetes: {namespace: own, pod_name: p, root_trust_wait_seconds: 5}, server_name: other, \
-             root_namespace: root, readiness: '127.0.0.1:9'}",
-        )
-        .unwrap();
-        let Source::Kubernetes(settings) = &config.source else { panic!("{:?}", config.source) };
-        assert_eq!((settings.namespace.as_str(), settings.pod_name.as_str()), ("own", "p"));
-        assert_eq!(settings.root_trust_wait, Duration::from_secs(5));
-        assert_eq!((config.server_name.as_str(), config.derive.root_namespace.as_str()), ("other", "root"));
-        assert_eq!(config.readiness.unwrap().to_string(), "127.0.0.1:9");
-
-        assert_eq!(config.log.filter, "info,kube_client=off");
-        let nowhere = Surroundings { namespace: None, pod: None };
-        let (field, _) = parse_in("kubernetes: {pod_name: p}", &nowhere).unwrap_err();
-        assert_eq!(field, "kubernetes.namespace");
-        let (field, _) = parse_in("kubernetes: {namespace: n}", &nowhere).unwrap_err();
-        assert_eq!(field, "kubernetes.pod_name");
-    }
-
-    #[test]
-    fn mistakes_name_their_field() {
-        let rows = [
-            ("unknown field", "objects: o\nstate: s\nlisten_on: x", "listen_on", "unknown field"),
-            (
-                "unknown nested field",
-                "objects: o\nstate: s\nlog: {colour: red}",
-                "log.colour",
-                "unknown field",
-            ),
-            ("missing", "state: s", "", "missing field `objects`"),
-            ("no source", "listen: '[::]:1'", "", "neither"),
-            ("two sources", "objects: o\nstate: s\nkubernetes: {}", "kubernetes", "only one counts"),
-            ("half a source", "objects: o\nkubernetes: {}", "kubernetes", "only one counts"),
-            ("no state", "objects: o", "", "missing field `state`"),
-            ("unknown field", "kubernetes: {name_space: x}", "kubernetes.name_space", "unknown field"),
-            ("no namespace", "kubernetes: {namespace: 'A b'}", "kubernetes.namespace", "is not a name"),
-            ("empty", "objects: ''\nstate: s", "objects", "is empty"),
-            ("the same folder", "objects: s\nstate: s", "state", "must not be"),
-            ("address", "objects: o\nstate: s\nlisten: here", "listen", "invalid socket address"),
-            (
-                "lifetime",
-                "objects: o\nstate: s\nmax_certificate_ttl_seconds: 0",
-                "max_certificate_ttl_seconds",
-                "0 is not",
-            ),
-            (
-                "lifetime's type",
-                "objects: o\nstate: s\nmax_certificate_ttl_seconds: day",
-                "max_certificate_ttl_seconds",
-                "invalid type",
-            ),
-            (
-                "trust domain",
-                "objects: o\nstate: s\ntrust_domain: A B",
-                "trust_domain",
-                "is not a trust domain",
-            ),
-            (
-                "trust domain alias",
-                "objects: o\nstate: s\ntrust_domain_aliases: [a.b, A]",
-                "trust_domain_aliases[1]",
-                "is not a trust domain",
-            ),
-            (
-                "an alias that is the trust domain",
-                "objects: o\nstate: s\ntrust_domain_aliases: [cluster.local]",
-                "trust_domain_aliases[0]",
-                "named twice",
-            ),
-            ("namespace", "objects: o\nstate: s\nroot_namespace: ''", "root_namespace", "is not a name"),
-            ("log format", "objects: o\nstate: s\nlog: {format: xml}", "log.format", "unknown variant `xml`"),
-            ("no YAML", "objects: o: p", "", "line 1"),
-        ];
-        for (name, text, field, message) in rows {
-            let (found, said) = parse(text).unwrap_err();
-            assert_eq!(found, field, "{name}: {said}");
-            assert!(said.contains(message), "{name}: {said}");
-        }
-    }
-}
+mod tests;

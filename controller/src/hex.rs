@@ -1,7 +1,8 @@
-//! Bytes as hexadecimal text, and back.
+//! Hexadecimal text.
 
 use std::fmt::Write as _;
 
+/// Bytes as lower-case hexadecimal text.
 pub(crate) fn encode(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         // Writing into a String cannot fail.
@@ -10,6 +11,7 @@ pub(crate) fn encode(bytes: &[u8]) -> String {
     })
 }
 
+/// Exactly `N` bytes from hexadecimal text.
 pub(crate) fn decode<const N: usize>(text: &str) -> Option<[u8; N]> {
     let bytes = text.as_bytes();
     let mut out = [0; N];

@@ -1,20 +1,23 @@
-//! The controller: reads the objects users write, tells every node's daemon what it needs to know, and hands
-//! out certificates.
+//! The controller: reads the objects that users write, serves configuration to the node daemons, and issues
+//! certificates.
 //!
-//! Way in: [`run::run`]. From there a change goes [`objects`] (files → objects) or [`kubernetes`] (API →
-//! objects) → [`pipeline`]: `ambit_core::derive` (objects → changes) → `Mesh::apply` → the publisher of
-//! `ambit_xds`; a certificate request goes [`issue`] → [`ca`].
+//! Entry point: [`run::run`]. A change passes through [`objects`] (files → objects) or [`kubernetes`]
+//! (API → objects), then [`pipeline`]: `ambit_core::derive` (objects → changes), `Mesh::apply`, and the
+//! publisher of `ambit_xds`. A certificate request passes through [`issue`] and [`ca`].
 
 mod admin;
 mod bootstrap;
 mod ca;
 mod config;
+mod files;
+mod frontend;
 mod hex;
 mod issue;
 mod kubernetes;
 mod objects;
 mod pipeline;
 mod run;
+mod secrets;
 mod serving;
 mod shared;
 mod state;
@@ -49,7 +52,7 @@ enum Verb {
         /// The node's name, as in its pods' spec.nodeName.
         #[arg(long)]
         node: String,
-        /// Where the node reaches the controller: host:port.
+        /// The controller's address for the node: host:port.
         #[arg(long)]
         address: String,
         /// The file to write. It holds a secret: mode 0600.
@@ -64,31 +67,5 @@ fn main() -> anyhow::Result<()> {
         Verb::Bootstrap { config, node, address, output } => {
             bootstrap::write(&config, &node, &address, &output)
         }
-    }
-}
-
-/// An error and its causes on one line.
-fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = in_words(error);
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_in_words = in_words(cause);
-        // Some errors say what their cause says.
-        if !text.ends_with(&cause_in_words) {
-            text = format!("{text}: {cause_in_words}");
-        }
-        source = cause.source();
-    }
-    text
-}
-
-/// What an API server answered is said in its own words: the error prints the whole answer, twice.
-fn in_words(error: &(dyn std::error::Error + 'static)) -> String {
-    match error.downcast_ref() {
-        Some(kube::Error::Api(status)) => status.message.clone(),
-        _ => match error.downcast_ref::<kube::core::Status>() {
-            Some(status) => status.message.clone(),
-            None => error.to_string(),
-        },
     }
 }

@@ -1,5 +1,5 @@
-//! From object events to clients: derive, apply, publish, report. What reads the objects (a folder of files
-//! or the Kubernetes API) hands its events to a [`Pipeline`].
+//! From object events to clients: derive, apply, publish, report. The source of the objects (a folder of
+//! files or the Kubernetes API) passes its events to a [`Pipeline`].
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use ambit_xds::server::Publisher;
 
 use crate::shared::Shared;
 
-/// The objects in force, what was derived from them, and who is told.
+/// The objects in force, the mesh derived from them, and the publisher.
 #[derive(Debug)]
 pub(crate) struct Pipeline {
     world: World,
@@ -24,15 +24,14 @@ impl Pipeline {
         Self { world: World::new(settings), mesh: Mesh::new(), publisher, shared }
     }
 
-    /// Takes events in without telling anybody. What they touched, and the objects of which something else is
-    /// to be said.
+    /// Applies events without publishing. Returns what they touched, and the new conditions of objects.
     pub(crate) fn derive(&mut self, events: Vec<ObjectEvent>) -> (Touched, Vec<Condition>) {
         let Derived { changes, conditions } = self.world.apply(events);
         conditions.iter().for_each(log_condition);
         (self.mesh.apply(changes), conditions)
     }
 
-    /// Publishes everything there is, as the first state.
+    /// Publishes everything, as the first state.
     pub(crate) fn publish_all(&self) {
         let everything = Touched {
             workloads: self.mesh.workloads().map(|workload| workload.uid.clone()).collect(),
@@ -45,25 +44,25 @@ impl Pipeline {
 
     /// Publishes what was touched.
     pub(crate) fn publish(&self, touched: &Touched) {
-        // Who asks for a certificate because of what is published next must find it allowed.
+        // First the mesh that certificate requests are checked against: daemons request what is published.
         self.shared.mesh.store(Arc::new(self.mesh.clone()));
         self.publisher.publish(&self.mesh, touched);
         tracing::info!(
             workloads = touched.workloads.len(),
             services = touched.services.len(),
             policies = touched.policies.len(),
-            "published"
+            "configuration published"
         );
     }
 
-    /// The objects whose present version cannot be put in force.
+    /// The objects whose present version is not accepted.
     pub(crate) fn refused(&self) -> BTreeSet<ObjectKey> {
         let refused = self.world.conditions().filter(|condition| !condition.accepted);
         refused.map(|condition| condition.object.clone()).collect()
     }
 
-    /// What is more than "accepted".
-    pub(crate) fn said(&self) -> Vec<Condition> {
+    /// The conditions that have a message.
+    pub(crate) fn messages(&self) -> Vec<Condition> {
         self.world.conditions().filter(|condition| !condition.message.is_empty()).cloned().collect()
     }
 }

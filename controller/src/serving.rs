@@ -1,9 +1,10 @@
-//! The controller's own TLS: a certificate made at the start, again at half of its life, and when another
-//! authority is to sign it; in memory only.
+//! The controller's own TLS certificate: created at the start, renewed at half of its lifetime and when the
+//! signing authority changes; in memory only.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use ambit_kube::error::chain;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rustls::ServerConfig;
@@ -13,15 +14,15 @@ use rustls::sign::CertifiedKey;
 
 use crate::ca::{self, Authorities, Authority};
 
-/// Between two looks at the clock: it may jump.
-const LOOK: Duration = Duration::from_mins(1);
+/// The longest sleep: the wall clock may jump.
+const MAX_SLEEP: Duration = Duration::from_mins(1);
 
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error("making the controller's own certificate")]
+    #[error("failed to create the controller's certificate")]
     Make(#[from] ca::Error),
-    #[error("taking the controller's own certificate")]
+    #[error("failed to use the controller's certificate")]
     Take(#[from] rustls::Error),
 }
 
@@ -32,7 +33,7 @@ pub(crate) struct Certificate {
     server_name: String,
     provider: Arc<CryptoProvider>,
     current: ArcSwap<CertifiedKey>,
-    /// Who signed the current one, and when the next is due.
+    /// The authority that signed the current one, and when it is to be renewed.
     signed: Mutex<(Arc<Authority>, SystemTime)>,
 }
 
@@ -65,16 +66,16 @@ impl Certificate {
         let mut authorities = self.authorities.clone();
         loop {
             tokio::select! {
-                () = tokio::time::sleep(LOOK) => {}
+                () = tokio::time::sleep(MAX_SLEEP) => {}
                 Ok(()) = authorities.changed() => {}
             }
             if let Err(error) = self.renew(SystemTime::now()) {
-                tracing::error!(error = %crate::error_chain(&error), "the controller's certificate was not renewed");
+                tracing::error!(error = chain(&error), "controller certificate not renewed");
             }
         }
     }
 
-    /// Makes the next one if it is due.
+    /// Creates the next one if it is due.
     fn renew(&self, now: SystemTime) -> Result<(), Error> {
         let authority = self.authorities.borrow().serving.clone();
         {
@@ -86,7 +87,7 @@ impl Certificate {
         let (key, renew_at) = make(&authority, &self.server_name, &self.provider)?;
         self.current.store(Arc::new(key));
         *self.signed.lock() = (authority, renew_at);
-        tracing::info!("the controller's certificate was renewed");
+        tracing::info!("controller certificate renewed");
         Ok(())
     }
 }
@@ -113,7 +114,7 @@ mod tests {
     use crate::state::Folder;
 
     #[test]
-    fn it_is_renewed_when_due() {
+    fn the_certificate_is_renewed_when_due() {
         let temporary = tempfile::tempdir().unwrap();
         let folder = Folder::open(temporary.path()).unwrap();
         let hour = Duration::from_hours(1);

@@ -1,4 +1,4 @@
-//! What the reconciling thread writes and servers read: snapshots, replaced whole.
+//! The state that the reconciling thread writes and servers read: snapshots, replaced as a whole.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +15,7 @@ pub(crate) struct Shared {
     pub(crate) status: ArcSwap<Status>,
 }
 
-/// What there is to say about the objects.
+/// The state of the objects.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Status {
     /// How many of each kind are in force.
@@ -24,6 +24,6 @@ pub(crate) struct Status {
     /// Folders that cannot be listed, and why.
     pub(crate) unreachable: BTreeMap<String, String>,
     pub(crate) problems: BTreeSet<Problem>,
-    /// What derivation says; only what is more than "accepted".
+    /// The conditions of derivation that have a message.
     pub(crate) conditions: Vec<Condition>,
 }

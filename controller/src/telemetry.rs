@@ -1,4 +1,4 @@
-//! The controller's metrics: what they mean, and what is read for them when somebody asks.
+//! The controller's metrics: their descriptions, and the values that are read at each scrape.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use crate::ca::Authorities;
 use crate::objects::catalog::{Problem, Verdict};
 use crate::shared::{Shared, Status};
 
-/// Kinds that are always shown, so that a zero is a number and not an absence.
+/// Kinds that are always shown, also with zero.
 const KINDS: [&str; 7] =
     ["Namespace", "Node", "Pod", "Service", "WorkloadEntry", "AuthorizationPolicy", "PeerAuthentication"];
-/// The kind of what could not be read far enough to know it.
+/// The kind of objects that could not be parsed far enough to know it.
 const UNKNOWN: &str = "unknown";
 
 pub(crate) static CERTIFICATES_ISSUED: Counter =
@@ -41,15 +41,15 @@ const SENT: Family =
     Family::counter("ambit_controller_xds_resources_sent_total", "Resources sent to clients.");
 const REMOVED: Family =
     Family::counter("ambit_controller_xds_resources_removed_total", "Removals sent to clients.");
-const ACKS: Family = Family::counter("ambit_controller_xds_acks_total", "Responses that clients took.");
+const ACKS: Family = Family::counter("ambit_controller_xds_acks_total", "Responses that clients accepted.");
 const NACKS: Family =
-    Family::counter("ambit_controller_xds_nacks_total", "Responses of which clients refused something.");
+    Family::counter("ambit_controller_xds_nacks_total", "Responses that clients rejected in part.");
 const ROOT_EXPIRY: Family = Family::gauge(
     "ambit_controller_root_expiry_timestamp_seconds",
     "When the root certificate expires, in seconds since 1970.",
 );
 
-/// Adds what there is to say about objects and clients.
+/// Adds the metrics of objects and clients.
 pub(crate) fn show(metrics: &Metrics, shared: &Arc<Shared>, publisher: &Publisher) {
     let (shared, publisher) = (shared.clone(), publisher.clone());
     metrics.collect(move |all| {
@@ -61,7 +61,7 @@ pub(crate) fn show(metrics: &Metrics, shared: &Arc<Shared>, publisher: &Publishe
     });
 }
 
-/// Adds when the root ends.
+/// Adds the expiry of the root.
 pub(crate) fn show_root(metrics: &Metrics, authorities: Authorities) {
     metrics.collect(move |all| {
         let end = authorities.borrow().workloads.root_not_after();
@@ -69,7 +69,7 @@ pub(crate) fn show_root(metrics: &Metrics, authorities: Authorities) {
     });
 }
 
-/// What is in force and what is rejected.
+/// Objects in force and rejected ones.
 fn objects(status: &Status, all: &mut Exposition) {
     let mut rejected: BTreeMap<&'static str, usize> = BTreeMap::new();
     for kind in rejected_kinds(status) {
@@ -87,7 +87,7 @@ fn objects(status: &Status, all: &mut Exposition) {
     all.single(&UNREACHABLE, status.unreachable.len());
 }
 
-/// The kind of every rejected document or object: several mistakes in one count once.
+/// The kind of every rejected document or object; several mistakes in one count once.
 fn rejected_kinds(status: &Status) -> Vec<&'static str> {
     let mut seen: Vec<(&str, Option<&str>, Option<&str>)> = Vec::new();
     let mut kinds = Vec::new();

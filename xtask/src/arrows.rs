@@ -19,6 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("ambit-crd", &["ambit-core"]),
     ("ambit-enrol", &["ambit-core"]),
     ("ambit-diag", &[]),
+    ("ambit-kube", &["ambit-core"]),
     ("ambit-hbone", &["ambit-core"]),
     ("ambit-daemon-kit", &["ambit-core"]),
     ("ambit-certificates", &["ambit-core", "ambit-daemon-kit", "ambit-hbone"]),
@@ -35,11 +36,11 @@ const ARROWS: &[(&str, &[&str])] = &[
             "ambit-xds",
         ],
     ),
-    ("ambit-controller", &["ambit-core", "ambit-crd", "ambit-daemon-kit", "ambit-xds"]),
-    ("ambit-cni", &["ambit-core", "ambit-daemon-kit", "ambit-enrol"]),
-    // The rule of who is in the mesh, and nothing else: it asks the cluster and the daemons over their
-    // interfaces.
-    ("ambit-cli", &["ambit-core"]),
+    ("ambit-controller", &["ambit-core", "ambit-crd", "ambit-daemon-kit", "ambit-kube", "ambit-xds"]),
+    ("ambit-cni", &["ambit-core", "ambit-daemon-kit", "ambit-enrol", "ambit-kube"]),
+    // The enrolment rule and the API client's helpers, nothing else: it asks the cluster and the daemons over
+    // their interfaces.
+    ("ambit-cli", &["ambit-core", "ambit-kube"]),
     ("ambit-harness", &[]),
     ("ambit-cluster", &[]),
     ("ambit-apps", &[]),

@@ -1,4 +1,4 @@
-//! The configuration file: YAML, every field named and checked, an unknown one refused. Way in:
+//! The configuration file: YAML, every field named and checked, unknown ones refused. Entry point:
 //! [`Config::read`].
 
 use std::net::{Ipv6Addr, SocketAddr};
@@ -21,7 +21,7 @@ pub struct Config {
     pub cluster: String,
     /// Ambit's own namespace.
     pub namespace: String,
-    /// The DaemonSet this agent belongs to. Without it, nothing is ever uninstalled.
+    /// The DaemonSet of this agent. Without it, the agent never uninstalls anything.
     #[serde(default)]
     pub daemon_set: Option<String>,
     /// The service account of the plugin.
@@ -30,7 +30,7 @@ pub struct Config {
     /// The folder of ztunnel's socket, as mounted here.
     #[serde(default = "default_run_dir")]
     pub run_dir: PathBuf,
-    /// The same folder as the host's processes see it; the same path where nothing is said.
+    /// The same folder as the host's processes see it; by default the same path.
     #[serde(default)]
     pub host_run_dir: Option<PathBuf>,
     /// The host's folder of CNI plugins, as mounted here.
@@ -42,7 +42,7 @@ pub struct Config {
     /// The same folder as the host's processes see it: the plugin's entry says so.
     #[serde(default = "default_host_cni_conf_dir")]
     pub host_cni_conf_dir: PathBuf,
-    /// The plugin's binary in this image; where nothing is said, it lies beside the agent's.
+    /// The plugin's binary in this image; by default beside the agent's.
     #[serde(default)]
     pub plugin: Option<PathBuf>,
     /// The host's processes: `/proc`, in a pod with `hostPID`.
@@ -51,6 +51,7 @@ pub struct Config {
     /// The host's root, through one of its processes.
     #[serde(default = "default_host_root")]
     pub host_root: PathBuf,
+    /// The BPF file system.
     #[serde(default = "default_bpffs")]
     pub bpffs: PathBuf,
     /// ztunnel's instance: the folder in the BPF file system.
@@ -59,19 +60,22 @@ pub struct Config {
     /// Pods of these namespaces are never captured; Ambit's own is always among them.
     #[serde(default)]
     pub excluded_namespaces: Vec<String>,
-    /// Where the host reaches the API server (`https://host:port`), if not where this process does.
+    /// The API server's address for the host (`https://host:port`), if it differs from this process'.
     #[serde(default)]
     pub api_server: Option<String>,
-    /// For running outside a pod.
+    /// The kubeconfig, outside a pod.
     #[serde(default)]
     pub kubeconfig: Option<PathBuf>,
+    /// The address of `/metrics`.
     #[serde(default = "default_metrics")]
     pub metrics: SocketAddr,
+    /// The address of `/healthz/ready` and `/healthz/started`.
     #[serde(default = "default_readiness")]
     pub readiness: SocketAddr,
-    /// Where logs can be changed; nowhere unless said.
+    /// The address of the admin interface, which changes the log filter; by default none.
     #[serde(default)]
     pub admin: Option<SocketAddr>,
+    /// Format and filter of the log.
     #[serde(default)]
     pub log: logs::Settings,
 }
@@ -125,12 +129,12 @@ fn default_readiness() -> SocketAddr {
 }
 
 impl Config {
-    /// Reads and checks the file. `node`: what the command line says, which goes before the file.
+    /// Reads and checks the file. `node` overrides the file's.
     pub fn read(path: &Path, node: Option<String>) -> Result<Self, Error> {
         config::read(path, |written: Self| written.complete(node))
     }
 
-    /// With what the command line says and what goes without saying.
+    /// Applies the command line and the defaults that depend on other fields.
     fn complete(mut self, node: Option<String>) -> Result<Self, Mistake> {
         self.node = node.unwrap_or(self.node);
         self.check()?;
@@ -183,8 +187,8 @@ impl Config {
             ("bpffs", &self.bpffs),
         ];
         for (field, path) in paths {
-            // What is removed in the end must not depend on where a process was started, nor be everything
-            // there is.
+            // Folders are removed at an uninstallation: they must not depend on the working directory, nor be
+            // the root.
             if !path.is_absolute() || path.parent().is_none() && field != "host_root" {
                 return wrong(field, format!("{} is not an absolute path of a folder", path.display()));
             }
@@ -199,64 +203,4 @@ impl Config {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(text: &str, node: Option<String>) -> Result<Config, Mistake> {
-        config::parse(text).and_then(|written: Config| written.complete(node))
-    }
-
-    #[test]
-    fn defaults_and_the_command_line() {
-        let config = parse("namespace: ambit-system\n", Some("n1".to_owned())).unwrap();
-        assert_eq!((config.node.as_str(), config.cluster.as_str()), ("n1", "Kubernetes"));
-        assert_eq!(config.excluded_namespaces, ["ambit-system"]);
-        assert_eq!(config.daemon_set, None);
-        assert_eq!(config.run_dir, Path::new("/run/ambit"));
-        assert_eq!(config.metrics.to_string(), "[::]:15022");
-        let config = parse("{namespace: a, node: file}", Some("flag".to_owned())).unwrap();
-        assert_eq!(config.node, "flag");
-    }
-
-    #[test]
-    fn everything_said() {
-        let config = parse(
-            "{node: n, cluster: c-1, namespace: mesh, daemon_set: zt, cni_service_account: plugin, run_dir: /r, host_run_dir: /hr, \
-             cni_bin_dir: /b, cni_conf_dir: /c, host_cni_conf_dir: /hc, plugin: /p, proc: /hp, host_root: /, bpffs: /f, \
-             instance: i, excluded_namespaces: [legacy, mesh], api_server: 'https://10.0.0.1:6443', kubeconfig: /k, \
-             metrics: '127.0.0.1:1', readiness: '127.0.0.1:2', admin: '127.0.0.1:3', log: {format: json, filter: debug}}",
-            None,
-        )
-        .unwrap();
-        assert_eq!(config.excluded_namespaces, ["legacy", "mesh"]);
-        assert_eq!(config.daemon_set.as_deref(), Some("zt"));
-        assert_eq!(config.log, logs::Settings { format: logs::Format::Json, filter: "debug".to_owned() });
-    }
-
-    #[test]
-    fn mistakes_name_their_field() {
-        let rows = [
-            ("unknown field", "node: n\nnamespace: a\nconf: x", "conf", "unknown field"),
-            ("missing", "node: n", "", "missing field `namespace`"),
-            ("no node", "namespace: a", "node", "is not a name"),
-            ("a path as a name", "{node: n, namespace: a, instance: ../x}", "instance", "is not a name"),
-            ("a relative path", "{node: n, namespace: a, run_dir: run}", "run_dir", "absolute"),
-            ("the root", "{node: n, namespace: a, bpffs: /}", "bpffs", "absolute"),
-            ("an address", "{node: n, namespace: a, metrics: here}", "metrics", "invalid socket address"),
-            (
-                "an excluded namespace",
-                "{node: n, namespace: a, excluded_namespaces: [b, '']}",
-                "excluded_namespaces[1]",
-                "is not a name",
-            ),
-            ("plain HTTP", "{node: n, namespace: a, api_server: 'http://x'}", "api_server", "https://"),
-            ("a DaemonSet's name", "{node: n, namespace: a, daemon_set: ''}", "daemon_set", "is not a name"),
-            ("log format", "{node: n, namespace: a, log: {format: xml}}", "log.format", "unknown variant"),
-        ];
-        for (name, text, field, message) in rows {
-            let (found, said) = parse(text, None).unwrap_err();
-            assert_eq!(found, field, "{name}: {said}");
-            assert!(said.contains(message), "{name}: {said}");
-        }
-    }
-}
+mod tests;

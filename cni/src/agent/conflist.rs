@@ -1,7 +1,7 @@
-//! A CNI configuration with our entry in it, or without: text to text. Only our entry's characters change;
-//! what others wrote, and how, stays.
+//! A CNI configuration with our entry, or without it: text to text. Only our entry's characters change; the
+//! text and the formatting of others stay.
 //!
-//! Ways in: [`with_entry`] and [`without_entry`].
+//! Entry points: [`with_entry`] and [`without_entry`].
 
 use std::ops::Range;
 
@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use crate::entry::{Entry, PLUGIN};
 
-/// What a file of the configuration folder holds.
+/// The form of a configuration file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
     /// A list of plugins.
@@ -19,7 +19,7 @@ pub(crate) enum Form {
     Single,
 }
 
-/// Why a file is not taken for a configuration. Runtimes pass over such files too.
+/// Why a file is not a configuration. Runtimes ignore such files too.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ConflistError {
     #[error("not JSON: {0}")]
@@ -30,15 +30,15 @@ pub(crate) enum ConflistError {
     Empty,
 }
 
-/// A file's text once our entry is gone.
+/// A file's text without our entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Without {
-    /// There was none.
+    /// There was no entry.
     Same,
     List(String),
-    /// The list was ours; this is the single plugin it was made around.
+    /// The list was ours; this is the single plugin that it wraps.
     Single(String),
-    /// Nothing but our entry was in it.
+    /// The list had only our entry.
     Nothing,
 }
 
@@ -60,7 +60,7 @@ impl<'a> Outer<'a> {
     }
 }
 
-/// What form a configuration has.
+/// The form of a configuration.
 pub(crate) fn form(text: &str) -> Result<Form, ConflistError> {
     let outer = Outer::parse(text)?;
     match (outer.plugins, outer.kind) {
@@ -71,8 +71,8 @@ pub(crate) fn form(text: &str) -> Result<Form, ConflistError> {
     }
 }
 
-/// The configuration as a list with our entry: at its end, or where it stands already. `None`: it is there as
-/// it should.
+/// The configuration as a list with our entry: at its end, or where it stands already. `None`: no change is
+/// needed.
 pub(crate) fn with_entry(text: &str, entry: &Entry) -> Result<Option<String>, ConflistError> {
     match form(text)? {
         Form::Single => wrap(text, entry).map(Some),
@@ -84,7 +84,7 @@ pub(crate) fn with_entry(text: &str, entry: &Entry) -> Result<Option<String>, Co
                 [] => Ok(Some(append(text, &plugins, entry))),
                 [at] => Ok(replace(text, plugins[at], entry)),
                 [first, ..] => {
-                    // Somebody merged two files. One is enough.
+                    // Two files were merged. One entry is enough.
                     let kept = wraps(plugins[first]);
                     match without_entry(text)? {
                         Without::List(rest) => {
@@ -153,7 +153,7 @@ fn replace(text: &str, old: &RawValue, entry: &Entry) -> Option<String> {
     Some(format!("{}{}{}", &text[..span.start], written(&entry, before), &text[span.end..]))
 }
 
-/// A list around a single plugin, whose text is kept as it is.
+/// A list that wraps a single plugin, whose text is unchanged.
 fn wrap(text: &str, entry: &Entry) -> Result<String, ConflistError> {
     let outer = Outer::parse(text)?;
     let entry = Entry { wraps_conf: true, ..entry.clone() };
@@ -202,131 +202,4 @@ fn span(text: &str, part: &RawValue) -> Range<usize> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn entry(server: &str) -> Entry {
-        Entry {
-            kind: PLUGIN.to_owned(),
-            kubeconfig: "/etc/cni/net.d/ambit-cni.kubeconfig".into(),
-            socket: format!("/run/{server}/enrol.sock").into(),
-            cluster: "Kubernetes".to_owned(),
-            excluded_namespaces: vec!["ambit-system".to_owned()],
-            log_file: None,
-            wraps_conf: false,
-        }
-    }
-
-    const PRETTY: &str = r#"{
-  "cniVersion": "1.0.0", "name": "lab",
-  "plugins": [
-    { "type": "bridge", "note": "}],\"" },
-    {
-      "type":   "portmap"
-    }
-  ]
-}
-"#;
-    const COMPACT: &str = r#"{"name":"k8s","plugins":[{"type":"ptp"}],"disableCheck":true}"#;
-    const TABS: &str = "{\n\t\"plugins\": [\n\t\t{\"type\": \"calico\"}\n\t]\n}";
-    const SINGLE: &str =
-        "{\n  \"cniVersion\": \"0.3.1\",\n  \"name\": \"old\",\n  \"type\": \"flannel\"\n}\n";
-
-    fn plugins(text: &str) -> Vec<String> {
-        let value: serde_json::Value = serde_json::from_str(text).unwrap();
-        let plugins = value["plugins"].as_array().unwrap();
-        plugins.iter().map(|plugin| plugin["type"].as_str().unwrap().to_owned()).collect()
-    }
-
-    #[test]
-    fn inserted_last_and_removed_without_a_trace() {
-        let rows: [(&str, &str, &[&str]); 3] = [
-            ("indented", PRETTY, &["bridge", "portmap", PLUGIN]),
-            ("on one line", COMPACT, &["ptp", PLUGIN]),
-            ("tabs", TABS, &["calico", PLUGIN]),
-        ];
-        for (name, text, expected) in rows {
-            let with = with_entry(text, &entry("a")).unwrap().unwrap();
-            assert_eq!(plugins(&with), expected, "{name}: {with}");
-            assert_eq!(with_entry(&with, &entry("a")).unwrap(), None, "{name}: again");
-            assert_eq!(without_entry(&with).unwrap(), Without::List(text.to_owned()), "{name}");
-        }
-    }
-
-    #[test]
-    fn the_rest_keeps_its_form() {
-        let with = with_entry(PRETTY, &entry("a")).unwrap().unwrap();
-        let (before, after) = PRETTY.split_at(PRETTY.find("\n  ]\n}").unwrap());
-        assert!(with.starts_with(before) && with.ends_with(after), "{with}");
-        assert!(with.contains("\n    {\n      \"type\": \"ambit-cni\",\n"), "{with}");
-        let compact = with_entry(COMPACT, &entry("a")).unwrap().unwrap();
-        assert!(!compact.contains('\n'), "{compact}");
-    }
-
-    #[test]
-    fn an_old_entry_is_replaced_where_it_stands() {
-        let old = with_entry(PRETTY, &entry("old")).unwrap().unwrap();
-        let old = old.replace("\n  ]\n}", ",\n    {\"type\": \"later\"}\n  ]\n}");
-        let new = with_entry(&old, &entry("new")).unwrap().unwrap();
-        assert_eq!(plugins(&new), ["bridge", "portmap", PLUGIN, "later"]);
-        assert_eq!(new, old.replace("/run/old/", "/run/new/"));
-        // One of another version of ours, with fields that this one does not know.
-        let foreign = r#"{"plugins":[{"type":"x"},{"type":"ambit-cni","mode":7}]}"#;
-        let mended = with_entry(foreign, &entry("a")).unwrap().unwrap();
-        assert_eq!(with_entry(&mended, &entry("a")).unwrap(), None, "{mended}");
-    }
-
-    #[test]
-    fn of_several_entries_one_stays() {
-        let twice = r#"{"plugins":[{"type":"ambit-cni"},{"type":"x"},{"type":"ambit-cni"},{"type":"y"}]}"#;
-        let once = with_entry(twice, &entry("a")).unwrap().unwrap();
-        assert_eq!(plugins(&once), ["x", "y", PLUGIN]);
-        assert_eq!(
-            without_entry(&once).unwrap(),
-            Without::List(r#"{"plugins":[{"type":"x"},{"type":"y"}]}"#.to_owned())
-        );
-    }
-
-    #[test]
-    fn a_single_plugin_becomes_a_list_and_comes_back() {
-        let list = with_entry(SINGLE, &entry("a")).unwrap().unwrap();
-        assert_eq!(plugins(&list), ["flannel", PLUGIN]);
-        let value: serde_json::Value = serde_json::from_str(&list).unwrap();
-        assert_eq!((&value["cniVersion"], &value["name"]), (&"0.3.1".into(), &"old".into()));
-        assert_eq!(with_entry(&list, &entry("a")).unwrap(), None, "again");
-        let changed = with_entry(&list, &entry("b")).unwrap().unwrap();
-        assert_eq!(
-            without_entry(&changed).unwrap(),
-            Without::Single(SINGLE.to_owned()),
-            "also after an upgrade"
-        );
-        // Somebody has added a plugin to our list: it stays a list.
-        let added = list.replace("\n  ]", ",\n    {\"type\": \"later\"}\n  ]");
-        assert!(
-            matches!(without_entry(&added).unwrap(), Without::List(rest) if plugins(&rest) == ["flannel", "later"])
-        );
-    }
-
-    #[test]
-    fn what_has_no_entry_stays() {
-        for text in [PRETTY, COMPACT, SINGLE] {
-            assert_eq!(without_entry(text).unwrap(), Without::Same);
-        }
-        assert_eq!(without_entry(r#"{"plugins":[{"type":"ambit-cni"}]}"#).unwrap(), Without::Nothing);
-    }
-
-    #[test]
-    fn what_is_no_configuration_is_passed_over() {
-        let rows = [
-            ("no JSON", "# nothing", "not JSON"),
-            ("a list without plugins", r#"{"plugins":[]}"#, "no plugins"),
-            ("neither", r#"{"name":"x"}"#, "neither"),
-            ("an empty type", r#"{"type":""}"#, "neither"),
-            ("a list of something else", r#"{"plugins":{}}"#, "not JSON"),
-        ];
-        for (name, text, expected) in rows {
-            let error = with_entry(text, &entry("a")).unwrap_err().to_string();
-            assert!(error.contains(expected), "{name}: {error}");
-        }
-    }
-}
+mod tests;

@@ -1,6 +1,7 @@
-//! Speaks with ztunnel: a thread that carries jobs out in their order, since each call waits for an answer.
+//! The client of ztunnel's enrolment socket: a thread that executes jobs in order, since each call waits for
+//! an answer.
 //!
-//! Jobs that have gathered are taken together, so that one look through the node's processes serves them all.
+//! Queued jobs are taken together: one pass through the node's processes serves them all.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -11,59 +12,59 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use ambit_enrol::{Client, Error, Pod, SourceName, release_once};
+use ambit_kube::error::chain;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::namespaces;
-use super::state::{Outcome, PodKey};
-use crate::chain;
+use super::pod::PodKey;
+use super::step::Outcome;
 
-/// For each answer, and for ztunnel to come up. Longer than ztunnel itself waits for its first configuration.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
-/// Whose a pod is that the plugin enrolled.
+/// The deadline of each answer, and of ztunnel's start. Longer than ztunnel waits for its first
+/// configuration.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+/// The source of pods that the plugin enrolled.
 const PLUGIN_SOURCE: &str = "cni";
+/// The source of pods that this agent enrols.
 const OWN_SOURCE: &str = "node-agent";
 
-/// Where ztunnel and the pods' processes are.
+/// Where ztunnel's socket and the pods' processes are.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) socket: PathBuf,
     pub(crate) proc: PathBuf,
     pub(crate) cluster: String,
-    pub(crate) patience: Duration,
+    pub(crate) deadline: Duration,
 }
 
-/// What is asked of the thread.
+/// A job for the thread.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Job {
-    Enrol {
-        key: PodKey,
-        uid: String,
-    },
-    Keep {
-        key: PodKey,
-    },
-    Release {
-        key: PodKey,
-    },
-    /// Of a pod that the plugin enrolled and nobody has taken over.
-    ReleasePlugins {
-        key: PodKey,
-    },
+    /// Enrol a pod.
+    Enrol { key: PodKey, uid: String },
+    /// Tell ztunnel that a pod stays, if it has it.
+    Keep { key: PodKey },
+    /// Release a pod that this agent enrolled.
+    Release { key: PodKey },
+    /// Release a pod that the plugin enrolled.
+    ReleasePlugins { key: PodKey },
+    /// Tell ztunnel that it has been told of all pods.
     Snapshot,
 }
 
-/// What it answers.
+/// A report of the thread.
 #[derive(Debug)]
 pub(crate) enum Report {
+    /// The outcome of a step.
     Pod(PodKey, Outcome),
-    /// ztunnel does not release it for us: it is another source's.
+    /// ztunnel did not release the pod: another source enrolled it.
     NotOurs(PodKey),
+    /// Whether ztunnel has accepted the snapshot.
     Snapshot(bool),
     /// Whether ztunnel answers.
     Ztunnel(Result<(), String>),
 }
 
-/// Starts the thread. It ends when no more jobs can come.
+/// Starts the thread. It ends when all senders of jobs are dropped.
 pub(crate) fn start(settings: Settings, reports: UnboundedSender<Report>) -> io::Result<Sender<Job>> {
     let (sender, jobs) = channel();
     let enroller = Enroller { settings, client: None, reports };
@@ -86,7 +87,7 @@ impl Enroller {
             let namespaces = if reached.is_ok() { self.namespaces(&batch) } else { BTreeMap::new() };
             for job in batch {
                 let report = match (&self.client, &reached) {
-                    (Some(client), Ok(())) => self.carry_out(client, job, &namespaces),
+                    (Some(client), Ok(())) => self.execute(client, job, &namespaces),
                     _ => failed(job),
                 };
                 self.report(report);
@@ -94,14 +95,14 @@ impl Enroller {
         }
     }
 
-    /// The client connects again by itself; only the first time is ours.
+    /// Connects the first time; afterwards the client reconnects by itself.
     fn connect(&mut self) -> Result<(), String> {
         if self.client.is_some() {
             return Ok(());
         }
         let socket = &self.settings.socket;
         let client =
-            source(OWN_SOURCE).and_then(|source| Client::connect(socket, source, self.settings.patience));
+            source(OWN_SOURCE).and_then(|source| Client::connect(socket, source, self.settings.deadline));
         self.client = Some(client.map_err(|error| chain(&error))?);
         Ok(())
     }
@@ -118,18 +119,18 @@ impl Enroller {
             return BTreeMap::new();
         }
         namespaces::find(&self.settings.proc, &wanted).unwrap_or_else(|error| {
-            tracing::warn!(%error, "looking for pods' network namespaces");
+            tracing::warn!(%error, "failed to list the node's processes");
             BTreeMap::new()
         })
     }
 
-    fn carry_out(&self, client: &Client, job: Job, namespaces: &BTreeMap<String, File>) -> Report {
+    fn execute(&self, client: &Client, job: Job, namespaces: &BTreeMap<String, File>) -> Report {
         match job {
             Job::Enrol { key, uid } => {
                 if let Some(namespace) = namespaces.get(&uid) {
                     return self.enrol(client, key, uid, namespace);
                 }
-                tracing::debug!(pod = %key, uid, "no process of the pod is running yet");
+                tracing::debug!(pod = %key, uid, "pod has no running process yet");
                 self.not_yet(client, key)
             }
             Job::Keep { key } => match client.keep(&self.wire_uid(&key)) {
@@ -143,7 +144,7 @@ impl Enroller {
             },
             Job::ReleasePlugins { key } => {
                 let result = source(PLUGIN_SOURCE).and_then(|source| {
-                    release_once(&self.settings.socket, &source, &self.wire_uid(&key), self.settings.patience)
+                    release_once(&self.settings.socket, &source, &self.wire_uid(&key), self.settings.deadline)
                 });
                 match result {
                     Ok(()) => released(key),
@@ -153,7 +154,7 @@ impl Enroller {
             Job::Snapshot => {
                 let result = client.snapshot_sent();
                 if let Err(error) = &result {
-                    tracing::warn!(error = chain(error), "telling ztunnel that it knows all pods");
+                    tracing::warn!(error = chain(error), "snapshot not accepted by ztunnel");
                 }
                 Report::Snapshot(result.is_ok())
             }
@@ -164,18 +165,18 @@ impl Enroller {
         let pod = Pod { uid: self.wire_uid(&key), namespace: key.namespace.clone(), name: key.name.clone() };
         match client.add(&pod, namespace.as_fd()) {
             Ok(()) => {
-                tracing::info!(pod = %key, "enrolled");
+                tracing::info!(pod = %key, "pod enrolled");
                 Report::Pod(key, Outcome::Enrolled { uid })
             }
             Err(error @ Error::Refused { .. }) => {
-                tracing::warn!(pod = %key, error = chain(&error), "not enrolled");
+                tracing::warn!(pod = %key, error = chain(&error), "pod not enrolled");
                 self.not_yet(client, key)
             }
             Err(error) => self.lost(key, &error),
         }
     }
 
-    /// Has ztunnel not release it, should it have it from before.
+    /// Tells ztunnel that the pod stays, if it has it from before.
     fn not_yet(&self, client: &Client, key: PodKey) -> Report {
         match client.keep(&self.wire_uid(&key)) {
             Ok(()) | Err(Error::Refused { .. }) => Report::Pod(key, Outcome::NotYet),
@@ -184,7 +185,7 @@ impl Enroller {
     }
 
     fn lost(&self, key: PodKey, error: &Error) -> Report {
-        tracing::warn!(pod = %key, error = chain(error), "ztunnel did not answer");
+        tracing::warn!(pod = %key, error = chain(error), "no answer from ztunnel");
         self.report(Report::Ztunnel(Err(chain(error))));
         Report::Pod(key, Outcome::Failed)
     }
@@ -194,13 +195,13 @@ impl Enroller {
     }
 
     fn report(&self, report: Report) {
-        // Nobody listens any more when the agent is ending.
+        // The receiver is gone when the agent stops.
         _ = self.reports.send(report);
     }
 }
 
 fn released(key: PodKey) -> Report {
-    tracing::info!(pod = %key, "released");
+    tracing::info!(pod = %key, "pod released");
     Report::Pod(key, Outcome::Released)
 }
 
@@ -218,5 +219,4 @@ fn source(name: &str) -> Result<SourceName, Error> {
 }
 
 #[cfg(test)]
-#[path = "enroller_tests.rs"]
 mod tests;

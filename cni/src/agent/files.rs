@@ -1,16 +1,16 @@
-//! Files that others read at any moment: whole, or not there.
+//! Files that others may read at any moment: replaced atomically.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-/// Puts a file in its place in one step, with these permissions and no others on the way.
+/// Replaces a file atomically; it has this mode from the start.
 pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let temporary = beside(path)?;
     let written = write(&temporary, content, mode).and_then(|()| std::fs::rename(&temporary, path));
     if written.is_err() {
-        // What is in the way is ours.
+        // The temporary file is ours.
         _ = std::fs::remove_file(&temporary);
     }
     written
@@ -22,8 +22,8 @@ pub(crate) fn holds(path: &Path, content: &[u8], mode: u32) -> bool {
     std::fs::read(path).is_ok_and(|found| found == content) && same_mode()
 }
 
-/// Puts a copy of a file in another's place in one step; says whether there was anything to do. Neither is
-/// ever held in memory: a plugin's binary is larger than the rest of this process.
+/// Replaces `target` atomically with a copy of `source`, unless they are equal already; whether it did.
+/// Neither is held in memory: the plugin's binary is larger than the rest of this process.
 pub(crate) fn install(source: &Path, target: &Path, mode: u32) -> io::Result<bool> {
     if same(source, target)? && std::fs::metadata(target)?.permissions().mode() & 0o7777 == mode {
         return Ok(false);
@@ -31,13 +31,13 @@ pub(crate) fn install(source: &Path, target: &Path, mode: u32) -> io::Result<boo
     let temporary = beside(target)?;
     let copied = copy(source, &temporary, mode).and_then(|()| std::fs::rename(&temporary, target));
     if copied.is_err() {
-        // What is in the way is ours.
+        // The temporary file is ours.
         _ = std::fs::remove_file(&temporary);
     }
     copied.map(|()| true)
 }
 
-/// Whether both files have the same content. One that is not there has not.
+/// Whether both files have the same content; a missing target has not.
 fn same(source: &Path, target: &Path) -> io::Result<bool> {
     let source = File::open(source)?;
     let target = match File::open(target) {
@@ -68,7 +68,7 @@ fn copy(source: &Path, target: &Path, mode: u32) -> io::Result<()> {
     finish(&file, mode)
 }
 
-/// Removes a file; one that is not there is gone already.
+/// Removes a file; a missing one is fine.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -92,7 +92,7 @@ fn finish(file: &File, mode: u32) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Hidden and without an ending that runtimes read.
+/// The temporary file beside another: hidden, and without an extension that runtimes read.
 fn beside(path: &Path) -> io::Result<PathBuf> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
     Ok(path.with_file_name(format!(".{name}.ambit-new")))
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn replaced_whole_with_its_mode() {
+    fn replaced_with_content_and_mode() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.conflist");
         assert!(!holds(&path, b"one", 0o600));

@@ -1,7 +1,7 @@
-//! Keeps the plugin installed: its binary, its credential and its entry in the primary CNI configuration,
-//! whatever other tools write there.
+//! The plugin's installation: its binary, its credential and its entry in the primary CNI configuration,
+//! restored whenever other tools overwrite them.
 //!
-//! [`Installation::pass`] looks and mends; [`watch`] decides when to look.
+//! [`Installation::pass`] checks and repairs; [`watch`](super::watch) decides when.
 
 use std::fs::Permissions;
 use std::io;
@@ -10,15 +10,15 @@ use std::path::{Path, PathBuf};
 
 use super::conflist::{self, Form, Without};
 use super::files;
-use crate::chain;
 use crate::entry::{Entry, PLUGIN};
+use ambit_kube::error::chain;
 
-/// The credential's name in the configuration folder. No runtime reads files with this ending.
+/// The credential's file in the configuration folder. No runtime reads files with this extension.
 pub(crate) const KUBECONFIG: &str = "ambit-cni.kubeconfig";
-/// Endings that runtimes read, as libcni does.
-const ENDINGS: [&str; 3] = ["conf", "conflist", "json"];
+/// Extensions that runtimes read, as libcni does.
+const EXTENSIONS: [&str; 3] = ["conf", "conflist", "json"];
 
-/// Where things are, as this process sees them.
+/// Paths, as this process sees them.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
     /// The plugin's binary in this image.
@@ -40,9 +40,9 @@ impl Layout {
 /// Why the plugin is not installed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InstallError {
-    #[error("{action} {}", path.display())]
+    #[error("failed to {action} {}", path.display())]
     File { action: &'static str, path: PathBuf, source: io::Error },
-    #[error("waiting for the plugin's credential")]
+    #[error("waiting for the CNI credential")]
     NoCredential,
     #[error("waiting for a CNI configuration in {}: the cluster's network plugin writes it", .0.display())]
     NoConfiguration(PathBuf),
@@ -53,7 +53,7 @@ pub(crate) enum InstallError {
 pub(crate) struct Installation {
     pub(crate) layout: Layout,
     pub(crate) entry: Entry,
-    /// The kubeconfig's text, once there is one.
+    /// The kubeconfig, once there is one.
     pub(crate) credential: Option<String>,
 }
 
@@ -66,48 +66,48 @@ struct Found {
 }
 
 impl Installation {
-    /// Mends what is not as it should be; says what was mended.
+    /// Writes what is missing or different; returns the parts that were written.
     pub(crate) fn pass(&self) -> Result<Vec<&'static str>, InstallError> {
-        let mut mended = Vec::new();
+        let mut written = Vec::new();
         if self.install_binary()? {
-            mended.push("binary");
+            written.push("binary");
         }
         let credential = self.credential.as_ref().ok_or(InstallError::NoCredential)?;
         let path = self.layout.kubeconfig();
         if !files::holds(&path, credential.as_bytes(), 0o600) {
-            files::replace(&path, credential.as_bytes(), 0o600).map_err(failed("writing", &path))?;
-            mended.push("credential");
+            files::replace(&path, credential.as_bytes(), 0o600).map_err(failed("write", &path))?;
+            written.push("credential");
         }
         // Last: from here on the runtime calls the plugin.
         let folder = &self.layout.conf_dir;
         let primary = configurations(folder)?.into_iter().next();
         let primary = primary.ok_or_else(|| InstallError::NoConfiguration(folder.clone()))?;
-        if chained(&primary, &self.entry)? {
-            mended.push("configuration");
+        if add_entry(&primary, &self.entry)? {
+            written.push("configuration");
         }
-        // Those that were primary before. Read again: a list may just have taken its single file's place.
+        // Those that were primary before. Listed again: a list may just have replaced its single file.
         for other in configurations(folder)?.iter().skip(1) {
-            if unchained(other)? {
-                mended.push("former configuration");
+            if remove_entry(other)? {
+                written.push("former configuration");
             }
         }
-        Ok(mended)
+        Ok(written)
     }
 
     fn install_binary(&self) -> Result<bool, InstallError> {
         let target = self.layout.binary();
-        files::install(&self.layout.source, &target, 0o755).map_err(failed("installing", &target))
+        files::install(&self.layout.source, &target, 0o755).map_err(failed("install", &target))
     }
 }
 
-/// The files that runtimes read, in their order; the first is the one that counts.
+/// The files that runtimes read, in their order; the first is the primary configuration.
 fn configurations(folder: &Path) -> Result<Vec<Found>, InstallError> {
     let mut paths = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(failed("listing", folder))? {
-        let path = entry.map_err(failed("listing", folder))?.path();
+    for entry in std::fs::read_dir(folder).map_err(failed("list", folder))? {
+        let path = entry.map_err(failed("list", folder))?.path();
         let ending = path.extension().and_then(|ending| ending.to_str());
         let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        if !hidden && ending.is_some_and(|ending| ENDINGS.contains(&ending)) {
+        if !hidden && ending.is_some_and(|ending| EXTENSIONS.contains(&ending)) {
             paths.push(path);
         }
     }
@@ -116,74 +116,74 @@ fn configurations(folder: &Path) -> Result<Vec<Found>, InstallError> {
     for path in paths {
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
-            // Removed since it was listed.
+            // Removed since the listing.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(failed("reading", &path)(error)),
+            Err(error) => return Err(failed("read", &path)(error)),
         };
         match conflist::form(&text) {
             Ok(form) => found.push(Found { path, text, form }),
             Err(error) => {
-                tracing::debug!(path = %path.display(), error = chain(&error), "no CNI configuration");
+                tracing::debug!(path = %path.display(), error = chain(&error), "not a CNI configuration");
             }
         }
     }
     Ok(found)
 }
 
-/// Puts our entry into a configuration.
-fn chained(found: &Found, entry: &Entry) -> Result<bool, InstallError> {
+/// Adds our entry to a configuration; whether it was missing or different.
+fn add_entry(found: &Found, entry: &Entry) -> Result<bool, InstallError> {
     let Ok(Some(text)) = conflist::with_entry(&found.text, entry) else { return Ok(false) };
     match found.form {
         Form::List => rewrite(&found.path, &found.path, &text)?,
         Form::Single => {
             let list = found.path.with_extension("conflist");
             rewrite(&list, &found.path, &text)?;
-            // Its name sorts before the list's, so it would stay the one that counts.
-            files::remove(&found.path).map_err(failed("removing", &found.path))?;
+            // Its name sorts before the list's, so it would stay the primary one.
+            files::remove(&found.path).map_err(failed("remove", &found.path))?;
         }
     }
     Ok(true)
 }
 
-/// Takes our entry out of a configuration, and brings back what it was made of.
-fn unchained(found: &Found) -> Result<bool, InstallError> {
+/// Removes our entry from a configuration, and restores its original form; whether there was one.
+fn remove_entry(found: &Found) -> Result<bool, InstallError> {
     match conflist::without_entry(&found.text) {
         Err(_) | Ok(Without::Same) => return Ok(false),
         Ok(Without::List(text)) => rewrite(&found.path, &found.path, &text)?,
         Ok(Without::Single(text)) => {
             let single = found.path.with_extension("conf");
-            // Another tool may have written it anew.
+            // Another tool may have written it again.
             if !single.exists() {
                 rewrite(&single, &found.path, &text)?;
             }
-            files::remove(&found.path).map_err(failed("removing", &found.path))?;
+            files::remove(&found.path).map_err(failed("remove", &found.path))?;
         }
-        Ok(Without::Nothing) => files::remove(&found.path).map_err(failed("removing", &found.path))?,
+        Ok(Without::Nothing) => files::remove(&found.path).map_err(failed("remove", &found.path))?,
     }
     Ok(true)
 }
 
-/// With the permissions of the file it comes from.
+/// Writes a file with the mode of another.
 fn rewrite(path: &Path, like: &Path, text: &str) -> Result<(), InstallError> {
     let mode =
         std::fs::metadata(like).map_or(0o600, |found| Permissions::mode(&found.permissions()) & 0o7777);
-    files::replace(path, text.as_bytes(), mode).map_err(failed("writing", path))
+    files::replace(path, text.as_bytes(), mode).map_err(failed("write", path))
 }
 
-/// Takes everything away again: the entries first, so that nobody calls a plugin that is not there. Goes on
-/// where something fails, and says what did.
+/// Removes everything: the entries first, so that runtimes do not call a missing plugin. Continues after
+/// errors, and returns them.
 pub(crate) fn remove(layout: &Layout) -> Vec<InstallError> {
-    let mut problems = Vec::new();
+    let mut errors = Vec::new();
     match configurations(&layout.conf_dir) {
-        Ok(found) => problems.extend(found.iter().filter_map(|found| unchained(found).err())),
-        Err(error) => problems.push(error),
+        Ok(found) => errors.extend(found.iter().filter_map(|found| remove_entry(found).err())),
+        Err(error) => errors.push(error),
     }
     for path in [layout.binary(), layout.kubeconfig()] {
         if let Err(error) = files::remove(&path) {
-            problems.push(failed("removing", &path)(error));
+            errors.push(failed("remove", &path)(error));
         }
     }
-    problems
+    errors
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> InstallError {
@@ -192,5 +192,4 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Instal
 }
 
 #[cfg(test)]
-#[path = "installer_tests.rs"]
 mod tests;

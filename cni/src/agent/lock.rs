@@ -1,4 +1,5 @@
-//! One agent of a node acts at a time. In an upgrade the next one starts before the last one ends, and waits.
+//! One agent of a node acts at a time. In a rolling update the new one starts before the old one ends, and
+//! waits.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -12,22 +13,22 @@ use tokio::sync::oneshot;
 #[derive(Debug)]
 pub(crate) struct Lock(#[expect(dead_code, reason = "holds by existing")] Flock<File>);
 
-/// The lock at once, if nobody has it.
+/// The lock, if it is free.
 pub(crate) fn try_take(path: &Path) -> io::Result<Option<Lock>> {
     match Flock::lock(open(path)?, FlockArg::LockExclusiveNonblock) {
         Ok(lock) if is_at(path, &lock) => Ok(Some(Lock(lock))),
-        // Removed by one that uninstalled: another file counts now.
+        // Removed by an uninstallation: try the new file.
         Ok(_) => try_take(path),
         Err((_, nix::Error::EWOULDBLOCK)) => Ok(None),
         Err((_, error)) => Err(error.into()),
     }
 }
 
-/// Waits for the lock, on a thread of its own that ends with the process where it waits for ever.
+/// Waits for the lock, on a thread of its own.
 pub(crate) async fn take(path: PathBuf) -> io::Result<Lock> {
     let (sender, taken) = oneshot::channel();
     std::thread::Builder::new().name("lock".to_owned()).spawn(move || {
-        // Nobody waits any more when the agent is ending.
+        // The receiver is gone when the agent stops.
         _ = sender.send(wait(&path));
     })?;
     taken.await.map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?
@@ -57,25 +58,25 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn one_has_it_and_the_next_waits() {
+    async fn the_second_taker_waits_for_the_first() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("agent.lock");
-        let first = try_take(&path).unwrap().expect("nobody has it");
+        let first = try_take(&path).unwrap().expect("the lock is free");
         assert!(try_take(&path).unwrap().is_none());
         let second = tokio::spawn(take(path.clone()));
         drop(first);
         let second = second.await.unwrap().unwrap();
-        // An uninstallation removes the file; who comes after makes another.
+        // An uninstallation removes the file; the next taker creates another.
         std::fs::remove_file(&path).unwrap();
         let third = try_take(&path).unwrap().expect("another file");
         drop((second, third));
     }
 
     #[tokio::test]
-    async fn a_lock_on_a_file_that_was_removed_is_none() {
+    async fn a_lock_on_a_removed_file_does_not_count() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("agent.lock");
-        let first = try_take(&path).unwrap().expect("nobody has it");
+        let first = try_take(&path).unwrap().expect("the lock is free");
         let waiting = tokio::spawn(take(path.clone()));
         std::fs::remove_file(&path).unwrap();
         drop(first);

@@ -1,5 +1,5 @@
-//! Drives [`State`]: watches the node's pods and the namespaces, carries out what the state asks for, and
-//! tells it what became of it.
+//! Drives [`State`]: watches the node's pods and the namespaces, executes the actions, and reports their
+//! outcomes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -8,6 +8,7 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use ambit_daemon_kit::admin::Condition;
+use ambit_kube::error::{chain, is_gone};
 use futures::{Stream, StreamExt as _};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::core::PartialObjectMeta;
@@ -20,16 +21,17 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::cluster::{self, Cluster};
 use super::enroller::{self, Job, Report};
-use super::state::{Action, Counts, Event, Outcome, PodKey, State};
+use super::pod::{PodKey, Seen};
+use super::state::{Counts, Event, State};
+use super::step::{Action, Outcome};
 use super::telemetry;
-use crate::chain;
 
-/// Requests to the API server at a time.
+/// Concurrent requests to the API server.
 const CONCURRENCY: usize = 8;
-/// Between two looks for what the plugin enrolled and nobody wants.
+/// Between two searches for pods that the plugin enrolled and that should not be in the mesh.
 const SWEEP: Duration = Duration::from_mins(1);
 
-/// What the agent's readiness says about its work.
+/// The conditions of the agent's readiness.
 #[derive(Debug)]
 pub(crate) struct Conditions {
     pub(crate) api: Condition,
@@ -37,23 +39,23 @@ pub(crate) struct Conditions {
     pub(crate) pods: Condition,
 }
 
-/// What the loop has in hand.
+/// The agent's main loop.
 pub(crate) struct Reconciler {
     cluster: Cluster,
     state: State,
     jobs: Sender<Job>,
     reports: UnboundedReceiver<Report>,
-    /// Where steps at the API server report too.
+    /// For steps at the API server.
     reporter: UnboundedSender<Report>,
     permits: Arc<Semaphore>,
     conditions: Conditions,
     counts: Arc<Mutex<Counts>>,
-    /// ztunnel's list of who enrolled what.
+    /// ztunnel's file of the enrolled pods and their sources.
     owners: PathBuf,
     listing: Listing,
 }
 
-/// What the initial lists have named, until they are complete.
+/// The pods and namespaces of the lists in progress, and those of the last complete ones.
 #[derive(Debug, Default)]
 struct Listing {
     pods: Option<BTreeSet<PodKey>>,
@@ -80,7 +82,7 @@ impl Reconciler {
         Ok(Self { cluster, state, jobs, reports, reporter, permits, conditions, counts, owners, listing })
     }
 
-    /// For ever.
+    /// Runs for as long as it is polled.
     pub(crate) async fn run(mut self) {
         let client = self.cluster.client.clone();
         let of_node = watcher::Config::default().fields(&self.cluster.selector());
@@ -94,8 +96,8 @@ impl Reconciler {
             self.act();
             let wake = self.state.next(Instant::now());
             tokio::select! {
-                event = next(&mut pods) => self.heard_pods(event),
-                event = next(&mut namespaces) => self.heard_namespaces(event),
+                event = next(&mut pods) => self.pod_event(event),
+                event = next(&mut namespaces) => self.namespace_event(event),
                 Some(report) = self.reports.recv() => self.reported(report),
                 () = until(wake) => {}
                 _ = sweep.tick() => self.sweep(),
@@ -112,36 +114,36 @@ impl Reconciler {
                 Action::Snapshot => self.job(Job::Snapshot),
                 Action::Annotate { key, uid } => self.redirect(key, uid, true),
                 Action::Unannotate { key, uid } => self.redirect(key, uid, false),
-                Action::Mark { key, uid, why } => self.mark(key, uid, why),
+                Action::Mark { key, uid, reason } => self.mark(key, uid, reason),
             }
         }
         *self.counts.lock() = self.state.counts();
     }
 
     fn job(&self, job: Job) {
-        // The thread ends only with this loop.
+        // The thread lives as long as this loop.
         _ = self.jobs.send(job);
     }
 
     fn redirect(&self, key: PodKey, uid: String, on: bool) {
         let cluster = self.cluster.clone();
         self.spawn(key.clone(), async move {
-            // This watch may lag behind what the plugin has seen: before a pod goes, ask.
+            // The watch may lag behind what the plugin has read: ask before a pod is released.
             if !on && cluster.desires(&key).await? {
                 return Ok(Outcome::Failed);
             }
-            cluster.redirect(&key, &uid, on).await?;
-            tracing::info!(pod = %key, on, "annotated");
+            cluster.annotate_captured(&key, &uid, on).await?;
+            tracing::info!(pod = %key, captured = on, "pod annotated");
             Ok(Outcome::Redirected { uid, on })
         });
     }
 
-    fn mark(&self, key: PodKey, uid: String, why: Option<String>) {
+    fn mark(&self, key: PodKey, uid: String, reason: Option<String>) {
         let cluster = self.cluster.clone();
         self.spawn(key.clone(), async move {
-            cluster.mark(&key, &uid, why.as_deref()).await?;
-            tracing::info!(pod = %key, why, "marked as not captured");
-            Ok(Outcome::Marked { uid, why })
+            cluster.annotate_not_captured(&key, &uid, reason.as_deref()).await?;
+            tracing::info!(pod = %key, reason, "pod annotated as not captured");
+            Ok(Outcome::Marked { uid, reason })
         });
     }
 
@@ -151,13 +153,13 @@ impl Reconciler {
         tokio::spawn(async move {
             let _permit = permits.acquire().await;
             let outcome = step.await.unwrap_or_else(|error| {
-                if !cluster::is_gone(&error) {
+                if !is_gone(&error) {
                     telemetry::API_ERRORS.count();
-                    tracing::warn!(pod = %key, error = chain(&error), "asking the API server");
+                    tracing::warn!(pod = %key, error = chain(&error), "annotation not written");
                 }
                 Outcome::Failed
             });
-            // Nobody listens any more when the agent is ending.
+            // The receiver is gone when the agent stops.
             _ = reporter.send(Report::Pod(key, outcome));
         });
     }
@@ -170,7 +172,7 @@ impl Reconciler {
             }
             Report::NotOurs(key) => return self.release_plugins(key),
             Report::Snapshot(true) => {
-                tracing::info!("ztunnel knows all pods of this node");
+                tracing::info!("snapshot accepted by ztunnel");
                 self.conditions.pods.met();
                 Event::SnapshotTaken
             }
@@ -181,7 +183,7 @@ impl Reconciler {
         self.state.handle(event, Instant::now());
     }
 
-    /// Releases what the plugin enrolled, unless the plugin has just enrolled a pod that is to stay.
+    /// Releases a pod that the plugin enrolled, unless the API server says now that it should be in the mesh.
     fn release_plugins(&self, key: PodKey) {
         let (cluster, jobs, reporter) = (self.cluster.clone(), self.jobs.clone(), self.reporter.clone());
         tokio::spawn(async move {
@@ -193,7 +195,7 @@ impl Reconciler {
         });
     }
 
-    /// A pod whose sandbox was never finished is known to nobody but the plugin and ztunnel.
+    /// Releases pods that only the plugin and ztunnel know: their sandboxes were never completed.
     fn sweep(&self) {
         if !self.state.snapshot_taken() {
             return;
@@ -202,14 +204,14 @@ impl Reconciler {
         let owners: BTreeMap<String, String> = serde_json::from_slice(&text).unwrap_or_default();
         for (uid, _) in owners.iter().filter(|(_, source)| *source == "cni") {
             if let Some(key) = pod_of(uid).filter(|key| !self.state.desires(key)) {
-                tracing::debug!(pod = %key, "enrolled by the plugin, and not wanted");
+                tracing::debug!(pod = %key, "pod enrolled by the plugin should not be in the mesh");
                 self.release_plugins(key);
             }
         }
     }
 
-    fn heard_pods(&mut self, event: watcher::Result<Watched<(PodKey, super::state::Seen)>>) {
-        let Some(event) = listened("pods", event) else { return };
+    fn pod_event(&mut self, event: watcher::Result<Watched<(PodKey, Seen)>>) {
+        let Some(event) = received("pods", event) else { return };
         let now = Instant::now();
         match event {
             Watched::Init => self.listing.pods = Some(BTreeSet::new()),
@@ -236,8 +238,8 @@ impl Reconciler {
         }
     }
 
-    fn heard_namespaces(&mut self, event: watcher::Result<Watched<PartialObjectMeta<Namespace>>>) {
-        let Some(event) = listened("namespaces", event) else { return };
+    fn namespace_event(&mut self, event: watcher::Result<Watched<PartialObjectMeta<Namespace>>>) {
+        let Some(event) = received("namespaces", event) else { return };
         let now = Instant::now();
         match event {
             Watched::Init => self.listing.namespaces = Some(BTreeSet::new()),
@@ -275,25 +277,24 @@ impl Reconciler {
     }
 }
 
-/// A watch that fails is begun again by itself, after a pause. What is known stays, so it is no reason to be
-/// unready.
-fn listened<T>(what: &str, event: watcher::Result<T>) -> Option<T> {
+/// A failed watch restarts by itself after a pause. What is known stays, so the agent stays ready.
+fn received<T>(resource: &str, event: watcher::Result<T>) -> Option<T> {
     let report = |error: &watcher::Error| {
         telemetry::API_ERRORS.count();
-        tracing::warn!(error = chain(error), "watching {what}");
+        tracing::warn!(resource, error = chain(error), "watch failed");
     };
     event.inspect_err(report).ok()
 }
 
-/// An event of pods, as far as it matters.
+/// Reduces the pod of an event to what the state machine reads.
 trait MapSeen {
-    fn map_seen(self) -> Watched<(PodKey, super::state::Seen)>;
+    fn map_seen(self) -> Watched<(PodKey, Seen)>;
 }
 
 impl MapSeen for Watched<Pod> {
-    fn map_seen(self) -> Watched<(PodKey, super::state::Seen)> {
+    fn map_seen(self) -> Watched<(PodKey, Seen)> {
         let reduce = |pod: Pod| {
-            // The API server names all of its objects.
+            // Objects of the API server always have a name.
             let nameless = || PodKey { namespace: String::new(), name: String::new() };
             (cluster::key(&pod).unwrap_or_else(nameless), cluster::seen(&pod))
         };
@@ -307,7 +308,7 @@ impl MapSeen for Watched<Pod> {
     }
 }
 
-/// A watch never ends; one that did would be silent.
+/// The next item; pending for ever if the stream has ended, which watches never do.
 async fn next<S: Stream + Unpin>(stream: &mut S) -> S::Item {
     match stream.next().await {
         Some(item) => item,

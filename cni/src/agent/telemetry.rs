@@ -7,7 +7,8 @@ use ambit_daemon_kit::telemetry::instruments::{Counter, Counters};
 use ambit_daemon_kit::telemetry::metrics::Metrics;
 use parking_lot::Mutex;
 
-use super::state::{Counts, Outcome};
+use super::state::Counts;
+use super::step::Outcome;
 
 pub(crate) static STEPS: Counters<1> =
     Counters::new("ambit_node_steps_total", "Steps taken for pods, by what became of them.", ["outcome"]);
@@ -24,15 +25,15 @@ const CREDENTIAL: Family = Family::gauge(
     "When the CNI plugin's credential expires, in seconds since 1970; 0 before there is one.",
 );
 
-/// What is shown as it is when somebody asks.
+/// Values that are read at each scrape.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Shown {
     pub(crate) counts: Arc<Mutex<Counts>>,
-    /// In seconds since 1970.
+    /// Seconds since 1970; 0 before there is a credential.
     pub(crate) credential_expiry: Arc<Mutex<f64>>,
 }
 
-/// Adds all of the agent's metrics.
+/// Adds the agent's metrics.
 pub(crate) fn show(metrics: &Metrics, shown: Shown) {
     metrics.collect(move |all| {
         let counts = *shown.counts.lock();
@@ -49,7 +50,7 @@ pub(crate) fn show(metrics: &Metrics, shown: Shown) {
     });
 }
 
-/// An outcome's label.
+/// The label value of an outcome.
 pub(crate) fn outcome(outcome: &Outcome) -> &'static str {
     match outcome {
         Outcome::Enrolled { .. } => "enrolled",

@@ -1,10 +1,13 @@
-//! The plugin's credential, fetched and renewed: a token of a service account of its own, which may do
-//! nothing but what the plugin does.
+//! The plugin's credential, requested and renewed: a token of its own service account, whose permissions are
+//! exactly those that the plugin needs.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use ambit_daemon_kit::admin::Condition;
+use ambit_kube::access;
+use ambit_kube::error::chain;
+use ambit_kube::retry::Backoff;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
@@ -14,25 +17,24 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use parking_lot::Mutex;
 
+use super::error::AgentError;
+use super::telemetry;
 use super::watch::Installer;
-use super::{AgentError, kube_config, telemetry};
-use crate::chain;
 use crate::credential::Credential;
 
-/// How long a token is asked to be valid. The API server may give less.
-const VALIDITY: Duration = Duration::from_hours(24);
-/// Between two tries.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LAST_PAUSE: Duration = Duration::from_secs(30);
-/// A token is not renewed more often than this, however short it is.
-const LEAST_REST: Duration = Duration::from_secs(10);
+/// The requested lifetime of a token. The API server may grant less.
+const LIFETIME: Duration = Duration::from_hours(24);
+/// Between two attempts.
+const RETRY: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+/// The shortest time between two renewals, however short the granted lifetime is.
+const MIN_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What it takes to fetch one.
+/// Requests tokens.
 pub(crate) struct Tokens {
     pub(crate) client: Client,
     pub(crate) namespace: String,
     pub(crate) service_account: String,
-    /// Where the host reaches the API server, if not where this process does.
+    /// The API server's address for the host, if it differs from this process'.
     pub(crate) server: Option<String>,
     pub(crate) kubeconfig: Option<std::path::PathBuf>,
     pub(crate) expiry: Arc<Mutex<f64>>,
@@ -40,55 +42,54 @@ pub(crate) struct Tokens {
 }
 
 impl Tokens {
-    /// Hands a fresh credential to the installer now and at half of each one's life, for ever.
+    /// Gives the installer a new credential now, and whenever half of the lifetime has passed.
     pub(crate) async fn keep(self, installer: Installer) {
-        let mut pause = FIRST_PAUSE;
+        let mut backoff = RETRY;
         loop {
             match self.fetch().await {
                 Ok((credential, expiry)) => {
-                    let life =
+                    let lifetime =
                         Duration::try_from(expiry.duration_since(Timestamp::now())).unwrap_or_default();
-                    tracing::info!(%expiry, "the plugin's credential is new");
+                    tracing::info!(%expiry, "CNI credential renewed");
                     *self.expiry.lock() = expiry.as_duration().as_secs_f64();
                     self.condition.met();
                     installer.credential(credential.to_text());
-                    pause = FIRST_PAUSE;
-                    tokio::time::sleep((life / 2).max(LEAST_REST)).await;
+                    backoff.reset();
+                    tokio::time::sleep((lifetime / 2).max(MIN_INTERVAL)).await;
                 }
                 Err(error) => {
                     telemetry::API_ERRORS.count();
                     let error = chain(&error);
-                    tracing::warn!(error, "the plugin's credential is not renewed");
+                    tracing::warn!(error, "CNI credential not renewed");
                     if *self.expiry.lock() < Timestamp::now().as_duration().as_secs_f64() {
                         self.condition.unmet(error);
                     }
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(LAST_PAUSE);
+                    tokio::time::sleep(backoff.pause()).await;
                 }
             }
         }
     }
 
     async fn fetch(&self) -> Result<(Credential, Timestamp), AgentError> {
-        // Read each time: the cluster's authorities change.
-        let config = kube_config(self.kubeconfig.as_deref()).await?;
+        // Read each time: the cluster's CA certificates may change.
+        let config = access::config(self.kubeconfig.as_deref()).await?;
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &self.namespace);
         let spec = TokenRequestSpec {
-            expiration_seconds: Some(VALIDITY.as_secs().cast_signed()),
+            expiration_seconds: Some(LIFETIME.as_secs().cast_signed()),
             ..TokenRequestSpec::default()
         };
         let request = TokenRequest { spec, ..TokenRequest::default() };
         let answer = accounts
             .create_token_request(&self.service_account, &PostParams::default(), &request)
             .await
-            .map_err(|source| AgentError::Api { operation: "asking for the plugin's token", source })?;
-        let missing = || AgentError::Answer("the API server's answer holds no token");
+            .map_err(|source| AgentError::Api { operation: "request a token for the CNI plugin", source })?;
+        let missing = || AgentError::Answer("no token");
         let status = answer.status.ok_or_else(missing)?;
         let server = self.server.clone().unwrap_or_else(|| config.cluster_url.to_string());
         let authorities = config.root_cert.unwrap_or_default();
         let authorities: String = authorities.iter().map(|certificate| pem(certificate)).collect();
         if authorities.is_empty() {
-            return Err(AgentError::Answer("the API server's authorities are not known"));
+            return Err(AgentError::Answer("no CA certificate"));
         }
         let credential =
             Credential { server: server.trim_end_matches('/').to_owned(), authorities, token: status.token };

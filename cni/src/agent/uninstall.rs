@@ -1,11 +1,13 @@
-//! Whether Ambit leaves this node, and how: the agent's own DaemonSet is gone, so everything that was left on
-//! the node to outlive a restart goes as well. A restart, an upgrade, an eviction or an API server that
-//! cannot be asked is none.
+//! Whether Ambit is being uninstalled from this node, and what is removed then. It is when the agent's own
+//! DaemonSet is deleted; not at a restart, an upgrade or an eviction, nor while the API server does not
+//! answer.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ambit_kube::error::chain;
+use ambit_kube::retry::within;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt as _, watcher};
@@ -14,13 +16,12 @@ use tokio::sync::watch;
 
 use super::installer::{self, Layout};
 use super::{files, telemetry};
-use crate::chain;
 
-/// In the run folder: the DaemonSet whose existence this node's agents have seen. One that nobody ever saw (a
-/// name mistyped in a configuration) cannot have been deleted.
+/// In the run folder: the DaemonSet that this node's agents have seen. One that was never seen (a mistyped
+/// name in a configuration) cannot have been deleted.
 const WITNESS: &str = "daemon-set";
-/// For the last question.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// The deadline of the last request.
+const DEADLINE: Duration = Duration::from_secs(2);
 
 /// The agent's own DaemonSet.
 pub(crate) struct Owner {
@@ -30,71 +31,71 @@ pub(crate) struct Owner {
     pub(crate) run_dir: PathBuf,
 }
 
-/// What the API server says of the DaemonSet.
-enum Fate {
-    Stays,
-    Leaves,
-    Gone,
+/// The state of the DaemonSet at the API server.
+enum Presence {
+    Present,
+    Deleting,
+    Absent,
+    /// The API server did not answer.
     Unknown,
 }
 
 impl Owner {
     /// Resolves when the DaemonSet is being deleted, or is gone.
-    pub(crate) async fn deleted(&self, leaving: &watch::Sender<bool>) {
+    pub(crate) async fn deleted(&self, uninstalling: &watch::Sender<bool>) {
         let only = watcher::Config::default().fields(&format!("metadata.name={}", self.name));
         let mut watched = std::pin::pin!(watcher(self.api(), only).default_backoff());
-        let mut there = false;
+        let mut listed = false;
         while let Some(event) = futures::StreamExt::next(&mut watched).await {
             let gone = match event {
                 Ok(Event::Apply(owner) | Event::InitApply(owner)) => {
-                    there = true;
+                    listed = true;
                     self.witness(&owner);
                     owner.metadata.deletion_timestamp.is_some()
                 }
-                // Proof enough: whoever uninstalls takes our rights away a moment later, and a question would
-                // be refused.
-                Ok(Event::Delete(_)) => !matches!(self.ask().await, Fate::Stays),
+                // The event is proof enough: an uninstallation revokes our permissions a moment later, and a
+                // request would then be refused.
+                Ok(Event::Delete(_)) => !matches!(self.presence().await, Presence::Present),
                 Ok(Event::Init) => {
-                    there = false;
+                    listed = false;
                     false
                 }
-                // Asked once more: a list without it does not prove anything.
-                Ok(Event::InitDone) => !there && self.is_deleted().await,
+                // A list without it is no proof: ask for it by name.
+                Ok(Event::InitDone) => !listed && self.is_deleted().await,
                 Err(error) => {
                     telemetry::API_ERRORS.count();
-                    tracing::warn!(error = chain(&error), "watching the agent's DaemonSet");
+                    tracing::warn!(error = chain(&error), "watch of the agent's DaemonSet failed");
                     false
                 }
             };
             if gone {
-                tracing::info!(name = self.name, "the DaemonSet is deleted: Ambit leaves this node");
+                tracing::info!(daemon_set = self.name, "DaemonSet deleted: uninstalling from this node");
                 // The receiver lives as long as the agent.
-                _ = leaving.send(true);
+                _ = uninstalling.send(true);
                 return;
             }
         }
     }
 
-    /// Whether it is deleted, as the API server says now. No answer, or a refusal, is not one.
+    /// Whether it is deleted, as the API server says now. An error is not a deletion.
     pub(crate) async fn is_deleted(&self) -> bool {
-        match self.ask().await {
-            Fate::Leaves => true,
-            Fate::Gone => self.was_seen(),
-            Fate::Stays | Fate::Unknown => false,
+        match self.presence().await {
+            Presence::Deleting => true,
+            Presence::Absent => self.was_seen(),
+            Presence::Present | Presence::Unknown => false,
         }
     }
 
-    async fn ask(&self) -> Fate {
+    async fn presence(&self) -> Presence {
         let api = self.api();
-        match tokio::time::timeout(PATIENCE, api.get_opt(&self.name)).await {
-            Ok(Ok(Some(owner))) if owner.metadata.deletion_timestamp.is_some() => Fate::Leaves,
-            Ok(Ok(Some(_))) => Fate::Stays,
-            Ok(Ok(None)) => Fate::Gone,
-            Ok(Err(error)) => {
-                tracing::info!(error = chain(&error), "whether the DaemonSet still is cannot be asked");
-                Fate::Unknown
+        match within(DEADLINE, api.get_opt(&self.name)).await {
+            Ok(Some(owner)) if owner.metadata.deletion_timestamp.is_some() => Presence::Deleting,
+            Ok(Some(_)) => Presence::Present,
+            Ok(None) => Presence::Absent,
+            Err(error) => {
+                tracing::info!(error = chain(&error), "failed to read the agent's DaemonSet");
+                Presence::Unknown
             }
-            Err(_elapsed) => Fate::Unknown,
         }
     }
 
@@ -107,7 +108,7 @@ impl Owner {
             && let Err(error) =
                 files::replace(&self.run_dir.join(WITNESS), self.full_name().as_bytes(), 0o600)
         {
-            tracing::warn!(%error, uid = owner.uid(), "noting the agent's DaemonSet");
+            tracing::warn!(%error, uid = owner.uid(), "failed to record the agent's DaemonSet");
         }
     }
 
@@ -120,29 +121,28 @@ impl Owner {
     }
 }
 
-/// What Ambit leaves on a node.
+/// What Ambit installs on a node.
 #[derive(Clone, Debug)]
 pub(crate) struct Traces {
     pub(crate) layout: Layout,
     /// The instance's folder in the BPF file system. Programs whose links are pinned there are detached with
-    /// them.
+    /// it.
     pub(crate) pins: PathBuf,
     pub(crate) run_dir: PathBuf,
-    /// The run folder on the host, for what a container cannot remove from within: the folder that is
-    /// mounted into it.
+    /// The run folder by its path on the host: a container cannot remove the folder that is mounted into it.
     pub(crate) outside: PathBuf,
 }
 
 impl Traces {
-    /// Removes everything. Goes on where something fails, and says what did.
+    /// Removes everything. Continues after errors, and returns them.
     pub(crate) fn remove(&self) -> Vec<String> {
-        let mut problems: Vec<String> =
+        let mut errors: Vec<String> =
             installer::remove(&self.layout).iter().map(|error| chain(error)).collect();
         let mut check = |path: &Path, result: io::Result<()>| {
             if let Err(error) = result
                 && error.kind() != io::ErrorKind::NotFound
             {
-                problems.push(format!("removing {}: {error}", path.display()));
+                errors.push(format!("failed to remove {}: {error}", path.display()));
             }
         };
         check(&self.pins, std::fs::remove_dir_all(&self.pins));
@@ -150,14 +150,14 @@ impl Traces {
         if let Err(error) = std::fs::remove_dir(&self.run_dir)
             && error.kind() != io::ErrorKind::NotFound
         {
-            // It is a mount in this container.
+            // It is a mount point in this container.
             check(&self.outside, std::fs::remove_dir(&self.outside));
         }
-        problems
+        errors
     }
 }
 
-/// Removes what is in a folder.
+/// Removes the content of a folder.
 fn empty(folder: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
@@ -171,92 +171,4 @@ fn empty(folder: &Path) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-    use std::fs;
-
-    use super::*;
-    use crate::agent::installer::Installation;
-    use crate::entry::{Entry, PLUGIN};
-
-    const LIST: &str = "{\"name\":\"lab\",\"plugins\":[{\"type\":\"bridge\"}]}";
-
-    /// Every file and folder below one, by its path.
-    fn tree(folder: &Path) -> BTreeSet<PathBuf> {
-        let mut all = BTreeSet::new();
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                all.extend(tree(&path));
-            }
-            all.insert(path);
-        }
-        all
-    }
-
-    #[test]
-    fn nothing_is_left() {
-        let root = tempfile::tempdir().unwrap();
-        let path = |name: &str| root.path().join(name);
-        for folder in ["bin", "conf", "bpf", "run", "image"] {
-            fs::create_dir(path(folder)).unwrap();
-        }
-        fs::write(path("image/ambit-cni"), "binary").unwrap();
-        fs::write(path("bin/bridge"), "another's").unwrap();
-        fs::write(path("conf/10-lab.conflist"), LIST).unwrap();
-        fs::write(path("bpf/another's"), "").unwrap();
-        let before = tree(root.path());
-
-        let layout = Layout { source: path("image/ambit-cni"), bin_dir: path("bin"), conf_dir: path("conf") };
-        let entry = Entry {
-            kind: PLUGIN.to_owned(),
-            kubeconfig: "/etc/cni/net.d/ambit-cni.kubeconfig".into(),
-            socket: "/run/ambit/enrol.sock".into(),
-            cluster: "c".to_owned(),
-            excluded_namespaces: Vec::new(),
-            log_file: None,
-            wraps_conf: false,
-        };
-        let credential = Some("credential".to_owned());
-        Installation { layout: layout.clone(), entry, credential }.pass().unwrap();
-        fs::create_dir_all(path("bpf/ambit/v7/links")).unwrap();
-        fs::write(path("bpf/ambit/v7/links/connect4"), "").unwrap();
-        fs::create_dir_all(path("run/ambit/old")).unwrap();
-        for file in ["agent.lock", "enrol.sock", "enrolled.json", "ambit-cni.log", "old/x"] {
-            fs::write(path("run/ambit").join(file), "").unwrap();
-        }
-        assert_ne!(tree(root.path()), before);
-
-        let traces = Traces {
-            layout,
-            pins: path("bpf/ambit"),
-            run_dir: path("run/ambit"),
-            outside: PathBuf::from("/nowhere"),
-        };
-        assert_eq!(traces.remove(), Vec::<String>::new());
-        assert_eq!(tree(root.path()), before);
-        assert_eq!(fs::read_to_string(path("conf/10-lab.conflist")).unwrap(), LIST);
-        assert_eq!(traces.remove(), Vec::<String>::new(), "again");
-    }
-
-    #[test]
-    fn what_cannot_be_removed_is_said_and_the_rest_goes() {
-        let root = tempfile::tempdir().unwrap();
-        let path = |name: &str| root.path().join(name);
-        fs::create_dir_all(path("run/ambit")).unwrap();
-        fs::write(path("run/ambit/agent.lock"), "").unwrap();
-        // A file where a folder should be.
-        fs::write(path("bpf"), "").unwrap();
-        let layout = Layout { source: path("x"), bin_dir: path("bin"), conf_dir: path("conf") };
-        let traces = Traces {
-            layout,
-            pins: path("bpf/ambit"),
-            run_dir: path("run/ambit"),
-            outside: PathBuf::from("/nowhere"),
-        };
-        let problems = traces.remove();
-        assert!(problems.iter().any(|problem| problem.contains("listing")), "{problems:?}");
-        assert!(problems.iter().any(|problem| problem.contains("bpf/ambit")), "{problems:?}");
-        assert!(!path("run/ambit").exists());
-    }
-}
+mod tests;

@@ -1,31 +1,32 @@
-//! When to look at the plugin's installation: a thread that is woken by what others write, by a new
-//! credential, and from time to time, so that a notification that is lost costs seconds.
+//! When to check the plugin's installation: a thread that wakes up when a watched folder changes, when there
+//! is a new credential, and periodically, in case a notification is lost.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
 use ambit_daemon_kit::admin::Condition;
+use ambit_kube::error::chain;
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
 use super::installer::Installation;
 use super::telemetry;
-use crate::chain;
 
-/// Between two looks when nothing was heard.
+/// Between two checks without a notification.
 const RESCAN: Duration = Duration::from_secs(10);
-/// The same, while something is waited for or cannot be watched.
+/// The same, while something is missing or cannot be watched.
 const RESCAN_SOON: Duration = Duration::from_secs(1);
-/// Notifications come in swarms; the rest of one is waited for.
-const SWARM: Duration = Duration::from_millis(20);
+/// Notifications come in bursts; the rest of one is waited for.
+const BURST: Duration = Duration::from_millis(20);
 
+/// What wakes the thread.
 enum Wake {
     Changed,
     Credential(String),
     Stop(Sender<()>),
 }
 
-/// A handle on the thread. Clones are the same.
+/// A handle to the thread; clones share it.
 #[derive(Clone)]
 pub(crate) struct Installer(Sender<Wake>);
 
@@ -40,17 +41,17 @@ impl Installer {
         Ok(Self(sender))
     }
 
-    /// There is a new credential.
+    /// Installs a new credential.
     pub(crate) fn credential(&self, text: String) {
-        // Ended already: then nobody is to have it.
+        // A stopped thread installs nothing.
         _ = self.0.send(Wake::Credential(text));
     }
 
-    /// Returns when nothing will be written any more.
+    /// Ends the thread; returns when it will write nothing more.
     pub(crate) fn stop(&self) {
         let (done, ended) = channel();
         if self.0.send(Wake::Stop(done)).is_ok() {
-            // Dropped with the thread, whether it answers or not.
+            // An error means that the thread has ended.
             _ = ended.recv();
         }
     }
@@ -58,18 +59,18 @@ impl Installer {
 
 fn run(mut installation: Installation, condition: &Condition, waker: &Sender<Wake>, wakes: &Receiver<Wake>) {
     let mut watchers: Option<Vec<RecommendedWatcher>> = None;
-    let mut said = String::new();
+    let mut last_error = String::new();
     loop {
         if watchers.is_none() {
             watchers = listen(&installation, waker);
         }
-        let installed = pass(&installation, condition, &mut said);
+        let installed = pass(&installation, condition, &mut last_error);
         let rest = if installed && watchers.is_some() { RESCAN } else { RESCAN_SOON };
         match wakes.recv_timeout(rest) {
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
             Ok(wake) => {
-                thread::sleep(SWARM);
+                thread::sleep(BURST);
                 for wake in std::iter::once(wake).chain(wakes.try_iter()) {
                     match wake {
                         Wake::Changed => {}
@@ -82,24 +83,24 @@ fn run(mut installation: Installation, condition: &Condition, waker: &Sender<Wak
     }
 }
 
-/// `said`: why it failed the last time; the same is not said twice in a row.
-fn pass(installation: &Installation, condition: &Condition, said: &mut String) -> bool {
+/// `last_error`: why the last check failed; the same error is logged once in a row.
+fn pass(installation: &Installation, condition: &Condition, last_error: &mut String) -> bool {
     match installation.pass() {
-        Ok(mended) => {
-            for part in mended {
+        Ok(written) => {
+            for part in written {
                 telemetry::REPAIRS.count([part]);
-                tracing::info!(part, "the CNI plugin's installation was written");
+                tracing::info!(part, "CNI plugin installation written");
             }
             condition.met();
-            said.clear();
+            last_error.clear();
             true
         }
         Err(error) => {
             telemetry::INSTALL_ERRORS.count();
             let error = chain(&error);
-            if *said != error {
-                tracing::warn!(error, "the CNI plugin is not installed yet");
-                said.clone_from(&error);
+            if *last_error != error {
+                tracing::warn!(error, "CNI plugin not installed");
+                last_error.clone_from(&error);
             }
             condition.unmet(error);
             false
@@ -111,18 +112,20 @@ fn listen(installation: &Installation, waker: &Sender<Wake>) -> Option<Vec<Recom
     let layout = &installation.layout;
     let watch = |folder: &std::path::Path| {
         let waker = waker.clone();
-        let heard = move |event: notify::Result<Event>| {
-            // Reading is what this process does itself.
+        let notified = move |event: notify::Result<Event>| {
+            // This process reads the files itself.
             if !matches!(event, Ok(Event { kind: EventKind::Access(_), .. })) {
-                // Nobody listens any more once the thread has ended.
+                // The receiver is gone when the thread has ended.
                 _ = waker.send(Wake::Changed);
             }
         };
-        let mut watcher = notify::recommended_watcher(heard)?;
+        let mut watcher = notify::recommended_watcher(notified)?;
         watcher.watch(folder, RecursiveMode::NonRecursive)?;
         Ok::<_, notify::Error>(watcher)
     };
     let watchers: Result<Vec<_>, _> =
         [&layout.conf_dir, &layout.bin_dir].map(|it| watch(it)).into_iter().collect();
-    watchers.inspect_err(|error| tracing::debug!(%error, "folders are only looked at")).ok()
+    watchers
+        .inspect_err(|error| tracing::debug!(%error, "folders cannot be watched: checked periodically"))
+        .ok()
 }

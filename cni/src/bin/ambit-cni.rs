@@ -14,7 +14,7 @@ fn main() -> ExitCode {
         Ok(_) => plugin::run(&environment, &input),
         Err(error) => plugin::Answer::unreadable(&error),
     };
-    // A runtime that does not listen judges by the status.
+    // A runtime that has closed the pipe still gets the exit status.
     _ = std::io::stdout().write_all(&answer.output);
     ExitCode::from(u8::from(!answer.success))
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use ambit_cni::agent::{self, Config, Remains};
 use clap::{Parser, Subcommand};
 
-/// What Ambit runs on every node of a Kubernetes cluster beside ztunnel.
+/// Ambit's node agent for Kubernetes.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
@@ -20,20 +20,19 @@ enum Verb {
         /// The configuration file (YAML).
         #[arg(long)]
         config: PathBuf,
-        /// This node's name; goes before the file's.
+        /// This node's name; overrides the file's.
         #[arg(long)]
         node: Option<String>,
     },
-    /// Remove what Ambit has left in the API, when all of its parts are gone: the last step of an
-    /// uninstallation.
+    /// Remove what Ambit left in the API: the last step of an uninstallation.
     Sweep {
         /// Ambit's own namespace.
         #[arg(long)]
         namespace: String,
-        /// The Secret of the CA.
+        /// The Secret with the CA's keys.
         #[arg(long)]
         secret: String,
-        /// The ConfigMap of the trust bundle.
+        /// The ConfigMap with the trust bundle.
         #[arg(long)]
         config_map: String,
         /// The Lease of the controllers.

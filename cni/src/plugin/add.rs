@@ -1,4 +1,4 @@
-//! ADD: is this pod to be in the mesh, and if so, into it.
+//! ADD: enrols the pod if it should be in the mesh.
 
 use std::fs::File;
 use std::os::fd::AsFd as _;
@@ -12,25 +12,23 @@ use super::failure::{Code, Failure};
 use super::log;
 use super::protocol::{self, Configuration, Environment, Sandbox};
 use crate::entry::Entry;
+use crate::static_pod::MIRROR_ANNOTATION;
 
-/// For ztunnel's answer. With three questions at the API server this stays well below the two minutes that
-/// kubelets give a sandbox.
-const PATIENCE: Duration = Duration::from_secs(25);
-/// Who we are to ztunnel.
+/// The deadline of ztunnel's answer. With three requests to the API server this stays well below the two
+/// minutes that kubelets allow for a sandbox.
+const DEADLINE: Duration = Duration::from_secs(25);
+/// The plugin's name as a source of enrolments.
 const SOURCE: &str = "cni";
-/// On the API's image of a pod that a kubelet started from a file of its own.
-const MIRROR: &str = "kubernetes.io/config.mirror";
 
-/// What was found about a pod.
+/// Whether a pod should be in the mesh.
 enum Membership {
-    /// In the mesh, with the uid the API has for it.
-    Desired {
-        uid: String,
-    },
+    /// It should; its uid at the API server.
+    Desired { uid: String },
+    /// It should not.
     Outside,
 }
 
-/// The result of the plugins before this one, once the pod may start.
+/// Enrols the pod if it should be in the mesh; returns the result of the plugins before this one.
 pub(super) fn add(
     environment: &Environment,
     configuration: &Configuration,
@@ -47,15 +45,15 @@ pub(super) fn add(
     }
     let started = Instant::now();
     let result = join(entry, &sandbox, &path);
-    let who = format!("ADD {}/{}", sandbox.namespace, sandbox.name);
+    let subject = format!("ADD {}/{}", sandbox.namespace, sandbox.name);
     let took = started.elapsed().as_millis();
     match &result {
         Ok(Membership::Desired { .. }) => {
-            log::line(entry.log_file.as_deref(), &format!("{who}: enrolled, {took} ms"));
+            log::line(entry.log_file.as_deref(), &format!("{subject}: enrolled in {took} ms"));
         }
         Ok(Membership::Outside) => {}
         Err(failure) => {
-            log::line(entry.log_file.as_deref(), &format!("{who}: refused after {took} ms: {failure}"));
+            log::line(entry.log_file.as_deref(), &format!("{subject}: failed after {took} ms: {failure}"));
         }
     }
     result.map(|_| previous.into())
@@ -71,17 +69,16 @@ fn join(entry: &Entry, sandbox: &Sandbox, path: &std::path::Path) -> Result<Memb
     Ok(membership)
 }
 
-/// Asks the API server: what the runtime says of a pod does not include its labels.
+/// Asks the API server: the runtime does not pass on a pod's labels.
 fn membership(api: &Api, sandbox: &Sandbox) -> Result<Membership, Failure> {
     let pod = api.pod(&sandbox.namespace, &sandbox.name)?;
-    // Its uid is not the one the runtime knows, and it cannot have a service account.
-    if pod.metadata.annotations.contains_key(MIRROR) {
+    // A static pod: its uid is not the one that the runtime knows, and it cannot have a service account.
+    if pod.metadata.annotations.contains_key(MIRROR_ANNOTATION) {
         return Ok(Membership::Outside);
     }
     if let Some(uid) = sandbox.uid.as_ref().filter(|uid| **uid != pod.metadata.uid) {
-        let details =
-            format!("the sandbox is of the pod with uid {uid}, the API has {} now", pod.metadata.uid);
-        return Err(Failure::new(Code::TryAgainLater, "another pod has taken this one's name", details));
+        let details = format!("the sandbox is of uid {uid}, the API server has {}", pod.metadata.uid);
+        return Err(Failure::new(Code::TryAgainLater, "another pod has this name now", details));
     }
     let namespace = api.namespace(&sandbox.namespace)?;
     if judge(&pod, &namespace, sandbox) {
@@ -98,7 +95,7 @@ fn judge(pod: &Object, namespace: &Object, sandbox: &Sandbox) -> bool {
         pod_labels: Some(&pod.metadata.labels),
         host_network: pod.spec.host_network,
         finished: matches!(pod.status.phase.as_str(), "Succeeded" | "Failed"),
-        // The mesh's own namespace is among those that are excluded.
+        // The mesh's own namespace is among the excluded ones.
         system_namespace: "",
     };
     subject.judge().is_desired()
@@ -107,20 +104,21 @@ fn judge(pod: &Object, namespace: &Object, sandbox: &Sandbox) -> bool {
 fn enrol(entry: &Entry, sandbox: &Sandbox, path: &std::path::Path) -> Result<(), Failure> {
     let io =
         |message: String| move |error: std::io::Error| Failure::new(Code::Io, message, error.to_string());
-    let namespace = File::open(path).map_err(io(format!("opening network namespace {}", path.display())))?;
+    let namespace =
+        File::open(path).map_err(io(format!("failed to open network namespace {}", path.display())))?;
     let source: SourceName = SOURCE
         .parse()
-        .map_err(|error: ambit_enrol::Error| Failure::new(Code::Io, "enrolling", error.to_string()))?;
+        .map_err(|error: ambit_enrol::Error| Failure::new(Code::Io, "failed to enrol", error.to_string()))?;
     let pod = Pod {
         uid: format!("{}//Pod/{}/{}", entry.cluster, sandbox.namespace, sandbox.name),
         namespace: sandbox.namespace.clone(),
         name: sandbox.name.clone(),
     };
-    ambit_enrol::enrol_once(&entry.socket, &source, &pod, namespace.as_fd(), PATIENCE).map_err(|error| {
+    ambit_enrol::enrol_once(&entry.socket, &source, &pod, namespace.as_fd(), DEADLINE).map_err(|error| {
         let code = match &error {
             ambit_enrol::Error::Refused { .. } => Code::Refused,
             _ => Code::TryAgainLater,
         };
-        Failure::new(code, "the node's ztunnel did not enrol the pod", crate::chain(&error))
+        Failure::new(code, "the node's ztunnel did not enrol the pod", ambit_core::chain(&error))
     })
 }

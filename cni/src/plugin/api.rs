@@ -1,4 +1,4 @@
-//! The API server, as far as the plugin needs it: two questions and one note.
+//! The API server, as the plugin needs it: two reads and one patch.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,9 +17,9 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use super::failure::{Code, Failure};
 use crate::credential::Credential;
 
-/// For one question, from connecting to the last byte.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// The longest answer: etcd takes objects of 1.5 MB.
+/// The deadline of a request, from the connection to the last byte.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// The longest answer: etcd's limit is 1.5 MB per object.
 const MAX_ANSWER: u64 = 4 << 20;
 
 /// What is read of a pod or a namespace.
@@ -51,7 +51,7 @@ pub(super) struct Status {
     pub(super) phase: String,
 }
 
-/// A way to the API server.
+/// A client of the API server.
 pub(super) struct Api {
     agent: Agent,
     server: String,
@@ -62,11 +62,11 @@ impl Api {
     /// With the credential in the file.
     pub(super) fn open(kubeconfig: &Path) -> Result<Self, Failure> {
         let unusable = |details: String| {
-            let message = format!("the plugin's credential {}", kubeconfig.display());
+            let message = format!("failed to read the CNI credential {}", kubeconfig.display());
             Failure::new(Code::TryAgainLater, message, details)
         };
         let text = std::fs::read_to_string(kubeconfig).map_err(|error| unusable(error.to_string()))?;
-        let credential = Credential::parse(&text).map_err(|error| unusable(crate::chain(&error)))?;
+        let credential = Credential::parse(&text).map_err(|error| unusable(ambit_core::chain(&error)))?;
         let roots: Result<Vec<_>, _> =
             CertificateDer::pem_slice_iter(credential.authorities.as_bytes()).collect();
         let roots = roots.map_err(|error| unusable(format!("certificate-authority-data: {error}")))?;
@@ -78,10 +78,10 @@ impl Api {
         let configuration = Agent::config_builder()
             .tls_config(tls)
             .https_only(true)
-            // A proxy of the machine's environment is not for the cluster's own API server.
+            // The environment's proxy is not meant for the cluster's own API server.
             .proxy(None)
             .max_redirects(0)
-            .timeout_global(Some(PATIENCE))
+            .timeout_global(Some(DEADLINE))
             .http_status_as_error(false)
             .user_agent(concat!("ambit-cni/", env!("CARGO_PKG_VERSION")))
             .build();
@@ -115,7 +115,7 @@ impl Api {
             .header("content-type", "application/merge-patch+json")
             .send(patch.to_string())
             .map_err(|error| unreachable("PATCH", &path, &error))?;
-        judge("PATCH", &path, answer).map(|_| ())
+        body_of("PATCH", &path, answer).map(|_| ())
     }
 
     fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
@@ -125,14 +125,14 @@ impl Api {
             .header("authorization", &self.authorization)
             .call()
             .map_err(|error| unreachable("GET", path, &error))?;
-        let body = judge("GET", path, answer)?;
+        let body = body_of("GET", path, answer)?;
         serde_json::from_slice(&body)
             .map_err(|error| Failure::new(Code::Decode, format!("GET {path}"), error.to_string()))
     }
 }
 
-/// The answer's body, if it is a yes.
-fn judge(verb: &str, path: &str, mut answer: Response<ureq::Body>) -> Result<Vec<u8>, Failure> {
+/// The answer's body, if its status is a success.
+fn body_of(verb: &str, path: &str, mut answer: Response<ureq::Body>) -> Result<Vec<u8>, Failure> {
     #[derive(Default, Deserialize)]
     #[serde(default)]
     struct Status {
@@ -144,15 +144,15 @@ fn judge(verb: &str, path: &str, mut answer: Response<ureq::Body>) -> Result<Vec
     if status.is_success() {
         return Ok(body);
     }
-    let said = serde_json::from_slice::<Status>(&body).unwrap_or_default().message;
-    // The kubelet asks again whichever it is; the code is for people.
+    let message = serde_json::from_slice::<Status>(&body).unwrap_or_default().message;
+    // The kubelet tries again in any case; the code is for people.
     let code = match status.as_u16() {
         401 | 403 => Code::Forbidden,
         _ => Code::TryAgainLater,
     };
-    Err(Failure::new(code, format!("{verb} {path}: {status}"), said))
+    Err(Failure::new(code, format!("{verb} {path}: {status}"), message))
 }
 
 fn unreachable(verb: &str, path: &str, error: &ureq::Error) -> Failure {
-    Failure::new(Code::TryAgainLater, format!("{verb} {path}: no answer"), crate::chain(error))
+    Failure::new(Code::TryAgainLater, format!("{verb} {path}: no answer"), ambit_core::chain(error))
 }

@@ -1,28 +1,37 @@
-//! What the plugin says when it cannot do what it is asked: the CNI specification's error document and codes.
+//! Failures of the plugin: the CNI specification's error document and codes.
 
 use serde::Serialize;
 
 /// The specification's codes, and ours from 100 on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
+    /// The configuration's version is not supported.
     IncompatibleVersion = 1,
+    /// A variable is missing or malformed.
     InvalidEnvironment = 4,
+    /// A file or a socket failed.
     Io = 5,
+    /// Input or an answer is not the expected JSON.
     Decode = 6,
+    /// The configuration lacks something.
     InvalidConfiguration = 7,
+    /// The API server or ztunnel did not answer, or cannot yet.
     TryAgainLater = 11,
     /// The node's ztunnel refused the pod.
     Refused = 100,
-    /// The API server refused us.
+    /// The API server refused the plugin's credential.
     Forbidden = 101,
 }
 
-/// A failure: what was wrong, and the particulars.
+/// A failure.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}: {details}")]
 pub struct Failure {
+    /// The code of the error document.
     pub code: Code,
+    /// What failed.
     pub message: String,
+    /// Why.
     pub details: String,
 }
 
@@ -31,7 +40,7 @@ impl Failure {
         Self { code, message: message.into(), details: details.into() }
     }
 
-    /// As the runtime reads it.
+    /// The error document, as the runtime reads it.
     pub(super) fn to_json(&self, version: &str) -> Vec<u8> {
         #[derive(Serialize)]
         struct Document<'a> {

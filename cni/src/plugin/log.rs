@@ -1,5 +1,5 @@
-//! What the plugin did, in a file: a line for every pod it enrolled and for every failure. Bounded: at
-//! [`MAX_BYTES`] the file becomes `FILE.1` in the place of the one before.
+//! The plugin's log file: a line for every enrolled pod and every failure. Bounded: at [`MAX_BYTES`] the file
+//! is renamed to `FILE.1`, replacing the one before.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
@@ -8,10 +8,10 @@ use std::path::Path;
 
 use nix::fcntl::{Flock, FlockArg};
 
-/// The longest a file gets, but for its last line.
+/// The size at which the file is rotated.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// Adds a line. Where that fails, nothing is lost but the line.
+/// Appends a line. If that fails, only the line is lost.
 pub(super) fn line(path: Option<&Path>, text: &str) {
     let Some(path) = path else { return };
     _ = append(path, text);
@@ -20,7 +20,7 @@ pub(super) fn line(path: Option<&Path>, text: &str) {
 fn append(path: &Path, text: &str) -> io::Result<()> {
     let mut file = open(path)?;
     if file.metadata()?.len() >= MAX_BYTES {
-        // Several plugins run at a time: whoever comes second finds a short file and leaves it.
+        // Several plugins run at a time: the second one finds a short file and leaves it.
         let lock = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| io::Error::from(error))?;
         if open(path)?.metadata()?.len() >= MAX_BYTES {
             let mut old = path.as_os_str().to_owned();

@@ -1,4 +1,4 @@
-//! What a runtime hands to a plugin: variables of the environment, and a configuration on standard input.
+//! The CNI protocol: environment variables, and a configuration on standard input.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -9,10 +9,10 @@ use serde_json::value::RawValue;
 use super::failure::{Code, Failure};
 use crate::entry::Entry;
 
-/// Versions of the specification whose configurations are taken. The result is the one before, passed on, so
-/// its form does not matter to us.
+/// Supported versions of the specification. The result is that of the plugins before, passed on unchanged, so
+/// its form does not matter.
 pub(super) const VERSIONS: [&str; 7] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
-/// What is answered in where nothing can be read.
+/// The version of answers to input that cannot be read.
 pub(super) const NEWEST: &str = "1.1.0";
 
 /// The environment, by name.
@@ -23,7 +23,7 @@ pub type Environment = BTreeMap<String, String>;
 pub(super) struct Configuration {
     #[serde(rename = "cniVersion", default)]
     pub(super) cni_version: String,
-    /// What the plugins before this one made.
+    /// The result of the plugins before this one.
     #[serde(rename = "prevResult", default)]
     pub(super) previous: Option<Box<RawValue>>,
 }
@@ -31,21 +31,25 @@ pub(super) struct Configuration {
 impl Configuration {
     pub(super) fn parse(input: &[u8]) -> Result<Self, Failure> {
         serde_json::from_slice(input).map_err(|error| {
-            Failure::new(Code::Decode, "the configuration on standard input", error.to_string())
+            Failure::new(
+                Code::Decode,
+                "failed to parse the configuration on standard input",
+                error.to_string(),
+            )
         })
     }
 
-    /// The version that is spoken.
+    /// Refuses a version that is not supported.
     pub(super) fn check_version(&self) -> Result<(), Failure> {
-        // What says nothing is as old as can be.
+        // Without a version it is of the oldest specification.
         if self.cni_version.is_empty() || VERSIONS.contains(&self.cni_version.as_str()) {
             return Ok(());
         }
-        let details = format!("{} is asked for; {} are spoken", self.cni_version, VERSIONS.join(", "));
+        let details = format!("{} is not one of {}", self.cni_version, VERSIONS.join(", "));
         Err(Failure::new(Code::IncompatibleVersion, "incompatible CNI version", details))
     }
 
-    /// The result of the plugins before this one, which must be there: this plugin makes no network.
+    /// The result of the plugins before this one. It is required: this plugin creates no network.
     pub(super) fn previous(&self) -> Result<&str, Failure> {
         self.previous.as_deref().map(RawValue::get).ok_or_else(|| {
             let details = "prevResult is missing: ambit-cni must be chained behind another plugin";
@@ -54,14 +58,14 @@ impl Configuration {
     }
 }
 
-/// What the plugin is told in its entry.
+/// The plugin's entry in the configuration list.
 pub(super) fn entry(input: &[u8]) -> Result<Entry, Failure> {
     serde_json::from_slice(input).map_err(|error| {
         Failure::new(Code::InvalidConfiguration, "invalid network configuration", error.to_string())
     })
 }
 
-/// A variable that must be there.
+/// A required variable.
 pub(super) fn variable<'a>(environment: &'a Environment, name: &str) -> Result<&'a str, Failure> {
     let value = environment.get(name).filter(|value| !value.is_empty());
     value.map(String::as_str).ok_or_else(|| {
@@ -69,24 +73,24 @@ pub(super) fn variable<'a>(environment: &'a Environment, name: &str) -> Result<&
     })
 }
 
-/// A pod's sandbox, as the runtime names it.
+/// A pod's sandbox, as the runtime identifies it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Sandbox {
     pub(super) namespace: String,
     pub(super) name: String,
-    /// Older runtimes do not say it.
+    /// Older runtimes do not give it.
     pub(super) uid: Option<String>,
 }
 
 impl Sandbox {
-    /// `None`: this is no pod of Kubernetes.
+    /// `None`: not a pod of Kubernetes.
     pub(super) fn read(environment: &Environment) -> Result<Option<Self>, Failure> {
         let arguments = environment.get("CNI_ARGS").map(String::as_str).unwrap_or_default();
         let wrong = |details: String| Failure::new(Code::InvalidEnvironment, "invalid environment", details);
         let mut found = BTreeMap::new();
         for pair in arguments.split(';').filter(|pair| !pair.is_empty()) {
             let (name, value) =
-                pair.split_once('=').ok_or_else(|| wrong(format!("CNI_ARGS: {pair:?} is no NAME=VALUE")))?;
+                pair.split_once('=').ok_or_else(|| wrong(format!("CNI_ARGS: {pair:?} is not NAME=VALUE")))?;
             found.insert(name, value);
         }
         let argument = |name: &str| found.get(name).filter(|value| !value.is_empty()).copied();
@@ -94,7 +98,7 @@ impl Sandbox {
             (None, None) => return Ok(None),
             (Some(namespace), Some(name)) => (namespace, name),
             _ => {
-                let details = "CNI_ARGS: K8S_POD_NAMESPACE and K8S_POD_NAME must both be there";
+                let details = "CNI_ARGS: K8S_POD_NAMESPACE and K8S_POD_NAME must both be set";
                 return Err(wrong(details.to_owned()));
             }
         };
@@ -110,7 +114,7 @@ impl Sandbox {
     }
 }
 
-/// The namespace's path.
+/// The path of the sandbox's network namespace.
 pub(super) fn network_namespace(environment: &Environment) -> Result<PathBuf, Failure> {
     variable(environment, "CNI_NETNS").map(PathBuf::from)
 }

@@ -1,5 +1,7 @@
-//! What a runtime says and hears, in rows. The API server is a small one of our own here: the suites ask a
-//! real one. The daemon's side of enrolment is the real protocol. Needs root.
+//! The plugin as runtimes call it. The API server is a fake ([`fake_api`]): the suites use a real one. The
+//! daemon's side of enrolment is the real protocol. Needs root.
+
+mod fake_api;
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -10,7 +12,8 @@ use std::time::Duration;
 use ambit_enrol::{Handler, Request, Server, SourceName};
 use serde_json::{Value, json};
 
-use super::fake_api::{self, Objects};
+use fake_api::Objects;
+
 use super::*;
 use crate::credential::Credential;
 
@@ -26,7 +29,7 @@ struct Node {
     namespace: File,
 }
 
-/// The daemon's side: notes who is enrolled, and refuses pods named `refused`.
+/// The daemon's side: records enrolments, and refuses pods named `refused`.
 #[derive(Debug, Default)]
 struct Daemon(Mutex<Vec<String>>);
 
@@ -96,7 +99,7 @@ impl Node {
         run(&environment, input.as_bytes())
     }
 
-    fn asked(&self) -> Vec<String> {
+    fn requests(&self) -> Vec<String> {
         self.requests.lock().unwrap().clone()
     }
 
@@ -119,7 +122,8 @@ const STATUS: &str = "/api/v1/namespaces/shop/pods/web/status?fieldManager=ambit
 const ARGUMENTS: &str = "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web;K8S_POD_UID=u1";
 
 fn pod(labels: &Value) -> Value {
-    json!({"metadata": {"name": "web", "uid": "u1", "labels": labels}, "spec": {"nodeName": "n"}, "status": {"phase": "Pending"}})
+    json!({"metadata": {"name": "web", "uid": "u1", "labels": labels}, "spec": {"nodeName": "n"},
+        "status": {"phase": "Pending"}})
 }
 
 fn namespace(mode: &str) -> Value {
@@ -137,7 +141,7 @@ fn error(answer: &Answer) -> Value {
 }
 
 #[test]
-fn a_pod_of_the_mesh_is_enrolled_annotated_and_passed_on() {
+fn a_labelled_pod_is_enrolled_and_annotated() {
     let node = Node::start(labelled());
     let answer = node.add(ARGUMENTS);
     assert_eq!((String::from_utf8(answer.output).unwrap().as_str(), answer.success), (PREVIOUS, true));
@@ -145,13 +149,13 @@ fn a_pod_of_the_mesh_is_enrolled_annotated_and_passed_on() {
     let patch =
         r#"{"metadata":{"annotations":{"ambient.istio.io/redirection":"enabled"},"uid":"u1"}}"#.to_owned();
     let expected = [format!("GET {POD}"), format!("GET {NAMESPACE}"), format!("PATCH {STATUS} {patch}")];
-    assert_eq!(node.asked(), expected);
+    assert_eq!(node.requests(), expected);
     assert!(node.log().contains("ADD shop/web: enrolled"), "{}", node.log());
     assert!(!node.log().contains("secret"));
 }
 
 #[test]
-fn what_is_not_of_the_mesh_passes_without_ztunnel() {
+fn other_pods_start_without_ztunnel() {
     let none = json!({"istio.io/dataplane-mode": "none"});
     let mirror = json!({"metadata": {"uid": "other", "annotations": {"kubernetes.io/config.mirror": "x"}}});
     let rows: [(&str, Objects, &str, usize); 6] = [
@@ -180,13 +184,13 @@ fn what_is_not_of_the_mesh_passes_without_ztunnel() {
             (PREVIOUS, true),
             "{name}"
         );
-        assert_eq!(node.asked().len(), questions, "{name}: {:?}", node.asked());
+        assert_eq!(node.requests().len(), questions, "{name}: {:?}", node.requests());
         assert_eq!(node.log(), "", "{name}");
     }
 }
 
 #[test]
-fn without_an_answer_a_pod_does_not_start() {
+fn a_pod_does_not_start_when_enrolment_fails() {
     let refused = |arguments: &str| arguments.replace("web", "refused");
     let pods = "/api/v1/namespaces/shop/pods/refused";
     let mut with_refused = labelled();
@@ -205,10 +209,10 @@ fn without_an_answer_a_pod_does_not_start() {
             "GET /api/v1/namespaces/shop/pods/web: 404",
         ),
         ("not allowed", failing(POD, 403), ARGUMENTS.to_owned(), 101, "403"),
-        ("who are you", failing(POD, 401), ARGUMENTS.to_owned(), 101, "401"),
-        ("an API server in trouble", failing(NAMESPACE, 500), ARGUMENTS.to_owned(), 11, "500"),
+        ("not authenticated", failing(POD, 401), ARGUMENTS.to_owned(), 101, "401"),
+        ("a failing API server", failing(NAMESPACE, 500), ARGUMENTS.to_owned(), 11, "500"),
         ("not annotated", failing(STATUS, 409), ARGUMENTS.to_owned(), 11, "409"),
-        ("another pod", labelled(), ARGUMENTS.replace("u1", "u0"), 11, "taken this one's name"),
+        ("another pod", labelled(), ARGUMENTS.replace("u1", "u0"), 11, "another pod has this name now"),
         ("refused by ztunnel", with_refused, refused(ARGUMENTS), 100, "ztunnel did not enrol"),
     ];
     for (name, objects, arguments, code, message) in rows {
@@ -217,12 +221,12 @@ fn without_an_answer_a_pod_does_not_start() {
         assert_eq!(error["code"], code, "{name}: {error}");
         assert_eq!(error["cniVersion"], "1.0.0", "{name}");
         assert!(error["msg"].as_str().unwrap().contains(message), "{name}: {error}");
-        assert!(node.log().contains("refused after"), "{name}: {}", node.log());
+        assert!(node.log().contains("failed after"), "{name}: {}", node.log());
     }
 }
 
 #[test]
-fn an_api_server_that_cannot_be_reached_or_trusted() {
+fn a_pod_does_not_start_without_a_trusted_api_server() {
     let node = Node::start(labelled());
     let text = std::fs::read_to_string(node.path("kubeconfig")).unwrap();
     let credential = Credential::parse(&text).unwrap();
@@ -230,14 +234,14 @@ fn an_api_server_that_cannot_be_reached_or_trusted() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let rows = [
         ("not there", None, "No such file"),
-        ("no kubeconfig", Some("x".to_owned()), "not the kubeconfig"),
+        ("no kubeconfig", Some("x".to_owned()), "not a kubeconfig"),
         (
             "another's certificate",
             Some(Credential { authorities: other, ..credential.clone() }.to_text()),
             "invalid peer certificate",
         ),
         (
-            "nobody listens",
+            "a closed port",
             Some(Credential { server: format!("https://{closed}"), ..credential.clone() }.to_text()),
             "refused",
         ),
@@ -260,12 +264,12 @@ fn an_api_server_that_cannot_be_reached_or_trusted() {
 }
 
 #[test]
-fn a_ztunnel_that_comes_late_is_waited_for() {
+fn add_waits_for_a_ztunnel_that_starts_late() {
     let node = Node::without_ztunnel(labelled());
     std::thread::scope(|scope| {
         let adding = scope.spawn(|| node.add(ARGUMENTS));
-        // It has asked, so it waits for ztunnel from here on.
-        while node.asked().len() < 2 {
+        // Both requests were made: from here on it waits for ztunnel.
+        while node.requests().len() < 2 {
             std::thread::sleep(Duration::from_millis(5));
         }
         let runtime =
@@ -278,7 +282,7 @@ fn a_ztunnel_that_comes_late_is_waited_for() {
 }
 
 #[test]
-fn commands_that_do_nothing_and_mistakes() {
+fn commands_without_effect_and_invalid_input() {
     let node = Node::without_ztunnel(Objects::new());
     let mut with_previous = node.input();
     with_previous["prevResult"] = serde_json::from_str(PREVIOUS).unwrap();
@@ -288,7 +292,7 @@ fn commands_that_do_nothing_and_mistakes() {
     let bare = json!({"cniVersion": "1.1.0", "name": "x", "type": "ambit-cni"});
     let versions = r#""supportedVersions":["0.1.0","0.2.0","0.3.0","0.3.1","0.4.0","1.0.0","1.1.0"]"#;
     let all = "ADD CNI_CONTAINERID CNI_IFNAME CNI_NETNS";
-    // Command and variables that are set, input, then either what is said or the error's code.
+    // Command and variables that are set, input, then a part of the output or the error's code.
     let rows: [(&str, &str, &Value, Result<&str, u32>); 17] = [
         ("version", "VERSION", &json!({"cniVersion": "0.4.0"}), Ok(versions)),
         ("version of a future", "VERSION", &future, Ok(r#""cniVersion":"9.0.0""#)),
@@ -300,8 +304,8 @@ fn commands_that_do_nothing_and_mistakes() {
         ("status without ztunnel", "STATUS", &without, Ok("")),
         ("status of no configuration", "STATUS", &bare, Err(7)),
         ("no command", "", &without, Err(4)),
-        ("no such command", "CONQUER", &without, Err(4)),
-        ("a version that is not spoken", "ADD", &future, Err(1)),
+        ("no such command", "DESTROY", &without, Err(4)),
+        ("a version that is not supported", "ADD", &future, Err(1)),
         ("not chained", all, &without, Err(7)),
         ("no configuration", all, &bare, Err(7)),
         ("no container", "ADD CNI_IFNAME CNI_NETNS", &with_previous, Err(4)),
@@ -314,10 +318,10 @@ fn commands_that_do_nothing_and_mistakes() {
         set.extend(words.map(|word| (word.to_owned(), "x".to_owned())));
         let answer = run(&set, input.to_string().as_bytes());
         match expected {
-            Ok(said) => {
+            Ok(text) => {
                 let output = String::from_utf8(answer.output.clone()).unwrap();
-                assert!(answer.success && output.contains(said), "{name}: {output}");
-                assert_eq!(output.is_empty(), said.is_empty(), "{name}: {output}");
+                assert!(answer.success && output.contains(text), "{name}: {output}");
+                assert_eq!(output.is_empty(), text.is_empty(), "{name}: {output}");
             }
             Err(code) => assert_eq!(error(&answer)["code"], code, "{name}: {}", error(&answer)),
         }
@@ -327,7 +331,7 @@ fn commands_that_do_nothing_and_mistakes() {
 }
 
 #[test]
-fn arguments_that_cannot_be_a_pods() {
+fn invalid_pod_arguments_are_refused() {
     let node = Node::without_ztunnel(Objects::new());
     let rows = [
         ("a name without a namespace", "K8S_POD_NAME=web"),
@@ -340,5 +344,5 @@ fn arguments_that_cannot_be_a_pods() {
     for (name, arguments) in rows {
         assert_eq!(error(&node.add(arguments))["code"], 4, "{name}");
     }
-    assert_eq!(node.asked(), Vec::<String>::new());
+    assert_eq!(node.requests(), Vec::<String>::new());
 }

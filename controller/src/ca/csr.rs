@@ -1,5 +1,4 @@
-//! Certificate requests: what is taken from one is its key, and that only when the request proves possession
-//! of it.
+//! Certificate signing requests: only the key is used, and only if the request proves possession of it.
 
 use rcgen::{PKCS_ECDSA_P256_SHA256, PublicKeyData, SubjectPublicKeyInfo};
 use x509_parser::certification_request::X509CertificationRequest;
@@ -7,24 +6,24 @@ use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::FromDer;
 
 /// Longer than any request with a P-256 key and one name.
-const LONGEST: usize = 16 * 1024;
+const MAX_LENGTH: usize = 16 * 1024;
 
 /// Why a request is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum CsrError {
     #[error("is not a PEM certificate request")]
     Form,
-    #[error("its signature is not by the key it holds")]
+    #[error("its signature is not by its key")]
     Signature,
     #[error("its key is not an ECDSA P-256 key")]
     Key,
-    #[error("it claims {claimed:?}, the identity asked for is {identity}")]
+    #[error("it claims {claimed:?}, the requested identity is {identity}")]
     Name { claimed: String, identity: String },
 }
 
-/// Checks a request and returns its key. It may name `identity` or nobody.
+/// Checks a request and returns its key. It may name `identity`, or no identity.
 pub(crate) fn check(pem: &str, identity: &str) -> Result<SubjectPublicKeyInfo, CsrError> {
-    if pem.len() > LONGEST {
+    if pem.len() > MAX_LENGTH {
         return Err(CsrError::Form);
     }
     let (_, block) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).map_err(|_| CsrError::Form)?;

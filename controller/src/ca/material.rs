@@ -1,8 +1,8 @@
-//! What a CA on Kubernetes is made of: the roots that vouch for it, the certificates from the one that signs
-//! up to them, and its key. Made here, or brought by the user under Istio's names.
+//! A CA on Kubernetes: its roots, the certificates from the signing one up to them, and its key. Created
+//! here, or given by the user under Istio's names.
 //!
-//! Way in: [`Material::make`] and [`Material::bring`], then [`Material::authority`], which checks what it is
-//! given.
+//! Entry points: [`Material::make`] and [`Material::from_user`], then [`Material::authority`], which checks
+//! them.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,21 +16,20 @@ use webpki::{ALL_VERIFICATION_ALGS, EndEntityCert, KeyUsage};
 
 use super::{Authority, Error, LARGEST_BACKDATING, authority_params, end, new_root};
 
-/// How long an intermediate lasts. A new one is made when a third of that is left.
+/// The lifetime of an intermediate. A new one is created when a third of it is left.
 const INTERMEDIATE_LIFETIME: Duration = Duration::from_hours(365 * 24);
 
 /// One CA. All texts are PEM.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Material {
-    /// Every root that vouches for it.
+    /// Every root that its certificates chain up to.
     roots: String,
-    /// The root's key, where the root was made here.
+    /// The root's key, if the root was created here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     root_key: Option<String>,
-    /// The certificate that signs, and those above it up to the root's, which is not here. Empty where the
-    /// root signs.
+    /// The signing certificate and those above it, without the root's. Empty if the root signs.
     chain: String,
-    /// The key that signs.
+    /// The signing key.
     key: String,
 }
 
@@ -42,7 +41,7 @@ impl std::fmt::Debug for Material {
 
 /// A user's own CA, under the names that Istio gives its parts.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Brought<'a> {
+pub(crate) struct UserCa<'a> {
     pub(crate) ca_cert: &'a str,
     pub(crate) ca_key: &'a str,
     pub(crate) cert_chain: &'a str,
@@ -63,15 +62,13 @@ impl Material {
         Ok(made)
     }
 
-    /// A CA that somebody else made.
-    pub(crate) fn bring(brought: Brought<'_>) -> Result<Self, Error> {
-        let roots = certificates("root-cert.pem", brought.root_cert)?;
-        let signing = certificates("ca-cert.pem", brought.ca_cert)?;
+    /// A CA given by the user.
+    pub(crate) fn from_user(given: UserCa<'_>) -> Result<Self, Error> {
+        let roots = certificates("root-cert.pem", given.root_cert)?;
+        let signing = certificates("ca-cert.pem", given.ca_cert)?;
         let signing = signing.into_iter().next().ok_or_else(|| missing("ca-cert.pem"))?;
         let mut chain = vec![signing.clone()];
-        chain.extend(
-            certificates("cert-chain.pem", brought.cert_chain)?.into_iter().filter(|c| *c != signing),
-        );
+        chain.extend(certificates("cert-chain.pem", given.cert_chain)?.into_iter().filter(|c| *c != signing));
         chain.retain(|certificate| !roots.contains(certificate));
         if roots.is_empty() {
             return Err(missing("root-cert.pem"));
@@ -80,11 +77,11 @@ impl Material {
             roots: pem(&roots),
             root_key: None,
             chain: pem(&chain),
-            key: brought.ca_key.trim().to_owned() + "\n",
+            key: given.ca_key.trim().to_owned() + "\n",
         })
     }
 
-    /// With another intermediate under the same root, when the one it has nears its end.
+    /// The same with a new intermediate, if the present one is due for renewal.
     pub(crate) fn renewed(&self, trust_domain: &TrustDomain, now: SystemTime) -> Result<Option<Self>, Error> {
         if self.root_key.is_none() || now < self.renewal()? {
             return Ok(None);
@@ -98,19 +95,19 @@ impl Material {
         Ok(self.not_after()? - INTERMEDIATE_LIFETIME / 3)
     }
 
-    /// The roots that vouch for it, one PEM block each.
+    /// Its roots, one PEM block each.
     pub(crate) fn roots(&self) -> Vec<String> {
         let found = CertificateDer::pem_slice_iter(self.roots.as_bytes()).filter_map(Result::ok);
         found.map(|root| pem(&[root])).collect()
     }
 
-    /// Tells one from another without saying anything about the key.
+    /// Identifies it without revealing anything about the key.
     pub(crate) fn fingerprint(&self) -> String {
         let digest = digest::digest(&digest::SHA256, format!("{}{}", self.roots, self.chain).as_bytes());
         crate::hex::encode(digest.as_ref())
     }
 
-    /// The CA, if what it is made of fits together and peers that trust its roots take what it signs.
+    /// The CA, if its parts fit together and peers that trust its roots accept what it signs.
     pub(crate) fn authority(
         &self,
         trust_domain: &TrustDomain,
@@ -119,20 +116,20 @@ impl Material {
     ) -> Result<Authority, Error> {
         let wrong = |what: &str| Error::Material(what.to_owned());
         let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).map_err(|_| wrong("no private key"))?;
-        let key = KeyPair::try_from(&key).map_err(|_| wrong("the private key is not understood"))?;
+        let key = KeyPair::try_from(&key).map_err(|_| wrong("failed to parse the private key"))?;
         let roots = certificates("root-cert.pem", &self.roots)?;
         let chain = certificates("cert-chain.pem", &self.chain)?;
         let issuer = chain.first().or(roots.first()).ok_or_else(|| wrong("no certificate"))?;
         let (_, parsed) = x509_parser::parse_x509_certificate(issuer)
-            .map_err(|_| wrong("the certificate that signs is not understood"))?;
+            .map_err(|_| wrong("failed to parse the signing certificate"))?;
         if parsed.public_key().subject_public_key.data.as_ref() != key.der_bytes() {
-            return Err(wrong("the private key is not the key of the certificate that signs"));
+            return Err(wrong("the private key does not match the signing certificate"));
         }
         if !parsed.is_ca() {
-            return Err(wrong("the certificate that signs may not sign others"));
+            return Err(wrong("the signing certificate is not a CA certificate"));
         }
         let issuer = Issuer::from_ca_cert_der(issuer, key)
-            .map_err(|error| Error::Material(format!("the certificate that signs: {error}")))?;
+            .map_err(|error| Error::Material(format!("failed to use the signing certificate: {error}")))?;
         let above = chain.iter().map(|certificate| pem(std::slice::from_ref(certificate))).collect();
         let not_after = self.not_after()?;
         let mut authority = Authority { issuer, above, not_after, root_not_after: not_after, longest };
@@ -144,7 +141,7 @@ impl Material {
         Ok(authority)
     }
 
-    /// The end of the first of its certificates that ends.
+    /// When the first of its certificates expires.
     fn not_after(&self) -> Result<SystemTime, Error> {
         let mut all = certificates("root-cert.pem", &self.roots)?;
         all.extend(certificates("cert-chain.pem", &self.chain)?);
@@ -169,7 +166,7 @@ impl Material {
 }
 
 impl Authority {
-    /// The root by which a peer takes what this signs, found by having one judged.
+    /// The root by which peers accept what this signs, found by verifying a trial certificate.
     fn anchor<'r>(
         &self,
         trust_domain: &TrustDomain,
@@ -185,29 +182,29 @@ impl Authority {
         let leaf = self.sign(&identity, &request.map_err(make)?, LARGEST_BACKDATING, now)?;
         let leaf = leaf.first().map(|pem| CertificateDer::from_pem_slice(pem.as_bytes()));
         let Some(Ok(leaf)) = leaf else { return Err(missing("a certificate")) };
-        let leaf = EndEntityCert::try_from(&leaf).map_err(judged)?;
+        let leaf = EndEntityCert::try_from(&leaf).map_err(not_accepted)?;
         let since = now.duration_since(UNIX_EPOCH).map_err(|_| Error::Clock)?;
         let time = UnixTime::since_unix_epoch(since);
         let mut last = None;
         for root in roots {
-            let anchor = webpki::anchor_from_trusted_cert(root).map_err(judged)?;
+            let anchor = webpki::anchor_from_trusted_cert(root).map_err(not_accepted)?;
             let (usage, anchors) = (KeyUsage::client_auth(), [anchor]);
             match leaf.verify_for_usage(ALL_VERIFICATION_ALGS, &anchors, chain, time, usage, None, None) {
                 Ok(_) => return Ok(root),
                 Err(error) => last = Some(error),
             }
         }
-        Err(last.map_or_else(|| missing("root-cert.pem"), judged))
+        Err(last.map_or_else(|| missing("root-cert.pem"), not_accepted))
     }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "errors are mapped by value")]
-fn judged(error: webpki::Error) -> Error {
-    Error::Material(format!("peers would not take what it signs: {error:?}"))
+fn not_accepted(error: webpki::Error) -> Error {
+    Error::Material(format!("peers would not accept what it signs: {error:?}"))
 }
 
 fn missing(what: &str) -> Error {
-    Error::Material(format!("{what} is missing or not understood"))
+    Error::Material(format!("{what} is missing or cannot be parsed"))
 }
 
 fn certificates(what: &str, text: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
@@ -215,7 +212,7 @@ fn certificates(what: &str, text: &str) -> Result<Vec<CertificateDer<'static>>, 
     found.map_err(|_| missing(what))
 }
 
-/// The end of the first that ends.
+/// When the first of them expires.
 fn first_end(certificates: &[CertificateDer<'_>]) -> Result<Option<SystemTime>, Error> {
     let mut first = None;
     for der in certificates {
@@ -237,5 +234,4 @@ fn pem(certificates: &[CertificateDer<'_>]) -> String {
 }
 
 #[cfg(test)]
-#[path = "material_tests.rs"]
 mod tests;

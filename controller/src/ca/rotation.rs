@@ -1,12 +1,12 @@
-//! Which root signs, and which are trusted, over time: a pure state machine. Nobody is refused because a root
-//! changes:
+//! Rotation of the root: which one signs and which are trusted, as a pure state machine. No connection is
+//! refused because the root changes:
 //!
-//! 1. A new root is first only trusted: it enters the bundle that daemons read, and after that was written
-//!    and a wait (long enough for every node to have read it) it signs.
-//! 2. The old one stays in the bundle until the last certificate it signed has ended; until then it also
-//!    signs the controller's own server certificate, which daemons with an old bundle accept too.
+//! 1. A new root is first only trusted: it is added to the bundle that daemons read. It signs after the
+//!    bundle has been written and a wait, long enough for every node to have read it.
+//! 2. The old one stays in the bundle until the last certificate that it signed has expired; until then it
+//!    also signs the controller's own server certificate, which daemons with an old bundle accept too.
 //!
-//! One replica at a time takes steps ([`State::step`]); all of them follow what it writes.
+//! One replica at a time takes steps ([`State::step`]); all replicas follow what it writes.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -15,26 +15,26 @@ use serde::{Deserialize, Serialize};
 use super::Error;
 use super::material::Material;
 
-/// Clocks differ, and a replica may hear of a change late.
+/// For differences of clocks, and replicas that learn of a change late.
 const MARGIN: Duration = Duration::from_mins(10);
 
 /// Seconds since 1970.
 type Seconds = u64;
 
-/// What is kept.
+/// The state in the Secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct State {
     /// Signs for workloads.
     current: Material,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     next: Option<Next>,
-    /// Trusted still, the oldest first.
+    /// Still trusted, the oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     retired: Vec<Retired>,
-    /// The wish for a new root that was granted last.
+    /// The last request for a new root that was granted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     granted: Option<String>,
-    /// The fingerprint of the user's own CA that was taken over last.
+    /// The fingerprint of the user's own CA that was adopted last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     own: Option<String>,
 }
@@ -42,7 +42,7 @@ pub(crate) struct State {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Next {
     material: Material,
-    /// Since when the bundle with it can be read.
+    /// When the bundle with it was written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     trusted_since: Option<Seconds>,
 }
@@ -53,49 +53,49 @@ struct Retired {
     until: Seconds,
 }
 
-/// How long things take.
+/// The durations of a rotation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
     /// How long a new root is only trusted.
     pub(crate) trust_wait: Duration,
-    /// The longest life of what a root signs.
+    /// The longest lifetime of a certificate that a root signs.
     pub(crate) longest: Duration,
 }
 
-/// What the world looks like when a step is taken.
+/// The input of a step.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Facts<'a> {
     pub(crate) now: SystemTime,
-    /// The annotation that asks for a new root, whatever it says.
-    pub(crate) wish: Option<&'a str>,
+    /// The value of the annotation that requests a new root.
+    pub(crate) request: Option<&'a str>,
     /// The user's own CA, if there is one and it can be used.
     pub(crate) own: Option<&'a Material>,
-    /// The bundle that daemons can read now.
+    /// The bundle that daemons read now.
     pub(crate) published: Option<&'a str>,
 }
 
 impl State {
-    /// The first: the user's own CA, if there is one.
+    /// The first state: with the user's own CA, if there is one.
     pub(crate) fn first(
         made: impl FnOnce() -> Result<Material, Error>,
         facts: &Facts<'_>,
     ) -> Result<Self, Error> {
         let current = facts.own.map_or_else(made, |own| Ok(own.clone()))?;
         let own = facts.own.map(Material::fingerprint);
-        Ok(Self { current, next: None, retired: Vec::new(), granted: facts.wish.map(str::to_owned), own })
+        Ok(Self { current, next: None, retired: Vec::new(), granted: facts.request.map(str::to_owned), own })
     }
 
-    /// Signs for workloads.
+    /// The CA that signs for workloads.
     pub(crate) fn signing(&self) -> &Material {
         &self.current
     }
 
-    /// Signs for the controller's own server: the oldest that daemons still trust.
+    /// The CA that signs for the controller's own server: the oldest that daemons still trust.
     pub(crate) fn serving(&self) -> &Material {
         self.retired.first().map_or(&self.current, |retired| &retired.material)
     }
 
-    /// Every root that may vouch, the one that signs first.
+    /// Every trusted root, the signing one first.
     pub(crate) fn bundle(&self) -> String {
         let next = self.next.iter().map(|next| &next.material);
         let retired = self.retired.iter().map(|retired| &retired.material);
@@ -108,8 +108,7 @@ impl State {
         roots.concat()
     }
 
-    /// The state that follows, if there is something to be done now. `make` makes a root, `renew` an
-    /// intermediate where that is due.
+    /// The next state, if a step is due now. `make` creates a root, `renew` an intermediate if that is due.
     pub(crate) fn step(
         &self,
         facts: &Facts<'_>,
@@ -118,7 +117,7 @@ impl State {
         renew: impl FnOnce(&Material) -> Result<Option<Material>, Error>,
     ) -> Result<Option<Self>, Error> {
         let mut new = self.clone();
-        new.take_over_own(facts, pace);
+        new.adopt_own(facts, pace);
         new.grant(facts, make)?;
         new.advance(facts, pace);
         let now = seconds(facts.now);
@@ -129,7 +128,7 @@ impl State {
         Ok((new != *self).then_some(new))
     }
 
-    /// When time alone will ask for a step.
+    /// When the next step is due by time alone.
     pub(crate) fn due(&self, pace: Pace) -> Option<SystemTime> {
         let wait = pace.trust_wait.as_secs();
         let next = self.next.iter().filter_map(|next| Some(next.trusted_since? + wait));
@@ -138,8 +137,8 @@ impl State {
         first.into_iter().chain(self.current.renewal().ok()).min()
     }
 
-    /// The user's own CA replaces what there is; at once where nobody has to learn to trust it.
-    fn take_over_own(&mut self, facts: &Facts<'_>, pace: Pace) {
+    /// Adopts a new CA of the user: at once if daemons trust its roots already.
+    fn adopt_own(&mut self, facts: &Facts<'_>, pace: Pace) {
         let Some(own) = facts.own else { return };
         let fingerprint = own.fingerprint();
         if self.own.as_ref() == Some(&fingerprint) {
@@ -157,7 +156,7 @@ impl State {
         }
     }
 
-    /// Whether everybody trusts all of its roots already: they vouched for what signed before.
+    /// Whether daemons trust all of its roots already: they are those of a present or former CA.
     fn has_trusted(&self, own: &Material, facts: &Facts<'_>) -> bool {
         let retired = self.retired.iter().map(|retired| &retired.material);
         let known: Vec<String> =
@@ -166,25 +165,25 @@ impl State {
         own.roots().iter().all(|root| known.contains(root) && published.contains(root.as_str()))
     }
 
-    /// A new root where one is wished for; not where the user's own CA is in use: a wish makes no such.
+    /// Creates a requested root; not while the user's own CA is in use.
     fn grant(
         &mut self,
         facts: &Facts<'_>,
         make: impl FnOnce() -> Result<Material, Error>,
     ) -> Result<(), Error> {
-        let Some(wish) = facts.wish.filter(|wish| self.granted.as_deref() != Some(*wish)) else {
+        let Some(request) = facts.request.filter(|request| self.granted.as_deref() != Some(*request)) else {
             return Ok(());
         };
-        self.granted = Some(wish.to_owned());
+        self.granted = Some(request.to_owned());
         if facts.own.is_some() {
-            tracing::error!(wish, "no new root is made: replace your own CA instead");
+            tracing::error!(request, "root rotation refused: replace the user's own CA instead");
             return Ok(());
         }
         self.next = Some(Next { material: make()?, trusted_since: None });
         Ok(())
     }
 
-    /// From written to trusted, from trusted to signing.
+    /// Moves the next CA from written to trusted, and from trusted to signing.
     fn advance(&mut self, facts: &Facts<'_>, pace: Pace) {
         let bundle = self.bundle();
         let Some(next) = &mut self.next else { return };
@@ -211,5 +210,4 @@ fn seconds(time: SystemTime) -> Seconds {
 }
 
 #[cfg(test)]
-#[path = "rotation_tests.rs"]
 mod tests;

@@ -67,7 +67,7 @@ fn trusted(authority: &Authority, chain: &[String], when: SystemTime) -> Result<
 }
 
 #[test]
-fn a_workloads_certificate() {
+fn fields_of_a_workload_certificate() {
     let Bench { authority, now, .. } = bench();
     let chain = authority.sign(&web(), &csr(&[&web().to_string()]), DAY, now).unwrap();
     assert_eq!(chain.len(), 2, "leaf and root");
@@ -89,7 +89,7 @@ fn a_workloads_certificate() {
 }
 
 #[test]
-fn serial_numbers_differ_even_for_one_key() {
+fn serial_numbers_differ_for_the_same_key() {
     let Bench { authority, now, .. } = bench();
     let csr = csr(&[]);
     let serial = || {
@@ -102,14 +102,14 @@ fn serial_numbers_differ_even_for_one_key() {
 }
 
 #[test]
-fn lifetimes() {
+fn lifetimes_are_limited() {
     let Bench { authority, now, .. } = bench();
     let seconds = Duration::from_secs;
-    // What is asked for; how long it lasts from now; how far back it reaches.
+    // The requested lifetime; the granted one from now; the backdating.
     let rows = [
         ("a day", DAY, DAY, seconds(60)),
         ("a week is cut to a day", DAY * 7, DAY, seconds(60)),
-        ("nothing asked", Duration::ZERO, DAY, seconds(60)),
+        ("none requested", Duration::ZERO, DAY, seconds(60)),
         ("ten seconds", seconds(10), seconds(10), seconds(1)),
         ("ten minutes", seconds(600), seconds(600), seconds(60)),
         ("less than a second", Duration::from_millis(1), seconds(1), seconds(1)),
@@ -144,7 +144,7 @@ fn no_leaf_outlives_the_root() {
 }
 
 #[test]
-fn requests_that_are_refused() {
+fn invalid_requests_are_refused() {
     let Bench { authority, now, .. } = bench();
     let own = web().to_string();
     let forged = {
@@ -215,7 +215,7 @@ fn base64(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn what_a_request_asks_besides_its_name_is_not_granted() {
+fn other_fields_of_a_request_are_ignored() {
     let Bench { authority, now, .. } = bench();
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -231,7 +231,7 @@ fn what_a_request_asks_besides_its_name_is_not_granted() {
 }
 
 #[test]
-fn the_root_survives_a_restart_and_is_not_made_twice() {
+fn the_root_survives_a_restart_and_is_created_once() {
     let Bench { folder, authority, now, _temporary } = bench();
     let again = Authority::open(&folder, &TrustDomain::default(), DAY, now).unwrap();
     assert_eq!(again.root_pem(), authority.root_pem());
@@ -243,7 +243,7 @@ fn the_root_survives_a_restart_and_is_not_made_twice() {
 }
 
 #[test]
-fn another_root_is_another_trust() {
+fn certificates_of_another_root_are_not_trusted() {
     let (one, two) = (bench(), bench());
     let chain = one.authority.sign(&web(), &csr(&[]), DAY, one.now).unwrap();
     trusted(&one.authority, &chain, one.now).unwrap();
@@ -251,7 +251,7 @@ fn another_root_is_another_trust() {
 }
 
 #[test]
-fn a_root_that_cannot_be_used_is_reported_and_kept() {
+fn an_unusable_root_is_an_error_and_is_kept() {
     let Bench { folder, now, _temporary, .. } = bench();
     let good = folder.read_secret(FILE).unwrap().unwrap();
     let end = good.find("-----BEGIN PRIVATE KEY").unwrap();
@@ -285,21 +285,21 @@ fn a_root_of_another_trust_domain_is_refused() {
 }
 
 #[test]
-fn the_controllers_own_certificate() {
+fn fields_of_the_controllers_certificate() {
     let Bench { authority, now, .. } = bench();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let verifier = WebPkiServerVerifier::builder_with_provider(roots(&authority), provider).build().unwrap();
     let when = UnixTime::since_unix_epoch(now.duration_since(UNIX_EPOCH).unwrap());
-    for (served, asked, good) in [
+    for (served, requested, good) in [
         ("ambit-controller", "ambit-controller", true),
         ("ambit-controller", "other", false),
         ("10.0.0.1", "10.0.0.1", true),
         ("10.0.0.1", "10.0.0.2", false),
     ] {
         let serving = authority.serving(served, now).unwrap();
-        let name = ServerName::try_from(asked).unwrap();
+        let name = ServerName::try_from(requested).unwrap();
         let verdict = verifier.verify_server_cert(&serving.chain[0], &serving.chain[1..], &name, &[], when);
-        assert_eq!(verdict.is_ok(), good, "{served} asked as {asked}: {verdict:?}");
+        assert_eq!(verdict.is_ok(), good, "{served} requested as {requested}: {verdict:?}");
         assert_eq!(serving.renew_at, now + SERVING_LIFETIME / 2);
     }
 }

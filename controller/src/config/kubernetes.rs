@@ -1,4 +1,4 @@
-//! The block `kubernetes` of the configuration, and what the pod it runs in says.
+//! The block `kubernetes` of the configuration, and its defaults from the controller's own pod.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,7 +6,9 @@ use std::{env, fs};
 
 use serde::Deserialize;
 
-/// Where a pod finds its namespace.
+use super::name::is_name;
+
+/// Where Kubernetes mounts a pod's namespace.
 const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
 
 /// The block, as written.
@@ -42,53 +44,53 @@ impl Default for Written {
     }
 }
 
-/// How the controller works with a cluster.
+/// The settings for a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
-    /// Where the controller, its secrets and the daemons are.
+    /// The namespace of the controller, its secrets and the daemons.
     pub(crate) namespace: String,
-    /// Names this replica among those that want the lease.
+    /// This replica's name as a candidate for the lease.
     pub(crate) pod_name: String,
-    /// None: as a pod of the cluster.
+    /// None: the service account of the controller's pod.
     pub(crate) kubeconfig: Option<PathBuf>,
     /// The daemons' service account, in `namespace`.
     pub(crate) ztunnel_service_account: String,
-    /// What daemons' tokens must be meant for.
+    /// The audience of daemons' tokens.
     pub(crate) token_audience: String,
     pub(crate) ca_secret: String,
-    /// The secret in which users put a CA of their own.
+    /// The Secret for the user's own CA.
     pub(crate) own_ca_secret: String,
     pub(crate) root_config_map: String,
     pub(crate) lease: String,
-    /// How long a new root is only trusted before it signs.
+    /// How long a new root is trusted before it signs.
     pub(crate) root_trust_wait: Duration,
 }
 
-/// What the configuration need not say.
+/// Defaults from the process' environment.
 #[derive(Debug)]
-pub(super) struct Surroundings {
+pub(super) struct Environment {
     pub(super) namespace: Option<String>,
     pub(super) pod: Option<String>,
 }
 
-impl Surroundings {
+impl Environment {
     pub(super) fn of_this_process() -> Self {
-        let said = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
+        let variable = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
         let mounted = || fs::read_to_string(NAMESPACE_FILE).ok().map(|text| text.trim().to_owned());
-        Self { namespace: said("POD_NAMESPACE").or_else(mounted), pod: said("POD_NAME") }
+        Self { namespace: variable("POD_NAMESPACE").or_else(mounted), pod: variable("POD_NAME") }
     }
 }
 
 impl Written {
-    pub(super) fn check(self, surroundings: &Surroundings) -> Result<Settings, (String, String)> {
+    pub(super) fn check(self, environment: &Environment) -> Result<Settings, (String, String)> {
         let wrong = |field: &str, message: String| (format!("kubernetes.{field}"), message);
-        let namespace = self.namespace.or_else(|| surroundings.namespace.clone());
+        let namespace = self.namespace.or_else(|| environment.namespace.clone());
         let namespace = namespace.ok_or_else(|| {
-            wrong("namespace", format!("is not said, nor by POD_NAMESPACE or {NAMESPACE_FILE}"))
+            wrong("namespace", format!("missing, and neither POD_NAMESPACE nor {NAMESPACE_FILE} gives it"))
         })?;
-        let pod_name = self.pod_name.or_else(|| surroundings.pod.clone());
+        let pod_name = self.pod_name.or_else(|| environment.pod.clone());
         let pod_name =
-            pod_name.ok_or_else(|| wrong("pod_name", "is not said, nor by POD_NAME".to_owned()))?;
+            pod_name.ok_or_else(|| wrong("pod_name", "missing, and POD_NAME is not set".to_owned()))?;
         for (field, text) in [
             ("namespace", &namespace),
             ("pod_name", &pod_name),
@@ -99,7 +101,7 @@ impl Written {
             ("root_config_map", &self.root_config_map),
             ("lease", &self.lease),
         ] {
-            if !super::is_name(text) {
+            if !is_name(text) {
                 return Err(wrong(field, format!("{text:?} is not a name")));
             }
         }

@@ -1,5 +1,5 @@
-//! The pods of the node daemons, as the API shows them: who may authenticate, for which node, and which nodes
-//! are ready.
+//! The pods of the node daemons, as the API shows them: which may authenticate, for which node, and which
+//! nodes are ready.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,20 +10,20 @@ use tokio::sync::Notify;
 
 use super::item::Seen;
 
-/// How long a pod that the API server vouches for may take to appear in the watch.
-const APPEARANCE: Duration = Duration::from_secs(2);
+/// How long a pod whose token is valid may take to appear in the watch.
+const WATCH_LAG: Duration = Duration::from_secs(2);
 
-/// One daemon's pod.
+/// The pod of one daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Daemon {
     pub(crate) uid: String,
-    /// Empty while it is not scheduled.
+    /// Empty until it is scheduled.
     pub(crate) node: String,
     pub(crate) finished: bool,
     pub(crate) ready: bool,
 }
 
-/// All of them, by name.
+/// The pods of all daemons, by name.
 #[derive(Debug)]
 pub(crate) struct Daemons {
     namespace: String,
@@ -59,7 +59,7 @@ impl Daemons {
         self.changed.notify_waiters();
     }
 
-    /// The object is gone.
+    /// Removes a deleted object, if it is a daemon's pod.
     pub(crate) fn remove(&self, key: &ObjectKey) {
         if key.kind == Kind::Pod && key.namespace == self.namespace {
             self.pods.write().remove(&key.name);
@@ -70,8 +70,9 @@ impl Daemons {
         self.pods.read().get(name).cloned()
     }
 
-    /// Waits a moment for a pod to be known and scheduled: its token may be here before it.
-    pub(crate) async fn appear(&self, name: &str) -> Option<Daemon> {
+    /// The pod, waiting a moment until it is known and scheduled: its token may arrive before its watch
+    /// event.
+    pub(crate) async fn wait_for(&self, name: &str) -> Option<Daemon> {
         let appears = async {
             loop {
                 let mut changed = std::pin::pin!(self.changed.notified());
@@ -82,7 +83,7 @@ impl Daemons {
                 changed.await;
             }
         };
-        tokio::time::timeout(APPEARANCE, appears).await.ok()
+        tokio::time::timeout(WATCH_LAG, appears).await.ok()
     }
 
     /// The nodes whose daemon is ready.

@@ -1,6 +1,6 @@
-//! What watches say → the pipeline: what arrives together is applied together.
+//! From the watches to the pipeline, in batches.
 //!
-//! Way in: [`Follower::run`].
+//! Entry point: [`Follower::run`].
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,45 +17,44 @@ use super::inventory::Inventory;
 use super::item::Seen;
 use super::status::Statuses;
 use super::taint::NOT_READY;
-use super::watch::Heard;
+use super::watch::WatchEvent;
 use crate::pipeline::Pipeline;
 use crate::shared::Status;
 
-/// At least this long between two publications; what comes meanwhile waits for the second. A change that
-/// comes alone does not wait.
+/// The shortest time between two publications; a change after a quiet period is published at once.
 const WINDOW: Duration = Duration::from_millis(20);
-/// Taken in at once: more only makes the first wait for the last.
+/// The largest batch: a larger one only delays its first change.
 const BATCH: usize = 4_096;
-/// Where a full first state is not there yet, it is said what is missing this often.
-const SAY: Duration = Duration::from_secs(10);
+/// How often missing lists are logged until the first complete state.
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Between the watches and the clients.
+/// The state between the watches and the pipeline.
 #[derive(Debug)]
 pub(crate) struct Follower {
     pub(crate) inventory: Inventory,
     pub(crate) pipeline: Pipeline,
     pub(crate) daemons: Arc<Daemons>,
     pub(crate) statuses: Arc<Statuses>,
-    /// The nodes whose startup taint is to go.
-    pub(crate) startable: watch::Sender<BTreeSet<String>>,
-    /// The nodes that have it.
+    /// The nodes whose startup taint is to be removed.
+    pub(crate) untaintable: watch::Sender<BTreeSet<String>>,
+    /// The nodes with the startup taint.
     pub(crate) tainted: BTreeSet<String>,
     pub(crate) ready: admin::Condition,
 }
 
 impl Follower {
     /// Follows until the watches end.
-    pub(crate) async fn run(mut self, mut heard: Receiver<Heard>) {
+    pub(crate) async fn run(mut self, mut events: Receiver<WatchEvent>) {
         let mut published: Option<Instant> = None;
         let mut batch = Vec::new();
         loop {
-            let received = tokio::time::timeout(SAY, heard.recv_many(&mut batch, BATCH)).await;
+            let received = tokio::time::timeout(REPORT_INTERVAL, events.recv_many(&mut batch, BATCH)).await;
             match received {
                 Ok(0) => return,
                 Ok(_) => {}
                 Err(_) => {
                     if published.is_none() {
-                        self.say_missing();
+                        self.report_missing();
                     }
                     continue;
                 }
@@ -65,12 +64,12 @@ impl Follower {
             {
                 tokio::time::sleep_until(due.into()).await;
                 while batch.len() < BATCH
-                    && let Ok(more) = heard.try_recv()
+                    && let Ok(more) = events.try_recv()
                 {
                     batch.push(more);
                 }
             }
-            // Deriving takes its time where much has changed, and others wait on this thread.
+            // Derivation is slow after large changes, and other tasks wait for this thread.
             let done =
                 tokio::task::block_in_place(|| self.take(std::mem::take(&mut batch), published.is_none()));
             if done {
@@ -79,23 +78,23 @@ impl Follower {
         }
     }
 
-    /// Takes a batch in. Whether something was published.
-    fn take(&mut self, batch: Vec<Heard>, first: bool) -> bool {
+    /// Applies a batch; whether something was published.
+    fn take(&mut self, batch: Vec<WatchEvent>, first: bool) -> bool {
         let now = Instant::now();
-        let mut troubled = false;
-        for heard in batch {
-            match &heard {
-                Heard::Listed(seen) | Heard::Put(seen) => self.note(seen),
-                Heard::Trouble(kind, reason) => {
-                    troubled = true;
-                    self.say_trouble(&kind.to_string(), reason.as_deref());
+        let mut watch_changed = false;
+        for event in batch {
+            match &event {
+                WatchEvent::Listed(seen) | WatchEvent::Put(seen) => self.note(seen),
+                WatchEvent::Error(kind, reason) => {
+                    watch_changed = true;
+                    self.log_watch_error(&kind.to_string(), reason.as_deref());
                 }
                 _ => {}
             }
-            self.inventory.hear(heard, now);
+            self.inventory.handle(event, now);
         }
         let Some(events) = self.inventory.take() else {
-            if troubled {
+            if watch_changed {
                 self.report();
             }
             return false;
@@ -109,10 +108,10 @@ impl Follower {
                 self.statuses.gone(key);
             }
         }
-        let counted = !events.is_empty();
+        let changed = !events.is_empty();
         let (touched, conditions) =
-            if counted { self.pipeline.derive(events) } else { (Touched::default(), Vec::new()) };
-        let said = !conditions.is_empty();
+            if changed { self.pipeline.derive(events) } else { (Touched::default(), Vec::new()) };
+        let any_condition = !conditions.is_empty();
         self.statuses.derived(conditions);
         self.settle();
         if first {
@@ -121,13 +120,13 @@ impl Follower {
         } else if !touched.is_empty() {
             self.pipeline.publish(&touched);
         }
-        if first || counted || troubled || said || self.inventory.problems_changed() {
+        if first || changed || watch_changed || any_condition || self.inventory.problems_changed() {
             self.report();
         }
         first || !touched.is_empty()
     }
 
-    /// Takes in what concerns the controller and not the mesh.
+    /// Records what concerns the controller and not the mesh.
     fn note(&mut self, seen: &Seen) {
         self.daemons.put(seen);
         self.statuses.seen(seen);
@@ -140,15 +139,15 @@ impl Follower {
         }
     }
 
-    /// Tells those who write to the API what there is to write.
+    /// Wakes the tasks that write to the API.
     fn settle(&self) {
         self.statuses.settled();
         let ready = self.daemons.ready_nodes().into_iter().filter(|node| self.tainted.contains(node));
         let ready: BTreeSet<String> = ready.collect();
-        self.startable.send_if_modified(|known| std::mem::replace(known, ready.clone()) != ready);
+        self.untaintable.send_if_modified(|known| std::mem::replace(known, ready.clone()) != ready);
     }
 
-    /// What there is to say, for `/debug` and the metrics.
+    /// Updates what `/debug` and the metrics show.
     fn report(&self) {
         let old = self.pipeline.shared.status.load();
         let problems = self.inventory.problems();
@@ -166,24 +165,24 @@ impl Follower {
         let status = Status {
             objects: self.inventory.counts(),
             files: 0,
-            unreachable: self.inventory.troubles(),
+            unreachable: self.inventory.watch_errors(),
             problems,
-            conditions: self.pipeline.said(),
+            conditions: self.pipeline.messages(),
         };
         self.pipeline.shared.status.store(Arc::new(status));
     }
 
-    fn say_missing(&self) {
+    fn report_missing(&self) {
         let missing = self.inventory.missing().join(", ");
-        tracing::warn!(missing, "not listed yet: nothing is served");
-        self.ready.unmet(format!("not listed yet: {missing}"));
+        tracing::warn!(missing, "waiting for the first lists: nothing is served yet");
+        self.ready.unmet(format!("waiting for the first lists: {missing}"));
     }
 
-    fn say_trouble(&self, kind: &str, reason: Option<&str>) {
-        let known = self.inventory.troubles();
+    fn log_watch_error(&self, kind: &str, reason: Option<&str>) {
+        let known = self.inventory.watch_errors();
         match (reason, known.get(kind)) {
-            (Some(reason), None) => tracing::warn!(kind, reason, "watch failed: what is known stays"),
-            (None, Some(_)) => tracing::info!(kind, "watch works again"),
+            (Some(reason), None) => tracing::warn!(kind, error = reason, "watch failed: known objects stay"),
+            (None, Some(_)) => tracing::info!(kind, "watch restored"),
             _ => {}
         }
     }

@@ -1,12 +1,13 @@
 //! Lists and watches → object events and problems: a pure state machine.
 //!
-//! - Nothing comes out before every kind has been listed once: to clients, what is not there would be gone.
-//! - What a later list does not hold is deleted when that list is complete.
-//! - A version that is rejected keeps its object's last good one.
-//! - A kind that turns out not to be installed keeps the objects it had for a while: an API server that has
-//!   just started may not know all of its kinds, and a policy must not vanish by that.
+//! - There are no events before every kind has been listed once: clients would take missing objects for
+//!   deleted.
+//! - Objects that a later list lacks are deleted when that list is complete.
+//! - A rejected version leaves its object's last good version in force.
+//! - A kind that is no longer installed keeps its objects for a while: an API server that has just started
+//!   may not know all of its kinds, and no policy must disappear by that.
 //!
-//! Way in: [`Inventory::hear`], then [`Inventory::take`].
+//! Entry points: [`Inventory::handle`], then [`Inventory::take`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -15,29 +16,29 @@ use ambit_core::derive::{Kind, ObjectEvent, ObjectKey};
 use ambit_crd::Mistake;
 
 use super::item::{KINDS, Seen};
-use super::watch::Heard;
+use super::watch::WatchEvent;
 use crate::objects::catalog::{Problem, Verdict, kind_name};
 
-/// How long objects stay of a kind that is said not to be installed.
+/// How long objects of a kind stay that is reported as not installed.
 const ABSENCE: Duration = Duration::from_mins(1);
 
-/// One kind.
+/// The objects of one kind.
 #[derive(Debug, Default)]
-struct Shelf {
+struct KindState {
     /// It has been listed once, or is not installed.
     known: bool,
-    /// The names and whether a version of it is in force.
+    /// The objects, and whether a version of each is in force.
     objects: BTreeMap<ObjectKey, bool>,
-    /// What the list under way has brought.
+    /// The objects of the list in progress.
     listing: Option<BTreeSet<ObjectKey>>,
     absent_since: Option<Instant>,
-    trouble: Option<String>,
+    error: Option<String>,
 }
 
-/// The names of all objects, and what is wrong with some.
+/// The keys of all objects, and the mistakes of rejected ones.
 #[derive(Debug)]
 pub(crate) struct Inventory {
-    shelves: BTreeMap<Kind, Shelf>,
+    kinds: BTreeMap<Kind, KindState>,
     rejected: BTreeMap<ObjectKey, Vec<Mistake>>,
     events: Vec<ObjectEvent>,
     problems_changed: bool,
@@ -47,7 +48,7 @@ pub(crate) struct Inventory {
 impl Inventory {
     pub(crate) fn new() -> Self {
         Self {
-            shelves: KINDS.iter().map(|kind| (*kind, Shelf::default())).collect(),
+            kinds: KINDS.iter().map(|kind| (*kind, KindState::default())).collect(),
             rejected: BTreeMap::new(),
             events: Vec::new(),
             problems_changed: false,
@@ -55,69 +56,69 @@ impl Inventory {
         }
     }
 
-    /// Takes in what a watch said.
-    pub(crate) fn hear(&mut self, heard: Heard, now: Instant) {
-        match heard {
-            Heard::Begin(kind) => self.shelf(kind).listing = Some(BTreeSet::new()),
-            Heard::Listed(seen) => {
-                if let Some(listing) = &mut self.shelf(seen.key.kind).listing {
+    /// Takes in an event of a watch.
+    pub(crate) fn handle(&mut self, event: WatchEvent, now: Instant) {
+        match event {
+            WatchEvent::Begin(kind) => self.state(kind).listing = Some(BTreeSet::new()),
+            WatchEvent::Listed(seen) => {
+                if let Some(listing) = &mut self.state(seen.key.kind).listing {
                     listing.insert(seen.key.clone());
                 }
                 self.put(*seen);
             }
-            Heard::Complete(kind) => {
-                let shelf = self.shelf(kind);
-                (shelf.known, shelf.absent_since) = (true, None);
-                let listed = shelf.listing.take().unwrap_or_default();
+            WatchEvent::Complete(kind) => {
+                let state = self.state(kind);
+                (state.known, state.absent_since) = (true, None);
+                let listed = state.listing.take().unwrap_or_default();
                 let gone: Vec<_> =
-                    shelf.objects.keys().filter(|key| !listed.contains(key)).cloned().collect();
+                    state.objects.keys().filter(|key| !listed.contains(key)).cloned().collect();
                 self.delete_all(gone);
             }
-            Heard::Put(seen) => self.put(*seen),
-            Heard::Gone(key) => self.delete(key),
-            Heard::Absent(kind) => self.absent(kind, now),
-            Heard::Trouble(kind, reason) => self.shelf(kind).trouble = reason,
+            WatchEvent::Put(seen) => self.put(*seen),
+            WatchEvent::Gone(key) => self.delete(key),
+            WatchEvent::Absent(kind) => self.absent(kind, now),
+            WatchEvent::Error(kind, error) => self.state(kind).error = error,
         }
     }
 
-    /// The events that are due. The first time they are everything there is.
+    /// The events since the last call; the first time, all objects.
     pub(crate) fn take(&mut self) -> Option<Vec<ObjectEvent>> {
-        self.begun = self.begun || self.shelves.values().all(|shelf| shelf.known);
+        self.begun = self.begun || self.kinds.values().all(|state| state.known);
         self.begun.then(|| std::mem::take(&mut self.events))
     }
 
     /// The kinds that have not been listed yet.
     pub(crate) fn missing(&self) -> Vec<String> {
-        let missing = self.shelves.iter().filter(|(_, shelf)| !shelf.known);
+        let missing = self.kinds.iter().filter(|(_, state)| !state.known);
         missing.map(|(kind, _)| kind.to_string()).collect()
     }
 
     /// How many objects of each kind are in force.
     pub(crate) fn counts(&self) -> BTreeMap<&'static str, usize> {
-        let shelves = self.shelves.iter().filter(|(_, shelf)| !shelf.objects.is_empty());
-        shelves
-            .map(|(kind, shelf)| {
+        let kinds = self.kinds.iter().filter(|(_, state)| !state.objects.is_empty());
+        kinds
+            .map(|(kind, state)| {
                 let name = ObjectKey { kind: *kind, namespace: String::new(), name: String::new() };
-                (kind_name(&name), shelf.objects.values().filter(|in_force| **in_force).count())
+                (kind_name(&name), state.objects.values().filter(|in_force| **in_force).count())
             })
             .collect()
     }
 
-    /// The kinds whose watch does not work, and why.
-    pub(crate) fn troubles(&self) -> BTreeMap<String, String> {
-        let shelves = self.shelves.iter();
-        shelves.filter_map(|(kind, shelf)| Some((kind.to_string(), shelf.trouble.clone()?))).collect()
+    /// The kinds whose watch fails, and why.
+    pub(crate) fn watch_errors(&self) -> BTreeMap<String, String> {
+        let kinds = self.kinds.iter();
+        kinds.filter_map(|(kind, state)| Some((kind.to_string(), state.error.clone()?))).collect()
     }
 
-    /// Whether [`Self::problems`] has changed since this was asked last.
+    /// Whether [`Self::problems`] has changed since the last call.
     pub(crate) fn problems_changed(&mut self) -> bool {
         std::mem::take(&mut self.problems_changed)
     }
 
-    /// Everything that is rejected.
+    /// All rejected objects.
     pub(crate) fn problems(&self) -> BTreeSet<Problem> {
         let problems = self.rejected.iter().flat_map(|(key, mistakes)| {
-            let in_force = self.shelves.get(&key.kind).and_then(|shelf| shelf.objects.get(key));
+            let in_force = self.kinds.get(&key.kind).and_then(|state| state.objects.get(key));
             let in_force = in_force.copied().unwrap_or_default();
             mistakes.iter().map(move |mistake| Problem {
                 file: "".into(),
@@ -133,13 +134,13 @@ impl Inventory {
         problems.collect()
     }
 
-    fn shelf(&mut self, kind: Kind) -> &mut Shelf {
-        self.shelves.entry(kind).or_default()
+    fn state(&mut self, kind: Kind) -> &mut KindState {
+        self.kinds.entry(kind).or_default()
     }
 
     fn put(&mut self, seen: Seen) {
         let Seen { key, read, .. } = seen;
-        let in_force = self.shelf(key.kind).objects.entry(key.clone()).or_default();
+        let in_force = self.state(key.kind).objects.entry(key.clone()).or_default();
         match read {
             Ok(object) => {
                 *in_force = true;
@@ -154,7 +155,7 @@ impl Inventory {
 
     fn delete(&mut self, key: ObjectKey) {
         self.problems_changed |= self.rejected.remove(&key).is_some();
-        if self.shelf(key.kind).objects.remove(&key) == Some(true) {
+        if self.state(key.kind).objects.remove(&key) == Some(true) {
             self.events.push(ObjectEvent::Delete(key));
         }
     }
@@ -166,17 +167,17 @@ impl Inventory {
     }
 
     fn absent(&mut self, kind: Kind, now: Instant) {
-        let shelf = self.shelf(kind);
-        shelf.listing = None;
-        let since = *shelf.absent_since.get_or_insert(now);
-        if shelf.known && now.duration_since(since) < ABSENCE {
+        let state = self.state(kind);
+        state.listing = None;
+        let since = *state.absent_since.get_or_insert(now);
+        if state.known && now.duration_since(since) < ABSENCE {
             return;
         }
-        shelf.known = true;
-        let gone: Vec<_> = shelf.objects.keys().cloned().collect();
+        state.known = true;
+        let gone: Vec<_> = state.objects.keys().cloned().collect();
         self.delete_all(gone);
     }
 }
+
 #[cfg(test)]
-#[path = "inventory_tests.rs"]
 mod tests;

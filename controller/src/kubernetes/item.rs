@@ -1,6 +1,6 @@
-//! One object as a watch brings it: read at once into what Ambit keeps, the rest dropped. A page of pods is
+//! One object of a list or a watch: reduced to what Ambit keeps while it is deserialized. A page of pods is
 //! megabytes of JSON and a small part of that afterwards; and an object with mistakes is one rejected object,
-//! where a typed client would lose the whole list.
+//! where a typed client would reject the whole list.
 
 use std::borrow::Cow;
 use std::marker::PhantomData;
@@ -19,7 +19,7 @@ pub(crate) trait Watched: Clone + std::fmt::Debug + Send + Sync + 'static {
     const VERSION: &'static str = "v1";
     const NAME: &'static str;
     const PLURAL: &'static str;
-    /// Which of them, by label.
+    /// The label selector.
     const SELECTOR: Option<&'static str>;
 }
 
@@ -40,7 +40,7 @@ macro_rules! watched {
         /// Every kind that is watched.
         pub(crate) const KINDS: &[Kind] = &[$(Kind::$kind),*];
 
-        /// Does the same for every kind.
+        /// Calls a macro for every kind.
         macro_rules! for_every_kind {
             ($do:ident) => { $($do!($kind);)* };
         }
@@ -48,7 +48,7 @@ macro_rules! watched {
     };
 }
 
-/// The object, and what of it concerns the controller but not the mesh.
+/// The object, and the fields that concern the controller but not the mesh.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
     pub(crate) key: ObjectKey,
@@ -62,10 +62,10 @@ pub(crate) struct Seen {
     pub(crate) conditions: Vec<Value>,
 }
 
-/// What the API's lists and watches are read into.
+/// The item type of the API's lists and watches.
 #[derive(Clone, Debug)]
 pub(crate) struct Item<K> {
-    /// Only what the watcher needs: the resource version.
+    /// Only the resource version, which the watcher needs.
     meta: ObjectMeta,
     pub(crate) seen: Box<Seen>,
     kind: PhantomData<K>,
@@ -79,7 +79,7 @@ impl<'de, K: Watched> Deserialize<'de> for Item<K> {
 }
 
 impl<K: Watched> Item<K> {
-    /// Lists leave out what every item would repeat: the kind and its version.
+    /// Adds the kind and its version, which lists leave out of their items.
     fn read(mut object: Map<String, Value>) -> Self {
         object.insert("kind".to_owned(), K::NAME.into());
         let api_version =
@@ -87,7 +87,7 @@ impl<K: Watched> Item<K> {
         object.insert("apiVersion".to_owned(), api_version.into());
         let metadata = object.get_mut("metadata").and_then(Value::as_object_mut);
         let (meta, generation) = metadata.map(trim).unwrap_or_default();
-        let (taints, conditions) = apart(K::KIND, &mut object);
+        let (taints, conditions) = take_controller_fields(K::KIND, &mut object);
         let key = ObjectKey {
             kind: K::KIND,
             namespace: meta.namespace.unwrap_or_default(),
@@ -108,8 +108,8 @@ impl<K: Watched> Item<K> {
     }
 }
 
-/// Takes out what nobody reads: who wrote which field, and annotations of others (kubectl's holds the object
-/// once more).
+/// Removes what is not read: managed fields, and annotations of others (kubectl's holds the whole object
+/// again).
 fn trim(metadata: &mut Map<String, Value>) -> (ObjectMeta, i64) {
     metadata.remove("managedFields");
     if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
@@ -126,7 +126,7 @@ fn trim(metadata: &mut Map<String, Value>) -> (ObjectMeta, i64) {
     (meta, metadata.get("generation").and_then(Value::as_i64).unwrap_or_default())
 }
 
-/// Whether an annotation is of a domain whose annotations mean something to Ambit.
+/// Whether an annotation is of a domain that Ambit reads.
 fn is_read(annotation: &str) -> bool {
     let domain = annotation.split_once('/').map_or("", |(domain, _)| domain);
     ["istio.io", "ambit.dev"]
@@ -134,8 +134,8 @@ fn is_read(annotation: &str) -> bool {
         .any(|known| domain.strip_suffix(known).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')))
 }
 
-/// What concerns only the controller: a node's taints; what an earlier status of a mesh object says.
-fn apart(kind: Kind, object: &mut Map<String, Value>) -> (Vec<String>, Vec<Value>) {
+/// Takes out what concerns only the controller: the taints of a node, the conditions of a mesh object.
+fn take_controller_fields(kind: Kind, object: &mut Map<String, Value>) -> (Vec<String>, Vec<Value>) {
     match kind {
         Kind::Node => {
             object.remove("status");
@@ -182,7 +182,7 @@ impl<K: Watched> Resource for Item<K> {
     }
 }
 
-/// What Kubernetes makes of selectors says what the pods say, later and at length.
+/// Slices that Kubernetes derives from selectors repeat what the pods say, later and in more bytes.
 const NOT_OF_SELECTORS: &str = "endpointslice.kubernetes.io/managed-by!=endpointslice-controller.k8s.io";
 
 watched! {

@@ -1,8 +1,8 @@
-//! The CA's keys in the cluster: a Secret that every replica follows, the bundle of roots in a ConfigMap that
-//! daemons read. The replica that leads takes the steps of [`crate::ca::rotation`]; whoever comes first makes
-//! the keys.
+//! The CA's keys in the cluster: a Secret that every replica follows, and the bundle of roots in a ConfigMap
+//! that daemons read. The leading replica takes the steps of [`crate::ca::rotation`]; the first replica
+//! creates the keys.
 //!
-//! Way in: [`Keeper::open`], then [`Keeper::keep`].
+//! Entry points: [`Keeper::open`], then [`Keeper::keep`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,37 +10,40 @@ use std::time::{Duration, SystemTime};
 
 use ambit_core::model::TrustDomain;
 use ambit_daemon_kit::admin;
+use ambit_kube::error::{chain, is_conflict, is_gone};
+use ambit_kube::object;
+use ambit_kube::retry::until_done;
 use futures::{Stream, StreamExt};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::api::{ObjectMeta, PostParams};
+use kube::api::ObjectMeta;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use tokio::sync::watch;
 
-use crate::ca::material::{Brought, Material};
+use crate::ca::material::{Material, UserCa};
 use crate::ca::rotation::{Facts, Pace, State};
 use crate::ca::{self, Authorities, Signing};
 use crate::config::Config;
 use crate::config::kubernetes::Settings;
 
-/// Where in the Secret the state is.
+/// The Secret's key with the state.
 const STATE: &str = "ca.json";
-/// Where in the ConfigMap the bundle is.
+/// The ConfigMap's key with the bundle.
 const BUNDLE: &str = "root.pem";
-/// On the Secret; another value asks for a new root.
-const WISH: &str = "ambit.dev/rotate-root";
-/// Before trying again what failed.
+/// The annotation of the Secret that requests a new root, by a new value.
+const ROTATE_ROOT: &str = "ambit.dev/rotate-root";
+/// Before the next attempt.
 const PAUSE: Duration = Duration::from_secs(2);
-/// Between two looks at the clock: it may jump.
-const LOOK: Duration = Duration::from_mins(1);
+/// The longest sleep: the wall clock may jump.
+const MAX_SLEEP: Duration = Duration::from_mins(1);
 
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error("{operation} {object}")]
+    #[error("failed to {operation} {object}")]
     Api { operation: &'static str, object: String, source: Box<kube::Error> },
-    #[error("the Secret {0} holds something else under {STATE}")]
+    #[error("failed to parse {STATE} of Secret {0}")]
     Form(String, #[source] serde_json::Error),
     #[error(transparent)]
     Ca(#[from] ca::Error),
@@ -58,33 +61,30 @@ pub(crate) struct Keeper {
     secret: Secret,
     own: Option<Secret>,
     config_map: Option<ConfigMap>,
-    /// Why the user's own CA cannot be used, as it was said last.
-    complaint: Option<String>,
+    /// Why the user's own CA cannot be used, as logged last.
+    own_error: Option<String>,
     signing: watch::Sender<Signing>,
 }
 
 impl Keeper {
-    /// Reads the CA, making it the first time; again and again until that works.
+    /// Reads the CA, creating it the first time; with new attempts until one succeeds.
     pub(crate) async fn open(
         client: Client,
         config: &Config,
         settings: &Settings,
         ready: &admin::Condition,
     ) -> (Self, Authorities) {
-        loop {
-            match Self::try_open(client.clone(), config, settings).await {
-                Ok(opened) => return opened,
-                // Another replica made it in the meantime.
-                Err(Error::Api { source, .. }) if matches!(&*source, kube::Error::Api(status) if status.code == 409) =>
-                    {}
-                Err(error) => {
-                    let error = crate::error_chain(&error);
-                    tracing::error!(%error, "the CA cannot be read");
-                    ready.unmet(error);
-                    tokio::time::sleep(PAUSE).await;
-                }
+        let failed = |error: Error| match &error {
+            // Another replica has created it in the meantime.
+            Error::Api { source, .. } if is_conflict(source) => Duration::ZERO,
+            _ => {
+                let error = chain(&error);
+                tracing::error!(error, "failed to open the CA");
+                ready.unmet(error);
+                PAUSE
             }
-        }
+        };
+        until_done(async || Self::try_open(client.clone(), config, settings).await, failed).await
     }
 
     async fn try_open(
@@ -111,17 +111,17 @@ impl Keeper {
             secret,
             own,
             config_map,
-            complaint: None,
+            own_error: None,
             signing,
         };
-        // Daemons wait for it; only who leads changes one that is there.
+        // Daemons wait for it. Only the leader changes an existing one.
         if keeper.published().is_none() {
             keeper.publish().await?;
         }
         Ok((keeper, authorities))
     }
 
-    /// Follows the Secrets and, while it leads, acts.
+    /// Follows the Secrets and, while this replica leads, takes the steps that are due.
     pub(crate) async fn keep(mut self, mut leads: watch::Receiver<bool>) {
         let mut secrets = watched(&self.secrets, &self.settings.ca_secret);
         let mut owns = watched(&self.secrets, &self.settings.own_ca_secret);
@@ -131,7 +131,7 @@ impl Keeper {
             if *leads.borrow_and_update()
                 && let Err(error) = self.act().await
             {
-                tracing::error!(error = %crate::error_chain(&error), "the CA cannot be kept");
+                tracing::error!(error = chain(&error), "rotation step failed");
                 rest = PAUSE;
             }
             tokio::select! {
@@ -144,17 +144,17 @@ impl Keeper {
         }
     }
 
-    /// Until there may be something to do.
+    /// How long there is nothing to do.
     fn rest(&self) -> Duration {
         let due = self.state.due(self.pace);
-        let left = due.map_or(LOOK, |due| due.duration_since(SystemTime::now()).unwrap_or_default());
-        left.clamp(Duration::from_millis(100), LOOK)
+        let left = due.map_or(MAX_SLEEP, |due| due.duration_since(SystemTime::now()).unwrap_or_default());
+        left.clamp(Duration::from_millis(100), MAX_SLEEP)
     }
 
-    /// Takes over what the Secret says now. One that cannot be used, or is gone, changes nothing.
+    /// Adopts the state of the Secret. One that cannot be used, or is deleted, changes nothing.
     fn follow(&mut self, secret: Option<Secret>) {
         let Some(secret) = secret else {
-            tracing::error!(secret = self.settings.ca_secret, "the CA's Secret is gone; it stays as it was");
+            tracing::error!(secret = self.settings.ca_secret, "CA Secret deleted: the CA stays unchanged");
             self.secret.metadata.resource_version = None;
             return;
         };
@@ -164,21 +164,21 @@ impl Keeper {
         });
         self.secret = secret;
         if let Err(error) = taken {
-            tracing::error!(error = %crate::error_chain(&error), "the CA stays as it was");
+            tracing::error!(error = chain(&error), "CA Secret not usable: the CA stays unchanged");
         }
     }
 
     fn take(&mut self, state: State) -> Result<(), Error> {
         let signing = signing(&state, &self.trust_domain, self.pace)?;
         if state.signing() != self.state.signing() {
-            tracing::info!(fingerprint = state.signing().fingerprint(), "another CA signs from now on");
+            tracing::info!(fingerprint = state.signing().fingerprint(), "signing CA changed");
         }
         self.signing.send_replace(signing);
         self.state = state;
         Ok(())
     }
 
-    /// Takes the steps that are due.
+    /// Takes the rotation steps that are due.
     async fn act(&mut self) -> Result<(), Error> {
         let own = self.own();
         loop {
@@ -187,71 +187,63 @@ impl Keeper {
             }
             let published = self.published();
             let now = SystemTime::now();
-            let facts =
-                Facts { now, wish: wish(&self.secret), own: own.as_ref(), published: published.as_deref() };
+            let facts = Facts {
+                now,
+                request: requested_rotation(&self.secret),
+                own: own.as_ref(),
+                published: published.as_deref(),
+            };
             let make = || Material::make(&self.trust_domain, now);
             let renew = |material: &Material| material.renewed(&self.trust_domain, now);
             let step = self.state.step(&facts, self.pace, make, renew)?;
             let lost = self.secret.metadata.resource_version.is_none();
             let Some(state) = step.or_else(|| lost.then(|| self.state.clone())) else { return Ok(()) };
-            // What cannot sign is not written either.
+            // A state that cannot sign is not written.
             signing(&state, &self.trust_domain, self.pace)?;
             self.secret = write(&self.secrets, &self.settings.ca_secret, &self.secret, &state).await?;
             self.take(state)?;
         }
     }
 
-    /// The user's own CA, if there is one and it can be used. What is wrong with it is said once.
+    /// The user's own CA, if there is one and it can be used. An error is logged once.
     fn own(&mut self) -> Option<Material> {
         let own = self.own.as_ref().map(|secret| {
-            bring(secret).and_then(|own| {
+            user_ca(secret).and_then(|own| {
                 own.authority(&self.trust_domain, self.pace.longest, SystemTime::now()).map(|_| own)
             })
         });
-        let complaint =
-            own.as_ref().and_then(|own| own.as_ref().err()).map(|error| crate::error_chain(error));
-        if complaint != self.complaint {
-            if let Some(error) = &complaint {
-                tracing::error!(secret = self.settings.own_ca_secret, error, "your own CA is not used");
+        let own_error = own.as_ref().and_then(|own| own.as_ref().err()).map(|error| chain(error));
+        if own_error != self.own_error {
+            if let Some(error) = &own_error {
+                tracing::error!(secret = self.settings.own_ca_secret, error, "user's own CA not usable");
             }
-            self.complaint = complaint;
+            self.own_error = own_error;
         }
         own?.ok()
     }
 
-    /// The bundle that daemons can read.
+    /// The bundle that daemons read.
     fn published(&self) -> Option<String> {
         self.config_map.as_ref()?.data.as_ref()?.get(BUNDLE).cloned()
     }
 
-    /// Writes the bundle. Somebody else may have done so meanwhile: then that is read again.
+    /// Writes the bundle. After a conflict, reads the other's.
     async fn publish(&mut self) -> Result<(), Error> {
         let name = &self.settings.root_config_map;
-        let object = || format!("ConfigMap {name}");
         let mut config_map = self.config_map.clone().unwrap_or_default();
         config_map.metadata.name = Some(name.clone());
         config_map.metadata.managed_fields = None;
         config_map.data.get_or_insert_default().insert(BUNDLE.to_owned(), self.state.bundle());
-        let parameters = PostParams::default();
-        let written = if config_map.metadata.resource_version.is_some() {
-            self.config_maps.replace(name, &parameters, &config_map).await
-        } else {
-            self.config_maps.create(&parameters, &config_map).await
-        };
-        self.config_map = match written {
+        self.config_map = match object::write(&self.config_maps, &config_map).await {
             Ok(config_map) => Some(config_map),
-            Err(kube::Error::Api(status)) if status.code == 409 || status.code == 404 => {
-                get(&self.config_maps, name).await?
-            }
-            Err(source) => {
-                return Err(Error::Api { operation: "writing", object: object(), source: Box::new(source) });
-            }
+            Err(error) if is_gone(&error) => get(&self.config_maps, name).await?,
+            Err(source) => return Err(api_error("write", format!("ConfigMap {name}"))(source)),
         };
         Ok(())
     }
 }
 
-/// The state that is there, or a new one.
+/// The state of the Secret, or a new one.
 async fn first(
     secrets: &Api<Secret>,
     settings: &Settings,
@@ -264,14 +256,14 @@ async fn first(
     if let Some(state) = read(&secret, name)? {
         return Ok((secret, state));
     }
-    let own = own.map(bring).transpose()?;
+    let own = own.map(user_ca).transpose()?;
     let now = SystemTime::now();
-    let facts = Facts { now, wish: wish(&secret), own: own.as_ref(), published: None };
+    let facts = Facts { now, request: requested_rotation(&secret), own: own.as_ref(), published: None };
     let state = State::first(|| Material::make(trust_domain, now), &facts)?;
     signing(&state, trust_domain, pace)?;
-    // Another replica may be faster: then the next attempt reads what it wrote.
+    // Another replica may be faster: the next attempt reads what it wrote.
     let secret = write(secrets, name, &secret, &state).await?;
-    tracing::info!(secret = name, own = own.is_some(), "the CA was made");
+    tracing::info!(secret = name, own = own.is_some(), "CA created");
     Ok((secret, state))
 }
 
@@ -280,7 +272,7 @@ fn signing(state: &State, trust_domain: &TrustDomain, pace: Pace) -> Result<Sign
     let now = SystemTime::now();
     let authority = |material: &Material| material.authority(trust_domain, pace.longest, now).map(Arc::new);
     let workloads = authority(state.signing())?;
-    // An old one that has ended vouches for nobody any more.
+    // An old one that has expired cannot sign any more.
     let serving = authority(state.serving()).unwrap_or_else(|_| workloads.clone());
     Ok(Signing { workloads, serving })
 }
@@ -293,11 +285,6 @@ fn read(secret: &Secret, name: &str) -> Result<Option<State>, Error> {
 
 /// Writes the state over the version of the Secret that was read, and no other.
 async fn write(secrets: &Api<Secret>, name: &str, old: &Secret, state: &State) -> Result<Secret, Error> {
-    let failed = |source| Error::Api {
-        operation: "writing",
-        object: format!("Secret {name}"),
-        source: Box::new(source),
-    };
     let text = serde_json::to_vec(state).map_err(|error| Error::Form(name.to_owned(), error))?;
     let mut metadata = old.metadata.clone();
     metadata.managed_fields = None;
@@ -312,25 +299,20 @@ async fn write(secrets: &Api<Secret>, name: &str, old: &Secret, state: &State) -
         type_: old.type_.clone(),
         ..Secret::default()
     };
-    let parameters = PostParams::default();
-    if secret.metadata.resource_version.is_some() {
-        secrets.replace(name, &parameters, &secret).await.map_err(failed)
-    } else {
-        secrets.create(&parameters, &secret).await.map_err(failed)
-    }
+    object::write(secrets, &secret).await.map_err(api_error("write", format!("Secret {name}")))
 }
 
-fn wish(secret: &Secret) -> Option<&str> {
-    secret.metadata.annotations.as_ref()?.get(WISH).map(String::as_str)
+fn requested_rotation(secret: &Secret) -> Option<&str> {
+    secret.metadata.annotations.as_ref()?.get(ROTATE_ROOT).map(String::as_str)
 }
 
 /// A user's own CA, under Istio's names.
-fn bring(secret: &Secret) -> Result<Material, ca::Error> {
+fn user_ca(secret: &Secret) -> Result<Material, ca::Error> {
     let text = |key: &str| {
         let bytes = secret.data.as_ref().and_then(|data| data.get(key));
         bytes.and_then(|bytes| std::str::from_utf8(&bytes.0).ok()).unwrap_or_default()
     };
-    Material::bring(Brought {
+    Material::from_user(UserCa {
         ca_cert: text("ca-cert.pem"),
         ca_key: text("ca-key.pem"),
         cert_chain: text("cert-chain.pem"),
@@ -342,12 +324,15 @@ async fn get<K>(api: &Api<K>, name: &str) -> Result<Option<K>, Error>
 where
     K: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
 {
-    let failed =
-        |source| Error::Api { operation: "reading", object: name.to_owned(), source: Box::new(source) };
-    api.get_opt(name).await.map_err(failed)
+    api.get_opt(name).await.map_err(api_error("read", name.to_owned()))
 }
 
-/// One object, over and over. Errors are said and tried again.
+/// Names the operation that the API server did not do.
+fn api_error(operation: &'static str, object: String) -> impl FnOnce(kube::Error) -> Error {
+    move |source| Error::Api { operation, object, source: Box::new(source) }
+}
+
+/// Every version of one object; `None`: deleted. Errors are logged, and the watch starts again.
 fn watched<K>(api: &Api<K>, name: &str) -> impl Stream<Item = Option<K>> + Unpin + use<K>
 where
     K: kube::Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + 'static,
@@ -355,9 +340,8 @@ where
     let name = name.to_owned();
     let objects = watcher::watch_object(api.clone(), &name).default_backoff();
     let good = objects.filter_map(move |object| {
-        let object = object
-            .inspect_err(|error| tracing::warn!(name, error = %crate::error_chain(error), "watching"))
-            .ok();
+        let object =
+            object.inspect_err(|error| tracing::warn!(name, error = chain(error), "watch failed")).ok();
         std::future::ready(object)
     });
     Box::pin(good)

@@ -1,9 +1,10 @@
-//! New nodes begin with a taint that keeps pods off them: they would run outside the mesh. The replica that
-//! leads takes it away when the node's daemon is ready.
+//! The startup taint: new nodes may have a taint that keeps pods off until the mesh can capture them. The
+//! leading replica removes it when the node's daemon is ready.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use ambit_kube::error::chain;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
@@ -12,10 +13,10 @@ use tokio::sync::watch;
 
 /// The taint's key, whatever its effect.
 pub(crate) const NOT_READY: &str = "ambit.dev/not-ready";
-/// After an attempt that failed.
+/// After a failed attempt.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// Removes the taint from the nodes named, while it leads.
+/// Removes the taint from `nodes` while this replica leads.
 pub(crate) async fn remove(
     client: Client,
     mut nodes: watch::Receiver<BTreeSet<String>>,
@@ -28,7 +29,7 @@ pub(crate) async fn remove(
         if *leads.borrow_and_update() {
             for node in due {
                 if let Err(error) = attempt(&api, &node).await {
-                    tracing::warn!(node, error = %crate::error_chain(&error), "the taint cannot be removed");
+                    tracing::warn!(node, error = chain(&error), "startup taint not removed");
                     failed = true;
                 }
             }
@@ -48,12 +49,12 @@ async fn attempt(api: &Api<Node>, name: &str) -> Result<(), kube::Error> {
     if left.len() == taints.len() {
         return Ok(());
     }
-    // The version makes sure that nobody else's taint is lost; who comes in between is asked again.
+    // The version keeps concurrent changes of other taints: a conflict is tried again.
     let patch = json!({
         "metadata": { "resourceVersion": node.metadata.resource_version },
         "spec": { "taints": left },
     });
     api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
-    tracing::info!(node = name, "the node's daemon is ready: its startup taint is gone");
+    tracing::info!(node = name, "startup taint removed: the node's daemon is ready");
     Ok(())
 }

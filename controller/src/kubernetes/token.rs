@@ -1,5 +1,5 @@
-//! What a service-account token says of itself. Nothing of it is proven: it only spares the API server
-//! questions whose answer is no, and says when an answer must be forgotten.
+//! The unverified claims of a service-account token. They prove nothing: they save reviews of tokens that the
+//! API server would refuse, and bound how long a review is cached.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -7,8 +7,8 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 
-/// Longer than any token of a service account.
-const LONGEST: usize = 16 * 1024;
+/// Longer than any service-account token.
+const MAX_LENGTH: usize = 16 * 1024;
 
 #[derive(Debug, Deserialize)]
 struct Payload {
@@ -32,7 +32,7 @@ impl Default for Audiences {
     }
 }
 
-/// The claims that matter here.
+/// The claims that are read.
 #[derive(Debug)]
 pub(super) struct Claims {
     subject: String,
@@ -43,7 +43,7 @@ pub(super) struct Claims {
 impl Claims {
     /// Of a JWT; none if it is not one.
     pub(super) fn read(token: &str) -> Option<Self> {
-        if token.len() > LONGEST {
+        if token.len() > MAX_LENGTH {
             return None;
         }
         let mut parts = token.split('.');
@@ -60,7 +60,7 @@ impl Claims {
         Some(Self { subject: payload.sub, audiences, expires })
     }
 
-    /// Whether they are those of a daemon's token; else a word and a sentence.
+    /// Whether they are those of a daemon's token; else a reason for the metric, and a message.
     pub(super) fn check(&self, user: &str, audience: &str) -> Result<(), (&'static str, String)> {
         if self.subject != user {
             return Err(("service_account", format!("the token is of {:?}, not of {user}", self.subject)));
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn what_tokens_say() {
+    fn claims_of_tokens() {
         let rows = [
             ("a daemon's", r#"{"sub": "u", "aud": ["a", "b"], "exp": 99999999999}"#, Some(Ok(()))),
             ("one audience", r#"{"sub": "u", "aud": "a", "exp": 99999999999}"#, Some(Ok(()))),
@@ -94,8 +94,8 @@ mod tests {
             ("expired", r#"{"sub": "u", "aud": ["a"], "exp": 1}"#, Some(Err("expired"))),
             ("without an end", r#"{"sub": "u", "aud": ["a"]}"#, Some(Err("expired"))),
             ("an end beyond time", r#"{"sub": "u", "aud": ["a"], "exp": 18446744073709551615}"#, None),
-            ("nobody's", r#"{"aud": ["a"]}"#, None),
-            ("no JSON", "{", None),
+            ("without a subject", r#"{"aud": ["a"]}"#, None),
+            ("not JSON", "{", None),
         ];
         for (name, payload, expected) in rows {
             let claims = Claims::read(&token(payload));

@@ -1,12 +1,14 @@
-//! What the API says, kind by kind: a list, then every change, again from a list when the thread is lost.
-//! Nothing is decided here; [`super::inventory`] makes object events of it.
+//! Lists and watches of each kind: a list, then every change; a new list when the watch has expired. Nothing
+//! is decided here: [`super::inventory`] turns the events into object events.
 //!
-//! Way in: [`start`].
+//! Entry point: [`start`].
 
 use std::pin::pin;
 use std::time::Duration;
 
 use ambit_core::derive::{Kind, ObjectKey};
+use ambit_kube::error::{chain, is_not_found};
+use ambit_kube::retry::Backoff;
 use futures::StreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
@@ -17,97 +19,98 @@ use super::item::{self, Item, Seen, Watched, for_every_kind};
 
 /// Objects in one answer: some megabytes of pods.
 const PAGE: u32 = 500;
-/// A watch that hears nothing for this long is begun again (the API answers at least that often): so long may
-/// a connection be dead before it is noticed.
+/// The duration of one watch request: a dead connection is noticed after this time.
 const WATCH_SECONDS: u32 = 60;
 /// Between two attempts.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// A kind that is not installed is looked for this often.
-const LOOK: Duration = Duration::from_secs(10);
-/// So many answers in a row say that a kind is not installed: one could be an API server that is starting.
-const NOT_FOUND_TIMES: u32 = 3;
+const RETRY: Backoff = Backoff::new(FIRST_PAUSE, Duration::from_secs(5));
+/// Between two attempts for a kind that is not installed.
+const ABSENT_PAUSE: Duration = Duration::from_secs(10);
+/// After so many 404 in a row a kind counts as not installed: one may be of an API server that is starting.
+const MAX_NOT_FOUND: u32 = 3;
 
-/// What a watch says.
+/// An event of a watch.
 #[derive(Debug)]
-pub(crate) enum Heard {
+pub(crate) enum WatchEvent {
     /// A full list begins.
     Begin(Kind),
     /// An object of the list.
     Listed(Box<Seen>),
-    /// The list is complete: what was not in it is gone.
+    /// The list is complete: objects that it lacks are deleted.
     Complete(Kind),
-    /// An object is new or different.
+    /// An object is new or has changed.
     Put(Box<Seen>),
+    /// An object is deleted.
     Gone(ObjectKey),
     /// The kind is not installed.
     Absent(Kind),
-    /// The watch does not work, and why; or works again.
-    Trouble(Kind, Option<String>),
+    /// The watch fails, and why; `None`: it works again.
+    Error(Kind, Option<String>),
 }
 
-/// Watches every kind for as long as the set lives.
-pub(crate) fn start(client: &Client, heard: &Sender<Heard>) -> JoinSet<()> {
+/// Watches every kind for as long as the returned set lives.
+pub(crate) fn start(client: &Client, events: &Sender<WatchEvent>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     macro_rules! start {
         ($kind:ident) => {
-            tasks.spawn(follow::<item::$kind>(client.clone(), heard.clone()));
+            tasks.spawn(follow::<item::$kind>(client.clone(), events.clone()));
         };
     }
     for_every_kind!(start);
     tasks
 }
 
-/// Ends when nobody listens any more.
-async fn follow<K: Watched>(client: Client, heard: Sender<Heard>) {
+/// Watches one kind, until the receiver is gone.
+async fn follow<K: Watched>(client: Client, sender: Sender<WatchEvent>) {
     let api: Api<Item<K>> = Api::all(client);
     let mut config = watcher::Config::default().page_size(PAGE).timeout(WATCH_SECONDS);
     config.label_selector = K::SELECTOR.map(str::to_owned);
     let mut events = pin!(watcher(api, config));
-    let mut pause = FIRST_PAUSE;
+    let mut backoff = RETRY;
     let mut not_found = 0;
-    let mut trouble = false;
+    let mut failing = false;
     while let Some(event) = events.next().await {
         let rest = match &event {
-            // What was begun may still fail.
+            // The list may still fail.
             Ok(Event::Init) => None,
             Ok(_) => {
-                (pause, not_found) = (FIRST_PAUSE, 0);
-                if std::mem::take(&mut trouble) && heard.send(Heard::Trouble(K::KIND, None)).await.is_err() {
+                backoff.reset();
+                not_found = 0;
+                if std::mem::take(&mut failing)
+                    && sender.send(WatchEvent::Error(K::KIND, None)).await.is_err()
+                {
                     return;
                 }
                 None
             }
-            Err(error) if is_not_found(error) => {
+            Err(error) if is_kind_not_found(error) => {
                 not_found += 1;
-                Some(if not_found < NOT_FOUND_TIMES { FIRST_PAUSE } else { LOOK })
+                Some(if not_found < MAX_NOT_FOUND { FIRST_PAUSE } else { ABSENT_PAUSE })
             }
             Err(error) if is_expired(error) => {
-                tracing::debug!(kind = K::NAME, "listed again: the watch lost its place");
+                tracing::debug!(kind = K::NAME, "watch expired: listing again");
                 None
             }
             Err(error) => {
                 not_found = 0;
-                trouble = true;
-                let reason = crate::error_chain(error);
-                if heard.send(Heard::Trouble(K::KIND, Some(reason))).await.is_err() {
+                failing = true;
+                let reason = chain(error);
+                if sender.send(WatchEvent::Error(K::KIND, Some(reason))).await.is_err() {
                     return;
                 }
-                let now = pause;
-                pause = (2 * pause).min(LONGEST_PAUSE);
-                Some(now)
+                Some(backoff.pause())
             }
         };
-        let said = match event {
-            Ok(Event::Init) => Some(Heard::Begin(K::KIND)),
-            Ok(Event::InitApply(item)) => Some(Heard::Listed(item.seen)),
-            Ok(Event::InitDone) => Some(Heard::Complete(K::KIND)),
-            Ok(Event::Apply(item)) => Some(Heard::Put(item.seen)),
-            Ok(Event::Delete(item)) => Some(Heard::Gone(item.seen.key)),
-            Err(_) => (not_found >= NOT_FOUND_TIMES).then_some(Heard::Absent(K::KIND)),
+        let report = match event {
+            Ok(Event::Init) => Some(WatchEvent::Begin(K::KIND)),
+            Ok(Event::InitApply(item)) => Some(WatchEvent::Listed(item.seen)),
+            Ok(Event::InitDone) => Some(WatchEvent::Complete(K::KIND)),
+            Ok(Event::Apply(item)) => Some(WatchEvent::Put(item.seen)),
+            Ok(Event::Delete(item)) => Some(WatchEvent::Gone(item.seen.key)),
+            Err(_) => (not_found >= MAX_NOT_FOUND).then_some(WatchEvent::Absent(K::KIND)),
         };
-        if let Some(said) = said
-            && heard.send(said).await.is_err()
+        if let Some(report) = report
+            && sender.send(report).await.is_err()
         {
             return;
         }
@@ -117,12 +120,12 @@ async fn follow<K: Watched>(client: Client, heard: Sender<Heard>) {
     }
 }
 
-/// The list itself is not there: its kind is not installed.
-fn is_not_found(error: &watcher::Error) -> bool {
-    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 404)
+/// The list itself is not found: the kind is not installed.
+fn is_kind_not_found(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::InitialListFailed(error) if is_not_found(error))
 }
 
-/// What the watch would go on from is forgotten, as happens in the ordinary course.
+/// The resource version that the watch would continue from has expired, as it does regularly.
 fn is_expired(error: &watcher::Error) -> bool {
     use kube::Error::Api;
     use watcher::Error::{InitialListFailed, WatchError, WatchStartFailed};

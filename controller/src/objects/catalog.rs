@@ -1,11 +1,12 @@
 //! Files → objects: a pure state machine.
 //!
-//! - A document that is rejected keeps its object's last good version; one that cannot even be named keeps
-//!   every object of the file that is not in the new text.
-//! - An object in two files comes from the first by name, but a current version goes before a last good one.
-//! - Files that change together (a rename, a move between files) are one step: nothing disappears in between.
+//! - A rejected document leaves its object's last good version in force; one without a readable name leaves
+//!   every object of the file in force that is not in the new text.
+//! - An object in two files comes from the first by name, but a current version precedes a last good one.
+//! - Files that change together (a rename, a move between files) are one step: no object disappears in
+//!   between.
 //!
-//! Way in: [`Catalog::step`].
+//! Entry point: [`Catalog::step`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,39 +17,34 @@ use serde_json::Value;
 
 use super::FileName;
 
-/// What happened to a file.
+/// A change of a file.
 #[derive(Debug)]
 pub(crate) enum FileChange {
-    /// It reads like this now.
+    /// Its new text.
     Text { file: FileName, text: String },
-    /// It is there but cannot be read.
+    /// It cannot be read.
     Unreadable { file: FileName, reason: String },
-    /// It is not there any more.
+    /// It is deleted.
     Gone { file: FileName },
 }
 
-/// What is to be done about a step.
+/// The results of a step.
 #[derive(Debug, Default)]
 pub(crate) struct Step {
     pub(crate) events: Vec<ObjectEvent>,
     pub(crate) save: Vec<Save>,
 }
 
-/// What to keep of a file for the next life.
+/// What to save of a file for the next start.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Save {
-    /// Its accepted objects as they were written, and those of which the earlier version stays in force.
-    Keep {
-        file: FileName,
-        accepted: Vec<(ObjectKey, Value)>,
-        stale: BTreeSet<ObjectKey>,
-    },
-    Drop {
-        file: FileName,
-    },
+    /// Its accepted objects as written, and those whose earlier version stays in force.
+    Keep { file: FileName, accepted: Vec<(ObjectKey, Value)>, stale: BTreeSet<ObjectKey> },
+    /// Nothing: it is deleted.
+    Drop { file: FileName },
 }
 
-/// Something to be said about a file or an object in it.
+/// A problem of a file or of an object in it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub(crate) struct Problem {
     /// Empty for objects that come from no file.
@@ -79,7 +75,7 @@ fn as_text<S: serde::Serializer>(name: &FileName, serializer: S) -> Result<S::Ok
     serializer.serialize_str(name)
 }
 
-/// What became of it.
+/// The kind of a problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Verdict {
@@ -89,14 +85,14 @@ pub(crate) enum Verdict {
     Rejected,
     /// The object is defined elsewhere already.
     Duplicate,
-    /// A kind that is none of ours.
+    /// Not a kind that Ambit reads.
     Ignored,
 }
 
 #[derive(Debug)]
 struct Held {
     object: Object,
-    /// Not what the file says now, but the last it said that was good.
+    /// Not the file's present version, but its last good one.
     stale: bool,
 }
 
@@ -118,14 +114,14 @@ impl Catalog {
         Self::default()
     }
 
-    /// Puts what an earlier life kept of a file, to be confirmed or replaced by the file itself.
+    /// Adds the objects that were saved of a file before a restart, until the file itself is read.
     pub(crate) fn restore(&mut self, file: &FileName, objects: Vec<Object>) {
         let objects =
             objects.into_iter().map(|object| (object.key(), Held { object, stale: true })).collect();
         self.replace(file, Some(File { objects, problems: Vec::new() }));
     }
 
-    /// Takes the changes in as one.
+    /// Applies the changes as one step.
     pub(crate) fn step(&mut self, changes: Vec<FileChange>) -> Step {
         let mut step = Step::default();
         let mut before: BTreeMap<ObjectKey, Option<Object>> = BTreeMap::new();
@@ -156,16 +152,16 @@ impl Catalog {
         self.holders.keys().filter_map(|key| self.object(key))
     }
 
-    /// Everything there is to say, in the order of the files.
+    /// All problems, in the order of the files.
     pub(crate) fn problems(&self) -> BTreeSet<Problem> {
         let mut found: BTreeSet<Problem> =
             self.files.values().flat_map(|file| file.problems.iter().cloned()).collect();
         for (key, holders) in self.holders.iter().filter(|(_, holders)| holders.len() > 1) {
             let Some(winner) = self.winner(key) else { continue };
             for file in holders.iter().filter(|file| *file != winner) {
-                // What a bad file keeps is reported as that.
+                // Last good versions of a bad file are reported with that file.
                 if self.held(file, key).is_some_and(|held| !held.stale) {
-                    found.insert(duplicate(file, None, key, format!("defined in {winner} already")));
+                    found.insert(duplicate(file, None, key, format!("already defined in {winner}")));
                 }
             }
         }
@@ -242,7 +238,7 @@ impl Catalog {
         }
     }
 
-    /// The objects of a file's present state that stay as its last good versions.
+    /// The objects of a file that stay in force as last good versions.
     fn earlier(&self, file: &FileName, stays: impl Fn(&ObjectKey) -> bool) -> BTreeMap<ObjectKey, Held> {
         let objects = self.files.get(file).into_iter().flat_map(|file| &file.objects);
         objects
@@ -252,13 +248,13 @@ impl Catalog {
     }
 }
 
-/// One text being read.
+/// A text while it is read.
 #[derive(Default)]
 struct Reading {
     objects: BTreeMap<ObjectKey, Held>,
     sources: Vec<(ObjectKey, Value)>,
     rejected: BTreeSet<ObjectKey>,
-    /// Some rejected document could be any object.
+    /// A rejected document has no readable name.
     unnamed: bool,
     problems: Vec<Problem>,
 }
@@ -307,7 +303,7 @@ impl Reading {
         }
     }
 
-    /// Says of rejected objects whether an earlier version serves.
+    /// Sets for rejected objects whether an earlier version stays in force.
     fn settle(&mut self, stale: &BTreeSet<ObjectKey>) {
         let names: BTreeSet<String> = stale.iter().map(ToString::to_string).collect();
         for problem in self.problems.iter_mut().filter(|problem| problem.verdict == Verdict::Rejected) {
@@ -332,7 +328,7 @@ fn duplicate(file: &FileName, place: Option<Place>, key: &ObjectKey, message: St
     }
 }
 
-/// The kind as metrics have it.
+/// The kind, as in metrics.
 pub(crate) fn kind_name(key: &ObjectKey) -> &'static str {
     use ambit_core::derive::Kind;
     match key.kind {
@@ -349,5 +345,4 @@ pub(crate) fn kind_name(key: &ObjectKey) -> &'static str {
 }
 
 #[cfg(test)]
-#[path = "catalog_tests.rs"]
 mod tests;

@@ -1,5 +1,5 @@
-//! The folder of object files: what is in it, and what a file says. `*.yaml`, `*.yml` and `*.json`, in
-//! subfolders too; hidden names are left out (editors and volume managers keep their own things there).
+//! The folder of object files: its listing, and the content of a file. `*.yaml`, `*.yml` and `*.json`, in
+//! subfolders too; hidden names are ignored (editors and volume managers use them).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Metadata};
@@ -11,25 +11,25 @@ use super::FileName;
 use super::tracker::Stamp;
 
 /// A larger file is refused: objects of a hundred thousand workloads fit.
-const LARGEST: u64 = 64 * 1024 * 1024;
-/// Folders within folders; deeper ones are not looked into.
-const DEEPEST: usize = 8;
+const MAX_SIZE: u64 = 64 * 1024 * 1024;
+/// Deeper subfolders are ignored.
+const MAX_DEPTH: usize = 8;
 
-/// Tells a folder from another of the same name.
+/// Distinguishes a folder from another with the same path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FolderId {
     device: u64,
     inode: u64,
 }
 
-/// What a look at the folder found.
+/// A listing of the folder.
 #[derive(Debug, Default)]
 pub(crate) struct Listing {
-    /// Which folder it was; none if it is not there.
+    /// The listed folder; none if it is missing.
     pub(crate) folder: Option<FolderId>,
     pub(crate) files: BTreeMap<FileName, Stamp>,
-    /// What could not be looked at, by relative path (the whole folder: empty), and why: folders, rarely
-    /// files.
+    /// Folders that could not be listed and files without metadata, by relative path (empty for the root),
+    /// and why.
     pub(crate) unreachable: BTreeMap<String, String>,
 }
 
@@ -67,16 +67,16 @@ fn list_one(
         }
         let relative = if folder.is_empty() { name.clone() } else { format!("{folder}/{name}") };
         if entry.file_type()?.is_dir() {
-            if depth < DEEPEST {
+            if depth < MAX_DEPTH {
                 folders.push((entry.path(), relative, depth + 1));
             }
         } else if is_object_file(&name) {
-            // Links are followed to files (mounted volumes are made of them), never to folders.
+            // Links to files are followed (mounted volumes consist of them), links to folders are not.
             match fs::metadata(entry.path()) {
                 Ok(metadata) if metadata.is_file() => {
                     listing.files.insert(relative.into(), stamp(&metadata));
                 }
-                // It went away since it was listed, or is a link to nowhere.
+                // Deleted since the listing, or a dangling link.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Ok(_) => {}
                 Err(error) => {
@@ -104,16 +104,16 @@ fn stamp(metadata: &Metadata) -> Stamp {
     }
 }
 
-/// What a file turned out to be when it was read.
+/// The content of a file.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Content {
     Text(String),
     Unreadable(String),
-    /// Not the file that was listed (any more): look again.
+    /// It has changed since the listing: list again.
     Changed,
 }
 
-/// Reads a file in the state it was listed in.
+/// Reads a file in the listed state.
 pub(crate) fn read(root: &Path, name: &str, listed: Stamp) -> Content {
     match try_read(&root.join(name), listed) {
         Ok(content) => content,
@@ -123,17 +123,17 @@ pub(crate) fn read(root: &Path, name: &str, listed: Stamp) -> Content {
 }
 
 fn try_read(path: &Path, listed: Stamp) -> io::Result<Content> {
-    // Not blocking: the name may have become a pipe meanwhile.
+    // Not blocking: the path may be a pipe by now.
     let file = File::options().read(true).custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits()).open(path)?;
     let unchanged = |file: &File| Ok::<_, io::Error>(stamp(&file.metadata()?) == listed);
     if !file.metadata()?.is_file() || !unchanged(&file)? {
         return Ok(Content::Changed);
     }
-    if listed.size > LARGEST {
-        return Ok(Content::Unreadable(format!("larger than {} MiB", LARGEST >> 20)));
+    if listed.size > MAX_SIZE {
+        return Ok(Content::Unreadable(format!("larger than {} MiB", MAX_SIZE >> 20)));
     }
     let mut bytes = Vec::new();
-    (&file).take(LARGEST + 1).read_to_end(&mut bytes)?;
+    (&file).take(MAX_SIZE + 1).read_to_end(&mut bytes)?;
     if !unchanged(&file)? || bytes.len() as u64 != listed.size {
         return Ok(Content::Changed);
     }
@@ -144,82 +144,4 @@ fn try_read(path: &Path, listed: Stamp) -> io::Result<Content> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::{PermissionsExt, symlink};
-
-    use super::*;
-
-    fn names(root: &Path) -> Vec<String> {
-        list(root).files.keys().map(ToString::to_string).collect()
-    }
-
-    #[test]
-    fn what_is_listed() {
-        let root = tempfile::tempdir().unwrap();
-        let path = |name: &str| root.path().join(name);
-        fs::create_dir_all(path("shop/deep")).unwrap();
-        fs::create_dir_all(path(".git")).unwrap();
-        fs::create_dir_all(path("folder.yaml")).unwrap();
-        for name in [
-            "b.yaml",
-            "a.yml",
-            "c.json",
-            "shop/d.yaml",
-            "shop/deep/e.yaml",
-            ".hidden.yaml",
-            ".git/x.yaml",
-            "f.txt",
-            "g.yaml~",
-            "h.yaml.tmp",
-            "yaml",
-        ] {
-            fs::write(path(name), "x").unwrap();
-        }
-        symlink(path("b.yaml"), path("link.yaml")).unwrap();
-        symlink(path("nowhere"), path("dangling.yaml")).unwrap();
-        symlink(path("shop"), path("loop")).unwrap();
-        symlink("self.yaml", path("self.yaml")).unwrap();
-        nix::unistd::mkfifo(&path("pipe.yaml"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-        let expected = ["a.yml", "b.yaml", "c.json", "link.yaml", "shop/d.yaml", "shop/deep/e.yaml"];
-        assert_eq!(names(root.path()), expected);
-        // One link that leads nowhere must not stop the others.
-        assert_eq!(list(root.path()).unreachable(), BTreeSet::from(["self.yaml".to_owned()]));
-    }
-
-    #[test]
-    fn a_missing_folder_is_unreachable_and_not_empty() {
-        let root = tempfile::tempdir().unwrap();
-        let listing = list(&root.path().join("gone"));
-        assert_eq!(listing.unreachable(), BTreeSet::from([String::new()]));
-    }
-
-    #[test]
-    fn what_is_read() {
-        let root = tempfile::tempdir().unwrap();
-        let path = root.path().join("a.yaml");
-        let listed = || list(root.path()).files["a.yaml"];
-        fs::write(&path, "hello").unwrap();
-        assert_eq!(read(root.path(), "a.yaml", listed()), Content::Text("hello".to_owned()));
-        fs::write(&path, [b'a', 0xff]).unwrap();
-        assert_eq!(
-            read(root.path(), "a.yaml", listed()),
-            Content::Unreadable("not UTF-8 at byte 1".to_owned())
-        );
-        let old = listed();
-        fs::write(&path, "longer than before").unwrap();
-        assert_eq!(read(root.path(), "a.yaml", old), Content::Changed);
-        let old = listed();
-        fs::remove_file(&path).unwrap();
-        assert_eq!(read(root.path(), "a.yaml", old), Content::Changed);
-    }
-
-    #[test]
-    fn a_file_that_is_too_large() {
-        let root = tempfile::tempdir().unwrap();
-        let file = File::create(root.path().join("a.yaml")).unwrap();
-        file.set_len(LARGEST + 1).unwrap();
-        file.set_permissions(fs::Permissions::from_mode(0o600)).unwrap();
-        let listed = list(root.path()).files["a.yaml"];
-        assert_eq!(read(root.path(), "a.yaml", listed), Content::Unreadable("larger than 64 MiB".to_owned()));
-    }
-}
+mod tests;

@@ -1,8 +1,7 @@
-//! From the folder to clients, one pass at a time: list, read what has settled, derive, apply, publish,
-//! report.
+//! From the folder to clients, one pass at a time: list, read settled files, derive, apply, publish, report.
 //!
-//! Way in: [`Reconciler::new`], [`Reconciler::begin`] (returns when everything has been published once), then
-//! [`Reconciler::pass`] as often as there may be something new.
+//! Entry points: [`Reconciler::new`], [`Reconciler::begin`] (returns when everything has been published
+//! once), then [`Reconciler::pass`] whenever there may be changes.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,32 +20,32 @@ use crate::pipeline::Pipeline;
 use crate::shared::Status;
 use crate::state;
 
-/// How long a file must stay the same before it is taken.
+/// How long a file must stay the same before it is read.
 const SETTLE: Duration = Duration::from_millis(100);
-/// Between two passes while something has not settled.
+/// Between two passes while some file has not settled.
 pub(crate) const AGAIN: Duration = Duration::from_millis(25);
-/// How long the first state may take to settle.
-const BEGIN: Duration = Duration::from_secs(5);
+/// How long files may take to settle at the start.
+const START_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Why there is nothing to begin with.
+/// Why the reconciler cannot start.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error("listing the objects in {}: {reason}", path.display())]
+    #[error("failed to list the objects in {}: {reason}", path.display())]
     List { path: PathBuf, reason: String },
     #[error(transparent)]
     State(#[from] state::Error),
 }
 
-/// What a pass leaves to be done.
+/// The result of a pass.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pass {
-    /// Something has not settled: another pass is due after [`AGAIN`].
+    /// Some file has not settled: another pass is due after [`AGAIN`].
     pub(crate) again: bool,
-    /// Which folder was looked at; none if it is not there.
+    /// The listed folder; none if it is missing.
     pub(crate) folder: Option<FolderId>,
 }
 
-/// Everything between the folder and the clients.
+/// The state between the folder and the clients.
 #[derive(Debug)]
 pub(crate) struct Reconciler {
     root: PathBuf,
@@ -74,14 +73,14 @@ impl Reconciler {
         &self.root
     }
 
-    /// Reads everything there is and publishes it as one. Until then no client may be answered: to it, what
-    /// is not there would be gone.
+    /// Reads all files and publishes them as one state. Until then no client may be served: it would take
+    /// missing objects for deleted.
     pub(crate) fn begin(&mut self) -> Result<(), Error> {
         for (file, objects) in self.saved.load()? {
             self.catalog.restore(&file, objects);
             self.tracker.remember(file);
         }
-        // Earlier versions come first: what the files say now may be refused, and leaves them in force.
+        // Saved versions come first: if the files' present versions are rejected, they stay in force.
         let restored: Vec<_> = self.catalog.objects().map(put).collect();
         self.pipeline.derive(restored);
         let mut listing = folder::list(&self.root);
@@ -89,7 +88,7 @@ impl Reconciler {
             return Err(Error::List { path: self.root.clone(), reason: reason.clone() });
         }
         let begun = Instant::now();
-        while self.look(&listing).0 && begun.elapsed() < BEGIN {
+        while self.read_settled(&listing).0 && begun.elapsed() < START_DEADLINE {
             thread::sleep(AGAIN);
             listing = folder::list(&self.root);
         }
@@ -101,7 +100,7 @@ impl Reconciler {
     /// One pass.
     pub(crate) fn pass(&mut self) -> Pass {
         let listing = folder::list(&self.root);
-        let (again, touched) = self.look(&listing);
+        let (again, touched) = self.read_settled(&listing);
         if !touched.is_empty() {
             self.pipeline.publish(&touched);
         }
@@ -110,9 +109,9 @@ impl Reconciler {
         Pass { again, folder }
     }
 
-    /// Takes over what has settled. Whether another look is due soon, and what it touched.
-    fn look(&mut self, listing: &Listing) -> (bool, Touched) {
-        let due = self.tracker.look(self.started.elapsed(), &listing.files, &listing.unreachable());
+    /// Reads the files that have settled. Returns whether another pass is due soon, and what changed.
+    fn read_settled(&mut self, listing: &Listing) -> (bool, Touched) {
+        let due = self.tracker.update(self.started.elapsed(), &listing.files, &listing.unreachable());
         let mut again = due.again;
         let mut changes: Vec<FileChange> =
             due.gone.into_iter().map(|file| FileChange::Gone { file }).collect();
@@ -137,7 +136,7 @@ impl Reconciler {
         (again, touched)
     }
 
-    /// Says what is new about the objects: in the log, in the metrics, in `/debug`.
+    /// Reports new problems: in the log, in the metrics, in `/debug`.
     fn report(&self, listing: Listing) {
         let old = self.pipeline.shared.status.load();
         let problems = self.catalog.problems();
@@ -145,7 +144,7 @@ impl Reconciler {
         for (folder, error) in &listing.unreachable {
             if !old.unreachable.contains_key(folder) {
                 let path = self.root.join(folder);
-                tracing::error!(folder = %path.display(), error, "folder cannot be listed: its objects stay");
+                tracing::error!(folder = %path.display(), error, "folder not listed: its objects stay");
             }
         }
         let status = Status {
@@ -156,7 +155,7 @@ impl Reconciler {
             files: listing.files.len(),
             unreachable: listing.unreachable,
             problems,
-            conditions: self.pipeline.said(),
+            conditions: self.pipeline.messages(),
         };
         self.pipeline.shared.status.store(Arc::new(status));
     }
@@ -172,7 +171,7 @@ fn log_problem(problem: &Problem) {
     let object = object.as_deref().unwrap_or_default();
     let field = field.as_deref().unwrap_or_default();
     match problem.verdict {
-        Verdict::Ignored => tracing::info!(%file, place, object, "object ignored: {error}"),
+        Verdict::Ignored => tracing::info!(%file, place, object, reason = error, "object ignored"),
         Verdict::Unreadable => tracing::error!(%file, error, earlier_version_in_force, "file rejected"),
         Verdict::Rejected | Verdict::Duplicate => {
             tracing::error!(%file, place, object, field, error, earlier_version_in_force, "object rejected");

@@ -1,6 +1,5 @@
-//! Last good versions on disk, one copy per object file, so that a file that is bad when the controller
-//! starts still has something to fall back on. Way in: [`Saved::load`] at the start, [`Saved::apply`] after
-//! each step.
+//! Last good versions on disk, one copy per object file, for files that are bad when the controller starts.
+//! Entry points: [`Saved::load`] at the start, [`Saved::apply`] after each step.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use ambit_core::derive::{Object, ObjectKey};
 use ambit_crd::Outcome;
+use ambit_kube::error::chain;
 use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -23,7 +23,7 @@ pub(crate) struct Saved {
     folder: PathBuf,
 }
 
-/// One copy: the file it is of, and its objects as they were written.
+/// One copy: the path of the object file, and its objects as written.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Copy {
@@ -32,19 +32,18 @@ struct Copy {
 }
 
 impl Saved {
-    /// Opens the folder of copies, making it if it is not there.
+    /// Opens the folder of copies, or creates it.
     pub(crate) fn open(folder: PathBuf) -> Result<Self, state::Error> {
         state::make_private(&folder)?;
         Ok(Self { folder })
     }
 
-    /// Every copy that can be read. One that cannot is reported and left out: it is a safety net, not the
-    /// truth.
+    /// Every readable copy. An unreadable one is logged and left out: copies are only a fallback.
     pub(crate) fn load(&self) -> Result<Vec<(FileName, Vec<Object>)>, state::Error> {
-        let entries = fs::read_dir(&self.folder).map_err(context("listing", &self.folder))?;
+        let entries = fs::read_dir(&self.folder).map_err(context("list", &self.folder))?;
         let mut found = Vec::new();
         for entry in entries {
-            let path = entry.map_err(context("listing", &self.folder))?.path();
+            let path = entry.map_err(context("list", &self.folder))?.path();
             if path.extension().is_none_or(|extension| extension != "json") {
                 continue;
             }
@@ -55,15 +54,15 @@ impl Saved {
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    tracing::warn!(path = %path.display(), %error, "last good version cannot be read");
+                    tracing::warn!(path = %path.display(), %error, "failed to read a last good version");
                 }
             }
         }
         Ok(found)
     }
 
-    /// Writes what a step says. Of objects in `refused` (what they say cannot be put in force) the earlier
-    /// version is kept. A failure is reported and costs only the net.
+    /// Writes the results of a step. Objects in `refused` (their present version is not accepted) keep the
+    /// earlier version. An error is logged: copies are only a fallback.
     pub(crate) fn apply(&self, saves: Vec<Save>, refused: &BTreeSet<ObjectKey>) {
         for save in saves {
             let (file, result) = match save {
@@ -81,7 +80,7 @@ impl Saved {
                 }
             };
             if let Err(error) = result {
-                tracing::error!(%file, error = %crate::error_chain(&error), "last good version cannot be kept");
+                tracing::error!(%file, error = chain(&error), "failed to save a last good version");
             }
         }
     }
@@ -104,7 +103,7 @@ impl Saved {
             return Ok(());
         }
         let copy = Copy { file: file.to_string(), objects };
-        let text = serde_json::to_vec(&copy).map_err(io::Error::other).map_err(context("encoding", &path))?;
+        let text = serde_json::to_vec(&copy).map_err(io::Error::other).map_err(context("encode", &path))?;
         state::replace(&path, &text, 0o600)
     }
 
@@ -125,7 +124,7 @@ fn read(path: &Path) -> Result<Option<Copy>, io::Error> {
 fn accepted(value: Value) -> Option<Object> {
     match ambit_crd::parse_object(value) {
         Outcome::Accepted { object, .. } => Some(*object),
-        // It was good when it was kept: another version of Ambit kept it.
+        // It was accepted when it was saved, by another version of Ambit.
         Outcome::Ignored { .. } | Outcome::Rejected { .. } => None,
     }
 }
@@ -135,79 +134,4 @@ fn key(value: &Value) -> Option<ObjectKey> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::objects::catalog::{Catalog, FileChange};
-
-    fn ns(name: &str, version: u32) -> String {
-        format!(
-            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{version: \
-             v{version}}}}}\n---\n"
-        )
-    }
-
-    fn outline(saved: &Saved) -> Vec<String> {
-        let mut lines: Vec<String> = saved
-            .load()
-            .unwrap()
-            .into_iter()
-            .flat_map(|(file, objects)| {
-                objects.into_iter().map(move |object| match object {
-                    Object::Namespace(o) => {
-                        format!("{file} {} {}", o.metadata.name, o.metadata.labels["version"])
-                    }
-                    other => panic!("{other:?}"),
-                })
-            })
-            .collect();
-        lines.sort();
-        lines
-    }
-
-    #[test]
-    fn copies_follow_the_files() {
-        let temporary = tempfile::tempdir().unwrap();
-        let saved = Saved::open(temporary.path().join("good")).unwrap();
-        let mut catalog = Catalog::new();
-        let y = ObjectKey {
-            kind: ambit_core::derive::Kind::Namespace,
-            namespace: String::new(),
-            name: "y".to_owned(),
-        };
-        let (nobody, only_y) = (BTreeSet::new(), BTreeSet::from([y]));
-        let mut step_refusing = |refused: &BTreeSet<ObjectKey>, file: &str, content: Option<String>| {
-            let file = FileName::from(file);
-            let change = match content {
-                Some(text) => FileChange::Text { file, text },
-                None => FileChange::Gone { file },
-            };
-            saved.apply(catalog.step(vec![change]).save, refused);
-            outline(&saved)
-        };
-        let everything = ["a.yaml x v3", "a.yaml y v1", "d/b.yaml z v1"];
-        let mut step = |file: &str, content: Option<String>| step_refusing(&nobody, file, content);
-        assert_eq!(step("a.yaml", Some(ns("x", 1) + &ns("y", 1))), ["a.yaml x v1", "a.yaml y v1"]);
-        assert_eq!(step("d/b.yaml", Some(ns("z", 1))), ["a.yaml x v1", "a.yaml y v1", "d/b.yaml z v1"]);
-        // What is bad now is kept as it was, with what is good now.
-        let mixed = step("a.yaml", Some(ns("x", 2) + "a: ["));
-        assert_eq!(mixed, ["a.yaml x v2", "a.yaml y v1", "d/b.yaml z v1"]);
-        let worse = step("a.yaml", Some("a: [".to_owned()));
-        assert_eq!(worse, ["a.yaml x v2", "a.yaml y v1", "d/b.yaml z v1"]);
-        // So is what can be read and not put in force.
-        let content = ns("x", 3) + &ns("y", 3);
-        assert_eq!(step_refusing(&only_y, "a.yaml", Some(content)), everything);
-        assert_eq!(step_refusing(&nobody, "a.yaml", None), ["d/b.yaml z v1"]);
-        assert_eq!(step_refusing(&only_y, "a.yaml", Some(ns("y", 4))), ["d/b.yaml z v1"]);
-    }
-
-    #[test]
-    fn a_damaged_copy_is_left_out() {
-        let temporary = tempfile::tempdir().unwrap();
-        let saved = Saved::open(temporary.path().to_owned()).unwrap();
-        let change = FileChange::Text { file: "a".into(), text: ns("x", 1) };
-        saved.apply(Catalog::new().step(vec![change]).save, &BTreeSet::new());
-        fs::write(temporary.path().join("0.json"), "{").unwrap();
-        fs::write(temporary.path().join("1.json.7.tmp"), "{").unwrap();
-        assert_eq!(outline(&saved), ["a x v1"]);
-    }
-}
+mod tests;

@@ -1,7 +1,7 @@
-//! When to look: a loop on a thread of its own. Notifications only hurry it; it also looks by itself from
-//! time to time, so that one that is lost costs seconds.
+//! When to read the folder: a loop on a thread of its own. It wakes up on notifications, and periodically in
+//! case one is lost.
 //!
-//! Way in: [`watch`].
+//! Entry point: [`watch`].
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -12,12 +12,12 @@ use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
 use super::reconcile::{AGAIN, Reconciler};
 
-/// Between two looks when nothing was heard.
+/// Between two passes without a notification.
 const RESCAN: Duration = Duration::from_secs(10);
-/// The same, where the system does not notify.
+/// The same, if the folder cannot be watched.
 const RESCAN_UNNOTIFIED: Duration = Duration::from_secs(1);
-/// Notifications come in swarms; the rest of one is waited for.
-const SWARM: Duration = Duration::from_millis(5);
+/// Notifications come in bursts; the rest of one is waited for.
+const BURST: Duration = Duration::from_millis(5);
 
 /// What wakes the loop.
 #[derive(Debug)]
@@ -32,12 +32,12 @@ pub(crate) struct Stop(Sender<Wake>);
 
 impl Stop {
     pub(crate) fn stop(&self) {
-        // Otherwise it has ended already.
+        // An error means that it has ended already.
         _ = self.0.send(Wake::Stop);
     }
 }
 
-/// The loop to run on a thread of its own, and what ends it.
+/// The loop, to be run on a thread of its own, and the handle that ends it.
 pub(crate) fn watch(reconciler: Reconciler) -> (impl FnOnce() + Send + 'static, Stop) {
     let (sender, wakes) = channel();
     let stop = Stop(sender.clone());
@@ -49,11 +49,11 @@ fn run(mut reconciler: Reconciler, waker: &Sender<Wake>, wakes: &Receiver<Wake>)
     let mut watched = None;
     loop {
         let pass = reconciler.pass();
-        // Another folder has taken its place, or it is back: a watch follows the folder, not its name.
+        // The folder was replaced, or is back: a watch follows the inode, not the path.
         if pass.folder != watched {
             watched = pass.folder;
             watcher = watched.and_then(|_| listen(reconciler.root(), waker));
-            // Look again: something may have happened before the watch was there.
+            // Another pass: files may have changed before the watch existed.
             continue;
         }
         let rest = match (pass.again, &watcher) {
@@ -65,7 +65,7 @@ fn run(mut reconciler: Reconciler, waker: &Sender<Wake>, wakes: &Receiver<Wake>)
             Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return,
             Err(RecvTimeoutError::Timeout) => {}
             Ok(Wake::Changed) => {
-                thread::sleep(SWARM);
+                thread::sleep(BURST);
                 if wakes.try_iter().any(|wake| matches!(wake, Wake::Stop)) {
                     return;
                 }
@@ -76,20 +76,20 @@ fn run(mut reconciler: Reconciler, waker: &Sender<Wake>, wakes: &Receiver<Wake>)
 
 fn listen(folder: &Path, waker: &Sender<Wake>) -> Option<RecommendedWatcher> {
     let waker = waker.clone();
-    let heard = move |event: notify::Result<Event>| {
-        // Reading is what this process does itself.
+    let notified = move |event: notify::Result<Event>| {
+        // This process reads the files itself.
         if !matches!(event, Ok(Event { kind: EventKind::Access(_), .. })) {
-            // Nobody listens any more once the loop has ended.
+            // The receiver is gone when the loop has ended.
             _ = waker.send(Wake::Changed);
         }
     };
-    let watcher = notify::recommended_watcher(heard).and_then(|mut watcher| {
+    let watcher = notify::recommended_watcher(notified).and_then(|mut watcher| {
         watcher.watch(folder, RecursiveMode::Recursive)?;
         Ok(watcher)
     });
     let seconds = RESCAN_UNNOTIFIED.as_secs();
     let report = |error: &notify::Error| {
-        tracing::warn!(folder = %folder.display(), %error, "not watched, only looked at every {seconds} s");
+        tracing::warn!(folder = %folder.display(), %error, "folder not watched: read every {seconds} s");
     };
     watcher.inspect_err(report).ok()
 }
