@@ -1,90 +1,78 @@
-//! Where a captured outbound connection goes: [`plan`].
-//!
-//! A waypoint will be one more kind of [`Plan`].
+//! Where an outbound connection of an enrolled workload goes: [`plan`].
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use crate::Denial;
 use crate::balance::{Avoid, Choice};
-use crate::denial::Denial;
 use crate::inbound::HBONE_PORT;
 use crate::mesh::Mesh;
 use crate::model::{Affinity, Identity, LoadBalancingMode, Service, Workload, WorkloadUid};
 
-/// A captured outbound connection.
+/// An outbound connection that the kernel handed over.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Connection {
-    /// The client's workload.
+pub struct Flow {
     pub source: WorkloadUid,
-    /// The original destination.
+    /// What the application asked for.
     pub destination: SocketAddr,
-    /// The endpoint that the kernel has chosen, if it has.
+    /// The endpoint that the kernel chose among the service's, where it chose.
     pub chosen: Option<SocketAddr>,
 }
 
-/// How a connection is carried.
+/// How the connection is carried. Direct paths and waypoints will be further variants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Plan {
-    /// Through an HBONE tunnel to the endpoint.
+    /// Mutual TLS to the node of the endpoint.
     Tunnel(Tunnel),
-    /// The endpoint is the client's own workload: plaintext inside its network namespace.
-    Local(Plaintext),
-    /// The endpoint is not enrolled: plaintext.
-    Passthrough(Plaintext),
+    /// The endpoint is the client's own workload: a plain connection inside its namespace.
+    Local(Direct),
+    /// The endpoint is outside the mesh: plain TCP.
+    Passthrough(Direct),
 }
 
 /// An HBONE tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tunnel {
-    /// The client's workload.
     pub source: Arc<Workload>,
-    /// The endpoint.
     pub destination: Arc<Workload>,
-    /// The service of the original destination, if it is a service's.
+    /// The service the application asked for, if it asked for one.
     pub service: Option<Arc<Service>>,
-    /// The address that the HBONE connection is made to.
+    /// Where the tunnel is opened: the endpoint's HBONE port.
     pub peer: SocketAddr,
-    /// The `:authority` of the CONNECT request: the application's address.
+    /// Where the tunnel ends: the application's address.
     pub authority: SocketAddr,
-    /// The peer must present one of these.
+    /// Any of these may answer.
     pub identities: Vec<Identity>,
 }
 
-/// A plaintext connection.
+/// A plain connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plaintext {
-    /// The client's workload.
+pub struct Direct {
     pub source: Arc<Workload>,
-    /// The endpoint; `None` where no workload has the address.
+    /// `None`: an address that no workload is known for.
     pub destination: Option<Arc<Workload>>,
-    /// The service of the original destination, if it is a service's.
     pub service: Option<Arc<Service>>,
-    /// The endpoint's address and port. The address is unspecified where there is a host name.
+    /// Unspecified (with the right port) where there is a host name.
     pub address: SocketAddr,
-    /// The endpoint's host name: it is resolved when connecting, and [`resolved`] plans on.
+    /// The endpoint is reached by this name: it is resolved when connecting, and [`resolved`] says how to go
+    /// on.
     pub hostname: Option<Arc<str>>,
 }
 
-/// Decides where a connection goes. `random` is a uniformly random number; equal numbers give equal plans.
+/// Decides where a flow goes. `dice` is a uniformly random number: the same number, the same answer.
 ///
-/// A destination that no resource has is denied: it was captured because one had it a moment ago, and a
-/// retry is captured or not by the current state.
-pub fn plan(mesh: &Mesh, connection: &Connection, random: u64) -> Result<Plan, Denial> {
-    plan_without(mesh, connection, &Avoid::NONE, random)
+/// An address that nobody has any more is refused: it was captured because it was in the mesh a moment ago,
+/// and a second try goes the way that is right then.
+pub fn plan(mesh: &Mesh, flow: &Flow, dice: u64) -> Result<Plan, Denial> {
+    plan_without(mesh, flow, &Avoid::NONE, dice)
 }
 
-/// [`plan`], with endpoints to avoid.
-pub fn plan_without(
-    mesh: &Mesh,
-    connection: &Connection,
-    avoid: &Avoid,
-    random: u64,
-) -> Result<Plan, Denial> {
-    let source =
-        mesh.workload(&connection.source).ok_or_else(|| Denial::SourceUnknown(connection.source.clone()))?;
-    let address = SocketAddr::new(connection.destination.ip().to_canonical(), connection.destination.port());
-    if let Some(service) = service_at(mesh, Some(source), address) {
-        return plan_service(mesh, source, service, address, connection.chosen, avoid, random);
+/// [`plan`], without some endpoints of the service.
+pub fn plan_without(mesh: &Mesh, flow: &Flow, avoid: &Avoid, dice: u64) -> Result<Plan, Denial> {
+    let source = mesh.workload(&flow.source).ok_or_else(|| Denial::SourceUnknown(flow.source.clone()))?;
+    let address = SocketAddr::new(flow.destination.ip().to_canonical(), flow.destination.port());
+    if let Some(service) = service_at(mesh, source, address) {
+        return plan_service(mesh, source, service, address, flow.chosen, avoid, dice);
     }
     if let Some(workload) = mesh.workload_by_address(address.ip()) {
         return plan_workload(mesh, source, workload, address);
@@ -97,30 +85,31 @@ pub fn plan_without(
     }
 }
 
-/// The plan for an address that the host name of an endpoint was resolved to: an enrolled workload may have
+/// How to go on when the name of a plan's endpoint was resolved to an address: an enrolled workload may have
 /// it. `None` where no peer can have that address.
-pub fn resolved(mesh: &Mesh, named: &Plaintext, address: IpAddr) -> Option<Plan> {
+pub fn resolved(mesh: &Mesh, named: &Direct, address: IpAddr) -> Option<Plan> {
     let address = address.to_canonical();
-    let unusable = address.is_unspecified() || address.is_loopback() || address.is_multicast();
-    let endpoint = named.destination.as_ref().filter(|_| !unusable)?;
+    let nobody = address.is_unspecified() || address.is_loopback() || address.is_multicast();
+    let endpoint = named.destination.as_ref().filter(|_| !nobody)?;
     let address = SocketAddr::new(address, named.address.port());
     Some(carry(mesh, &named.source, endpoint, named.service.as_ref(), address))
 }
 
-/// The plan for a retry: another endpoint of the same service, if it has one that was not tried.
-pub fn another(mesh: &Mesh, connection: &Connection, avoid: &Avoid, random: u64) -> Option<Plan> {
-    let plan = plan_without(mesh, connection, avoid, random).ok()?;
-    // Where the original destination is the endpoint itself, there is no other.
+/// What else can be done after plans that failed: another endpoint of the same service, if it has one that
+/// was not tried.
+pub fn another(mesh: &Mesh, flow: &Flow, avoid: &Avoid, dice: u64) -> Option<Plan> {
+    let plan = plan_without(mesh, flow, avoid, dice).ok()?;
+    // Where the client named the endpoint itself, there is no other to find.
     let new = plan.service().is_some() && plan.destination().is_some_and(|w| !avoid.tried.contains(&w.uid));
     new.then_some(plan)
 }
 
 impl Plan {
-    /// The service of the original destination, if it is a service's.
+    /// The service the application asked for, if it asked for one.
     pub fn service(&self) -> Option<&Arc<Service>> {
         match self {
             Self::Tunnel(tunnel) => tunnel.service.as_ref(),
-            Self::Local(plaintext) | Self::Passthrough(plaintext) => plaintext.service.as_ref(),
+            Self::Local(direct) | Self::Passthrough(direct) => direct.service.as_ref(),
         }
     }
 
@@ -128,25 +117,17 @@ impl Plan {
     pub fn destination(&self) -> Option<&Arc<Workload>> {
         match self {
             Self::Tunnel(tunnel) => Some(&tunnel.destination),
-            Self::Local(plaintext) | Self::Passthrough(plaintext) => plaintext.destination.as_ref(),
+            Self::Local(direct) | Self::Passthrough(direct) => direct.destination.as_ref(),
         }
     }
 }
 
-/// The service that has the address and the port. Of several: the one of the client's namespace, then the
-/// first by key.
-pub fn service_at<'a>(
-    mesh: &'a Mesh,
-    source: Option<&Workload>,
-    address: SocketAddr,
-) -> Option<&'a Arc<Service>> {
+/// The service that has the address and the port; of several the client's own namespace's, then the first by
+/// key.
+fn service_at<'a>(mesh: &'a Mesh, source: &Workload, address: SocketAddr) -> Option<&'a Arc<Service>> {
     let serving =
         || mesh.services_by_address(address.ip()).filter(|service| service.port(address.port()).is_some());
-    let own = || {
-        let namespace = &source?.namespace;
-        serving().find(|service| service.key.namespace == *namespace)
-    };
-    own().or_else(|| serving().next())
+    serving().find(|service| service.key.namespace == source.namespace).or_else(|| serving().next())
 }
 
 fn plan_service(
@@ -156,7 +137,7 @@ fn plan_service(
     asked: SocketAddr,
     chosen: Option<SocketAddr>,
     avoid: &Avoid,
-    random: u64,
+    dice: u64,
 ) -> Result<Plan, Denial> {
     if service.waypoint.is_some() {
         return Err(Denial::WaypointUnsupported(format!("service {}", service.key)));
@@ -165,17 +146,17 @@ fn plan_service(
         return plan_passthrough(mesh, source, service, asked);
     }
     let choice = Choice { mesh, client: source, service, asked, avoid: *avoid };
-    // With affinity the daemon's choice equals the kernel's, or rests on newer state.
+    // Affinity is no matter of who chose: the answer is the same, or that of newer news.
     let chosen = chosen.filter(|_| service.load_balancing.affinity == Affinity::None);
     let endpoint = chosen
         .and_then(|chosen| choice.accept(chosen))
-        .or_else(|| choice.make(random))
+        .or_else(|| choice.make(dice))
         .ok_or_else(|| Denial::NoEndpoint { service: service.key.clone(), port: asked.port() })?;
     Ok(carry(mesh, source, endpoint.workload, Some(service), endpoint.address))
 }
 
-/// The client has chosen the address itself. An address that no workload has may be an enrolled workload's
-/// that is not known yet: where the service has enrolled endpoints, plaintext to it is denied.
+/// The client chose the address itself. What stands behind an address that is no workload's is not known;
+/// where it might be something in the mesh, sending plaintext there is refused.
 fn plan_passthrough(
     mesh: &Mesh,
     source: &Arc<Workload>,
@@ -188,7 +169,7 @@ fn plan_passthrough(
     if mesh.endpoints(&service.key).any(|endpoint| endpoint.in_mesh()) {
         return Err(Denial::DestinationUnknown(address));
     }
-    Ok(Plan::Passthrough(Plaintext {
+    Ok(Plan::Passthrough(Direct {
         source: source.clone(),
         destination: None,
         service: Some(service.clone()),
@@ -216,7 +197,7 @@ fn carry(
     service: Option<&Arc<Service>>,
     address: SocketAddr,
 ) -> Plan {
-    // A WorkloadEntry or EndpointSlice may list the address of an enrolled workload: then it is that
+    // Something written down elsewhere may have the address of an enrolled workload: then it is that
     // workload, and gets no plaintext.
     let owner = || mesh.workload_by_address(address.ip()).filter(|owner| owner.in_mesh());
     let endpoint = if endpoint.in_mesh() { endpoint } else { owner().unwrap_or(endpoint) };
@@ -232,12 +213,12 @@ fn carry(
             identities,
         });
     }
-    let plaintext = Plaintext {
+    let direct = Direct {
         source: source.clone(),
         destination: Some(endpoint.clone()),
         service: service.cloned(),
         hostname: endpoint.hostname.clone().filter(|_| address.ip().is_unspecified()),
         address,
     };
-    if endpoint.uid == source.uid { Plan::Local(plaintext) } else { Plan::Passthrough(plaintext) }
+    if endpoint.uid == source.uid { Plan::Local(direct) } else { Plan::Passthrough(direct) }
 }

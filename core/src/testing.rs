@@ -1,4 +1,5 @@
-//! Builders of resources for the tests of every crate: a new field is filled in here only.
+//! Short ways to build nouns, for the tests of every crate: a field that is added to one is filled in here
+//! alone.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -76,7 +77,7 @@ pub fn service(name: &str, addresses: &[&str], ports: &[(u16, u16)]) -> Service 
     }
 }
 
-/// Makes a workload an endpoint of a service, with the service's target ports.
+/// Puts a workload behind a service, listening as the service says.
 pub fn behind(mut workload: Workload, service: &Service) -> Workload {
     let mapping = |port: &ServicePort| PortMapping { service_port: port.port, target_port: port.target_port };
     workload.services.insert(service.key.clone(), service.ports.iter().map(mapping).collect());

@@ -23,7 +23,6 @@ mod kernel;
 mod netns;
 mod outbound;
 mod pods;
-mod reason;
 mod relay;
 mod report;
 mod shares;

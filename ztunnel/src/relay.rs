@@ -1,9 +1,9 @@
 //! The bytes of a connection, from when it is open to its report: [`run`].
 
-use ambit_core::Reason;
 use ambit_daemon_kit::telemetry::connection::Ending;
 use ambit_hbone::Tunnel;
 use ambit_hbone::relay::{self, End, Outcome};
+use ambit_loader::Reason;
 use tokio::net::TcpStream;
 
 use crate::connections::Registered;
@@ -40,7 +40,7 @@ fn ending(outcome: &Outcome) -> Ending {
     match &outcome.end {
         End::Closed => report::orderly(),
         End::Tunnel(_) => report::broken(Reason::TunnelFailed, outcome.end.to_string()),
-        End::Tcp(_) | End::TunnelReset(_) | End::OtherTcp(_) => {
+        End::First(_) | End::TunnelReset(_) | End::Second(_) => {
             report::broken(Reason::Reset, outcome.end.to_string())
         }
     }

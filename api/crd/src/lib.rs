@@ -1,13 +1,8 @@
-//! The objects that users write: YAML or JSON → [`ambit_core::derive::Object`]s, of Kubernetes' own kinds and
-//! Istio's.
+//! The objects users write, as text → [`ambit_core::derive::Object`]s: Kubernetes' own kinds and Istio's.
 //!
-//! Entry point: [`parse`]. Each document is accepted, ignored (if its kind is not one of the mesh's) or
-//! rejected with all its mistakes by field. A rejected document does not affect the others.
+//! Way in: [`parse`]. It never fails as a whole: each document is accepted, ignored (a kind that is not ours)
+//! or rejected with every mistake by field, and a bad one does not spoil its neighbours.
 
-#![warn(missing_docs)]
-
-#[cfg(feature = "schema")]
-mod constraints;
 mod document;
 mod endpoint_slice;
 mod field;
@@ -29,16 +24,16 @@ use serde_json::Value;
 
 pub use field::Mistake;
 
-/// The position of an object in the text.
+/// Where in the text a document stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Position {
-    /// The first line of its document, from 1.
+pub struct Place {
+    /// The line its document begins at, from 1.
     pub line: usize,
     /// Its index in a `kind: List`.
     pub item: Option<usize>,
 }
 
-impl fmt::Display for Position {
+impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "line {}", self.line)?;
         match self.item {
@@ -48,61 +43,46 @@ impl fmt::Display for Position {
     }
 }
 
-/// A document, or an item of a List.
+/// One document (or one item of a List).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Document {
-    /// Where it is.
-    pub position: Position,
-    /// What it was read as.
+    pub place: Place,
     pub outcome: Outcome,
 }
 
-/// What a document was read as.
+/// What became of a document.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
-    /// An object without mistakes.
-    Accepted {
-        /// The object.
-        object: Box<Object>,
-        /// The JSON that it was read from.
-        source: Value,
-    },
-    /// An object of a kind that the mesh does not read.
-    Ignored {
-        /// Its description: `ConfigMap shop/settings (v1)`.
-        what: String,
-    },
-    /// An object with mistakes.
-    Rejected {
-        /// Its key, if that could be read.
-        object: Option<ObjectKey>,
-        /// At least one.
-        mistakes: Vec<Mistake>,
-    },
+    /// An object without mistakes, and the JSON it was read from.
+    Accepted { object: Box<Object>, source: Value },
+    /// A kind that is none of ours: `ConfigMap shop/settings (v1)`.
+    Ignored { what: String },
+    /// An object with mistakes. Its name where it could be read.
+    Rejected { object: Option<ObjectKey>, mistakes: Vec<Mistake> },
 }
 
-/// Reads all documents of a text: YAML or JSON, also of `kind: List`.
+/// Reads every document of a text: YAML or JSON, any number of documents, `kind: List` too.
 pub fn parse(text: &str) -> Vec<Document> {
     document::documents(text)
         .into_iter()
         .map(|found| match found {
             Ok(written) => {
-                let position = Position { line: written.line, item: written.item };
-                Document { position, outcome: parse_object(written.value) }
+                let place = Place { line: written.line, item: written.item };
+                Document { place, outcome: parse_object(written.value) }
             }
             Err(unreadable) => {
                 let mistake = Mistake { field: String::new(), message: unreadable.message };
                 let outcome = Outcome::Rejected { object: None, mistakes: vec![mistake] };
-                Document { position: Position { line: unreadable.line, item: None }, outcome }
+                Document { place: Place { line: unreadable.line, item: None }, outcome }
             }
         })
         .collect()
 }
 
-/// The kind that an `apiVersion` and `kind` mean.
+/// Which of our kinds an `apiVersion` and `kind` mean.
 enum Known {
-    Kind(Kind),
-    /// A known kind in an unknown version.
+    Ours(Kind),
+    /// A kind of ours in a version that is not.
     Version(Kind),
     Unknown,
 }
@@ -122,10 +102,10 @@ fn known(api_version: &str, kind: &str) -> Known {
         ("security.istio.io", "PeerAuthentication") => (Kind::PeerAuthentication, &["v1", "v1beta1"]),
         _ => return Known::Unknown,
     };
-    if versions.contains(&version) { Known::Kind(kind) } else { Known::Version(kind) }
+    if versions.contains(&version) { Known::Ours(kind) } else { Known::Version(kind) }
 }
 
-/// Reads an object from JSON.
+/// Reads one object that is JSON already.
 pub fn parse_object(value: Value) -> Outcome {
     let reject = |object, field: &str, message: String| Outcome::Rejected {
         object,
@@ -140,13 +120,12 @@ pub fn parse_object(value: Value) -> Outcome {
         return reject(None, "apiVersion", "missing".to_owned());
     };
     let kind = match known(api_version, kind_name) {
-        Known::Kind(kind) => kind,
+        Known::Ours(kind) => kind,
         Known::Version(kind) => {
             let message = format!("{api_version:?} is not a version of {kind} that is understood");
             return reject(metadata::key(kind, &value), "apiVersion", message);
         }
-        // All other kinds of this group are known, so this one is misspelt. A misspelt policy must not be
-        // ignored.
+        // All kinds of this group are known: another one is misspelt, and a policy must not vanish by that.
         Known::Unknown
             if api_version.starts_with("security.istio.io/") && kind_name != "RequestAuthentication" =>
         {
@@ -178,7 +157,7 @@ fn read(kind: Kind, value: &Value) -> Result<Object, Vec<Mistake>> {
     }
 }
 
-/// Reads the kind's type. The mistake names the first field that does not fit.
+/// The kind's schema; the first field that does not fit it is named.
 fn typed<'v, T: serde::Deserialize<'v>>(value: &'v Value) -> Result<T, Vec<Mistake>> {
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();

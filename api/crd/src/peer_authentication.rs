@@ -1,4 +1,4 @@
-//! PeerAuthentication, with Istio's checks: [`convert`].
+//! PeerAuthentication: what is written → what is meant, with Istio's checks.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::field::Report;
 use crate::metadata;
 use crate::security as written;
 
-/// The annotation that demands TLS on the same node too.
+/// Whether TLS is demanded also on the same node.
 const SAME_NODE_TLS: &str = "ambit.dev/same-node-tls";
 
 pub(crate) fn convert(policy: written::PeerAuthentication) -> Result<PeerAuthentication, Vec<Mistake>> {
@@ -40,7 +40,7 @@ pub(crate) fn convert(policy: written::PeerAuthentication) -> Result<PeerAuthent
     report.finish(PeerAuthentication { metadata, selector, mode, port_modes, same_node_tls })
 }
 
-/// Whether TLS is demanded between workloads of one node, if the annotation is set.
+/// What the annotation says about TLS between workloads of one node.
 fn same_node_tls(report: &mut Report, metadata: &Metadata) -> Option<bool> {
     match metadata.annotations.get(SAME_NODE_TLS)?.as_str() {
         "required" => Some(true),

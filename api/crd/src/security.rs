@@ -1,5 +1,5 @@
-//! The types of `security.istio.io`: AuthorizationPolicy and PeerAuthentication. An unknown field is a
-//! mistake: a misspelt condition would widen what a policy permits.
+//! `security.istio.io`: AuthorizationPolicy and PeerAuthentication, as written. The schema's fields and
+//! nothing else: an unknown one is a mistake, because a misspelt condition would widen what a policy permits.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 #[cfg(feature = "schema")]
-use crate::constraints;
+use crate::schema;
 
 /// An AuthorizationPolicy.
 #[derive(Debug, Deserialize)]
@@ -24,13 +24,10 @@ pub(crate) struct AuthorizationPolicy {
     _status: IgnoredAny,
 }
 
-/// The spec of an AuthorizationPolicy. An absent list differs from an empty one.
+/// What an AuthorizationPolicy asks for. Lists that are absent and lists that are empty are different
+/// mistakes.
 #[derive(Debug, Default, Deserialize)]
-#[cfg_attr(
-    feature = "schema",
-    derive(schemars::JsonSchema),
-    schemars(extend("x-kubernetes-validations" = constraints::AUTHORIZATION_POLICY)),
-)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("x-kubernetes-validations" = schema::AUTHORIZATION_POLICY)))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct AuthorizationPolicySpec {
     pub(crate) selector: Option<WorkloadSelector>,
@@ -44,12 +41,12 @@ pub(crate) struct AuthorizationPolicySpec {
     pub(crate) provider: Option<Provider>,
 }
 
-/// Selects workloads of the namespace.
+/// Which workloads of the namespace.
 #[derive(Debug, Default, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct WorkloadSelector {
-    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::label_values"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::label_values"))]
     #[serde(default)]
     pub(crate) match_labels: BTreeMap<String, String>,
 }
@@ -68,7 +65,7 @@ pub(crate) struct TargetReference {
     pub(crate) namespace: Option<String>,
 }
 
-/// The provider of the action CUSTOM.
+/// Who is asked, for the action CUSTOM.
 #[derive(Debug, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -77,7 +74,7 @@ pub(crate) struct Provider {
     _name: String,
 }
 
-/// A rule.
+/// From whom, to what, when.
 #[derive(Debug, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -100,36 +97,32 @@ pub(crate) struct From {
 
 /// Conditions on the peer; AND-ed.
 #[derive(Debug, Default, Deserialize)]
-#[cfg_attr(
-    feature = "schema",
-    derive(schemars::JsonSchema),
-    schemars(extend("minProperties" = 1, "x-kubernetes-validations" = constraints::SOURCE)),
-)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("minProperties" = 1, "x-kubernetes-validations" = schema::SOURCE)))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct Source {
-    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::texts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::texts"))]
     pub(crate) principals: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::texts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::texts"))]
     pub(crate) not_principals: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::texts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::texts"))]
     pub(crate) request_principals: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::texts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::texts"))]
     pub(crate) not_request_principals: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::texts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::texts"))]
     pub(crate) namespaces: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::texts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::texts"))]
     pub(crate) not_namespaces: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::service_accounts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::service_accounts"))]
     pub(crate) service_accounts: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::service_accounts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::service_accounts"))]
     pub(crate) not_service_accounts: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::blocks"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::blocks"))]
     pub(crate) ip_blocks: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::blocks"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::blocks"))]
     pub(crate) not_ip_blocks: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::blocks"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::blocks"))]
     pub(crate) remote_ip_blocks: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::blocks"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::blocks"))]
     pub(crate) not_remote_ip_blocks: Vec<String>,
 }
 
@@ -141,44 +134,40 @@ pub(crate) struct To {
     pub(crate) operation: Operation,
 }
 
-/// Conditions on the request; AND-ed.
+/// Conditions on what is asked for; AND-ed.
 #[derive(Debug, Default, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("minProperties" = 1)))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct Operation {
-    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::texts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::texts"))]
     pub(crate) hosts: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::texts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::texts"))]
     pub(crate) not_hosts: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::ports"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::ports"))]
     pub(crate) ports: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::ports"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::ports"))]
     pub(crate) not_ports: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::texts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::texts"))]
     pub(crate) methods: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::texts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::texts"))]
     pub(crate) not_methods: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::texts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::texts"))]
     pub(crate) paths: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::texts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::texts"))]
     pub(crate) not_paths: Vec<String>,
 }
 
-/// A condition on an attribute.
+/// One more condition, by attribute.
 #[derive(Debug, Deserialize)]
-#[cfg_attr(
-    feature = "schema",
-    derive(schemars::JsonSchema),
-    schemars(extend("anyOf" = constraints::values_or_not_values())),
-)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("anyOf" = schema::values_or_not_values())))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct When {
-    #[cfg_attr(feature = "schema", schemars(regex(pattern = constraints::ATTRIBUTE)))]
+    #[cfg_attr(feature = "schema", schemars(regex(pattern = schema::ATTRIBUTE)))]
     pub(crate) key: String,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::texts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::texts"))]
     #[serde(default)]
     pub(crate) values: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::texts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::texts"))]
     #[serde(default)]
     pub(crate) not_values: Vec<String>,
 }
@@ -197,25 +186,18 @@ pub(crate) struct PeerAuthentication {
     _status: IgnoredAny,
 }
 
-/// The spec of a PeerAuthentication.
+/// What a PeerAuthentication asks for.
 #[derive(Debug, Default, Deserialize)]
-#[cfg_attr(
-    feature = "schema",
-    derive(schemars::JsonSchema),
-    schemars(extend("x-kubernetes-validations" = constraints::PEER_AUTHENTICATION)),
-)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("x-kubernetes-validations" = schema::PEER_AUTHENTICATION)))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct PeerAuthenticationSpec {
     pub(crate) selector: Option<WorkloadSelector>,
     pub(crate) mtls: Option<MutualTls>,
-    #[cfg_attr(
-        feature = "schema",
-        schemars(extend("minProperties" = 1, "x-kubernetes-validations" = constraints::PORT_KEYS)),
-    )]
+    #[cfg_attr(feature = "schema", schemars(extend("minProperties" = 1, "x-kubernetes-validations" = schema::PORT_KEYS)))]
     pub(crate) port_level_mtls: Option<BTreeMap<String, MutualTls>>,
 }
 
-/// The mode of all ports or of one.
+/// A mode, for all ports or for one.
 #[derive(Debug, Default, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

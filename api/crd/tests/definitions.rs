@@ -12,7 +12,7 @@ const REFUSED_AT_APPLY: &str = include_str!("objects/refused-at-apply.yaml");
 const REFUSED_BY_AMBIT: &str = include_str!("objects/refused-by-ambit.yaml");
 
 #[test]
-fn the_generated_files_are_current() {
+fn the_files_are_those_of_the_types() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/crds");
     let listed = fs::read_dir(&folder).expect("deploy/crds").map(|entry| entry.expect("an entry").path());
     let found: BTreeMap<String, String> = listed
@@ -29,7 +29,7 @@ fn the_generated_files_are_current() {
 }
 
 #[test]
-fn objects_are_accepted_or_refused_as_listed() {
+fn objects_are_what_they_are_said_to_be() {
     for document in parse(ACCEPTED) {
         assert!(
             matches!(document.outcome, Outcome::Accepted { .. }),

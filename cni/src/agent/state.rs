@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use ambit_core::enrolment::{Candidate, DATAPLANE_MODE, Eligibility, Labels};
+use ambit_core::enrolment::{Answer, DATAPLANE_MODE, Labels, Subject};
 
 use super::pod::{PodKey, Seen};
 use super::progress::{GRACE, Held, Progress, Wanted};
@@ -232,7 +232,7 @@ impl State {
         if namespace_labels.is_none() && !seen.labels.contains_key(DATAPLANE_MODE) {
             return Wanted::Unknown;
         }
-        let subject = Candidate {
+        let subject = Subject {
             namespace: &key.namespace,
             namespace_labels,
             pod_labels: Some(&seen.labels),
@@ -240,16 +240,16 @@ impl State {
             finished: false,
             system_namespace: &self.system_namespace,
         };
-        let answer = subject.evaluate();
+        let answer = subject.judge();
         let out = |reason: &str| Wanted::Out { reason: Some(reason.to_owned()) };
         match answer {
-            Eligibility::Desired if self.excluded.contains(&key.namespace) => {
+            Answer::Desired if self.excluded.contains(&key.namespace) => {
                 out("its namespace is excluded from capture on this node")
             }
-            Eligibility::Desired if seen.mirror => {
+            Answer::Desired if seen.mirror => {
                 out("static pod: the kubelet started it from a file of its own")
             }
-            Eligibility::Desired => Wanted::In,
+            Answer::Desired => Wanted::In,
             other => Wanted::Out { reason: other.not_captured().map(str::to_owned) },
         }
     }

@@ -1,7 +1,9 @@
-//! The objects that users write, parsed from YAML files or read from the Kubernetes API.
+//! The objects users write, parsed and neutral: whatever read them (YAML files or the Kubernetes API) fills
+//! these in.
 //!
-//! A mistake in one field alone is found by the parser: addresses, ports and modes are values here. What can
-//! be checked only with other objects or settings is text here, and checked by the derivation.
+//! Everything that can be wrong in one field alone is wrong at the edge and never gets here: addresses,
+//! ports, modes are values. What needs other objects or settings to be judged is text here and judged by the
+//! derivation.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,28 +14,19 @@ use crate::model::{Affinity, Health, Identity, IpBlock};
 /// An object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Object {
-    /// `v1` Namespace.
     Namespace(Namespace),
-    /// `v1` Node.
     Node(Node),
-    /// `v1` Pod.
     Pod(Pod),
-    /// `v1` Service.
     Service(Service),
-    /// `discovery.k8s.io/v1` EndpointSlice.
     EndpointSlice(EndpointSlice),
-    /// `networking.istio.io` WorkloadEntry.
     WorkloadEntry(WorkloadEntry),
-    /// `networking.istio.io` ServiceEntry.
     ServiceEntry(ServiceEntry),
-    /// `security.istio.io` AuthorizationPolicy.
     AuthorizationPolicy(AuthorizationPolicy),
-    /// `security.istio.io` PeerAuthentication.
     PeerAuthentication(PeerAuthentication),
 }
 
 impl Object {
-    /// The object's kind, namespace and name.
+    /// What names it.
     pub fn key(&self) -> ObjectKey {
         let (kind, metadata) = match self {
             Self::Namespace(o) => (Kind::Namespace, &o.metadata),
@@ -50,26 +43,17 @@ impl Object {
     }
 }
 
-/// The kinds of objects that are read.
+/// The kinds that are understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
-    /// `v1` Namespace.
     Namespace,
-    /// `v1` Node.
     Node,
-    /// `v1` Pod.
     Pod,
-    /// `v1` Service.
     Service,
-    /// `discovery.k8s.io/v1` EndpointSlice.
     EndpointSlice,
-    /// `networking.istio.io` WorkloadEntry.
     WorkloadEntry,
-    /// `networking.istio.io` ServiceEntry.
     ServiceEntry,
-    /// `security.istio.io` AuthorizationPolicy.
     AuthorizationPolicy,
-    /// `security.istio.io` PeerAuthentication.
     PeerAuthentication,
 }
 
@@ -79,14 +63,12 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Identifies an object.
+/// Names an object.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectKey {
-    /// The object's kind.
     pub kind: Kind,
-    /// Empty for cluster-scoped kinds.
+    /// Empty for kinds without namespace.
     pub namespace: String,
-    /// Unique among the kind's objects in the namespace.
     pub name: String,
 }
 
@@ -100,76 +82,68 @@ impl fmt::Display for ObjectKey {
     }
 }
 
-/// A change of an object.
+/// What happened to an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ObjectEvent {
-    /// The object is new or changed.
+    /// It is new or different.
     Put(Box<Object>),
-    /// The object was deleted.
+    /// It is gone.
     Delete(ObjectKey),
 }
 
-/// The metadata of an object.
+/// What every object has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Metadata {
-    /// Empty for cluster-scoped kinds.
+    /// Empty for kinds without namespace.
     pub namespace: String,
-    /// Unique among the kind's objects in the namespace.
     pub name: String,
-    /// What selectors select by.
     pub labels: BTreeMap<String, String>,
-    /// Settings that selectors do not see.
     pub annotations: BTreeMap<String, String>,
     /// `creationTimestamp` in seconds since 1970, where there is one.
     pub created: Option<i64>,
 }
 
-/// Labels that must all be present with these values.
+/// Labels that must all be there with these values.
 pub type Selector = BTreeMap<String, String>;
 
 /// A namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Namespace {
-    /// `metadata`.
     pub metadata: Metadata,
 }
 
-/// A node: its labels give its pods' locality.
+/// A node: its labels say where its pods are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Node {
-    /// `metadata`.
     pub metadata: Metadata,
 }
 
 /// A pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pod {
-    /// `metadata`.
     pub metadata: Metadata,
     /// `spec.serviceAccountName`; empty means `default`.
     pub service_account: String,
     /// `spec.nodeName`; empty while it is not scheduled.
     pub node: String,
-    /// `spec.hostNetwork`.
     pub host_network: bool,
     /// The controlling owner reference.
     pub owner: Option<Owner>,
-    /// Ports of its containers (and of sidecars: init containers that restart).
+    /// Ports of its containers (and of init containers that keep running).
     pub ports: Vec<ContainerPort>,
     /// Ports of HTTP, gRPC and TCP probes.
     pub probes: Vec<PortRef>,
-    /// `status.phase`.
     pub phase: Phase,
     /// `status.podIPs`.
     pub addresses: Vec<IpAddr>,
-    /// Whether the condition `Ready` is true.
+    /// The condition `Ready`.
     pub ready: bool,
-    /// Whether it has a `deletionTimestamp`.
+    /// It has a `deletionTimestamp`.
     pub terminating: bool,
 }
 
 impl Pod {
-    /// Whether all its containers have ended for good.
+    /// Whether it has ended for good.
     pub fn is_finished(&self) -> bool {
         matches!(self.phase, Phase::Succeeded | Phase::Failed)
     }
@@ -178,80 +152,62 @@ impl Pod {
 /// The controlling owner of a pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Owner {
-    /// For example `ReplicaSet`.
     pub kind: String,
-    /// The owner's name, in the pod's namespace.
     pub name: String,
 }
 
 /// `status.phase` of a pod.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Phase {
-    /// Not all containers have started.
     Pending,
-    /// At least one container runs.
     #[default]
     Running,
-    /// All containers have ended successfully.
     Succeeded,
-    /// All containers have ended, one of them with a failure.
     Failed,
-    /// The node does not report.
     Unknown,
 }
 
 /// A port that a container declares.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ContainerPort {
-    /// Empty if it has none.
+    /// Empty when it has none.
     pub name: String,
-    /// `containerPort`.
     pub port: u16,
-    /// `protocol`.
     pub transport: Transport,
 }
 
 /// A transport protocol.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Transport {
-    /// The default.
     #[default]
     Tcp,
-    /// Not carried by the mesh.
     Udp,
-    /// Not carried by the mesh.
     Sctp,
 }
 
 /// A port by number or by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PortRef {
-    /// The port number.
     Number(u16),
-    /// The name of one of the pod's ports.
     Name(String),
 }
 
 /// A service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Service {
-    /// `metadata`.
     pub metadata: Metadata,
-    /// `type: ExternalName`: a DNS alias, which the mesh does not see.
+    /// `type: ExternalName`: a DNS alias, nothing to the mesh.
     pub external_name: bool,
     /// `spec.clusterIPs` (or `clusterIP`); empty for headless services.
     pub cluster_ips: Vec<IpAddr>,
     /// `spec.externalIPs` and the addresses of `status.loadBalancer.ingress`.
     pub external_ips: Vec<IpAddr>,
-    /// `spec.selector`; empty selects no pods.
+    /// Empty: no endpoints are derived.
     pub selector: Selector,
-    /// `spec.ports`.
     pub ports: Vec<ServicePort>,
-    /// `spec.publishNotReadyAddresses`.
     pub publish_not_ready: bool,
     /// `internalTrafficPolicy: Local`.
     pub node_local: bool,
-    /// `spec.trafficDistribution`, or Istio's annotation.
     pub traffic_distribution: TrafficDistribution,
     /// `spec.sessionAffinity`.
     pub affinity: Affinity,
@@ -260,7 +216,6 @@ pub struct Service {
 /// `spec.trafficDistribution` of a service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum TrafficDistribution {
-    /// No preference.
     #[default]
     Unset,
     /// `PreferClose` or `PreferSameZone`.
@@ -272,35 +227,30 @@ pub enum TrafficDistribution {
 /// A port of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePort {
-    /// Empty if it has none.
+    /// Empty when it has none.
     pub name: String,
-    /// The port that clients connect to.
     pub port: u16,
-    /// `targetPort`, by default the same port.
+    /// Where workloads listen; the same port where nothing is said.
     pub target: PortRef,
-    /// `protocol`.
     pub transport: Transport,
-    /// `appProtocol`; empty if not set.
+    /// `appProtocol`; empty when not said.
     pub app_protocol: String,
 }
 
 /// Endpoints of a service, listed by address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EndpointSlice {
-    /// `metadata`.
     pub metadata: Metadata,
     /// The label `kubernetes.io/service-name`: a service of the same namespace.
     pub service: String,
-    /// Kubernetes derived it from the service's selector, so it adds nothing to the pods.
+    /// Kubernetes made it of the service's selector, so it says what the pods say.
     pub of_selector: bool,
-    /// One for each address.
     pub endpoints: Vec<SliceEndpoint>,
-    /// The ports of all endpoints.
     pub ports: Vec<SlicePort>,
 }
 
 impl EndpointSlice {
-    /// The object's key.
+    /// What names it.
     pub(super) fn key(&self) -> ObjectKey {
         let Metadata { namespace, name, .. } = &self.metadata;
         ObjectKey { kind: Kind::EndpointSlice, namespace: namespace.clone(), name: name.clone() }
@@ -310,13 +260,12 @@ impl EndpointSlice {
 /// An endpoint of a slice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SliceEndpoint {
-    /// One of `addresses`.
     pub address: IpAddr,
-    /// From the conditions `ready`, `serving` and `terminating`.
+    /// What `ready`, `serving` and `terminating` come to.
     pub health: Health,
-    /// `nodeName`; empty if not set.
+    /// `nodeName`; empty when not said.
     pub node: String,
-    /// `zone`; empty if not set.
+    /// Empty when not said.
     pub zone: String,
     /// The name of the pod that `targetRef` names.
     pub pod: Option<String>,
@@ -325,70 +274,57 @@ pub struct SliceEndpoint {
 /// Where the endpoints of a slice listen for the service's port of the same name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SlicePort {
-    /// Empty if it has none.
+    /// Empty when it has none.
     pub name: String,
-    /// The target port.
     pub port: u16,
-    /// `protocol`.
     pub transport: Transport,
 }
 
-/// A workload that is not a pod.
+/// A workload that is no pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WorkloadEntry {
-    /// `metadata`.
     pub metadata: Metadata,
-    /// `None` for an entry with a host name.
+    /// `None` for entries named by host name.
     pub address: Option<IpAddr>,
-    /// Empty for an entry with an address.
+    /// The host name of one that is reached by name; empty for the others.
     pub hostname: String,
-    /// Where it listens, by the name of the service's port.
     pub ports: BTreeMap<String, u16>,
     /// `spec.labels`.
     pub labels: BTreeMap<String, String>,
-    /// Empty means the mesh's.
     pub network: String,
-    /// Where it runs.
     pub locality: LocalityText,
-    /// Its relative share of connections; 1 if not set.
     pub weight: Option<u32>,
     /// Empty means `default`.
     pub service_account: String,
 }
 
-/// Services by host name that are not Kubernetes Services.
+/// Services by host name that Kubernetes knows nothing of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceEntry {
-    /// `metadata`.
     pub metadata: Metadata,
-    /// One service each. A host may begin with a `*.`.
+    /// One service each. A host may begin with `*.`.
     pub hosts: Vec<String>,
     /// The addresses that clients use for any of the hosts.
     pub addresses: Vec<IpBlock>,
-    /// `spec.ports`.
     pub ports: Vec<EntryPort>,
-    /// How endpoints are found.
     pub resolution: Resolution,
-    /// Inline endpoints; their metadata is the entry's.
+    /// Endpoints written out; their metadata is the entry's.
     pub endpoints: Vec<WorkloadEntry>,
     /// Selects pods and workload entries as endpoints; empty selects none.
     pub selector: Selector,
-    /// Identities that endpoints may present besides their own.
+    /// Identities that may answer besides the endpoints' own.
     pub subject_alt_names: Vec<Identity>,
-    /// Whether `exportTo` excludes namespaces.
+    /// Whether `exportTo` names less than all namespaces.
     pub restricted: bool,
 }
 
 /// A port of a service entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EntryPort {
-    /// Unique in the entry.
     pub name: String,
-    /// The port that clients connect to.
     pub port: u16,
-    /// The port of endpoints that name no other.
+    /// Where endpoints listen that do not say themselves.
     pub target: u16,
-    /// TCP, unless `protocol` is UDP.
     pub transport: Transport,
     /// In lower case: `http`, `tls`, …
     pub protocol: String,
@@ -397,165 +333,120 @@ pub struct EntryPort {
 /// How a service entry's endpoints are found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Resolution {
-    /// The client has chosen the address itself.
+    /// The client chose the address itself.
     #[default]
     None,
-    /// The endpoints have addresses.
+    /// By the endpoints' addresses.
     Static,
-    /// The endpoints' host names are resolved, or the hosts themselves.
+    /// By the endpoints' host names, or the hosts themselves.
     Dns,
 }
 
-/// `region/zone/subzone`; the later parts are optional.
+/// `region/zone/subzone`, later parts optional.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LocalityText {
-    /// Empty if unknown.
     pub region: String,
-    /// Empty if unknown.
     pub zone: String,
-    /// Empty if unknown.
     pub subzone: String,
 }
 
-/// An AuthorizationPolicy.
+/// Who may connect.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AuthorizationPolicy {
-    /// `metadata`.
     pub metadata: Metadata,
     /// Empty selects the whole namespace (in the root namespace: the mesh).
     pub selector: Selector,
-    /// Waypoints and services that enforce the policy instead of ztunnel.
     pub target_refs: Vec<TargetRef>,
-    /// What a match does.
     pub action: PolicyAction,
-    /// Any of them matches; without rules the policy never matches.
     pub rules: Vec<PolicyRule>,
 }
 
 /// What a policy is attached to instead of workloads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TargetRef {
-    /// The API group; empty for the core group.
     pub group: String,
-    /// For example `Gateway`.
     pub kind: String,
-    /// An object of the policy's namespace.
     pub name: String,
 }
 
 /// `spec.action`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum PolicyAction {
-    /// A match permits.
     #[default]
     Allow,
-    /// A match denies.
     Deny,
-    /// Not supported.
     Audit,
-    /// Not supported.
     Custom,
 }
 
-/// A rule matches if one of its sources, one of its operations and all of its conditions match. An empty list
-/// matches.
+/// A rule: any source, any operation, all conditions. An absent list is no condition.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PolicyRule {
-    /// Sources, OR-ed.
     pub from: Vec<Source>,
-    /// Operations, OR-ed.
     pub to: Vec<Operation>,
-    /// Conditions, AND-ed.
     pub when: Vec<When>,
 }
 
 /// `from[].source`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Source {
-    /// `principals`.
     pub principals: Vec<String>,
-    /// `notPrincipals`.
     pub not_principals: Vec<String>,
-    /// `requestPrincipals`, an HTTP field.
     pub request_principals: Vec<String>,
-    /// `notRequestPrincipals`, an HTTP field.
     pub not_request_principals: Vec<String>,
-    /// `namespaces`.
     pub namespaces: Vec<String>,
-    /// `notNamespaces`.
     pub not_namespaces: Vec<String>,
-    /// `serviceAccounts`.
     pub service_accounts: Vec<String>,
-    /// `notServiceAccounts`.
     pub not_service_accounts: Vec<String>,
-    /// `ipBlocks`.
     pub ip_blocks: Vec<IpBlock>,
-    /// `notIpBlocks`.
     pub not_ip_blocks: Vec<IpBlock>,
-    /// `remoteIpBlocks`, an HTTP field.
     pub remote_ip_blocks: Vec<IpBlock>,
-    /// `notRemoteIpBlocks`, an HTTP field.
     pub not_remote_ip_blocks: Vec<IpBlock>,
 }
 
 /// `to[].operation`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Operation {
-    /// `hosts`, an HTTP field.
     pub hosts: Vec<String>,
-    /// `notHosts`, an HTTP field.
     pub not_hosts: Vec<String>,
-    /// `ports`.
     pub ports: Vec<u16>,
-    /// `notPorts`.
     pub not_ports: Vec<u16>,
-    /// `methods`, an HTTP field.
     pub methods: Vec<String>,
-    /// `notMethods`, an HTTP field.
     pub not_methods: Vec<String>,
-    /// `paths`, an HTTP field.
     pub paths: Vec<String>,
-    /// `notPaths`, an HTTP field.
     pub not_paths: Vec<String>,
 }
 
 /// `when[]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct When {
-    /// The attribute, for example `source.ip`.
     pub key: String,
-    /// One of them must match; empty matches.
     pub values: Vec<String>,
-    /// None of them may match.
     pub not_values: Vec<String>,
 }
 
-/// A PeerAuthentication: whether peers must authenticate.
+/// Whether peers must prove who they are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PeerAuthentication {
-    /// `metadata`.
     pub metadata: Metadata,
     /// Empty selects the whole namespace (in the root namespace: the mesh).
     pub selector: Selector,
-    /// `mtls.mode`.
     pub mode: MtlsMode,
     /// `portLevelMtls`, by workload port; only with a selector.
     pub port_modes: BTreeMap<u16, MtlsMode>,
-    /// The annotation `ambit.dev/same-node-tls`: whether TLS is demanded on the same node too. `None` if not
-    /// set.
+    /// The annotation `ambit.dev/same-node-tls`: whether TLS is demanded on the same node too. `None`: not
+    /// said.
     pub same_node_tls: Option<bool>,
 }
 
 /// `mtls.mode`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum MtlsMode {
-    /// Inherited from the next wider object.
+    /// What the next wider policy says.
     #[default]
     Unset,
-    /// Plaintext only; read as `Permissive`, as in Istio's ambient mode.
+    /// Plaintext only; taken as `Permissive` in ambient mode.
     Disable,
-    /// Mutual TLS and plaintext.
     Permissive,
-    /// Mutual TLS only.
     Strict,
 }

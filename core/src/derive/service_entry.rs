@@ -1,19 +1,14 @@
-//! ServiceEntry → services by host name, and their inline endpoints.
+//! ServiceEntry → services by host name, and the endpoints that are written out in it.
 //!
-//! A host belongs to one object of its namespace: the Kubernetes Service of that name, or else the oldest
-//! entry that claims it. An entry's other hosts are left out, and its conditions say so.
+//! A host belongs to one object of its namespace: a Kubernetes Service that has the name, else the oldest
+//! entry that claims it. Hosts that an entry does not get are left out of it, and its condition says so.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::condition::Condition;
-use super::context::{Context, is_peer_address};
-use super::object::{
-    EntryPort, Kind, ObjectKey, Resolution, Service, ServiceEntry, Transport, WorkloadEntry,
-};
-use super::service;
-use super::settings::Settings;
+use super::object::{Kind, ObjectKey, Resolution, Service, ServiceEntry, Transport, WorkloadEntry};
 use super::store::Store;
+use super::{Condition, Settings, service, workload};
 use crate::model::{
     self, AppProtocol, IpBlock, LoadBalancing, LoadBalancingMode, PortMapping, ServiceKey, Workload,
     WorkloadUid,
@@ -26,7 +21,7 @@ pub(super) enum Owner<'a> {
 }
 
 impl Owner<'_> {
-    /// The service of the host name.
+    /// The service that stands for the host name.
     pub(super) fn service(&self, key: &ServiceKey, settings: &Settings) -> Option<model::Service> {
         match self {
             Self::Service(object) => service::derive(object, settings),
@@ -35,7 +30,7 @@ impl Owner<'_> {
     }
 }
 
-/// The object that the host name belongs to in its namespace, if any.
+/// Whose the host name is in its namespace, if anybody claims it.
 pub(super) fn owner<'a>(store: &'a Store, settings: &Settings, key: &ServiceKey) -> Option<Owner<'a>> {
     let contents = store.contents(&key.namespace)?;
     let suffix = format!(".{}.svc.{}", key.namespace, settings.domain);
@@ -54,15 +49,15 @@ fn age(entry: &ServiceEntry) -> (i64, &str) {
 }
 
 fn of_host(entry: &ServiceEntry, key: &ServiceKey) -> model::Service {
-    let passthrough = entry.resolution == Resolution::None;
-    let mode = if passthrough { LoadBalancingMode::Passthrough } else { LoadBalancingMode::default() };
+    let chosen = entry.resolution == Resolution::None;
+    let mode = if chosen { LoadBalancingMode::Passthrough } else { LoadBalancingMode::default() };
     let mut addresses: Vec<IpAddr> = entry.addresses.iter().filter_map(single).collect();
     addresses.sort_unstable();
     addresses.dedup();
     model::Service {
         key: key.clone(),
         name: entry.metadata.name.as_str().into(),
-        virtual_addresses: !passthrough && !addresses.is_empty(),
+        virtual_addresses: !chosen && !addresses.is_empty(),
         addresses,
         ports: tcp_ports(entry)
             .map(|port| model::ServicePort {
@@ -77,13 +72,13 @@ fn of_host(entry: &ServiceEntry, key: &ServiceKey) -> model::Service {
     }
 }
 
-/// The address, if the block has only one.
+/// The address of a block of one.
 fn single(block: &IpBlock) -> Option<IpAddr> {
     let net = block.canonical();
     (net.prefix_len() == net.max_prefix_len()).then(|| net.addr())
 }
 
-fn tcp_ports(entry: &ServiceEntry) -> impl Iterator<Item = &EntryPort> {
+fn tcp_ports(entry: &ServiceEntry) -> impl Iterator<Item = &super::object::EntryPort> {
     entry.ports.iter().filter(|port| port.transport == Transport::Tcp)
 }
 
@@ -98,20 +93,20 @@ fn app_protocol(protocol: &str) -> AppProtocol {
     }
 }
 
-/// Where an endpoint listens for the ports of an entry. `named` looks up the endpoint's own port by name.
+/// Where an endpoint listens for the ports of an entry. `named` is what the endpoint says itself.
 pub(super) fn mappings(entry: &ServiceEntry, named: impl Fn(&str) -> Option<u16>) -> Vec<PortMapping> {
-    let mapping = |port: &EntryPort| PortMapping {
+    let mapping = |port: &super::object::EntryPort| PortMapping {
         service_port: port.port,
         target_port: named(&port.name).unwrap_or(port.target),
     };
     tcp_ports(entry).map(mapping).collect()
 }
 
-/// An entry and its hosts.
+/// An entry, and which of its hosts it got.
 pub(super) struct Claims<'a> {
     entry: &'a ServiceEntry,
     settings: &'a Settings,
-    /// Each host, and the object that it belongs to instead, if it does.
+    /// Each host, and who has it instead.
     hosts: Vec<(&'a str, Option<String>)>,
 }
 
@@ -130,7 +125,7 @@ impl<'a> Claims<'a> {
         Self { entry, settings, hosts }
     }
 
-    /// The services of the hosts that belong to the entry.
+    /// The services that are the entry's.
     pub(super) fn won(&self) -> impl Iterator<Item = ServiceKey> {
         self.won_hosts().map(|host| key(self.entry, host))
     }
@@ -139,8 +134,8 @@ impl<'a> Claims<'a> {
         self.hosts.iter().filter(|(_, rival)| rival.is_none()).map(|(host, _)| *host)
     }
 
-    /// The inline endpoints. With DNS resolution and without endpoints, each host is an endpoint.
-    pub(super) fn endpoints(&self, context: &Context<'a>) -> impl Iterator<Item = Workload> {
+    /// The endpoints that are written out; for names without any, each host is its own endpoint.
+    pub(super) fn endpoints(&self, context: &workload::Context<'a>) -> impl Iterator<Item = Workload> {
         let entry = self.entry;
         let mut found: Vec<Workload> = Vec::new();
         let mut uids: BTreeMap<String, usize> = BTreeMap::new();
@@ -151,7 +146,7 @@ impl<'a> Claims<'a> {
             let times = uids.entry(address.clone()).or_default();
             *times += 1;
             let again = if *times > 1 { format!("/{times}") } else { String::new() };
-            let mut workload = context.endpoint(endpoint);
+            let mut workload = context.entry(endpoint);
             workload.uid = WorkloadUid(
                 format!(
                     "{}/networking.istio.io/ServiceEntry/{}/{}/{address}{again}",
@@ -160,7 +155,8 @@ impl<'a> Claims<'a> {
                 .into(),
             );
             workload.services = hosts.into_iter().map(|host| (key(entry, host), mappings.clone())).collect();
-            // It runs on no node of the mesh: policies and labels of the namespace do not apply to it.
+            // Nothing of it is on a node of ours: what is said of a namespace's own workloads is not about
+            // it.
             workload.policies.clear();
             workload.direct = true;
             workload.same_node_tls = false;
@@ -182,7 +178,7 @@ impl<'a> Claims<'a> {
         found.into_iter()
     }
 
-    /// The conditions of the entry.
+    /// What there is to say about the entry.
     pub(super) fn conditions(&self, object: &ObjectKey) -> Vec<Condition> {
         debug_assert_eq!(object.kind, Kind::ServiceEntry);
         let entry = self.entry;
@@ -208,7 +204,7 @@ impl<'a> Claims<'a> {
             say("spec.addresses".to_owned(), true, message);
         }
         for (index, endpoint) in entry.endpoints.iter().enumerate() {
-            if let Some(address) = endpoint.address.filter(|address| !is_peer_address(*address)) {
+            if let Some(address) = endpoint.address.filter(|address| !workload::is_peer_address(*address)) {
                 let message = format!("{address} cannot be the address of a peer: nothing is sent to it");
                 say(format!("spec.endpoints[{index}].address"), true, message);
             }

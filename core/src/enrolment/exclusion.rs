@@ -1,8 +1,8 @@
-//! Ports that a pod excludes from capture, from the annotations that Istio's users know ([`read`]), and their
-//! description for [`NOT_CAPTURED`](super::NOT_CAPTURED) ([`describe`]).
+//! Ports that a pod keeps out of capture: what its annotations say ([`read`]), and how it is said back to
+//! whoever looks at the pod ([`describe`]). The names are those that Istio's users know.
 //!
-//! An annotation with a mistake excludes no port: a port that is captured by mistake fails visibly, a port
-//! that is excluded by mistake is sent in plaintext silently.
+//! An annotation with a mistake in it excludes nothing at all: what is captured by mistake fails loudly, what
+//! is not captured by mistake is sent in plaintext silently.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,21 +11,19 @@ use super::Labels;
 use crate::inbound::HBONE_PORT;
 use crate::model::ExcludedPorts;
 
-/// The pod's connections to these ports are not captured.
+/// Connections of the pod to these ports are left alone.
 pub const OUTBOUND_PORTS: &str = "traffic.sidecar.istio.io/excludeOutboundPorts";
 
-/// Plaintext to these ports of the pod is not captured.
+/// What arrives at these ports of the pod in plaintext is let through.
 pub const INBOUND_PORTS: &str = "traffic.sidecar.istio.io/excludeInboundPorts";
 
-/// The most ports in one list: the kernel's map of ports is shared by all pods of a node.
-pub const MAX_PORTS: usize = 128;
+/// Each list may name so many: the kernel's table of ports is shared by all pods of a node.
+pub const MOST_PORTS: usize = 128;
 
-/// An annotation that cannot be read.
+/// An annotation that means nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistake {
-    /// The annotation's name.
     pub annotation: &'static str,
-    /// What is wrong with its value.
     pub message: String,
 }
 
@@ -35,7 +33,7 @@ impl fmt::Display for Mistake {
     }
 }
 
-/// The ports that a pod's annotations exclude, and the mistakes in them.
+/// What a pod's annotations exclude, and what is wrong with them.
 pub fn read(annotations: &Labels) -> (ExcludedPorts, Vec<Mistake>) {
     let mut mistakes = Vec::new();
     let mut list = |annotation, reserved: &[u16]| {
@@ -64,19 +62,19 @@ fn ports(text: &str, reserved: &[u16]) -> Result<BTreeSet<u16>, String> {
         }
         ports.insert(port);
     }
-    if ports.len() > MAX_PORTS {
-        return Err(format!("{} ports are more than {MAX_PORTS}; no port is excluded", ports.len()));
+    if ports.len() > MOST_PORTS {
+        return Err(format!("{} ports are more than {MOST_PORTS}; no port is excluded", ports.len()));
     }
     Ok(ports)
 }
 
-/// The start of text of any length, for a message.
+/// Of a text that anybody may have written, as much as a message can take.
 fn shortened(text: &str) -> String {
     text.chars().take(32).collect()
 }
 
-/// Describes the excluded ports of a captured pod and the mistakes in its annotations; `None` if there are
-/// neither.
+/// What is not captured of a pod that is captured otherwise, for people; `None`: nothing is left out, and no
+/// mistake was made.
 pub fn describe(annotations: &Labels) -> Option<String> {
     let (excluded, mistakes) = read(annotations);
     let ports = [("inbound", &excluded.inbound), ("outbound", &excluded.outbound)];

@@ -40,7 +40,7 @@ impl fmt::Display for TrustDomain {
     }
 }
 
-/// Why text is not an identity.
+/// Why a text is not an identity.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
     /// The text does not have the form of a workload's SPIFFE ID.
@@ -51,10 +51,10 @@ pub enum IdentityError {
     TrustDomain(String),
 }
 
-/// The identity of a workload.
+/// Who a workload is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Identity {
-    /// The domain whose CA signs its certificate.
+    /// Whose CA vouches for it.
     pub trust_domain: TrustDomain,
     /// The workload's namespace.
     pub namespace: Arc<str>,
@@ -63,7 +63,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// The principal that policies compare: the identity without `spiffe://`.
+    /// What policies compare principals with: the identity without its scheme.
     pub fn principal(&self) -> String {
         format!("{}/ns/{}/sa/{}", self.trust_domain, self.namespace, self.service_account)
     }
@@ -94,7 +94,7 @@ impl FromStr for Identity {
     }
 }
 
-/// Whether text may be a segment of a SPIFFE ID's path: no escapes and no query, so it has one reading only.
+/// Whether a text may be a segment of a SPIFFE ID's path: no escapes, no query, no room for a second reading.
 fn is_segment(text: &str) -> bool {
     let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     !text.is_empty() && text != "." && text != ".." && text.chars().all(valid)

@@ -1,32 +1,40 @@
-//! Services: host names and addresses with workloads as endpoints.
+//! Services: names and addresses that stand for several workloads.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::identity::Identity;
-use super::key::ServiceKey;
-use super::locality::LocalityScope;
-use super::waypoint::Waypoint;
+use super::{Identity, Waypoint};
 
-/// A service. Its endpoints are the workloads that name it in `Workload::services`.
+/// Names a service: `<namespace>/<hostname>`, its resource name on the wire.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceKey {
+    pub namespace: Arc<str>,
+    /// Fully qualified, for example `cart.shop.svc.cluster.local`.
+    pub hostname: Arc<str>,
+}
+
+impl fmt::Display for ServiceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.hostname)
+    }
+}
+
+/// A service. Which workloads stand behind it is written on the workloads (`Workload::services`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
-    /// Its name on the wire.
     pub key: ServiceKey,
-    /// The name of the Kubernetes object, for metrics.
+    /// Its short name, for metrics.
     pub name: Arc<str>,
     /// Cluster, external and load-balancer addresses. Empty for headless services.
     pub addresses: Vec<IpAddr>,
-    /// The declared TCP ports.
     pub ports: Vec<ServicePort>,
-    /// Identities that endpoints may present besides their own.
+    /// Identities that may answer for the service besides its workloads' own.
     pub subject_alt_names: Vec<Identity>,
-    /// The waypoint that connections to the service must pass, if any.
     pub waypoint: Option<Waypoint>,
-    /// How an endpoint is chosen.
     pub load_balancing: LoadBalancing,
-    /// Its addresses are virtual (a ServiceEntry's): nothing outside the mesh routes them, so connections to
-    /// them are captured whether or not an endpoint is enrolled.
+    /// Its addresses mean something to the mesh only (a ServiceEntry's): nobody else routes them, so the
+    /// mesh carries connections to them whoever the endpoints are.
     pub virtual_addresses: bool,
 }
 
@@ -37,56 +45,56 @@ impl Service {
     }
 }
 
-/// A port of a service.
+/// A port of a service. `target_port` 0: each workload says its own (a named target port).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ServicePort {
-    /// The port that clients connect to.
     pub port: u16,
-    /// The port that endpoints listen on; 0 where it differs by workload (a named target port).
     pub target_port: u16,
-    /// From `appProtocol` or the port's name.
     pub app_protocol: AppProtocol,
 }
 
-/// The declared protocol of a port.
+/// What the application speaks on a port, as declared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum AppProtocol {
-    /// Not declared.
     #[default]
     Unknown,
-    /// HTTP/1.1.
     Http11,
-    /// HTTP/2 without TLS.
     Http2,
-    /// gRPC.
     Grpc,
-    /// Plain TCP.
     Tcp,
-    /// TLS of the application's own.
     Tls,
 }
 
-/// How an endpoint is chosen.
+/// How endpoints are preferred.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LoadBalancing {
-    /// Most significant first. An endpoint's rank is the number of leading scopes it shares with the client.
+    /// Most significant first: an endpoint's rank is how many it shares with the client, from the start.
     pub routing_preference: Vec<LocalityScope>,
-    /// What the ranks mean.
     pub mode: LoadBalancingMode,
-    /// Endpoints that are not ready serve too (`publishNotReadyAddresses`).
+    /// Also endpoints that are not ready (`publishNotReadyAddresses`).
     pub allow_unhealthy: bool,
-    /// `sessionAffinity`.
     pub affinity: Affinity,
 }
 
 /// Whether a client's connections stay with one endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Affinity {
-    /// An endpoint is chosen for each connection.
+    /// Each connection is chosen for by itself.
     #[default]
     None,
-    /// They stay as long as the endpoint may serve (`sessionAffinity: ClientIP`).
+    /// They stay, as long as the endpoint may serve (`sessionAffinity: ClientIP`).
     ClientIp,
+}
+
+/// What a routing preference compares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LocalityScope {
+    Region,
+    Zone,
+    Subzone,
+    Node,
+    Cluster,
+    Network,
 }
 
 /// Whether endpoints of lower preference may serve.
@@ -99,6 +107,14 @@ pub enum LoadBalancingMode {
     Strict,
     /// The best rank that has a healthy endpoint.
     Failover,
-    /// No choice: the connection goes to its original destination.
+    /// Go to the address the client asked for.
     Passthrough,
+}
+
+/// Where a workload runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Locality {
+    pub region: Arc<str>,
+    pub zone: Arc<str>,
+    pub subzone: Arc<str>,
 }

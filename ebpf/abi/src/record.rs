@@ -41,7 +41,7 @@ pub struct Record {
     pub flags: u8,
     /// Zero.
     pub reserved: u8,
-    /// [`KernelReason`](crate::KernelReason).
+    /// [`Reason`](crate::Reason).
     pub reason: u32,
     /// The client, where it is enrolled on this node.
     pub source: WorkloadNumber,

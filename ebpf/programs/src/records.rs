@@ -2,8 +2,7 @@
 //! unless the buffer fills faster.
 
 use ambit_abi::{
-    Accepted, Address, KernelReason, NetnsCookie, Path, Place, Record, RecordKind, Tuple, WorkloadNumber,
-    limits,
+    Accepted, Address, NetnsCookie, Path, Place, Reason, Record, RecordKind, Tuple, WorkloadNumber, limits,
 };
 use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_NO_WAKEUP};
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
@@ -32,7 +31,7 @@ pub fn probably(address: Address) -> WorkloadNumber {
 /// Writes a record, field by field into the buffer itself: the programs' stack is small.
 #[inline(always)]
 fn write(fill: impl FnOnce(*mut Record)) {
-    let Some(mut entry) = RECORDS.reserve::<Record>(0) else { return count(KernelReason::RecordLost) };
+    let Some(mut entry) = RECORDS.reserve::<Record>(0) else { return count(Reason::RecordLost) };
     fill(entry.as_mut_ptr());
     let wake = RECORDS.query(BPF_RB_AVAIL_DATA.into()) > PLENTY;
     entry.submit(if wake { 0 } else { BPF_RB_NO_WAKEUP.into() });
@@ -42,7 +41,7 @@ fn write(fill: impl FnOnce(*mut Record)) {
 #[inline(always)]
 pub fn established(
     kind: RecordKind,
-    reason: KernelReason,
+    reason: Reason,
     accepted: &Accepted,
     from_client: u64,
     from_server: u64,
@@ -72,7 +71,7 @@ pub fn established(
 
 /// Who was refused, as far as the hook knows.
 pub struct Refused {
-    pub reason: KernelReason,
+    pub reason: Reason,
     pub path: Path,
     pub source: WorkloadNumber,
     pub destination: WorkloadNumber,

@@ -1,4 +1,5 @@
-//! One certificate: a fresh key, a request, the signer's answer, and why an answer may be refused.
+//! One certificate: a fresh key, a request, the signer's answer, and why an answer may be refused
+//! ([`issue`]).
 //!
 //! The signer is trusted to vouch for identities, not to be right: what it returns must be for our key and
 //! for exactly the identity asked for, must chain to the root it came with, and must be valid now.
@@ -17,29 +18,29 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTi
 use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use super::Sign;
-use crate::Error;
+use crate::clock::{Clock, rfc3339};
+use crate::error::Error;
+use crate::signer::Sign;
 
 /// What the signer gave.
-pub(super) struct Issued {
+pub(crate) struct Issued {
     /// Trusts no more than the root it came with.
-    pub(super) certificate: WorkloadCertificate,
-    pub(super) root: CertificateDer<'static>,
+    pub(crate) certificate: WorkloadCertificate,
+    pub(crate) root: CertificateDer<'static>,
 }
 
 /// Asks the signer for a certificate with a new key, and checks what comes back against the time when it
 /// came.
-pub(super) async fn issue(
+pub(crate) async fn issue(
     signer: &dyn Sign,
     identity: &Identity,
     ttl: Duration,
     timeout: Duration,
-    clock: &super::Clock,
+    clock: &Clock,
 ) -> Result<Issued, Error> {
-    let make_key =
-        |error: rcgen::Error| Error::MakeKey { identity: identity.clone(), message: error.to_string() };
-    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(make_key)?;
-    let csr = request(identity, &key).map_err(make_key)?;
+    let failed = |source| Error::CreateKey { identity: identity.clone(), source };
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
+    let csr = request(identity, &key).map_err(failed)?;
     let chain = tokio::time::timeout(timeout, signer.sign(identity, csr, ttl))
         .await
         .map_err(|_elapsed| Error::SignTimeout { identity: identity.clone(), timeout })?
@@ -60,7 +61,7 @@ fn request(identity: &Identity, key: &KeyPair) -> Result<String, rcgen::Error> {
 fn accept(identity: &Identity, chain: &[String], key: &KeyPair, now: SystemTime) -> Result<Issued, String> {
     let chain = read_chain(chain)?;
     let [leaf, intermediates @ .., root] = &chain[..] else {
-        return Err(format!("a chain is a leaf and a root at least, not {} certificates", chain.len()));
+        return Err(format!("chain has {} certificates, need at least leaf and root", chain.len()));
     };
     check_identity(identity, leaf)?;
     let validity = validity(&chain, now)?;
@@ -70,7 +71,7 @@ fn accept(identity: &Identity, chain: &[String], key: &KeyPair, now: SystemTime)
     let certificate = WorkloadCertificate {
         identity: identity.clone(),
         key: Arc::new(certified),
-        roots: Arc::new(store([root])?),
+        roots: Arc::new(store([root]).map_err(root_error)?),
         not_before: validity.0,
         not_after: validity.1,
     };
@@ -82,20 +83,20 @@ fn read_chain(chain: &[String]) -> Result<Vec<CertificateDer<'static>>, String> 
         .iter()
         .flat_map(|pem| CertificateDer::pem_slice_iter(pem.as_bytes()))
         .collect::<Result<_, _>>()
-        .map_err(|error| format!("the chain is not PEM: {error}"))
+        .map_err(|error| format!("chain is not PEM: {error}"))
 }
 
 /// The leaf must name the identity and nothing else.
 fn check_identity(identity: &Identity, leaf: &CertificateDer<'_>) -> Result<(), String> {
     let names = parse(leaf)?
         .subject_alternative_name()
-        .map_err(|error| format!("its names: {error}"))?
+        .map_err(|error| format!("names cannot be read: {error}"))?
         .map(|extension| extension.value.general_names.iter().map(name).collect::<Vec<_>>())
         .unwrap_or_default();
     if names == [identity.to_string()] {
         return Ok(());
     }
-    Err(format!("it names {names:?}"))
+    Err(format!("expected the name {identity}, got {names:?}"))
 }
 
 fn name(name: &GeneralName<'_>) -> String {
@@ -113,15 +114,16 @@ fn check_chain(
     provider: &CryptoProvider,
     now: SystemTime,
 ) -> Result<(), String> {
-    let now = now.duration_since(UNIX_EPOCH).map_err(|_| "the clock is before 1970".to_owned())?;
+    let now = now.duration_since(UNIX_EPOCH).map_err(|_| "clock is before 1970".to_owned())?;
     let now = UnixTime::since_unix_epoch(now);
-    let roots = store([root])?;
-    let certificate = EndEntityCert::try_from(leaf).map_err(|error| format!("the leaf: {error}"))?;
+    let roots = store([root]).map_err(root_error)?;
+    let certificate =
+        EndEntityCert::try_from(leaf).map_err(|error| format!("leaf cannot be read: {error}"))?;
     for (usage, side) in [(KeyUsage::client_auth(), "client"), (KeyUsage::server_auth(), "server")] {
         let algorithms = provider.signature_verification_algorithms.all;
         certificate
             .verify_for_usage(algorithms, &roots.roots, intermediates, now, usage, None, None)
-            .map_err(|error| format!("the chain is not good for a TLS {side}: {error}"))?;
+            .map_err(|error| format!("chain is not valid for a TLS {side}: {error}"))?;
     }
     Ok(())
 }
@@ -138,12 +140,12 @@ fn validity(chain: &[CertificateDer<'_>], now: SystemTime) -> Result<(SystemTime
             Some((from, to)) => (from.max(not_before), to.min(not_after)),
         });
     }
-    let (not_before, not_after) = valid.ok_or("the chain is empty")?;
+    let (not_before, not_after) = valid.ok_or("chain is empty")?;
     if now < not_before {
-        return Err(format!("the chain is not valid before {}", super::rfc3339(not_before)));
+        return Err(format!("chain is not valid before {}", rfc3339(not_before)));
     }
     if now >= not_after {
-        return Err(format!("the chain expired at {}", super::rfc3339(not_after)));
+        return Err(format!("chain expired at {}", rfc3339(not_after)));
     }
     Ok((not_before, not_after))
 }
@@ -155,10 +157,10 @@ fn time(seconds: i64) -> SystemTime {
 fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, String> {
     X509Certificate::from_der(certificate)
         .map(|(_, parsed)| parsed)
-        .map_err(|error| format!("not X.509: {error}"))
+        .map_err(|error| format!("certificate is not X.509: {error}"))
 }
 
-/// The key with its chain, as TLS shows it (the root stays at home); an error if the leaf is for another key.
+/// The key with its chain, as TLS shows it (without the root); an error if the leaf is for another key.
 fn certified_key(
     leaf: &CertificateDer<'static>,
     intermediates: &[CertificateDer<'static>],
@@ -168,16 +170,20 @@ fn certified_key(
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let shown = [std::slice::from_ref(leaf), intermediates].concat();
     CertifiedKey::from_der(shown, key, provider)
-        .map_err(|error| format!("it is not for the key asked for: {error}"))
+        .map_err(|error| format!("certificate is not for the requested key: {error}"))
+}
+
+fn root_error(error: rustls::Error) -> String {
+    format!("root cannot be trusted: {error}")
 }
 
 /// A store of roots.
-pub(super) fn store<'a>(
+pub(crate) fn store<'a>(
     roots: impl IntoIterator<Item = &'a CertificateDer<'static>>,
-) -> Result<RootCertStore, String> {
+) -> Result<RootCertStore, rustls::Error> {
     let mut store = RootCertStore::empty();
     for root in roots {
-        store.add(root.clone()).map_err(|error| format!("a root: {error}"))?;
+        store.add(root.clone())?;
     }
     Ok(store)
 }

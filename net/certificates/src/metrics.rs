@@ -2,10 +2,11 @@
 
 use std::time::UNIX_EPOCH;
 
-use super::Certificates;
-use crate::Error;
 use ambit_daemon_kit::telemetry::exposition::{Exposition, Family};
 use ambit_daemon_kit::telemetry::instruments::{Counter, Counters};
+
+use crate::error::Error;
+use crate::store::Store;
 
 static ISSUED: Counter = Counter::new("ambit_certificates_issued_total", "Certificates got from the CA.");
 static RENEWED: Counter = Counter::new(
@@ -31,14 +32,14 @@ const EXPIRY: Family = Family::gauge(
 const AGE: Family =
     Family::gauge("ambit_certificate_age_seconds", "How long ago an identity's certificate became valid.");
 
-pub(super) fn issued(renewed: bool) {
+pub(crate) fn issued(renewed: bool) {
     ISSUED.count();
     if renewed {
         RENEWED.count();
     }
 }
 
-pub(super) fn failed(error: &Error) {
+pub(crate) fn failed(error: &Error) {
     let reason = match error {
         Error::Sign { .. } => "signer",
         Error::SignTimeout { .. } => "timeout",
@@ -48,36 +49,34 @@ pub(super) fn failed(error: &Error) {
     FAILURES.count([reason]);
 }
 
-impl Certificates {
-    /// Writes the metrics of all identities.
-    pub fn show(&self, all: &mut Exposition) {
-        ISSUED.show(all);
-        RENEWED.show(all);
-        FAILURES.show(all);
-        let now = (self.0.clock)();
-        let mut held: Vec<_> = {
-            let entries = self.0.entries.read();
-            all.single(&IDENTITIES, entries.len());
-            let held = entries.values().filter_map(|kept| {
-                let certificate = kept.entry.certificate.borrow().clone()?;
-                let expiry = certificate.not_after.duration_since(UNIX_EPOCH).ok()?.as_secs_f64();
-                let age = now.duration_since(certificate.not_before).unwrap_or_default().as_secs_f64();
-                Some((kept.entry.identity.to_string(), expiry, age))
-            });
-            held.collect()
-        };
-        held.sort_by(|a, b| a.0.cmp(&b.0));
-        let mut earliest = all.family(&EARLIEST_EXPIRY);
-        if let Some(first) = held.iter().map(|(_, expiry, _)| *expiry).min_by(f64::total_cmp) {
-            earliest.sample(&[], first);
-        }
-        let mut expiries = all.family(&EXPIRY);
-        for (identity, expiry, _) in &held {
-            expiries.sample(&[("identity", identity)], *expiry);
-        }
-        let mut ages = all.family(&AGE);
-        for (identity, _, age) in &held {
-            ages.sample(&[("identity", identity)], *age);
-        }
+/// Writes the metrics of all identities.
+pub(crate) fn show(store: &Store, all: &mut Exposition) {
+    ISSUED.show(all);
+    RENEWED.show(all);
+    FAILURES.show(all);
+    let now = (store.clock)();
+    let mut held: Vec<_> = {
+        let entries = store.entries.read();
+        all.single(&IDENTITIES, entries.len());
+        let held = entries.values().filter_map(|kept| {
+            let certificate = kept.entry.certificate.borrow().clone()?;
+            let expiry = certificate.not_after.duration_since(UNIX_EPOCH).ok()?.as_secs_f64();
+            let age = now.duration_since(certificate.not_before).unwrap_or_default().as_secs_f64();
+            Some((kept.entry.identity.to_string(), expiry, age))
+        });
+        held.collect()
+    };
+    held.sort_by(|a, b| a.0.cmp(&b.0));
+    let mut earliest = all.family(&EARLIEST_EXPIRY);
+    if let Some(first) = held.iter().map(|(_, expiry, _)| *expiry).min_by(f64::total_cmp) {
+        earliest.sample(&[], first);
+    }
+    let mut expiries = all.family(&EXPIRY);
+    for (identity, expiry, _) in &held {
+        expiries.sample(&[("identity", identity)], *expiry);
+    }
+    let mut ages = all.family(&AGE);
+    for (identity, _, age) in &held {
+        ages.sample(&[("identity", identity)], *age);
     }
 }

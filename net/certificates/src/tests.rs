@@ -1,8 +1,12 @@
 //! A scripted CA under paused time: what the manager does when the signer is good, slow, wrong or gone.
 
 use std::collections::VecDeque;
-use std::time::UNIX_EPOCH;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use ambit_core::model::Identity;
+use ambit_daemon_kit::roots;
 use parking_lot::Mutex;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer,
@@ -11,7 +15,8 @@ use rcgen::{
 use rustls::RootCertStore;
 use tokio::time::{Instant, advance, sleep, timeout};
 
-use super::*;
+use crate::clock::Clock;
+use crate::{Certificates, Error, Settings, Signer};
 
 const TEN: Duration = Duration::from_secs(10);
 const DAY: Duration = Duration::from_hours(24);
@@ -57,7 +62,7 @@ impl Signer for Scripted {
         script.asked.lock().push(Instant::now());
         let step = script.steps.lock().pop_front().unwrap_or(Step::Sign);
         match step {
-            Step::Fail => return Err("the CA is unwell".to_owned()),
+            Step::Fail => return Err("the CA is unavailable".to_owned()),
             Step::Hang => std::future::pending().await,
             Step::Slow(wait) => sleep(wait).await,
             _ => {}
@@ -170,7 +175,7 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
 }
 
 #[tokio::test(start_paused = true)]
-async fn many_callers_share_one_request() {
+async fn concurrent_callers_share_one_request() {
     let scene = scene(DAY, &[Step::Slow(Duration::from_secs(1))]);
     let identity = cart();
     let calls = (0..50).map(|_| scene.certificates.get(&identity));
@@ -182,7 +187,7 @@ async fn many_callers_share_one_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_short_lived_certificate_is_always_renewed_in_time() {
+async fn short_lived_certificate_is_renewed_in_time() {
     let scene = scene(TEN, &[]);
     let lease = scene.certificates.keep(&cart());
     let mut changes = scene.certificates.changes();
@@ -206,7 +211,7 @@ async fn a_short_lived_certificate_is_always_renewed_in_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_long_lived_certificate_is_renewed_at_half_life() {
+async fn long_lived_certificate_is_renewed_at_half_life() {
     let scene = scene(DAY, &[]);
     let lease = scene.certificates.keep(&cart());
     let first = soon(lease.get()).await.expect("the first one");
@@ -220,7 +225,7 @@ async fn a_long_lived_certificate_is_renewed_at_half_life() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_old_one_serves_while_renewals_fail_and_until_it_expires() {
+async fn certificate_serves_until_expiry_while_renewals_fail() {
     let steps = [&[Step::Sign][..], &[Step::Fail; 30], &[Step::Hang; 3]].concat();
     let scene = scene(TEN, &steps);
     let lease = scene.certificates.keep(&cart());
@@ -235,8 +240,8 @@ async fn the_old_one_serves_while_renewals_fail_and_until_it_expires() {
     assert!(failing >= 4, "only {failing} attempts before it expired");
     assert!(lease.current().is_none(), "expired");
     let error = lease.get().await.expect_err("expired, and no other");
-    assert!(error.chain().contains("the CA is unwell"), "{}", error.chain());
-    // The CA recovers, and nobody has to ask.
+    assert!(error.chain().contains("the CA is unavailable"), "{}", error.chain());
+    // The CA recovers; no caller has to ask.
     let mut watch = lease.watch();
     watch.borrow_and_update();
     soon(watch.changed()).await.expect("kept");
@@ -245,7 +250,7 @@ async fn the_old_one_serves_while_renewals_fail_and_until_it_expires() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wrong_answer_at_renewal_changes_nothing() {
+async fn wrong_certificate_at_renewal_keeps_the_old_one() {
     let scene = scene(TEN, &[Step::Sign, Step::WrongIdentity, Step::Expired, Step::Sign]);
     let lease = scene.certificates.keep(&cart());
     let first = soon(lease.get()).await.expect("the first one");
@@ -257,29 +262,25 @@ async fn a_wrong_answer_at_renewal_changes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn wrong_answers_are_refused() {
+async fn wrong_certificates_are_refused() {
     for (name, step, says) in [
-        ("another identity", Step::WrongIdentity, "it names [\"spiffe://cluster.local/ns/x/sa/y\"]"),
-        (
-            "one identity too many",
-            Step::TwoIdentities,
-            "it names [\"spiffe://cluster.local/ns/shop/sa/cart\", ",
-        ),
-        ("another key", Step::OtherKey, "not for the key asked for"),
-        ("expired", Step::Expired, "the chain expired at 20"),
-        ("not yet valid", Step::NotYetValid, "the chain is not valid before 20"),
-        ("expired root", Step::ExpiredRoot, "the chain expired at 20"),
-        ("a root that did not sign it", Step::OtherRoot, "not good for a TLS client"),
-        ("for clients only", Step::ClientOnly, "not good for a TLS server"),
-        ("no root", Step::NoRoot, "not 1 certificates"),
-        ("not PEM", Step::NotPem, "the chain is not PEM"),
+        ("another identity", Step::WrongIdentity, "got [\"spiffe://cluster.local/ns/x/sa/y\"]"),
+        ("one identity too many", Step::TwoIdentities, "got [\"spiffe://cluster.local/ns/shop/sa/cart\", "),
+        ("another key", Step::OtherKey, "not for the requested key"),
+        ("expired", Step::Expired, "chain expired at 20"),
+        ("not yet valid", Step::NotYetValid, "chain is not valid before 20"),
+        ("expired root", Step::ExpiredRoot, "chain expired at 20"),
+        ("a root that did not sign it", Step::OtherRoot, "not valid for a TLS client"),
+        ("for clients only", Step::ClientOnly, "not valid for a TLS server"),
+        ("no root", Step::NoRoot, "chain has 1 certificates, need at least leaf and root"),
+        ("not PEM", Step::NotPem, "chain is not PEM"),
     ] {
         let scene = scene(DAY, &[step]);
         let error = soon(scene.certificates.get(&cart())).await.expect_err(name);
         assert!(matches!(*error, Error::Refused { .. }), "{name}: {error:?}");
         let text = error.chain();
         assert!(
-            text.starts_with("certificate returned for spiffe://cluster.local/ns/shop/sa/cart refused"),
+            text.starts_with("failed to verify certificate for spiffe://cluster.local/ns/shop/sa/cart: "),
             "{text}"
         );
         assert!(text.contains(says), "{name}: {text}");
@@ -288,7 +289,7 @@ async fn wrong_answers_are_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_the_ca_fails_callers_are_told_at_once_and_the_ca_is_left_in_peace() {
+async fn while_the_ca_fails_callers_fail_at_once_and_requests_back_off() {
     let scene = scene(DAY, &[Step::Fail; 8]);
     let lease = scene.certificates.keep(&cart());
     soon(lease.get()).await.expect_err("the first attempt fails");
@@ -310,7 +311,7 @@ async fn while_the_ca_fails_callers_are_told_at_once_and_the_ca_is_left_in_peace
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_signer_that_hangs_is_given_up() {
+async fn hanging_signer_times_out() {
     for (name, ttl, limit) in [("a day", DAY, 10.0), ("ten seconds", TEN, 2.5)] {
         let scene = scene(ttl, &[Step::Hang]);
         let before = Instant::now();
@@ -322,7 +323,7 @@ async fn a_signer_that_hangs_is_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_last_lease_forgets() {
+async fn dropping_the_last_lease_forgets_the_key() {
     let scene = scene(TEN, &[]);
     let (one, two) = (scene.certificates.keep(&cart()), scene.certificates.keep(&cart()));
     soon(one.get()).await.expect("a certificate");
@@ -341,7 +342,7 @@ async fn the_last_lease_forgets() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn forgetting_ends_a_wait() {
+async fn forgetting_an_identity_fails_waiting_callers() {
     let scene = scene(DAY, &[Step::Hang]);
     let lease = scene.certificates.keep(&cart());
     let certificates = scene.certificates.clone();
@@ -355,7 +356,7 @@ async fn forgetting_ends_a_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_lease_it_is_kept_but_not_renewed() {
+async fn certificate_without_lease_is_not_renewed() {
     let scene = scene(TEN, &[]);
     soon(scene.certificates.get(&cart())).await.expect("a certificate");
     soon(scene.certificates.get(&cart())).await.expect("the same");
@@ -366,7 +367,7 @@ async fn without_a_lease_it_is_kept_but_not_renewed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_clock_that_jumps_is_noticed() {
+async fn clock_jump_renews_within_a_minute() {
     let base = scene(DAY, &[]);
     let jump = Arc::new(Mutex::new(Duration::ZERO));
     let (clock, by) = (base.clock.clone(), jump.clone());
@@ -406,7 +407,7 @@ fn store(pems: &[String]) -> RootCertStore {
 }
 
 #[tokio::test(start_paused = true)]
-async fn both_the_chains_root_and_the_bootstraps_are_trusted() {
+async fn chain_root_and_bootstrap_root_are_trusted() {
     let scene = scene(DAY, &[]);
     let certificate = soon(scene.certificates.get(&cart())).await.expect("a certificate");
     let expected = store(&[scene.script.ca.pem(), scene.script.other.pem()]);
@@ -415,7 +416,7 @@ async fn both_the_chains_root_and_the_bootstraps_are_trusted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn other_roots_are_trusted_by_what_is_held_and_by_what_comes() {
+async fn changed_roots_apply_to_held_and_new_certificates() {
     let scene = scene(DAY, &[]);
     let lease = scene.certificates.keep(&cart());
     let before = soon(lease.get()).await.expect("a certificate");
@@ -440,7 +441,7 @@ async fn other_roots_are_trusted_by_what_is_held_and_by_what_comes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_status_says_until_when_and_what_is_wrong() {
+async fn status_shows_expiry_and_last_error() {
     let scene = scene(DAY, &[Step::Fail]);
     let lease = scene.certificates.keep(&cart());
     soon(lease.get()).await.expect_err("the first attempt fails");
@@ -448,7 +449,12 @@ async fn the_status_says_until_when_and_what_is_wrong() {
     assert_eq!(status.identity, cart().to_string());
     assert_eq!(
         (status.not_after, status.error.as_deref()),
-        (None, Some("signing a certificate for spiffe://cluster.local/ns/shop/sa/cart: the CA is unwell"))
+        (
+            None,
+            Some(
+                "failed to sign certificate for spiffe://cluster.local/ns/shop/sa/cart: the CA is unavailable"
+            )
+        )
     );
     let mut watch = lease.watch();
     soon(watch.changed()).await.expect("kept");

@@ -1,35 +1,34 @@
-//! How a daemon reaches and trusts its controller: [`Controller`]. What it shows and whom it trusts are given
-//! once, or lie in files that others replace while it runs (a projected service-account token, a mounted
-//! ConfigMap).
+//! How a daemon reaches and trusts its controller: [`Controller`]. Its token and roots are given once, or lie
+//! in files that are replaced while it runs (a projected service-account token, a mounted ConfigMap).
 
 use std::fs;
 use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use crate::Error;
 use crate::bootstrap::{Bootstrap, Token};
 use crate::config::{self, Mistake};
+use crate::error::Error;
 
 /// The controller of a node's daemon.
 #[derive(Clone, Debug)]
 pub struct Controller {
     /// `host:port`, for xDS and certificates.
     pub address: String,
-    /// The name on its certificate.
+    /// The DNS name in its certificate.
     pub server_name: String,
     secrets: Secrets,
 }
 
-/// The part of a configuration file that says it.
+/// The part of a configuration file that describes the controller.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// `host:port`, for xDS and certificates.
     pub address: String,
-    /// The name on its certificate.
+    /// The DNS name in its certificate.
     pub server_name: String,
-    /// The roots that may vouch for it and for peers, as PEM.
+    /// The trusted roots of the controller's and peers' certificates, as PEM.
     pub root_file: PathBuf,
     /// The daemon's token.
     pub token_file: PathBuf,
@@ -64,7 +63,7 @@ impl From<Settings> for Controller {
 }
 
 impl Controller {
-    /// The roots that may vouch for the controller and for peers, as PEM. Several while they rotate.
+    /// The trusted roots of the controller's and peers' certificates, as PEM. Several while they rotate.
     pub fn roots(&self) -> Result<String, Error> {
         match &self.secrets {
             Secrets::Given { roots, .. } => Ok(roots.clone()),
@@ -74,7 +73,7 @@ impl Controller {
         }
     }
 
-    /// What is shown with every request.
+    /// The daemon's token, sent with every request.
     pub fn token(&self) -> Result<Token, Error> {
         match &self.secrets {
             Secrets::Given { token, .. } => Ok(token.clone()),
@@ -92,50 +91,4 @@ impl Controller {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn files_are_read_anew() {
-        let folder = tempfile::tempdir().unwrap();
-        let (root_file, token_file) = (folder.path().join("root.pem"), folder.path().join("token"));
-        let settings = Settings {
-            address: "controller:15012".to_owned(),
-            server_name: "controller".to_owned(),
-            root_file: root_file.clone(),
-            token_file: token_file.clone(),
-        };
-        settings.check().unwrap();
-        let controller = Controller::from(settings);
-        assert!(matches!(controller.token(), Err(Error::ReadToken { .. })));
-        assert!(matches!(controller.roots(), Err(Error::ReadRoots { .. })));
-        for (token, roots) in [("first", "one"), ("second", "two")] {
-            fs::write(&token_file, format!("{token}\n")).unwrap();
-            fs::write(&root_file, roots).unwrap();
-            assert_eq!(controller.token().unwrap().reveal(), token);
-            assert_eq!(controller.roots().unwrap(), roots);
-        }
-        for bad in ["", "\n", "two words", "two\nlines"] {
-            fs::write(&token_file, bad).unwrap();
-            assert!(matches!(controller.token(), Err(Error::TokenForm { .. })), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn mistakes_name_their_field() {
-        let settings = |address: &str, server_name: &str| Settings {
-            address: address.to_owned(),
-            server_name: server_name.to_owned(),
-            root_file: PathBuf::new(),
-            token_file: PathBuf::new(),
-        };
-        for (name, settings, field) in [
-            ("no port", settings("host", "n"), "address"),
-            ("no host", settings(":1", "n"), "address"),
-            ("port 0", settings("host:0", "n"), "address"),
-            ("no name", settings("host:1", ""), "server_name"),
-        ] {
-            assert_eq!(settings.check().map_err(|(field, _)| field), Err(field.to_owned()), "{name}");
-        }
-    }
-}
+mod tests;

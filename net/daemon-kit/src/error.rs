@@ -2,45 +2,154 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
+use std::{error, fmt, io};
 
-/// What went wrong.
+/// Why a daemon cannot start, cannot go on, or did not end in time.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("reading {}", path.display())]
-    ReadConfig { path: PathBuf, source: std::io::Error },
+    /// The configuration file cannot be read.
+    #[error("failed to read configuration {}", path.display())]
+    ReadConfig {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The configuration is not valid.
     #[error("{}: {message}", path.display())]
-    Config { path: PathBuf, message: String },
-    #[error("reading bootstrap file {}", path.display())]
-    ReadBootstrap { path: PathBuf, source: std::io::Error },
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// The field and what is wrong with it.
+        message: String,
+    },
+    /// The bootstrap file cannot be read.
+    #[error("failed to read bootstrap file {}", path.display())]
+    ReadBootstrap {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The bootstrap file can be read by others.
     #[error(
-        "bootstrap file {} holds a token and must be for its owner only: its mode is {mode:04o}, set it to 0600",
+        "failed to read bootstrap file {}: it holds a token and has mode {mode:04o}, set it to 0600",
         path.display()
     )]
-    BootstrapMode { path: PathBuf, mode: u32 },
-    #[error("bootstrap file {}: {field}: {message}", path.display())]
-    ParseBootstrap { path: PathBuf, field: String, message: String },
-    #[error("writing bootstrap file {}", path.display())]
-    WriteBootstrap { path: PathBuf, source: std::io::Error },
-    #[error("reading the controller's roots {}", path.display())]
-    ReadRoots { path: PathBuf, source: std::io::Error },
-    #[error("reading the token {}", path.display())]
-    ReadToken { path: PathBuf, source: std::io::Error },
-    #[error("the token {} is empty or not printable ASCII", path.display())]
-    TokenForm { path: PathBuf },
+    BootstrapMode {
+        /// The file.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// The bootstrap file is not valid.
+    #[error("{}: {field}: {message}", path.display())]
+    ParseBootstrap {
+        /// The file.
+        path: PathBuf,
+        /// The field in question.
+        field: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// The bootstrap file cannot be written.
+    #[error("failed to write bootstrap file {}", path.display())]
+    WriteBootstrap {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file of the controller's roots cannot be read.
+    #[error("failed to read controller roots {}", path.display())]
+    ReadRoots {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The daemon's token cannot be read.
+    #[error("failed to read token {}", path.display())]
+    ReadToken {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The daemon's token cannot be sent in a request.
+    #[error("failed to read token {}: empty or not printable ASCII", path.display())]
+    TokenForm {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A log filter is not valid.
     #[error("log filter {filter:?}: {message}")]
-    LogFilter { filter: String, message: String },
-    #[error("starting logs: {message}")]
-    InstallLogs { message: String },
-    #[error("{server} server: listening on {address}")]
-    Bind { server: &'static str, address: SocketAddr, source: std::io::Error },
-    #[error("starting the admin thread")]
-    AdminThread { source: std::io::Error },
-    #[error("installing the handler of {signal}")]
-    Signal { signal: &'static str, source: std::io::Error },
-    #[error("{holders} tasks still run after {} s of draining", deadline.as_secs_f32())]
-    DrainDeadline { holders: usize, deadline: std::time::Duration },
-    #[error("reading the trusted roots: {message}")]
-    Roots { message: String },
+    LogFilter {
+        /// The filter as given.
+        filter: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// Logs cannot be started.
+    #[error("failed to start logs")]
+    InstallLogs {
+        /// Why.
+        source: Box<dyn error::Error + Send + Sync>,
+    },
+    /// An HTTP server's address cannot be listened on.
+    #[error("failed to listen on {address} for the {server} server")]
+    Bind {
+        /// The server's name.
+        server: &'static str,
+        /// The address to listen on.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The thread of the HTTP servers cannot be started.
+    #[error("failed to start admin thread")]
+    AdminThread {
+        /// Why.
+        source: io::Error,
+    },
+    /// A signal cannot be handled.
+    #[error("failed to install handler of {signal}")]
+    Signal {
+        /// The signal's name.
+        signal: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// Work was still running when the time to drain was over; it was cut.
+    #[error("failed to drain within {} s: {holders} tasks still running", deadline.as_secs_f32())]
+    DrainDeadline {
+        /// How many tasks.
+        holders: usize,
+        /// The time they had.
+        deadline: Duration,
+    },
+    /// Roots are not PEM, or there are none.
+    #[error("failed to parse trusted roots: {0}")]
+    Roots(RootsError),
+}
+
+/// Why a text holds no roots.
+#[derive(Debug)]
+pub enum RootsError {
+    /// There is no certificate in it.
+    Empty,
+    /// It is not PEM.
+    Pem(rustls_pki_types::pem::Error),
+}
+
+impl fmt::Display for RootsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("no certificate found"),
+            Self::Pem(error) => error.fmt(f),
+        }
+    }
 }
 
 impl Error {

@@ -1,9 +1,9 @@
-//! What every daemon of the mesh needs around its own work, and nothing about what that work is.
+//! What every daemon of the mesh needs around its own work, whatever that work is.
 //!
-//! Ways in: [`config::read`] (configuration files), [`bootstrap::Bootstrap::read`] and
+//! Entry points: [`config::read`] (configuration files), [`bootstrap::Bootstrap::read`] and
 //! [`controller::Controller`] (how a node finds its controller), [`telemetry`] (logs, metrics, and
 //! [`telemetry::connection::opened`], the one report of every connection), [`admin::Admin::start`] (the HTTP
-//! servers people and Prometheus ask), [`drain::Drain`] and [`signals`] (how a daemon ends).
+//! servers for people and Prometheus), [`drain::Drain`] and [`signals`] (how a daemon ends).
 
 pub mod admin;
 pub mod bootstrap;
@@ -15,4 +15,4 @@ pub mod roots;
 pub mod signals;
 pub mod telemetry;
 
-pub use error::Error;
+pub use error::{Error, RootsError};

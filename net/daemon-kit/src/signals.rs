@@ -1,9 +1,9 @@
-//! SIGTERM and SIGINT begin the drain; a second one means now.
+//! SIGTERM and SIGINT begin the drain; a second one ends the process at once ([`Shutdown`]).
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::Error;
 use crate::drain::Drain;
+use crate::error::Error;
 
 /// The signals that end a daemon, listened to from the moment this exists.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ impl Shutdown {
         })
     }
 
-    /// The next one's name.
+    /// Waits for the next signal and returns its name.
     pub async fn recv(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
@@ -39,7 +39,7 @@ impl Shutdown {
         drain.start();
         tokio::spawn(async move {
             let again = self.recv().await;
-            tracing::warn!(signal = again, "second signal: ending without draining");
+            tracing::warn!(signal = again, "second signal, exiting without drain");
             std::process::exit(if again == "SIGINT" { 130 } else { 143 });
         });
         name
@@ -47,69 +47,4 @@ impl Shutdown {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::{BufRead, BufReader};
-    use std::process::{Child, Command, Stdio};
-
-    use super::*;
-
-    /// Set in the process that is the daemon of the second test.
-    const CHILD: &str = "AMBIT_TEST_DRAINS_FOR_EVER";
-
-    fn kill(signal: &str, process: u32) {
-        let status = Command::new("/bin/kill").args([signal, &process.to_string()]).status();
-        assert!(status.expect("kill runs").success());
-    }
-
-    #[tokio::test]
-    async fn both_signals_are_taken_over_and_begin_the_drain() {
-        // One process, so one after the other; the drain's second signal would end it.
-        let mut shutdown = Shutdown::install().expect("handlers");
-        kill("-INT", std::process::id());
-        assert_eq!(shutdown.recv().await, "SIGINT");
-        let drain = Drain::new();
-        kill("-TERM", std::process::id());
-        assert_eq!(shutdown.drain(&drain).await, "SIGTERM");
-        assert!(drain.is_started());
-    }
-
-    struct Daemon(Child);
-
-    impl Drop for Daemon {
-        fn drop(&mut self) {
-            let _ = self.0.kill();
-            let _ = self.0.wait();
-        }
-    }
-
-    #[test]
-    fn a_second_signal_ends_the_process_at_once() {
-        if std::env::var_os(CHILD).is_some() {
-            return drain_for_ever();
-        }
-        let child = Command::new(std::env::current_exe().expect("a path"))
-            .args(["--exact", "signals::tests::a_second_signal_ends_the_process_at_once", "--nocapture"])
-            .env(CHILD, "1")
-            .stdout(Stdio::piped())
-            .spawn();
-        let mut daemon = Daemon(child.expect("this test runs again"));
-        let output = daemon.0.stdout.take().expect("piped");
-        let mut lines = BufReader::new(output).lines().map(|line| line.expect("text"));
-        assert!(lines.any(|line| line.contains("taken over")));
-        kill("-TERM", daemon.0.id());
-        assert!(lines.any(|line| line.contains("draining after SIGTERM")));
-        kill("-INT", daemon.0.id());
-        assert_eq!(daemon.0.wait().expect("it ends").code(), Some(130));
-    }
-
-    fn drain_for_ever() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        runtime.block_on(async {
-            let shutdown = Shutdown::install().expect("handlers");
-            println!("taken over");
-            let signal = shutdown.drain(&Drain::new()).await;
-            println!("draining after {signal}");
-            std::future::pending::<()>().await;
-        });
-    }
-}
+mod tests;

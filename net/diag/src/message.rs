@@ -1,10 +1,11 @@
-//! The messages of `sock_diag(7)`: questions as bytes, answers from bytes. Numbers are in the machine's byte
+//! The messages of `sock_diag(7)`: requests as bytes, answers from bytes. Numbers are in the machine's byte
 //! order, addresses and ports in the network's.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::{Error, State, TcpSocket};
+use crate::error::Error;
+use crate::socket::{State, TcpSocket};
 
 // linux/netlink.h
 const NLMSG_ERROR: u16 = 2;
@@ -31,7 +32,7 @@ const BYTES_RECEIVED: usize = 128;
 /// half-open ones.
 const WITH_PEER: u32 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
 
-/// Whose sockets are listed: IPv6 sockets may carry IPv4.
+/// Which sockets are listed. IPv6 sockets may carry IPv4.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Family {
     V4,
@@ -45,11 +46,11 @@ pub(crate) enum Answer {
     /// The end of a list, or an acknowledgement.
     Done,
     Failed(io::Error),
-    /// Something of no concern.
+    /// Anything else.
     Other,
 }
 
-/// Asks for all TCP sockets of the family that have a peer.
+/// A request for all TCP sockets of the family that have a peer.
 pub(crate) fn list(sequence: u32, family: Family) -> Vec<u8> {
     let family = match family {
         Family::V4 => AF_INET,
@@ -62,7 +63,7 @@ pub(crate) fn list(sequence: u32, family: Family) -> Vec<u8> {
     framed(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, sequence, &body)
 }
 
-/// Asks for one socket to be closed.
+/// A request to close one socket.
 pub(crate) fn destroy(sequence: u32, local: SocketAddr, remote: SocketAddr, cookie: u64) -> Vec<u8> {
     let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
     let (local, remote) = (canonical(local), canonical(remote));
@@ -106,7 +107,7 @@ fn address(address: IpAddr) -> [u8; 16] {
     }
 }
 
-/// The answers to question `sequence` in a packet.
+/// The answers to request `sequence` in a packet.
 pub(crate) fn answers(mut packet: &[u8], sequence: u32) -> Vec<Result<Answer, Error>> {
     let mut answers = Vec::new();
     while !packet.is_empty() {
@@ -131,8 +132,8 @@ struct Message<'a> {
 }
 
 fn split(packet: &[u8]) -> Result<Message<'_>, Error> {
-    let length = usize::try_from(u32_at(packet, 0)?).map_err(|_| Error::Malformed("a length"))?;
-    let body = packet.get(HEADER..length).ok_or(Error::Malformed("a message longer than its packet"))?;
+    let length = usize::try_from(u32_at(packet, 0)?).map_err(|_| Error::Malformed("bad message length"))?;
+    let body = packet.get(HEADER..length).ok_or(Error::Malformed("message is longer than its packet"))?;
     Ok(Message { length, kind: u16_at(packet, 4)?, sequence: u32_at(packet, 8)?, body })
 }
 
@@ -155,7 +156,7 @@ impl Message<'_> {
 
 /// None for states without a peer.
 fn socket(body: &[u8]) -> Result<Option<TcpSocket>, Error> {
-    let [family, state, ..] = *body else { return Err(Error::Malformed("an empty answer")) };
+    let [family, state, ..] = *body else { return Err(Error::Malformed("empty answer")) };
     let Some(state) = state_of(state) else { return Ok(None) };
     let (acknowledged, arrived) = match attribute(body.get(ANSWER..).unwrap_or_default(), INET_DIAG_INFO)? {
         Some(info) => (u64_at(info, BYTES_ACKED)?, u64_at(info, BYTES_RECEIVED)?),
@@ -189,7 +190,7 @@ fn state_of(number: u8) -> Option<State> {
 fn attribute(mut attributes: &[u8], wanted: u16) -> Result<Option<&[u8]>, Error> {
     while attributes.len() >= ATTRIBUTE {
         let length = usize::from(u16_at(attributes, 0)?);
-        let value = attributes.get(ATTRIBUTE..length).ok_or(Error::Malformed("an attribute's length"))?;
+        let value = attributes.get(ATTRIBUTE..length).ok_or(Error::Malformed("bad attribute length"))?;
         if u16_at(attributes, 2)? == wanted {
             return Ok(Some(value));
         }
@@ -223,7 +224,7 @@ fn u64_at(bytes: &[u8], at: usize) -> Result<u64, Error> {
 
 fn array<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], Error> {
     let found = bytes.get(at..at + N).and_then(|bytes| bytes.try_into().ok());
-    found.ok_or(Error::Malformed("an answer that is too short"))
+    found.ok_or(Error::Malformed("answer is too short"))
 }
 
 #[cfg(test)]
@@ -231,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn broken_packets_are_errors_and_never_panics() {
+    fn malformed_packets_are_errors() {
         let header = |length: u32, kind: u16| {
             let mut bytes = length.to_ne_bytes().to_vec();
             bytes.extend(kind.to_ne_bytes());
@@ -254,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_to_other_questions_are_left_out() {
+    fn replies_to_other_requests_are_ignored() {
         let packet = framed(NLMSG_DONE, 0, 8, &[0; 4]);
         assert!(answers(&packet, 7).is_empty());
         assert!(matches!(answers(&packet, 8)[..], [Ok(Answer::Done)]));

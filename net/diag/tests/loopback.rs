@@ -48,7 +48,7 @@ fn eventually(diag: &mut Diag, pair: &Pair, what: &str, is: impl Fn(&TcpSocket) 
 }
 
 #[test]
-fn bytes_are_those_the_applications_sent() {
+fn byte_counts_match_what_applications_sent() {
     let mut diag = Diag::open().unwrap();
     for (name, listen, dial) in [
         ("IPv4", "127.0.0.1", "127.0.0.1"),
@@ -82,7 +82,7 @@ fn bytes_are_those_the_applications_sent() {
 }
 
 #[test]
-fn only_the_socket_with_the_cookie_is_closed() {
+fn only_socket_with_matching_cookie_is_closed() {
     let mut diag = Diag::open().unwrap();
     for (name, listen, dial) in [
         ("IPv4", "127.0.0.1", "127.0.0.1"),
@@ -110,7 +110,7 @@ fn only_the_socket_with_the_cookie_is_closed() {
 }
 
 #[test]
-fn long_lists_are_whole() {
+fn long_dumps_are_complete() {
     let mut diag = Diag::open().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

@@ -8,19 +8,19 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::Error;
 use crate::connection::{Connection, WATCH_INTERVAL};
+use crate::error::Error;
 use crate::message::{Message, Pod, SourceName};
 
-/// Before a daemon that refused something hears it again.
+/// Before a daemon that refused something is asked again.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 
 /// A source's connection to the daemon.
 ///
 /// Every call blocks until the daemon has answered, or the timeout is over. What was added is remembered,
 /// with a copy of the descriptor: when the daemon restarts, or another daemon takes its socket's place while
-/// the old one still runs (an upgrade), a thread connects to the one that listens now and says it all anew,
-/// before anything else. Dropping the client closes the connection and releases nothing.
+/// the old one still runs (an upgrade), a thread connects to the one that listens now and enrols everything
+/// again, before anything else. Dropping the client closes the connection and releases nothing.
 #[derive(Debug)]
 pub struct Client {
     commands: Option<SyncSender<Command>>,
@@ -56,7 +56,7 @@ impl Client {
         let thread = std::thread::Builder::new()
             .name("enrol".to_owned())
             .spawn(move || keeper.run(&incoming))
-            .map_err(|source| Error::Io { operation: "starting the client's thread", source })?;
+            .map_err(|source| Error::Io { operation: "start the client's thread", source })?;
         Ok(Self { commands: Some(commands), thread: Some(thread), timeout })
     }
 
@@ -64,7 +64,7 @@ impl Client {
     pub fn add(&self, pod: &Pod, namespace: BorrowedFd<'_>) -> Result<(), Error> {
         let descriptor = namespace
             .try_clone_to_owned()
-            .map_err(|source| Error::Io { operation: "copying a namespace's descriptor", source })?;
+            .map_err(|source| Error::Io { operation: "copy the namespace's descriptor", source })?;
         self.call(Message::Add(pod.clone()), Some(descriptor))
     }
 
@@ -78,7 +78,7 @@ impl Client {
         self.call(Message::Delete { uid: uid.to_owned() }, None)
     }
 
-    /// Says that all there is has been added or kept: the daemon releases the rest of this source's.
+    /// Says that all pods have been added or kept: the daemon releases this source's others.
     pub fn snapshot_sent(&self) -> Result<(), Error> {
         self.call(Message::SnapshotSent, None)
     }
@@ -93,7 +93,7 @@ impl Client {
 }
 
 fn gone() -> Error {
-    Error::Io { operation: "reaching the daemon", source: io::ErrorKind::BrokenPipe.into() }
+    Error::Io { operation: "reach the daemon", source: io::ErrorKind::BrokenPipe.into() }
 }
 
 impl Drop for Client {
@@ -150,13 +150,13 @@ struct Keeper {
     timeout: Duration,
     connection: Option<Connection>,
     pods: BTreeMap<String, (Pod, OwnedFd)>,
-    /// Said to stay, and not added since.
+    /// Named to stay, and not added since.
     kept: BTreeSet<String>,
     snapshot_sent: bool,
     told: Told,
 }
 
-/// What the daemon at the other end has been told.
+/// What the connected daemon has been told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Told {
     /// Nothing yet.
@@ -204,7 +204,7 @@ impl Keeper {
     }
 
     /// Carries a caller's message, over a new connection if the old one is gone or its daemon is no longer
-    /// the one that listens. A new daemon hears everything else first.
+    /// the one that listens. A new daemon gets everything else first.
     fn execute(&mut self, command: &Command) -> Result<(), Error> {
         loop {
             self.follow();
@@ -274,7 +274,7 @@ impl Keeper {
         match self.tell() {
             Ok(()) => self.told = Told::Everything,
             Err(error @ Error::Refused { .. }) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "enrolling again");
+                tracing::warn!(error = &error as &dyn std::error::Error, "re-enrolment refused");
                 self.told = Told::Refused(Instant::now() + REFUSED_PAUSE);
             }
             Err(_) => self.connection = None,

@@ -1,5 +1,5 @@
 //! One connection of a source to the daemon that listens at a path: hello, then messages and their answers in
-//! turn.
+//! turn ([`Connection`]).
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
-use crate::Error;
+use crate::error::Error;
 use crate::message::{Answer, Message, PROTOCOL_VERSION, SourceName};
 use crate::packet;
 
-/// How often one looks whether the daemon is still there, and tries again if not.
+/// How often the connection is checked, and tried again if the daemon is gone.
 pub(crate) const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Tells socket files apart: another daemon's is another file. One that is bound keeps its number while its
@@ -36,8 +36,8 @@ impl SocketFile {
 #[derive(Debug)]
 pub(crate) struct Connection {
     socket: OwnedFd,
-    /// What lay at the path just before connecting. If it was replaced in between, one connects once more
-    /// than needed.
+    /// What lay at the path just before connecting. If it was replaced in between, the client connects once
+    /// more than needed.
     file: Option<SocketFile>,
 }
 
@@ -78,11 +78,11 @@ impl Connection {
     ) -> Result<(), Error> {
         let io = |operation| move |source| Error::Io { operation, source };
         let bytes = serde_json::to_vec(message).map_err(|e| Error::Message(e.to_string()))?;
-        packet::send(self.socket.as_fd(), &bytes, descriptor).map_err(io("sending a message"))?;
-        self.wait(deadline).map_err(io("waiting for an answer"))?;
+        packet::send(self.socket.as_fd(), &bytes, descriptor).map_err(io("send message"))?;
+        self.wait(deadline).map_err(io("wait for answer"))?;
         let packet = packet::receive(self.socket.as_fd())
-            .map_err(io("receiving an answer"))?
-            .ok_or_else(|| io("receiving an answer")(io::ErrorKind::UnexpectedEof.into()))?;
+            .map_err(io("receive answer"))?
+            .ok_or_else(|| io("receive answer")(io::ErrorKind::UnexpectedEof.into()))?;
         match serde_json::from_slice(&packet.bytes).map_err(|e| Error::Message(e.to_string()))? {
             Answer::Ack {} => Ok(()),
             Answer::Refused { reason } => Err(Error::Refused { request: describe(message), reason }),
@@ -118,10 +118,10 @@ impl Connection {
 
 fn describe(message: &Message) -> String {
     match message {
-        Message::Hello { source, .. } => format!("source {source}"),
-        Message::Add(pod) => format!("adding {}", pod.uid),
-        Message::Keep { uid } => format!("keeping {uid}"),
-        Message::Delete { uid } => format!("deleting {uid}"),
-        Message::SnapshotSent => "the snapshot".to_owned(),
+        Message::Hello { source, .. } => format!("register source {source}"),
+        Message::Add(pod) => format!("enrol {}", pod.uid),
+        Message::Keep { uid } => format!("keep {uid}"),
+        Message::Delete { uid } => format!("release {uid}"),
+        Message::SnapshotSent => "complete the snapshot".to_owned(),
     }
 }

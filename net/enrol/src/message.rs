@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use crate::error::Error;
 
 /// The protocol's version, said in the first message.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -17,7 +17,7 @@ pub(crate) const MAX_PACKET: usize = 16 * 1024;
 const MAX_NAME: usize = 253;
 const MAX_UID: usize = 1024;
 
-/// Who enrols: what one source does not mention, another's snapshot leaves alone.
+/// The source that enrols. A snapshot of one source leaves the pods of others alone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct SourceName(String);
@@ -66,7 +66,9 @@ impl fmt::Display for SourceName {
 pub struct Pod {
     /// As on the wire: `<cluster>//Pod/<namespace>/<name>`.
     pub uid: String,
+    /// The Kubernetes namespace.
     pub namespace: String,
+    /// The name in it.
     pub name: String,
 }
 
@@ -75,14 +77,25 @@ pub struct Pod {
 #[serde(rename_all = "snake_case")]
 pub enum Message {
     /// The first message, and only that.
-    Hello { version: u32, source: SourceName },
+    Hello {
+        /// [`PROTOCOL_VERSION`].
+        version: u32,
+        /// The source that speaks from now on.
+        source: SourceName,
+    },
     /// With the namespace's descriptor.
     Add(Pod),
     /// Was added before (perhaps by this source's predecessor) and stays.
-    Keep { uid: String },
+    Keep {
+        /// The pod's uid.
+        uid: String,
+    },
     /// Leaves.
-    Delete { uid: String },
-    /// Everything the source knows has been said since its hello: what it has not named leaves.
+    Delete {
+        /// The pod's uid.
+        uid: String,
+    },
+    /// All pods of the source have been named since its hello: the others leave.
     SnapshotSent,
 }
 
@@ -97,7 +110,7 @@ impl Message {
     fn check(&self) -> Result<(), Error> {
         match self {
             Self::Hello { version, .. } if *version != PROTOCOL_VERSION => Err(Error::Message(format!(
-                "version {version} of the protocol is not spoken here; {PROTOCOL_VERSION} is"
+                "protocol version {version} is not supported, need {PROTOCOL_VERSION}"
             ))),
             Self::Hello { .. } | Self::SnapshotSent => Ok(()),
             Self::Add(pod) => {
@@ -126,53 +139,11 @@ pub enum Answer {
     /// Done.
     Ack {},
     /// Not done, and why.
-    Refused { reason: String },
+    Refused {
+        /// The daemon's reason.
+        reason: String,
+    },
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn messages_are_written_as_documented() {
-        let pod = Pod { uid: "c//Pod/a/b".into(), namespace: "a".into(), name: "b".into() };
-        let rows = [
-            (
-                Message::Hello { version: 1, source: "harness".parse().unwrap() },
-                r#"{"hello":{"version":1,"source":"harness"}}"#,
-            ),
-            (Message::Add(pod), r#"{"add":{"uid":"c//Pod/a/b","namespace":"a","name":"b"}}"#),
-            (Message::Keep { uid: "u".into() }, r#"{"keep":{"uid":"u"}}"#),
-            (Message::Delete { uid: "u".into() }, r#"{"delete":{"uid":"u"}}"#),
-            (Message::SnapshotSent, r#""snapshot_sent""#),
-        ];
-        for (message, json) in rows {
-            assert_eq!(serde_json::to_string(&message).unwrap(), json);
-            assert_eq!(Message::parse(json.as_bytes()).unwrap(), message);
-        }
-        assert_eq!(serde_json::to_string(&Answer::Ack {}).unwrap(), r#"{"ack":{}}"#);
-        let refused = Answer::Refused { reason: "no".into() };
-        assert_eq!(serde_json::to_string(&refused).unwrap(), r#"{"refused":{"reason":"no"}}"#);
-    }
-
-    #[test]
-    fn bad_messages_are_named() {
-        let long = format!(r#"{{"keep":{{"uid":"{}"}}}}"#, "x".repeat(MAX_UID + 1));
-        let rows = [
-            ("not JSON", "garbage", "expected value"),
-            ("empty", "", "EOF"),
-            ("unknown kind", r#"{"conquer":{}}"#, "unknown variant"),
-            ("another version", r#"{"hello":{"version":2,"source":"x"}}"#, "version 2"),
-            ("source with capitals", r#"{"hello":{"version":1,"source":"Harness"}}"#, "source name"),
-            ("source empty", r#"{"hello":{"version":1,"source":""}}"#, "source name"),
-            ("uid missing", r#"{"add":{"namespace":"a","name":"b"}}"#, "missing field `uid`"),
-            ("uid empty", r#"{"keep":{"uid":""}}"#, "field uid"),
-            ("name with a line break", r#"{"add":{"uid":"u","namespace":"a","name":"b\nc"}}"#, "field name"),
-            ("uid too long", &long, "field uid"),
-        ];
-        for (name, json, expected) in rows {
-            let error = Message::parse(json.as_bytes()).expect_err(name).to_string();
-            assert!(error.contains(expected), "{name}: {error}");
-        }
-    }
-}
+mod tests;

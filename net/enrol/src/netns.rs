@@ -12,20 +12,24 @@ use nix::sys::statfs::fstatfs;
 /// `NSFS_MAGIC` of linux/magic.h.
 const NSFS_MAGIC: i64 = 0x6e73_6673;
 
-/// Why a descriptor is not taken.
+/// Why a descriptor is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkNamespaceError {
-    #[error("looking at the descriptor")]
-    Look(#[source] io::Error),
-    #[error("it is not a namespace")]
+    /// The kernel did not tell what the descriptor is.
+    #[error("failed to inspect descriptor")]
+    Inspect(#[source] io::Error),
+    /// The descriptor is a file, a socket or the like.
+    #[error("descriptor is not a namespace")]
     NotNamespace,
-    #[error("it is a namespace, but not of the network")]
+    /// The descriptor is a mount, process or other namespace.
+    #[error("descriptor is not a network namespace")]
     NotNetwork,
-    #[error("it is the network namespace of {0}, not a pod's")]
+    /// The namespace is one that pods do not live in.
+    #[error("descriptor is the network namespace of {0}, not of a pod")]
     Host(&'static str),
 }
 
-/// Names a namespace while it exists (its inode may be used again afterwards).
+/// Identifies a namespace while it exists (its inode may be used again afterwards).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NamespaceId {
     device: u64,
@@ -40,16 +44,16 @@ pub struct NetworkNamespace {
 }
 
 impl NetworkNamespace {
-    /// Takes a descriptor that is a network namespace, whosever.
+    /// Takes a descriptor of any network namespace.
     pub fn new(descriptor: OwnedFd) -> Result<Self, NetworkNamespaceError> {
-        let look = |e: nix::Error| NetworkNamespaceError::Look(e.into());
-        if fstatfs(&descriptor).map_err(look)?.filesystem_type().0 != NSFS_MAGIC {
+        let failed = |e: nix::Error| NetworkNamespaceError::Inspect(e.into());
+        if fstatfs(&descriptor).map_err(failed)?.filesystem_type().0 != NSFS_MAGIC {
             return Err(NetworkNamespaceError::NotNamespace);
         }
-        if namespace_type(descriptor.as_fd()).map_err(NetworkNamespaceError::Look)? != libc::CLONE_NEWNET {
+        if namespace_type(descriptor.as_fd()).map_err(NetworkNamespaceError::Inspect)? != libc::CLONE_NEWNET {
             return Err(NetworkNamespaceError::NotNetwork);
         }
-        let stat = fstat(&descriptor).map_err(look)?;
+        let stat = fstat(&descriptor).map_err(failed)?;
         Ok(Self { descriptor, id: NamespaceId { device: stat.st_dev, inode: stat.st_ino } })
     }
 
@@ -57,21 +61,21 @@ impl NetworkNamespace {
     /// the one its source lives in.
     pub fn of_pod(descriptor: OwnedFd, source_pid: i32) -> Result<Self, NetworkNamespaceError> {
         let pod = Self::new(descriptor)?;
-        let own = Self::open("/proc/thread-self/ns/net").map_err(NetworkNamespaceError::Look)?;
+        let own = Self::open("/proc/thread-self/ns/net").map_err(NetworkNamespaceError::Inspect)?;
         if own.id == pod.id {
             return Err(NetworkNamespaceError::Host("the daemon"));
         }
         // Either may be unreadable (another process-id namespace, a container without ptrace rights): the
         // check above is the one that always counts, these catch a source that hands over its own by
         // mistake.
-        for (path, whose) in [
+        for (path, owner) in [
             (format!("/proc/{source_pid}/ns/net"), "its source"),
             ("/proc/1/ns/net".to_owned(), "the machine"),
         ] {
             if let Ok(host) = Self::open(path)
                 && host.id == pod.id
             {
-                return Err(NetworkNamespaceError::Host(whose));
+                return Err(NetworkNamespaceError::Host(owner));
             }
         }
         Ok(pod)
@@ -82,7 +86,7 @@ impl NetworkNamespace {
         Self::new(File::open(path)?.into()).map_err(io::Error::other)
     }
 
-    /// Names it.
+    /// What identifies it.
     pub fn id(&self) -> NamespaceId {
         self.id
     }

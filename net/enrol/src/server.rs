@@ -17,10 +17,10 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::task::JoinSet;
 
+use crate::error::Error;
 use crate::message::{Answer, Message, Pod, SourceName};
-use crate::netns::NetworkNamespace;
+use crate::netns::{NetworkNamespace, NetworkNamespaceError};
 use crate::packet::{self, Packet};
-use crate::{Error, NetworkNamespaceError};
 
 /// A source holds one connection; more than this is a mistake somewhere.
 const MAX_SESSIONS: usize = 64;
@@ -35,9 +35,15 @@ pub enum Request {
     /// Enrol this workload.
     Add(Pod, NetworkNamespace),
     /// This workload, enrolled before, stays.
-    Keep { uid: String },
+    Keep {
+        /// The pod's uid.
+        uid: String,
+    },
     /// Release this workload.
-    Delete { uid: String },
+    Delete {
+        /// The pod's uid.
+        uid: String,
+    },
     /// What has been enrolled by this source and was not named since its hello is to be released.
     SnapshotSent,
 }
@@ -60,7 +66,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens at the path, in the place of whatever socket lies there. Only root is heard.
+    /// Listens at the path, replacing any socket that lies there. Only root may connect.
     pub fn bind(path: &Path) -> Result<Self, Error> {
         let failed = |source: io::Error| Error::Listen { path: path.to_owned(), source };
         let listener = listen_at(path).map_err(failed)?;
@@ -79,7 +85,7 @@ impl Server {
     }
 }
 
-/// Accepts sources for ever and hands what they ask for to the handler. Dropping the future closes every
+/// Accepts sources forever and hands what they ask for to the handler. Dropping the future closes every
 /// session; what is enrolled stays enrolled.
 pub async fn serve<H: Handler>(server: Server, handler: Arc<H>) {
     let mut sessions = JoinSet::new();
@@ -104,7 +110,7 @@ pub async fn serve<H: Handler>(server: Server, handler: Arc<H>) {
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "accepting on the enrolment socket");
+                tracing::warn!(%error, "failed to accept enrolment connection");
                 // Descriptors have run out: wait for some to close rather than spin.
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
@@ -158,7 +164,7 @@ impl Session {
         self.socket
             .async_io(Interest::READABLE, |socket| packet::receive(socket.as_fd()))
             .await
-            .map_err(|source| Error::Io { operation: "receiving a message", source })
+            .map_err(|source| Error::Io { operation: "receive message", source })
     }
 
     async fn answer(&self, answer: &Answer) -> Result<(), Error> {
@@ -166,14 +172,14 @@ impl Session {
         self.socket
             .async_io(Interest::WRITABLE, |socket| packet::send(socket.as_fd(), &bytes, None))
             .await
-            .map_err(|source| Error::Io { operation: "sending an answer", source })
+            .map_err(|source| Error::Io { operation: "send answer", source })
     }
 }
 
 /// A packet as a request, with the source it is from.
 fn read(packet: Packet, source: &mut Option<SourceName>, pid: i32) -> Result<(&SourceName, Request), Error> {
     if packet.truncated {
-        return Err(Error::Message("longer than a message may be".to_owned()));
+        return Err(Error::Message("message is too long".to_owned()));
     }
     let message = Message::parse(&packet.bytes)?;
     let mut descriptors = packet.descriptors.into_iter();
@@ -182,19 +188,18 @@ fn read(packet: Packet, source: &mut Option<SourceName>, pid: i32) -> Result<(&S
         return Err(Error::Message("more than one descriptor".to_owned()));
     }
     if descriptor.is_some() && !matches!(message, Message::Add(_)) {
-        return Err(Error::Message("a descriptor where none belongs".to_owned()));
+        return Err(Error::Message("unexpected descriptor".to_owned()));
     }
     let request = match message {
         Message::Hello { source: name, .. } => {
             if source.is_some() {
-                return Err(Error::Message("a second hello".to_owned()));
+                return Err(Error::Message("hello was already received".to_owned()));
             }
             return Ok((source.insert(name), Request::Hello));
         }
         Message::Add(pod) => {
-            let descriptor =
-                descriptor.ok_or_else(|| Error::Message("add without a descriptor".to_owned()))?;
-            // Said before the descriptor is looked at: a session that has not said hello gets nothing.
+            let descriptor = descriptor.ok_or_else(|| Error::Message("add needs a descriptor".to_owned()))?;
+            // Checked before the descriptor: a session without a hello gets nothing.
             if source.is_none() {
                 return Err(Error::Message("the first message must be a hello".to_owned()));
             }
@@ -243,10 +248,9 @@ fn register(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 fn accept(listener: &OwnedFd) -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let accepted = nix::sys::socket::accept4(listener.as_raw_fd(), flags)?;
-    // SAFETY: the kernel has just made this descriptor; nobody else knows it.
+    // SAFETY: the kernel has just made this descriptor; no other code knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(accepted) })
 }
 
 #[cfg(test)]
-#[path = "server_tests.rs"]
 mod tests;

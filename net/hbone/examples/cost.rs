@@ -1,5 +1,6 @@
-//! What a tunnel costs, next to the same traffic over plain TCP: `cargo run -p ambit-hbone --example cost
-//! [SECONDS]`.
+//! What a tunnel costs, next to the same traffic over plain TCP: `cargo run --release -p ambit-hbone
+//! --example cost [SECONDS [ROW]]`. The relay of a TCP connection and a tunnel is measured next to the relay
+//! of any streams, which could do the same work.
 //!
 //! As in the project's benchmark the client's side runs on CPU 0 and the server's on CPU 1, each proxy on one
 //! thread; here all four are threads of one process and the sockets are loopback's. Meant for profiling, and
@@ -19,7 +20,7 @@ use ambit_hbone::relay::{self, Traffic};
 use ambit_hbone::request::{Authority, ConnectRequest};
 use ambit_hbone::server::{Clients, Incoming, Server, Settings};
 use ambit_hbone::tls::{self, WorkloadCertificate};
-use ambit_hbone::{Error, Http2};
+use ambit_hbone::{Error, Http2, Tunnel};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
@@ -38,45 +39,57 @@ fn main() {
     let span = Duration::from_secs(seconds);
     let (bulk, echo) = (applications(Application::Sink), applications(Application::Echo));
     let (client, server) = certificates();
-    let inbound = inbound(server);
-    let relayed = outbound(&client, inbound);
+    let relayed = |relay| outbound(&client, inbound(server.clone(), relay), relay);
+    let (tunnels, streams) = (relayed(Relay::Tunnel), relayed(Relay::Stream));
     let rows: [(&str, &str, Measure, SocketAddr); 4] = [
         ("bulk", "Gbit/s", throughput, bulk),
         ("round trip of 64 bytes", "µs", round_trip, echo),
         ("requests, 16 connections", "1/s", requests, echo),
         ("new connections", "1/s", connections, echo),
     ];
-    println!("{:<26}{:>12}{:>12}{:>8}{:>34}", "", "plain", "tunnel", "ratio", "CPU time for the same work");
+    println!(
+        "{:<26}{:>12}{:>12}{:>8}{:>12}{:>8}  {:<7}{:>28}",
+        "", "plain", "tunnel", "ratio", "any stream", "ratio", "", "CPU time for the same work"
+    );
     for (name, unit, measure, application) in rows {
         if only.as_ref().is_some_and(|only| !name.contains(only.as_str())) {
             continue;
         }
-        let relayed = relayed(application);
-        let (plain, plain_cost) = median(|| measure(application, span));
-        let (tunnel, tunnel_cost) = median(|| measure(relayed, span));
+        let paths = [application, tunnels(application), streams(application)];
+        let [(plain, plain_cost), (tunnel, tunnel_cost), (stream, stream_cost)] =
+            medians(paths.map(|path| move || measure(path, span)));
         // A round trip's figure is time, the others' are work done.
-        let work = if unit == "µs" { plain / tunnel } else { tunnel / plain };
+        let work = |relayed: f64| if unit == "µs" { plain / relayed } else { relayed / plain };
         println!(
-            "{name:<26}{plain:>12.2}{tunnel:>12.2}{:>8.2}  {unit:<7}{:>20.2} x",
+            "{name:<26}{plain:>12.2}{tunnel:>12.2}{:>8.2}{stream:>12.2}{:>8.2}  \
+             {unit:<7}{:>14.2} x,{:>9.2} x",
             tunnel / plain,
-            tunnel_cost / plain_cost / work
+            stream / plain,
+            tunnel_cost / plain_cost / work(tunnel),
+            stream_cost / plain_cost / work(stream)
         );
     }
     if only.is_none_or(|only| only == "memory") {
-        let held = memory(relayed(echo));
-        println!("an idle tunnel, both proxies {held:>10.0} bytes");
+        for (name, relayed) in [("tunnel", tunnels(echo)), ("any stream", streams(echo))] {
+            let held = memory(relayed);
+            println!("idle, both proxies, {name:<12} {held:>10.0} bytes");
+        }
     }
 }
 
-/// The middle one of three, with the processor's time that it took.
-fn median(measure: impl Fn() -> f64) -> (f64, f64) {
-    let timed = || {
+/// Of each the middle one of three, taken in turns, with the processor's time that it took.
+fn medians<const N: usize>(measures: [impl Fn() -> f64; N]) -> [(f64, f64); N] {
+    let timed = |measure: &dyn Fn() -> f64| {
         let before = processor_time();
         (measure(), processor_time() - before)
     };
-    let mut all = [timed(), timed(), timed()];
-    all.sort_by(|one, other| one.0.total_cmp(&other.0));
-    all[1]
+    let rounds: Vec<[(f64, f64); N]> =
+        (0..3).map(|_| std::array::from_fn(|path| timed(&measures[path]))).collect();
+    std::array::from_fn(|path| {
+        let mut all: Vec<_> = rounds.iter().map(|round| round[path]).collect();
+        all.sort_by(|one, other| one.0.total_cmp(&other.0));
+        all[1]
+    })
 }
 
 /// Seconds, of the whole process.
@@ -172,7 +185,24 @@ fn bind() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
-fn inbound(certificate: WorkloadCertificate) -> SocketAddr {
+/// Which relay carries the bytes.
+#[derive(Clone, Copy)]
+enum Relay {
+    Tunnel,
+    Stream,
+}
+
+impl Relay {
+    async fn carry(self, socket: tokio::net::TcpStream, tunnel: Tunnel) {
+        let traffic = Traffic::default();
+        match self {
+            Self::Tunnel => relay::tunnel(socket, tunnel, &traffic).await,
+            Self::Stream => relay::socket(socket, tunnel, &traffic).await,
+        };
+    }
+}
+
+fn inbound(certificate: WorkloadCertificate, relay: Relay) -> SocketAddr {
     let (listener, address) = bind();
     proxy(1, move || async move {
         let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
@@ -182,6 +212,7 @@ fn inbound(certificate: WorkloadCertificate) -> SocketAddr {
             let (socket, _) = listener.accept().await.expect("a connection");
             let (server, clients, config) = (server.clone(), clients.clone(), config.clone());
             tokio::spawn(async move {
+                let forward = |incoming| forward(incoming, relay);
                 let end = server.serve(&clients, socket, config, std::future::pending(), forward).await;
                 end.expect("a clean end");
             });
@@ -190,11 +221,11 @@ fn inbound(certificate: WorkloadCertificate) -> SocketAddr {
     address
 }
 
-async fn forward(incoming: Incoming) {
+async fn forward(incoming: Incoming, relay: Relay) {
     let Authority::Address(address) = incoming.request.authority else { panic!("an address") };
     let socket = tokio::net::TcpStream::connect(address).await.expect("a connection");
     let tunnel = incoming.responder.accept().expect("a client");
-    relay::tunnel(socket, tunnel, &Traffic::default()).await;
+    relay.carry(socket, tunnel).await;
 }
 
 struct Dialer(WorkloadCertificate);
@@ -209,7 +240,11 @@ impl Dial for Dialer {
 }
 
 /// For each application an address on the client's side that leads to it through a tunnel.
-fn outbound(certificate: &WorkloadCertificate, inbound: SocketAddr) -> impl Fn(SocketAddr) -> SocketAddr {
+fn outbound(
+    certificate: &WorkloadCertificate,
+    inbound: SocketAddr,
+    relay: Relay,
+) -> impl Fn(SocketAddr) -> SocketAddr + use<> {
     let certificate = certificate.clone();
     move |application| {
         let (listener, address) = bind();
@@ -226,7 +261,7 @@ fn outbound(certificate: &WorkloadCertificate, inbound: SocketAddr) -> impl Fn(S
                 tokio::spawn(async move {
                     let opening = Box::pin(async { pool.open(&key, &ConnectRequest::to(application)).await });
                     let tunnel = opening.await.expect("a tunnel");
-                    relay::tunnel(socket, tunnel, &Traffic::default()).await;
+                    relay.carry(socket, tunnel).await;
                 });
             }
         });

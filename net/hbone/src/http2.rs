@@ -21,9 +21,9 @@ pub struct Http2 {
     /// Streams that were reset and are remembered, and those reset before they were accepted: a peer that
     /// makes more is cut off.
     pub resets: usize,
-    /// How often the peer is asked whether it lives.
+    /// How often the peer is pinged.
     pub ping_interval: Duration,
-    /// How long it may take to answer.
+    /// How long an answer to a ping may take.
     pub ping_timeout: Duration,
     /// How long a connection without a tunnel is kept.
     pub idle_timeout: Duration,
@@ -52,7 +52,7 @@ impl Http2 {
         self.stream_window.saturating_mul(self.streams).min(MAX_WINDOW)
     }
 
-    /// How much small frames that nobody has fetched may cost besides what they hold, as h2 counts it (256
+    /// How much small frames that were not fetched may cost besides what they hold, as h2 counts it (256
     /// bytes each): as much as the window. Relays fetch them also when their socket takes nothing, as
     /// soon as they get their turn.
     pub(crate) fn frame_budget(&self) -> usize {

@@ -6,7 +6,7 @@ use h2::{Ping, PingPong};
 
 use crate::{Error, Http2};
 
-/// Pings until an answer is missing. Whoever polls it must poll the connection too.
+/// Pings until an answer is missing. The connection must be polled beside it.
 pub(crate) async fn keep_alive(pings: Option<PingPong>, http2: &Http2) -> Error {
     let Some(mut pings) = pings else { return pending().await };
     loop {

@@ -1,7 +1,8 @@
 //! HBONE: TCP connections as HTTP/2 `CONNECT` streams over mutual TLS 1.3.
 //!
-//! The ways in: [`pool::Pool::open`] (client), [`server::Server::serve`] (server), and [`relay`] for the
-//! bytes.
+//! Entry points: [`pool::Pool::open`] (client), [`server::Server::serve`] (server), [`Tunnel`] (an open
+//! stream, read and written like any other), and [`relay`] (bytes between two streams).
+#![warn(missing_docs)]
 
 pub mod client;
 mod clock;

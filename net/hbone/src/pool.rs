@@ -1,10 +1,11 @@
 //! HBONE connections shared between tunnels: [`Pool::open`].
 //!
 //! Connections are kept per source workload (their sockets live in its namespace), identities and peer. While
-//! a dial is under way everyone who needs it waits for it. A tunnel that a kept connection refused before the
-//! peer looked at it is asked for again on a fresh one.
+//! a dial is under way all callers that need it wait for it. A tunnel that a kept connection refused before
+//! the peer looked at it is asked for again on a fresh one.
 
 mod entries;
+mod key;
 
 use std::fmt;
 use std::future::Future;
@@ -16,8 +17,9 @@ use ambit_core::model::{Identity, WorkloadUid};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use self::entries::{Entries, Find};
-use crate::client::{Connection, Slot};
+use self::entries::{Entries, Find, Place};
+pub use self::key::Key;
+use crate::client::{self, Connection};
 use crate::request::ConnectRequest;
 use crate::{Error, Tunnel};
 
@@ -28,19 +30,6 @@ const ATTEMPTS: usize = 3;
 /// close it at once.
 const DIALS: usize = 5;
 
-/// Whose connections may carry a tunnel.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Key {
-    /// The workload whose namespace the sockets live in.
-    pub source: WorkloadUid,
-    /// Who the client is.
-    pub identity: Identity,
-    /// Who the server may be.
-    pub peers: Arc<[Identity]>,
-    /// Where the server listens.
-    pub address: SocketAddr,
-}
-
 /// Makes connections: TCP from the source's namespace, then [`crate::client::connect`].
 pub trait Dial: Send + Sync + 'static {
     /// Why it failed.
@@ -50,20 +39,42 @@ pub trait Dial: Send + Sync + 'static {
     fn dial(&self, key: &Key) -> impl Future<Output = Result<Connection, Self::Error>> + Send;
 }
 
-/// Why there is no tunnel.
+/// Why a tunnel could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum PoolError<E: std::error::Error + 'static> {
-    #[error("connecting to {address}")]
-    Dial { address: SocketAddr, source: Arc<E> },
-    #[error("{address} was not connected to within {timeout:?}")]
-    DialTimeout { address: SocketAddr, timeout: Duration },
-    #[error("the dial to {address} was given up")]
-    DialLost { address: SocketAddr },
-    #[error("opening a tunnel over {address}")]
-    Open { address: SocketAddr, source: Error },
+    /// No connection could be made.
+    #[error("failed to connect to {address}")]
+    Dial {
+        /// The peer's address.
+        address: SocketAddr,
+        /// Why; shared by all callers that waited for the dial.
+        source: Arc<E>,
+    },
+    /// The dial took too long.
+    #[error("failed to connect to {address} within {timeout:?}")]
+    DialTimeout {
+        /// The peer's address.
+        address: SocketAddr,
+        /// How long a dial may take.
+        timeout: Duration,
+    },
+    /// The task that dialled ended without a result.
+    #[error("failed to connect to {address}: dial was aborted")]
+    DialLost {
+        /// The peer's address.
+        address: SocketAddr,
+    },
+    /// There is a connection, but the tunnel was not opened on it.
+    #[error("failed to open tunnel through {address}")]
+    Open {
+        /// The peer's address.
+        address: SocketAddr,
+        /// Why.
+        source: Error,
+    },
 }
 
-/// How one dial ended, for everyone who waits for it.
+/// How one dial ended, for all callers that wait for it.
 enum Dialed<E> {
     Underway,
     Kept,
@@ -83,6 +94,7 @@ struct Inner<D: Dial> {
 }
 
 impl<D: Dial> Pool<D> {
+    /// A pool without connections. `dial_timeout` bounds each dial, TLS handshake included.
     pub fn new(dial: D, dial_timeout: Duration) -> Self {
         Self(Arc::new(Inner { dial, dial_timeout, entries: Mutex::default() }))
     }
@@ -97,7 +109,7 @@ impl<D: Dial> Pool<D> {
         for attempt in 1.. {
             let place = self.0.place(key, newer_than).await?;
             let fresh = place.first;
-            let error = match place.slot.open(request).await {
+            let error = match client::open(place.slot, request).await {
                 Ok(tunnel) => return Ok(tunnel),
                 Err(error) => error,
             };
@@ -105,13 +117,13 @@ impl<D: Dial> Pool<D> {
             newer_than = newer_than.max(self.0.entries.lock().newest(key));
             let again = error.is_unprocessed() || (error.is_broken() && !fresh);
             if again {
-                // Those who hold tunnels on it keep them.
+                // Tunnels that are open on it go on.
                 place.connection.close();
             }
             if !again || attempt == ATTEMPTS {
                 return Err(PoolError::Open { address: key.address, source: error });
             }
-            tracing::debug!(peer = %key.address, error = error.chain(), "asking for a tunnel again");
+            tracing::debug!(peer = %key.address, error = error.chain(), "tunnel request retried");
         }
         unreachable!("the loop returns")
     }
@@ -144,14 +156,6 @@ impl<D: Dial> Pool<D> {
             connection.close();
         }
     }
-}
-
-/// A place on a connection.
-struct Place {
-    slot: Slot,
-    connection: Connection,
-    /// Nobody had a tunnel on it before.
-    first: bool,
 }
 
 impl<D: Dial> Inner<D> {
@@ -192,7 +196,8 @@ impl<D: Dial> Inner<D> {
         }
     }
 
-    /// Dials and keeps the connection, unless its kind was retired meanwhile: those who wait then dial again.
+    /// Dials and keeps the connection, unless its key was retired meanwhile: the callers that wait then dial
+    /// again.
     async fn dial(self: Arc<Self>, key: Key, number: u64, flight: watch::Sender<Dialed<D::Error>>) {
         let landing = Landing { inner: &self, key: &key, number };
         let dialed = match tokio::time::timeout(self.dial_timeout, self.dial.dial(&key)).await {

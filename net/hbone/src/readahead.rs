@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use crate::scratch::{self, AHEAD};
 
-/// How often it is read without a pause. Those who are to have what was read must get their turn: HTTP/2
+/// How often it is read without a pause. The tasks that what was read is for must get their turn: HTTP/2
 /// keeps it until then, and ends a connection for which it keeps too many small frames.
 const BURST: u8 = 2;
 

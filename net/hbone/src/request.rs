@@ -21,16 +21,22 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub enum Authority {
     /// The application's address.
     Address(SocketAddr),
-    /// A service's name, for waypoints. The name is lower-case.
-    Host { name: Box<str>, port: u16 },
+    /// A service's name, for waypoints.
+    Host {
+        /// The name, in lower case.
+        name: Box<str>,
+        /// The service's port.
+        port: u16,
+    },
 }
 
-/// What a client asks for, and what it says of itself. Only the certificate is proof of who it is: everything
+/// What a client asks for, and what it says of itself. Only the certificate proves its identity: everything
 /// but the authority is for telemetry and for showing the application its client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectRequest {
+    /// Where the tunnel is to end.
     pub authority: Authority,
-    /// Who the source is, as it says.
+    /// The source workload's description of itself.
     pub baggage: Option<Baggage>,
     /// The address of the application that connected, as its proxy says.
     pub forwarded: Option<SocketAddr>,
@@ -41,10 +47,13 @@ pub struct ConnectRequest {
 /// Why a request opens no tunnel.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
+    /// The method is not CONNECT.
     #[error("method {0}, not CONNECT")]
     Method(Method),
+    /// The request has no `:authority`.
     #[error("no authority")]
     NoAuthority,
+    /// The authority is neither an address with a port nor a name with one.
     #[error("authority {0:?} is not address:port or host:port")]
     Authority(String),
 }
@@ -65,7 +74,7 @@ impl ConnectRequest {
         Self { authority: Authority::Address(authority), baggage: None, forwarded: None, traceparent: None }
     }
 
-    /// The request as HTTP.
+    /// The request as HTTP/2 sends it.
     pub fn to_http(&self) -> Result<Request<()>, Error> {
         let authority = self.authority.to_string();
         let mut request = Request::new(());
@@ -101,7 +110,7 @@ impl ConnectRequest {
     }
 }
 
-/// The header, unless it is there twice: then nobody knows which is meant.
+/// The header, unless it is there twice: then it is unknown which is meant.
 fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
     let mut values = headers.get_all(name).iter();
     let first = values.next();
@@ -110,7 +119,7 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderVal
 
 /// RFC 7239: `for="10.0.0.1:4711"`, perhaps with further parameters (`;host=cart.shop`); IPv6 in brackets. Of
 /// several elements the last is the nearest proxy's. None for what is no address with a port: it is only
-/// shown, so it refuses nobody.
+/// shown, so a bad one is ignored.
 fn parse_forwarded(value: &HeaderValue) -> Option<SocketAddr> {
     let element = value.to_str().ok()?.rsplit(',').next()?;
     let (_, node) = element
@@ -140,7 +149,7 @@ impl FromStr for Authority {
     }
 }
 
-/// What looks like an IPv4 address but is none is no name either: some resolvers would take it for one.
+/// Looks like an IPv4 address but is none. It is no name either: some resolvers would take it for an address.
 fn numeric(name: &str) -> bool {
     name.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()))
 }

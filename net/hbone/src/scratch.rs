@@ -1,16 +1,17 @@
 //! Memory to read into, one piece per thread, and the read itself.
 //!
-//! Whoever waits holds none of it: it is taken when there is something to read, and what is left of it given
+//! What waits holds none of it: it is taken when there is something to read, and what is left of it given
 //! back.
 #![expect(unsafe_code, reason = "a read into memory that nothing has written yet")]
 
 use std::cell::Cell;
 use std::io;
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{BufMut, BytesMut};
 use socket2::SockRef;
-use tokio::io::Interest;
+use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 /// How much is read at a time: with the head of its frame it fills eight TLS records to the last byte.
@@ -54,6 +55,36 @@ pub(crate) fn poll_read(
                     return Poll::Ready(Err(error));
                 }
             }
+        }
+    }
+}
+
+/// The same from any stream.
+pub(crate) fn poll_read_stream(
+    stream: &mut (impl AsyncRead + Unpin),
+    context: &mut Context<'_>,
+    most: usize,
+) -> Poll<io::Result<BytesMut>> {
+    let mut scratch = take();
+    let start = scratch.spare_capacity_mut().as_ptr();
+    let mut buffer = ReadBuf::uninit(&mut scratch.spare_capacity_mut()[..AHEAD.min(most)]);
+    let read = Pin::new(stream).poll_read(context, &mut buffer);
+    let count = buffer.filled().len();
+    assert_eq!(buffer.filled().as_ptr().cast(), start, "a stream reads into the buffer that it is given");
+    match read {
+        Poll::Ready(Ok(())) => {
+            // SAFETY: the buffer vouches that its first `count` bytes were written, and they are the start of
+            // the spare capacity.
+            unsafe { scratch.advance_mut(count) };
+            Poll::Ready(Ok(scratch))
+        }
+        Poll::Ready(Err(error)) => {
+            give_back(scratch);
+            Poll::Ready(Err(error))
+        }
+        Poll::Pending => {
+            give_back(scratch);
+            Poll::Pending
         }
     }
 }

@@ -33,11 +33,11 @@ type Connection = h2::server::Connection<TlsStream<ReadAhead>, Bytes>;
 /// What servers allow their clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
+    /// Windows, frames and times of each connection.
     pub http2: Http2,
-    /// How long a client may take to prove who it is.
+    /// How long a client's handshake may take.
     pub handshake_timeout: Duration,
-    /// How many clients may be about to do so; one more, and one of those that have most under way is cut
-    /// off.
+    /// How many handshakes may be under way; one more, and one of the client with the most is cut off.
     pub handshakes: usize,
     /// How many connections the clients of one workload may have.
     pub connections: usize,
@@ -68,24 +68,29 @@ pub struct Server(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     settings: Settings,
-    /// A crowd: the workload's [`Clients::id`] and the client's address.
+    /// Counted by the workload's [`Clients::id`] and the client's address.
     handshakes: Handshakes<(usize, IpAddr)>,
     /// Told how long each TLS handshake took that succeeded.
     observe: fn(Duration),
 }
 
-/// Who is at the other end of a connection: proven by its certificate.
+/// The client of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
+    /// Proven by its certificate.
     pub identity: Identity,
+    /// Where the connection comes from.
     pub address: SocketAddr,
 }
 
 /// A request for a tunnel.
 #[derive(Debug)]
 pub struct Incoming {
+    /// The client that asks.
     pub peer: Arc<Peer>,
+    /// What it asks for.
     pub request: ConnectRequest,
+    /// Takes the answer.
     pub responder: Responder,
 }
 
@@ -99,6 +104,7 @@ pub struct Responder {
 }
 
 impl Server {
+    /// A server within these limits.
     pub fn new(settings: Settings) -> Self {
         Self::observed(settings, |_| {})
     }
@@ -149,7 +155,7 @@ impl Server {
     }
 }
 
-/// A connection whose client has proven who it is.
+/// A connection whose client has proven its identity.
 struct Proven {
     peer: Peer,
     /// Until when that holds.
@@ -276,7 +282,8 @@ impl Client {
                 tokio::spawn(handle(Incoming { peer: peer.clone(), request: parsed, responder }));
             }
             Err(error) => {
-                tracing::debug!(peer = %peer.identity, address = %peer.address, %error, "bad request for a tunnel");
+                let Peer { identity, address } = &**peer;
+                tracing::debug!(%identity, %address, %error, "invalid tunnel request");
                 answer(&mut response, error.status());
             }
         }
@@ -289,7 +296,7 @@ fn answer(response: &mut SendResponse<Bytes>, status: StatusCode) {
     let mut head = Response::new(());
     *head.status_mut() = status;
     if let Err(error) = response.send_response(head, true) {
-        tracing::trace!(%error, "a refusal found no client");
+        tracing::trace!(%error, "tunnel refusal not sent");
     }
 }
 
@@ -300,7 +307,7 @@ impl Responder {
             .response
             .send_response(Response::new(()), false)
             .map_err(|source| Error::Stream { source })?;
-        Ok(Tunnel { send, receive: self.receive, send_buffer: self.send_buffer, slot: None })
+        Ok(Tunnel::new(send, self.receive, self.send_buffer, None))
     }
 
     /// Answers with a status that is not 2xx.

@@ -1,4 +1,4 @@
-//! Ambit's own fields, as named extensions of Istio's messages.
+//! What is Ambit's alone, carried in Istio's messages as named extensions.
 
 use prost::Message;
 use prost_types::Any;
@@ -7,7 +7,7 @@ use super::Problem;
 use crate::proto::istio::workload as wire;
 use crate::resource::type_url;
 
-/// The extension; `None` if all its fields have their defaults.
+/// An extension; `None` where all of it is as it would be without one.
 pub(super) fn encode<M: Message + Default + PartialEq>(
     name: &str,
     message_name: &str,
@@ -19,7 +19,7 @@ pub(super) fn encode<M: Message + Default + PartialEq>(
     })
 }
 
-/// The extension of that name; the default if there is none.
+/// The extension of that name among others'; the default where there is none.
 pub(super) fn decode<M: Message + Default>(
     extensions: &[wire::Extension],
     name: &str,
@@ -36,7 +36,7 @@ pub(super) fn decode<M: Message + Default>(
     M::decode(config.value.as_slice()).map_err(|e| problem(e.to_string()))
 }
 
-/// An extension's field in problems.
+/// How problems name an extension.
 pub(super) fn field(name: &str) -> String {
     format!("extensions[{name}]")
 }

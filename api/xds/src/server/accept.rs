@@ -1,6 +1,6 @@
-//! Accepts connections, bounded in number, and completes their TLS handshakes within a deadline.
+//! Connections: accepted, bounded in number, and past their TLS handshake within a deadline.
 //!
-//! tonic's own accept loop ends at transient errors (such as EMFILE), and its handshakes are not bounded.
+//! tonic's own accept loop ends at errors that pass (no descriptor free), and its handshakes are not bounded.
 
 use std::io;
 use std::pin::Pin;
@@ -20,14 +20,13 @@ use tonic::transport::server::Connected;
 
 use crate::Error;
 
-/// The most connections, including those in their handshake. Others wait in the listener's queue.
+/// Connections at once, those in their handshake included. More wait in the listener's queue.
 const MAX_CONNECTIONS: usize = 8_192;
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
-/// The pause after an error of accepting.
+/// How long accepting rests when the process is out of something.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A TLS 1.3 configuration for [`Server::serve`](super::Server::serve), from the PEMs of the server's chain
-/// (leaf first) and key.
+/// TLS 1.3 for `serve`, from PEM texts: the server's chain (leaf first) and its key.
 pub fn tls_config(chain_pem: &str, key_pem: &str) -> Result<Arc<ServerConfig>, Error> {
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain_pem.as_bytes()).collect();
     let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(Error::ServerPem)?;
@@ -49,21 +48,21 @@ pub(super) fn connections(
 ) -> mpsc::Receiver<io::Result<Connection>> {
     let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
-        let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let accept = async {
             loop {
-                let Ok(permit) = permits.clone().acquire_owned().await else { return };
+                let Ok(place) = places.clone().acquire_owned().await else { return };
                 match listener.accept().await {
                     Ok((socket, _)) => {
                         tokio::spawn(handshake(
                             socket,
                             TlsAcceptor::from(tls.clone()),
-                            permit,
+                            place,
                             sender.clone(),
                         ));
                     }
                     Err(error) => {
-                        tracing::warn!(%error, "failed to accept xDS connection");
+                        tracing::warn!(%error, "accept xDS connection");
                         tokio::time::sleep(PAUSE).await;
                     }
                 }
@@ -80,24 +79,24 @@ pub(super) fn connections(
 async fn handshake(
     socket: TcpStream,
     tls: TlsAcceptor,
-    permit: OwnedSemaphorePermit,
+    place: OwnedSemaphorePermit,
     sender: mpsc::Sender<io::Result<Connection>>,
 ) {
     let peer = socket.peer_addr().ok();
     let _ = socket.set_nodelay(true);
     match tokio::time::timeout(HANDSHAKE_DEADLINE, tls.accept(socket)).await {
         Ok(Ok(stream)) => {
-            let _ = sender.send(Ok(Connection { stream, _permit: permit })).await;
+            let _ = sender.send(Ok(Connection { stream, _place: place })).await;
         }
-        Ok(Err(error)) => tracing::debug!(?peer, %error, "TLS handshake of xDS connection failed"),
-        Err(_) => tracing::debug!(?peer, "TLS handshake of xDS connection timed out"),
+        Ok(Err(error)) => tracing::debug!(?peer, %error, "TLS handshake of xDS connection"),
+        Err(_) => tracing::debug!(?peer, "TLS handshake of xDS connection: took too long"),
     }
 }
 
-/// A connection after its handshake, with its permit of [`MAX_CONNECTIONS`].
+/// A connection past its handshake, holding its place among [`MAX_CONNECTIONS`].
 pub(super) struct Connection {
     stream: TlsStream<TcpStream>,
-    _permit: OwnedSemaphorePermit,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Connected for Connection {

@@ -1,4 +1,4 @@
-//! Publishes what a change of the mesh touched, and wakes the sessions if resources differ.
+//! Takes what the mesh says was touched and wakes the sessions if their clients would see a difference.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,10 +11,10 @@ use super::reply::Whole;
 use super::store::Store;
 use crate::resource::{Encoded, ResourceType};
 
-/// The resources of all clients. Clones share them.
+/// What all clients should know. Clones share it.
 ///
-/// Clients get no response before the first [`publish`](Self::publish). Publish when all objects have been
-/// read, even if there are none: otherwise a restarted controller would remove all resources of its clients.
+/// Until the first [`publish`](Self::publish) clients get no answer: publish once the objects have been read,
+/// even if there are none, or a restarted controller would tell its clients that everything is gone.
 #[derive(Clone, Debug, Default)]
 pub struct Publisher {
     inner: Arc<Inner>,
@@ -28,7 +28,7 @@ struct Inner {
     whole: Whole,
 }
 
-/// The counters of a publisher's sessions.
+/// Counted by the sessions of a publisher.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     pub(super) clients: AtomicU64,
@@ -38,34 +38,34 @@ pub(super) struct Counters {
     pub(super) nacks: AtomicU64,
 }
 
-/// A publisher's state and counters, for metrics.
+/// What a publisher holds and has done, for metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Open streams.
+    /// Streams open now.
     pub clients: u64,
-    /// Workloads and services.
+    /// Workloads and services held.
     pub addresses: u64,
-    /// Policies.
+    /// Policies held.
     pub authorizations: u64,
-    /// Resources sent, to all clients.
+    /// Resources sent to all clients together.
     pub sent: u64,
-    /// Removals sent, to all clients.
+    /// Removals sent to all clients together.
     pub removed: u64,
-    /// Responses that clients accepted as a whole.
+    /// Responses that clients took.
     pub acks: u64,
-    /// Responses of which clients rejected a resource.
+    /// Responses of which clients refused at least one resource.
     pub nacks: u64,
 }
 
 impl Publisher {
-    /// Without resources.
+    /// An empty one.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Encodes the touched resources of `mesh`, and sends those that differ.
+    /// Encodes what was touched, as `mesh` now has it, and sends what is different from before.
     pub fn publish(&self, mesh: &Mesh, touched: &Touched) {
-        // Encodes before locking, so that sessions can read meanwhile.
+        // Encoding happens before the lock is taken: sessions read meanwhile.
         let policies: Vec<_> = touched
             .policies
             .iter()
@@ -102,7 +102,7 @@ impl Publisher {
         }
     }
 
-    /// The current state and counters.
+    /// What it holds and has done.
     pub fn stats(&self) -> Stats {
         let store = self.inner.store.read();
         let count = |kind| store.len(kind) as u64;

@@ -1,4 +1,5 @@
-//! The discovery service: authenticates streams, and runs a session for each.
+//! The discovery service: authenticates a stream, then moves requests and responses between it and its
+//! session.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -17,24 +18,24 @@ use tonic_prost::ProstCodec;
 
 use super::publisher::Publisher;
 use super::reply::{Pieces, Replies};
-use super::session::{Received, Session};
+use super::session::{Heard, Session};
 use crate::auth::{Authenticate, NodeName, authenticate};
 use crate::proto::discovery::aggregated_discovery_service_server::SERVICE_NAME;
 use crate::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 
-/// The largest request: one with the versions of some 200,000 resources.
+/// The largest request: a claim of some 200,000 resources.
 const MAX_REQUEST: usize = 32 << 20;
-/// The most streams of one node: two daemons during an upgrade, and streams that broke and have not timed
-/// out.
+/// Streams of one node at once: two daemons during an upgrade, and those that a broken network has not ended
+/// yet.
 const STREAMS_PER_NODE: usize = 8;
 
-/// The only method that is served: the incremental protocol's.
+/// What is served of the service: the incremental protocol.
 const METHOD: &str = "DeltaAggregatedResources";
 
 type Request = http::Request<tonic::body::Body>;
 type Response = http::Response<tonic::body::Body>;
 
-/// The service of `publisher`'s resources. Its streams end when `stopping` becomes true.
+/// The service over what `publisher` holds; its streams end when `stopping` becomes true.
 pub(super) fn discovery(
     publisher: Publisher,
     authenticate: Arc<dyn Authenticate>,
@@ -43,7 +44,7 @@ pub(super) fn discovery(
     Discovery { publisher, authenticate, stopping, nodes: Arc::default() }
 }
 
-/// Written by hand, because tonic's generated code cannot use [`Replies`].
+/// By hand rather than by tonic's generated code for the sake of [`Replies`].
 #[derive(Clone)]
 pub(super) struct Discovery {
     publisher: Publisher,
@@ -79,26 +80,26 @@ impl Discovery {
         }
         let (parts, body) = request.into_parts();
         let node = authenticate(&*self.authenticate, &MetadataMap::from_headers(parts.headers)).await?;
-        let slot = Slot::take(&self.nodes, &self.publisher, node)?;
+        let place = Place::take(&self.nodes, &self.publisher, node)?;
         let mut codec = ProstCodec::<DeltaDiscoveryResponse, DeltaDiscoveryRequest>::default();
         let requests = Streaming::new_request(codec.decoder(), body, None, Some(MAX_REQUEST));
-        // At most one response waits; the session makes the next one when it has been sent.
+        // One response waits here at most; the session makes the next when this one has left.
         let (replies, receiver) = mpsc::channel(1);
-        tokio::spawn(converse(requests, replies, self.publisher, self.stopping, slot));
+        tokio::spawn(converse(requests, replies, self.publisher, self.stopping, place));
         let mut response = Response::new(tonic::body::Body::new(Replies::new(receiver)));
         response.headers_mut().insert(http::header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
         Ok(response)
     }
 }
 
-/// A stream's slot of [`STREAMS_PER_NODE`].
-struct Slot {
+/// A stream's place among its node's.
+struct Place {
     node: NodeName,
     nodes: Arc<Mutex<HashMap<NodeName, usize>>>,
     publisher: Publisher,
 }
 
-impl Slot {
+impl Place {
     fn take(
         nodes: &Arc<Mutex<HashMap<NodeName, usize>>>,
         publisher: &Publisher,
@@ -115,7 +116,7 @@ impl Slot {
     }
 }
 
-impl Drop for Slot {
+impl Drop for Place {
     fn drop(&mut self) {
         self.publisher.counters().clients.fetch_sub(1, Ordering::Relaxed);
         let mut counts = self.nodes.lock();
@@ -134,22 +135,20 @@ async fn converse(
     replies: mpsc::Sender<Result<Pieces, Status>>,
     publisher: Publisher,
     mut stopping: watch::Receiver<bool>,
-    slot: Slot,
+    place: Place,
 ) {
-    let node = &slot.node;
+    let node = &place.node;
     tracing::info!(%node, "xDS client connected");
     let mut session = Session::default();
     let mut revision = publisher.watch();
     let mut look = false;
     let end = loop {
         tokio::select! {
-            _ = stopping.wait_for(|stop| *stop) => {
-                break Some(Status::unavailable("the controller is stopping"));
-            }
+            _ = stopping.wait_for(|stop| *stop) => break Some(Status::unavailable("the controller is stopping")),
             request = requests.message() => match request {
                 Ok(Some(request)) => match session.receive(request) {
-                    Ok(received) => {
-                        count(&publisher, node, &received);
+                    Ok(heard) => {
+                        note(&publisher, node, &heard);
                         look = true;
                     }
                     Err(violation) => break Some(Status::resource_exhausted(violation.to_string())),
@@ -161,14 +160,14 @@ async fn converse(
                 }
             },
             Ok(()) = revision.changed() => look = true,
-            permit = replies.reserve(), if look => {
-                let Ok(permit) = permit else { break None };
+            place = replies.reserve(), if look => {
+                let Ok(place) = place else { break None };
                 match publisher.read(|store| session.next(store)) {
                     Ok(Some(reply)) => {
                         let (counters, changed) = (publisher.counters(), &reply.changed);
                         counters.sent.fetch_add(changed.put.len() as u64, Ordering::Relaxed);
                         counters.removed.fetch_add(changed.removed.len() as u64, Ordering::Relaxed);
-                        permit.send(reply.encode(publisher.whole()));
+                        place.send(reply.encode(publisher.whole()));
                     }
                     Ok(None) => look = false,
                     Err(_) => break Some(Status::aborted("too far behind; connect again with what you hold")),
@@ -182,21 +181,21 @@ async fn converse(
         tracing::info!(%node, "xDS client disconnected");
     }
     if let Some(status) = end {
-        // Does not wait: a client that does not read would hold this task. The dropped channel ends the
+        // Not waiting: a client that does not read would hold this task, and the dropped channel ends its
         // stream too.
         let _ = replies.try_send(Err(status));
     }
 }
 
-fn count(publisher: &Publisher, node: &NodeName, received: &Received) {
-    match received {
-        Received::Ack => {
+fn note(publisher: &Publisher, node: &NodeName, heard: &Heard) {
+    match heard {
+        Heard::Ack => {
             publisher.counters().acks.fetch_add(1, Ordering::Relaxed);
         }
-        Received::Nack { kind, message } => {
+        Heard::Nack { kind, message } => {
             publisher.counters().nacks.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(%node, ?kind, message, "xDS client rejected resources");
+            tracing::warn!(%node, ?kind, message, "xDS client refused resources");
         }
-        Received::Subscribed | Received::Stale | Received::Unknown => {}
+        Heard::Subscribed | Heard::Stale | Heard::Foreign => {}
     }
 }

@@ -1,8 +1,8 @@
-//! The delta protocol with one client, as a pure state machine: [`Session`] takes requests and gives
-//! responses.
+//! One client's side of the delta protocol, as a pure state machine: requests go in, the next response comes
+//! out.
 //!
-//! At most one response of a type is unanswered. The next one is made from the store's state when the client
-//! has answered, so a resource that changes often is sent as often as the client can handle.
+//! At most one response of a type is under way: the next one is made when the client has answered the last,
+//! from what is true then. So what changes often is sent as often as the client can take it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -12,47 +12,48 @@ use super::store::{Behind, Changed, Store};
 use crate::proto::discovery::DeltaDiscoveryRequest;
 use crate::resource::{Encoded, ResourceType};
 
-/// The most names that a client may subscribe to.
+/// Names that a client may subscribe to one by one.
 const MAX_NAMES: usize = 10_000;
-/// The longest name, in bytes.
+/// How long such a name may be.
 const MAX_NAME: usize = 1_024;
-/// The most unknown types that a client may subscribe to: a newer daemon may know some.
-const MAX_UNKNOWN: usize = 16;
+/// Types unknown here that a client may ask for; a newer daemon may know some.
+const MAX_FOREIGN: usize = 16;
 
 const WILDCARD: &str = "*";
 
-/// The meaning of a request.
+/// What a request said.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Received {
-    /// A subscription, without an answer to a response.
+pub(super) enum Heard {
+    /// Interest in resources, and nothing about a response.
     Subscribed,
-    /// The last response was accepted.
+    /// The last response was taken.
     Ack,
-    /// A resource of the last response was rejected.
+    /// Part of the last response was refused.
     Nack { kind: ResourceType, message: String },
-    /// An answer to an earlier response.
+    /// An answer to a response that is not the last one.
     Stale,
-    /// A type that is not served.
-    Unknown,
+    /// A type that is not served here.
+    Foreign,
 }
 
-/// A client exceeds a limit.
+/// The client asks for more than a session may hold.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Violation {
     #[error("subscribed to more than {MAX_NAMES} resources by name")]
-    TooManyNames,
+    Names,
     #[error("subscribed to a resource name longer than {MAX_NAME} bytes")]
-    LongName,
-    #[error("asked for more than {MAX_UNKNOWN} unknown types")]
-    UnknownTypes,
+    NameLength,
+    #[error("asked for more than {MAX_FOREIGN} unknown types")]
+    Foreign,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Session {
     subscriptions: [Option<Subscription>; 2],
-    /// Unknown types. Each gets one empty response, because a client may wait for it.
-    unknown: BTreeSet<String>,
-    unknown_unanswered: VecDeque<String>,
+    /// Unknown types: they get one empty answer each, so that a client that waits for it does not wait
+    /// forever.
+    foreign: BTreeSet<String>,
+    foreign_unanswered: VecDeque<String>,
     responses: u64,
 }
 
@@ -60,21 +61,21 @@ pub(super) struct Session {
 struct Subscription {
     wildcard: bool,
     names: BTreeSet<Arc<str>>,
-    /// The versions that the client holds; taken when the first response is made.
+    /// What the client said it holds; taken when the first response is made.
     claimed: Option<BTreeMap<String, String>>,
-    /// Names to be sent even if they are unchanged.
-    requested: BTreeSet<Arc<str>>,
-    /// The store's revision that the client has been sent.
-    sent: u64,
-    /// The nonce of the unanswered response.
+    /// Names to be sent whether they changed or not.
+    asked: BTreeSet<Arc<str>>,
+    /// The store's revision that the client has been told of.
+    told: u64,
+    /// The nonce of the response that is not answered yet.
     unanswered: Option<String>,
 }
 
 impl Session {
-    /// Processes a request.
-    pub(super) fn receive(&mut self, request: DeltaDiscoveryRequest) -> Result<Received, Violation> {
+    /// Takes a request.
+    pub(super) fn receive(&mut self, request: DeltaDiscoveryRequest) -> Result<Heard, Violation> {
         let Some(kind) = ResourceType::from_type_url(&request.type_url) else {
-            return self.receive_unknown(request);
+            return self.receive_foreign(request);
         };
         let Some(subscription) = &mut self.subscriptions[kind.index()] else {
             let mut subscription = Subscription {
@@ -84,42 +85,42 @@ impl Session {
             };
             subscription.subscribe(request.resource_names_subscribe)?;
             self.subscriptions[kind.index()] = Some(subscription);
-            return Ok(Received::Subscribed);
+            return Ok(Heard::Subscribed);
         };
-        let received = if request.response_nonce.is_empty() {
-            Received::Subscribed
+        let heard = if request.response_nonce.is_empty() {
+            Heard::Subscribed
         } else if subscription.unanswered.as_deref() != Some(request.response_nonce.as_str()) {
-            Received::Stale
+            Heard::Stale
         } else {
             subscription.unanswered = None;
             match request.error_detail {
-                Some(status) => Received::Nack { kind, message: status.message },
-                None => Received::Ack,
+                Some(status) => Heard::Nack { kind, message: status.message },
+                None => Heard::Ack,
             }
         };
         subscription.subscribe(request.resource_names_subscribe)?;
         subscription.unsubscribe(&request.resource_names_unsubscribe);
-        Ok(received)
+        Ok(heard)
     }
 
-    fn receive_unknown(&mut self, request: DeltaDiscoveryRequest) -> Result<Received, Violation> {
-        if self.unknown.contains(&request.type_url) {
-            return Ok(Received::Unknown);
+    fn receive_foreign(&mut self, request: DeltaDiscoveryRequest) -> Result<Heard, Violation> {
+        if self.foreign.contains(&request.type_url) {
+            return Ok(Heard::Foreign);
         }
-        if self.unknown.len() == MAX_UNKNOWN || request.type_url.len() > MAX_NAME {
-            return Err(Violation::UnknownTypes);
+        if self.foreign.len() == MAX_FOREIGN || request.type_url.len() > MAX_NAME {
+            return Err(Violation::Foreign);
         }
-        self.unknown.insert(request.type_url.clone());
-        self.unknown_unanswered.push_back(request.type_url);
-        Ok(Received::Unknown)
+        self.foreign.insert(request.type_url.clone());
+        self.foreign_unanswered.push_back(request.type_url);
+        Ok(Heard::Foreign)
     }
 
-    /// The next response, if there is one.
+    /// The next response, if there is anything to say.
     pub(super) fn next(&mut self, store: &Store) -> Result<Option<Reply>, Behind> {
         if !store.ready() {
             return Ok(None);
         }
-        if let Some(type_url) = self.unknown_unanswered.pop_front() {
+        if let Some(type_url) = self.foreign_unanswered.pop_front() {
             return Ok(Some(Reply {
                 type_url,
                 nonce: self.nonce(),
@@ -154,7 +155,7 @@ impl Subscription {
     fn subscribe(&mut self, names: Vec<String>) -> Result<(), Violation> {
         for name in names {
             if name.len() > MAX_NAME {
-                return Err(Violation::LongName);
+                return Err(Violation::NameLength);
             }
             if name == WILDCARD {
                 if !self.wildcard {
@@ -164,10 +165,10 @@ impl Subscription {
                 continue;
             }
             let name: Arc<str> = name.into();
-            self.requested.insert(name.clone());
+            self.asked.insert(name.clone());
             self.names.insert(name);
             if self.names.len() > MAX_NAMES {
-                return Err(Violation::TooManyNames);
+                return Err(Violation::Names);
             }
         }
         Ok(())
@@ -178,29 +179,29 @@ impl Subscription {
             if name == WILDCARD {
                 self.wildcard = false;
             } else if let Some(name) = self.names.take(name.as_str()) {
-                // The wildcard still covers it, but the client may have removed it: send it again.
+                // A wildcard still covers it, and the client may have dropped it: send it again.
                 if self.wildcard {
-                    self.requested.insert(name);
+                    self.asked.insert(name);
                 } else {
-                    self.requested.remove(&name);
+                    self.asked.remove(&name);
                 }
             }
         }
     }
 
-    /// What the client lacks. The first response is sent even if it is empty.
+    /// What the client should be told now; the first time always something, if only that there is nothing.
     fn changed(&mut self, kind: ResourceType, store: &Store) -> Result<Option<Changed>, Behind> {
         let (first, changed) = if let Some(claimed) = self.claimed.take() {
-            self.requested.clear();
+            self.asked.clear();
             (true, self.difference(kind, store, &claimed))
         } else {
             (false, self.since(kind, store)?)
         };
-        self.sent = store.revision();
+        self.told = store.revision();
         Ok((first || !changed.put.is_empty() || !changed.removed.is_empty()).then_some(changed))
     }
 
-    /// What differs from the versions that the client holds.
+    /// What the client lacks and what it holds in vain, by its own account.
     fn difference(&self, kind: ResourceType, store: &Store, claimed: &BTreeMap<String, String>) -> Changed {
         let lacks = |resource: &&Arc<Encoded>| {
             claimed.get(&*resource.name).is_none_or(|version| **version != *resource.version)
@@ -208,10 +209,10 @@ impl Subscription {
         let gone = |name: &&str| store.get(kind, name).is_none();
         if self.wildcard {
             let named = self.names.iter().map(|name| &**name).filter(|name| !claimed.contains_key(*name));
-            let removed = claimed.keys().map(String::as_str).chain(named).filter(gone);
+            let in_vain = claimed.keys().map(String::as_str).chain(named).filter(gone);
             Changed {
                 put: store.all(kind).filter(lacks).cloned().collect(),
-                removed: removed.map(Into::into).collect(),
+                removed: in_vain.map(Into::into).collect(),
                 whole: claimed.is_empty(),
             }
         } else {
@@ -224,19 +225,19 @@ impl Subscription {
         }
     }
 
-    /// What changed since the last response, and what was requested again.
+    /// What changed since the client was last told, and what it asked for again.
     fn since(&mut self, kind: ResourceType, store: &Store) -> Result<Changed, Behind> {
-        let mut changed = store.since(kind, self.sent)?;
+        let mut changed = store.since(kind, self.told)?;
         if !self.wildcard {
             changed.put.retain(|resource| self.names.contains(&resource.name));
             changed.removed.retain(|name| self.names.contains(name));
         }
-        if !self.requested.is_empty() {
-            let mut requested = std::mem::take(&mut self.requested);
+        if !self.asked.is_empty() {
+            let mut asked = std::mem::take(&mut self.asked);
             for name in changed.put.iter().map(|resource| &resource.name).chain(&changed.removed) {
-                requested.remove(name);
+                asked.remove(name);
             }
-            for name in requested {
+            for name in asked {
                 match store.get(kind, &name) {
                     Some(resource) => changed.put.push(resource.clone()),
                     None => changed.removed.push(name),
@@ -246,6 +247,3 @@ impl Subscription {
         Ok(changed)
     }
 }
-
-#[cfg(test)]
-mod tests;

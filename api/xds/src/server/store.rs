@@ -1,18 +1,19 @@
-//! The published resources, by name and in the order of their last change: [`Store`].
+//! What is published: every resource by name, and the order in which resources last changed.
 //!
-//! A session holds only the revision that it has read. All later changes are found by the order, once for
-//! each resource, so a client that reads slowly costs no memory. The number of removals is limited. A session
-//! that is further behind must start again with the versions that its client holds.
+//! A session remembers only how far it has read. Whatever changed since then is found in the order, once for
+//! each resource however often it changed, so a client that reads slowly costs no memory. Removals are
+//! remembered up to a limit; a session that is further behind than that starts again from what its client
+//! says it holds.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::resource::{Encoded, ResourceType};
 
-/// The most removals of a type that are kept, unless it has more resources: then as many as those.
+/// Removals of one type that are remembered. Where more resources than this live, as many as they are.
 const REMOVALS: usize = 10_000;
 
-/// The session's revision is older than the oldest removal that is kept.
+/// The session has read less than what is still remembered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Behind;
 
@@ -21,7 +22,7 @@ pub(super) struct Behind;
 pub(super) struct Changed {
     pub(super) put: Vec<Arc<Encoded>>,
     pub(super) removed: Vec<Arc<str>>,
-    /// Whether `put` has all resources of the type.
+    /// `put` is all that there is of the type.
     pub(super) whole: bool,
 }
 
@@ -41,7 +42,7 @@ struct Table {
     /// Removed names, and the same by when they were.
     tombstones: HashMap<Arc<str>, u64>,
     removed: BTreeMap<u64, Arc<str>>,
-    /// Removals up to this revision are not kept.
+    /// Removals up to here are not remembered.
     forgotten: u64,
 }
 
@@ -62,8 +63,8 @@ impl Store {
         Self { ready: false, revision: 0, removals, tables: Default::default() }
     }
 
-    /// Sessions respond from now on. Before, an empty store would remove all resources of reconnecting
-    /// clients.
+    /// Until this is called nothing is answered: an empty store would tell reconnecting clients that all is
+    /// gone.
     pub(super) fn set_ready(&mut self) {
         self.ready = true;
     }
@@ -72,7 +73,7 @@ impl Store {
         self.ready
     }
 
-    /// Increases with every change.
+    /// Grows with every change.
     pub(super) fn revision(&self) -> u64 {
         self.revision
     }
@@ -81,7 +82,7 @@ impl Store {
         self.tables[kind.index()].resources.len()
     }
 
-    /// Returns whether the resource has changed.
+    /// Whether anything changed.
     pub(super) fn put(&mut self, kind: ResourceType, resource: Encoded) -> bool {
         let table = &mut self.tables[kind.index()];
         if let Some(held) = table.resources.get(&resource.name) {
@@ -100,7 +101,7 @@ impl Store {
         true
     }
 
-    /// Returns whether there was a resource.
+    /// Whether anything changed.
     pub(super) fn remove(&mut self, kind: ResourceType, name: &str) -> bool {
         let table = &mut self.tables[kind.index()];
         let Some((name, entry)) = table.resources.remove_entry(name) else { return false };
@@ -124,7 +125,7 @@ impl Store {
         self.tables[kind.index()].resources.values().map(|entry| &entry.resource)
     }
 
-    /// The changes after `revision`, oldest first.
+    /// Everything that changed after `revision`, oldest change first.
     pub(super) fn since(&self, kind: ResourceType, revision: u64) -> Result<Changed, Behind> {
         let table = &self.tables[kind.index()];
         if revision < table.forgotten {

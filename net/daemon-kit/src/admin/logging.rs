@@ -5,7 +5,7 @@ use std::future::ready;
 use http::StatusCode;
 use serde_json::json;
 
-use super::{Request, Response, Router};
+use super::router::{Request, Response, Router};
 use crate::telemetry::logs::Control;
 
 /// Answers `/logging`.
@@ -22,7 +22,7 @@ fn current(control: &Control) -> Response {
 
 fn set(control: &Control, request: &Request) -> Response {
     let Some(filter) = request.query.get("level") else {
-        let message = "say which: POST /logging?level=info or ?level=info,ambit_hbone=debug";
+        let message = "no level: use POST /logging?level=info or ?level=info,ambit_hbone=debug";
         return Response::error(StatusCode::BAD_REQUEST, message);
     };
     match control.set(filter) {
@@ -40,7 +40,7 @@ mod tests {
     use crate::telemetry::logs::{Settings, subscriber};
 
     #[test]
-    fn the_filter_is_shown_and_changed_and_bad_ones_are_refused() {
+    fn filter_is_shown_and_changed_and_invalid_ones_are_refused() {
         let (_subscriber, control) =
             subscriber(&Settings::default(), std::io::sink).expect("the default filter is good");
         let level = |level: &str| Request {
@@ -50,7 +50,7 @@ mod tests {
         for (name, request, status, says, filter) in [
             ("good", level("debug,access=off"), 200, "debug,access=off", "debug,access=off"),
             ("misspelt", level("debgu"), 400, "is not a level", "debug,access=off"),
-            ("absent", Request::default(), 400, "say which", "debug,access=off"),
+            ("absent", Request::default(), 400, "no level", "debug,access=off"),
         ] {
             let answer = set(&control, &request);
             let body = String::from_utf8_lossy(&answer.body).into_owned();

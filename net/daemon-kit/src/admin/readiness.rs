@@ -9,7 +9,7 @@ use http::StatusCode;
 use parking_lot::RwLock;
 use serde::Serialize;
 
-use super::{Response, Router};
+use super::router::{Response, Router};
 
 /// All conditions of a daemon. Clones are the same conditions. Without any it is not ready.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +30,7 @@ struct State {
 }
 
 impl Readiness {
+    /// Without conditions: not ready.
     pub fn new() -> Self {
         Self::default()
     }
@@ -109,7 +110,10 @@ mod tests {
             body,
             serde_json::json!({
                 "ready": false,
-                "conditions": { "xds": { "met": false, "why": "the stream broke" }, "enrolment": { "met": true } },
+                "conditions": {
+                    "xds": { "met": false, "why": "the stream broke" },
+                    "enrolment": { "met": true },
+                },
             })
         );
     }

@@ -23,19 +23,23 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 type Handler = Arc<dyn Fn(Request) -> Pin<Box<dyn Future<Output = Response> + Send>> + Send + Sync>;
 
-/// The question.
+/// A request as handlers see it.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
     /// Decoded query parameters; of a repeated one the last.
     pub query: BTreeMap<String, String>,
+    /// At most 64 KiB.
     pub body: Bytes,
 }
 
-/// The answer.
+/// A handler's answer.
 #[derive(Clone, Debug)]
 pub struct Response {
+    /// The HTTP status.
     pub status: StatusCode,
+    /// The header of that name.
     pub content_type: &'static str,
+    /// The text.
     pub body: Bytes,
 }
 
@@ -50,7 +54,7 @@ impl Response {
         match serde_json::to_vec_pretty(value) {
             Ok(body) => Self::new(StatusCode::OK, "application/json", body),
             Err(error) => {
-                Self::error(StatusCode::INTERNAL_SERVER_ERROR, &format!("encoding the answer: {error}"))
+                Self::error(StatusCode::INTERNAL_SERVER_ERROR, &format!("failed to encode answer: {error}"))
             }
         }
     }
@@ -60,6 +64,7 @@ impl Response {
         Self::json(&BTreeMap::from([("error", message)])).with_status(status)
     }
 
+    /// The same with another status.
     #[must_use]
     pub fn with_status(mut self, status: StatusCode) -> Self {
         self.status = status;
@@ -84,6 +89,7 @@ struct Route {
 }
 
 impl Router {
+    /// Answers no path yet.
     pub fn new() -> Self {
         Self::default()
     }
@@ -167,9 +173,9 @@ impl Route {
 
 impl Request {
     async fn read(request: http::Request<Incoming>) -> Result<Self, Response> {
-        // A page in somebody's browser must not change a daemon on that machine.
+        // A page in a browser must not change a daemon on that machine.
         if request.method() == Method::POST && request.headers().contains_key(header::ORIGIN) {
-            return Err(Response::error(StatusCode::FORBIDDEN, "not from a browser's page"));
+            return Err(Response::error(StatusCode::FORBIDDEN, "requests from a web page are refused"));
         }
         let query = parse_query(request.uri().query().unwrap_or_default())
             .map_err(|message| Response::error(StatusCode::BAD_REQUEST, &message))?;
@@ -177,15 +183,13 @@ impl Request {
         match tokio::time::timeout(BODY_TIMEOUT, body).await {
             Ok(Ok(body)) => Ok(Self { query, body: body.to_bytes() }),
             Ok(Err(error)) if error.is::<LengthLimitError>() => {
-                let message = format!("the body is longer than {MAX_BODY_BYTES} bytes");
+                let message = format!("body is longer than {MAX_BODY_BYTES} bytes");
                 Err(Response::error(StatusCode::PAYLOAD_TOO_LARGE, &message))
             }
             Ok(Err(error)) => {
-                Err(Response::error(StatusCode::BAD_REQUEST, &format!("reading the body: {error}")))
+                Err(Response::error(StatusCode::BAD_REQUEST, &format!("failed to read body: {error}")))
             }
-            Err(_elapsed) => {
-                Err(Response::error(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"))
-            }
+            Err(_elapsed) => Err(Response::error(StatusCode::REQUEST_TIMEOUT, "body did not arrive in time")),
         }
     }
 }

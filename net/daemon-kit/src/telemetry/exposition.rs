@@ -1,9 +1,9 @@
 //! Prometheus' text format, written by `metrics-exporter-prometheus`: an [`Exposition`] is one answer to one
 //! scrape.
 //!
-//! What is counted lives in recorders that last ([`COUNTS`]; connections have one whose series expire). What
-//! is a state, or is counted elsewhere, is set in a recorder of the exposition's own: what is gone by the
-//! next scrape is not in it.
+//! Counters and histograms live in recorders that last ([`COUNTS`]; connections have one whose series
+//! expire). Gauges, and what is counted elsewhere, are set in a recorder of the exposition's own: what is
+//! gone by the next scrape is not in it.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
@@ -20,7 +20,7 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub const SECONDS: &[f64] =
     &[0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-/// What the process counts and measures for as long as it lives.
+/// The process's counters and histograms.
 pub(super) static COUNTS: LazyLock<PrometheusRecorder> = LazyLock::new(|| {
     let builder = PrometheusBuilder::new();
     builder.set_buckets(SECONDS).expect("there are buckets").build_recorder()
@@ -32,8 +32,11 @@ const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, N
 /// What a family's numbers are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
+    /// Only grows.
     Counter,
+    /// The present value.
     Gauge,
+    /// How often a number was how large.
     Histogram,
 }
 
@@ -50,8 +53,11 @@ impl Kind {
 /// A metric's name, kind and one sentence.
 #[derive(Clone, Copy, Debug)]
 pub struct Family {
+    /// Its name, as in `ambit_connections_open`.
     pub name: &'static str,
+    /// Counter, gauge or histogram.
     pub kind: Kind,
+    /// One sentence for `# HELP`.
     pub help: &'static str,
 }
 
@@ -71,7 +77,7 @@ impl Family {
         Self { name, kind: Kind::Histogram, help }
     }
 
-    /// Tells a recorder what the family is.
+    /// Describes the family to a recorder.
     pub fn describe(&self, recorder: &PrometheusRecorder) {
         let describe = match self.kind {
             Kind::Counter => PrometheusRecorder::describe_counter,
@@ -111,7 +117,9 @@ pub fn label(name: &'static str, value: impl AsRef<str> + Into<metrics::SharedSt
 /// A sample's value, written as Prometheus reads it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Value {
+    /// A count.
     Whole(u64),
+    /// A measurement.
     Real(f64),
 }
 
@@ -149,12 +157,12 @@ impl Value {
     }
 }
 
-/// The answer as far as it is known.
+/// One answer to a scrape, being put together.
 #[derive(Debug)]
 pub struct Exposition {
-    /// What is so now.
+    /// Set for this exposition only.
     now: PrometheusRecorder,
-    /// What other recorders said.
+    /// The text of other recorders.
     text: String,
     families: BTreeMap<&'static str, Family>,
 }
@@ -240,81 +248,4 @@ impl Samples<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The samples and heads of the families whose names begin so, in order.
-    fn lines(text: &str, name: &str) -> Vec<String> {
-        let mine =
-            |line: &&str| line.trim_start_matches("# HELP ").trim_start_matches("# TYPE ").starts_with(name);
-        let mut lines: Vec<_> = text.lines().filter(mine).map(str::to_owned).collect();
-        lines.sort();
-        lines
-    }
-
-    #[test]
-    fn families_and_samples() {
-        let mut all = Exposition::default();
-        all.family(&Family::counter("shown_a_total", "Counts a."))
-            .sample(&[("kind", "x"), ("odd", "a\"b\nd")], 7_u64)
-            .sample(&[], 8_u64);
-        all.single(&Family::gauge("shown_b", "Shows b."), true);
-        all.single(&Family::counter("shown_c_seconds_total", "Takes c."), 0.5);
-        all.family(&Family::gauge("shown_d", "Shows no d."));
-        let text = all.into_text();
-        assert_eq!(
-            lines(&text, "shown_"),
-            [
-                "# HELP shown_a_total Counts a.",
-                "# HELP shown_b Shows b.",
-                "# HELP shown_c_seconds_total Takes c.",
-                "# HELP shown_d Shows no d.",
-                "# TYPE shown_a_total counter",
-                "# TYPE shown_b gauge",
-                "# TYPE shown_c_seconds_total counter",
-                "# TYPE shown_d gauge",
-                "shown_a_total 8",
-                r#"shown_a_total{kind="x",odd="a\"b\nd"} 7"#,
-                "shown_b 1",
-                "shown_c_seconds_total 0.5",
-            ],
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn different_values_of_a_label_stay_different() {
-        let values = ["\\", "\\\\", "\\\"", "\"", "\\n", "\n", "\\\n", "a\\", "\\a"];
-        let mut all = Exposition::default();
-        let mut family = all.family(&Family::gauge("odd_values", "Odd."));
-        for (number, value) in values.iter().enumerate() {
-            family.sample(&[("value", value)], number);
-        }
-        let shown = lines(&all.into_text(), "odd_values{");
-        let mut expected: Vec<_> = values
-            .iter()
-            .enumerate()
-            .map(|(number, value)| {
-                let escaped = value.replace('\\', r"\\").replace('"', r#"\""#).replace('\n', r"\n");
-                format!("odd_values{{value=\"{escaped}\"}} {number}")
-            })
-            .collect();
-        expected.sort();
-        assert_eq!(shown, expected);
-    }
-
-    #[test]
-    fn what_is_gone_is_not_shown() {
-        const HELD: Family = Family::gauge("held_things", "Things held.");
-        let shown = |things: &[&str]| {
-            let mut all = Exposition::default();
-            let mut family = all.family(&HELD);
-            for thing in things {
-                family.sample(&[("thing", thing)], 1_u64);
-            }
-            lines(&all.into_text(), "held_things{")
-        };
-        assert_eq!(shown(&["a", "b"]).len(), 2);
-        assert_eq!(shown(&["b"]), [r#"held_things{thing="b"} 1"#]);
-    }
-}
+mod tests;

@@ -1,5 +1,5 @@
-//! What counts and measures between scrapes. Each is a `static` next to what it watches, and is announced by
-//! whoever writes the exposition: then it is shown before it first counts.
+//! Counters and histograms that last between scrapes. Each is a `static` next to what it counts, and is
+//! announced when an exposition is written, so that it is shown before it first counts.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -10,7 +10,7 @@ use parking_lot::RwLock;
 
 use super::exposition::{COUNTS, Exposition, Family, label};
 
-/// Label sets that one [`Counters`] tells apart; its labels are meant to have few values.
+/// Label sets that one [`Counters`] distinguishes; its labels are meant to have few values.
 const MAX_SETS: usize = 4096;
 
 /// The recorder keeps every measurement until they are put into buckets: that is done after so many, scraped
@@ -18,10 +18,10 @@ const MAX_SETS: usize = 4096;
 const MEASUREMENTS_KEPT: u64 = 1024;
 static MEASURED: AtomicU64 = AtomicU64::new(0);
 
-/// What was not counted because there were too many label sets.
+/// Increments that were not counted because there were too many label sets.
 static UNCOUNTED: Counters<1> = Counters::new(
     "ambit_metrics_uncounted_total",
-    "What was not counted because a metric has too many label sets, by metric.",
+    "Increments that were not counted because a metric has too many label sets, by metric.",
     ["metric"],
 );
 
@@ -33,6 +33,7 @@ pub struct Counter {
 }
 
 impl Counter {
+    /// A counter; its name ends in `_total`.
     pub const fn new(name: &'static str, help: &'static str) -> Self {
         Self { family: Family::counter(name, help), count: OnceLock::new() }
     }
@@ -49,13 +50,14 @@ impl Counter {
         })
     }
 
+    /// Announces it to an exposition.
     pub fn show(&self, all: &mut Exposition) {
         self.counter();
         all.announce(&self.family);
     }
 }
 
-/// Counters of one family, told apart by `N` labels.
+/// Counters of one family, distinguished by `N` labels.
 #[derive(Debug)]
 pub struct Counters<const N: usize> {
     family: Family,
@@ -64,6 +66,7 @@ pub struct Counters<const N: usize> {
 }
 
 impl<const N: usize> Counters<N> {
+    /// Counters with these labels; their name ends in `_total`.
     pub const fn new(name: &'static str, help: &'static str, labels: [&'static str; N]) -> Self {
         Self { family: Family::counter(name, help), labels, counts: RwLock::new(BTreeMap::new()) }
     }
@@ -91,6 +94,7 @@ impl<const N: usize> Counters<N> {
         self.family.counter_in(&COUNTS, labels)
     }
 
+    /// Announces it to an exposition.
     pub fn show(&self, all: &mut Exposition) {
         all.announce(&self.family);
     }
@@ -101,7 +105,7 @@ pub(super) fn show(all: &mut Exposition) {
     UNCOUNTED.show(all);
 }
 
-/// Histograms of durations of one family, told apart by one label whose values are known.
+/// Histograms of durations of one family, distinguished by one label whose values are known.
 #[derive(Debug)]
 pub struct Durations {
     family: Family,
@@ -111,6 +115,7 @@ pub struct Durations {
 }
 
 impl Durations {
+    /// Histograms of this label's values; their name ends in `_seconds`.
     pub const fn new(
         name: &'static str,
         help: &'static str,
@@ -138,6 +143,7 @@ impl Durations {
         })
     }
 
+    /// Announces it to an exposition.
     pub fn show(&self, all: &mut Exposition) {
         self.histograms();
         all.announce(&self.family);
@@ -145,68 +151,4 @@ impl Durations {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The samples of the family of this name, in order.
-    fn text(name: &str, show: impl Fn(&mut Exposition)) -> Vec<String> {
-        let mut all = Exposition::default();
-        show(&mut all);
-        let text = all.into_text();
-        let mut lines: Vec<_> =
-            text.lines().filter(|line| line.starts_with(name)).map(str::to_owned).collect();
-        lines.sort();
-        lines
-    }
-
-    #[test]
-    fn a_counter_is_shown_before_it_counts() {
-        static COUNTER: Counter = Counter::new("one_total", "one");
-        assert_eq!(text("one_total", |all| COUNTER.show(all)), ["one_total 0"]);
-        COUNTER.count();
-        assert_eq!(text("one_total", |all| COUNTER.show(all)), ["one_total 1"]);
-    }
-
-    #[test]
-    fn counters_are_told_apart_by_their_labels() {
-        static COUNTERS: Counters<2> = Counters::new("apart_total", "c", ["a", "b"]);
-        for values in [["1", "2"], ["1", "3"], ["1", "2"]] {
-            COUNTERS.count(values);
-        }
-        assert_eq!(
-            text("apart_total", |all| COUNTERS.show(all)),
-            [r#"apart_total{a="1",b="2"} 2"#, r#"apart_total{a="1",b="3"} 1"#]
-        );
-    }
-
-    #[test]
-    fn counters_do_not_grow_without_bound() {
-        let counters = Counters::new("bound_total", "c", ["a"]);
-        for number in 0..2 * MAX_SETS {
-            counters.count([&number.to_string()]);
-        }
-        assert_eq!(text("bound_total", |all| counters.show(all)).len(), MAX_SETS);
-        let left_out = format!(r#"ambit_metrics_uncounted_total{{metric="bound_total"}} {MAX_SETS}"#);
-        assert_eq!(text("ambit_metrics_uncounted_total", show), [left_out]);
-    }
-
-    #[test]
-    fn a_histogram_counts_what_is_at_most_its_bounds() {
-        static HISTOGRAM: Durations = Durations::new("d_seconds", "d", "way", &["in", "out"]);
-        for milliseconds in [1, 1, 2, 20_000] {
-            HISTOGRAM.observe("in", Duration::from_millis(milliseconds));
-        }
-        HISTOGRAM.observe("neither", Duration::ZERO);
-        let lines = text("d_seconds", |all| HISTOGRAM.show(all));
-        let value = |start: &str| {
-            let line = lines.iter().find(|line| line.starts_with(start)).expect(start);
-            line.rsplit_once(' ').expect("a value").1
-        };
-        for (bound, below) in [("0.0005", "0"), ("0.001", "2"), ("0.0025", "3"), ("10", "3"), ("+Inf", "4")] {
-            assert_eq!(value(&format!(r#"d_seconds_bucket{{way="in",le="{bound}"}}"#)), below, "{bound}");
-        }
-        assert_eq!(value(r#"d_seconds_sum{way="in"}"#), "20.004");
-        assert_eq!(value(r#"d_seconds_count{way="in"}"#), "4");
-        assert_eq!(value(r#"d_seconds_count{way="out"}"#), "0");
-    }
-}
+mod tests;

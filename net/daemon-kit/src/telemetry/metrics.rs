@@ -1,7 +1,7 @@
 //! All metrics of the process, as Prometheus reads them: [`Metrics::render`].
 //!
-//! Every module shows its own ([`Metrics::collect`]); what is a state (how many are open, how old something
-//! is) is read when it is asked for, so it is never older than the scrape, and what is gone is not shown.
+//! Every module shows its own ([`Metrics::collect`]). A gauge is read when it is scraped, so it is never
+//! older than the scrape, and what is gone is not shown.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::{instruments, logs, process};
 
 type Collector = Box<dyn Fn(&mut Exposition) + Send + Sync>;
 
-/// What there is to show. Clones are the same metrics.
+/// The process's metrics. Clones are the same metrics.
 #[derive(Clone, Default)]
 pub struct Metrics(Arc<Mutex<Vec<Collector>>>);
 
@@ -29,7 +29,7 @@ impl Metrics {
         metrics
     }
 
-    /// Adds how the runtime does that the caller runs in.
+    /// Adds the state of the runtime that the caller runs in.
     pub fn collect_runtime(&self) {
         let runtime = tokio::runtime::Handle::current();
         self.collect(move |all| process::show_runtime(&runtime, all));
@@ -62,7 +62,7 @@ mod tests {
     use crate::telemetry::exposition::Family;
 
     #[test]
-    fn the_text_describes_its_series() {
+    fn exposition_describes_its_series() {
         let metrics = Metrics::new("test");
         metrics.collect(|all| all.single(&Family::gauge("mine", "Mine."), 3_u64));
         let text = metrics.render();

@@ -1,5 +1,5 @@
-//! What the process is and takes, under the names that every Prometheus client uses, and how its runtime
-//! does.
+//! The process's build, processor time and memory, under the names that every Prometheus client uses, and the
+//! state of its runtime.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -7,11 +7,11 @@ use super::exposition::{Exposition, Family};
 
 const BUILD: Family = Family::gauge("ambit_build_info", "Always 1; the labels say what runs.");
 const START: Family =
-    Family::gauge("process_start_time_seconds", "When the process began, in seconds since 1970.");
+    Family::gauge("process_start_time_seconds", "Start time of the process, in seconds since 1970.");
 const CPU: Family =
-    Family::counter("process_cpu_seconds_total", "Processor time taken, of users and kernel.");
-const MEMORY: Family = Family::gauge("process_resident_memory_bytes", "Memory that is resident.");
-const DESCRIPTORS: Family = Family::gauge("process_open_fds", "File descriptors that are open.");
+    Family::counter("process_cpu_seconds_total", "Processor time used, in user and kernel mode.");
+const MEMORY: Family = Family::gauge("process_resident_memory_bytes", "Resident memory.");
+const DESCRIPTORS: Family = Family::gauge("process_open_fds", "Open file descriptors.");
 const WORKERS: Family = Family::gauge("ambit_runtime_workers", "Threads that carry connections.");
 const TASKS: Family = Family::gauge("ambit_runtime_tasks", "Tasks of the runtime that have not ended.");
 const QUEUE: Family = Family::gauge(
@@ -25,7 +25,7 @@ const BUSY: Family =
 const TICKS: f64 = 100.0;
 const PAGE: u64 = 4096;
 
-/// Writes what is known of the process. `began`: when it did; `component`: which of Ambit's programs it is.
+/// Writes the state of the process. `began`: when it started; `component`: which of Ambit's programs it is.
 pub(super) fn show(component: &str, began: SystemTime, all: &mut Exposition) {
     let version = env!("CARGO_PKG_VERSION");
     all.family(&BUILD).sample(&[("component", component), ("version", version)], 1_u64);
@@ -46,7 +46,7 @@ pub(super) fn show(component: &str, began: SystemTime, all: &mut Exposition) {
     }
 }
 
-/// Writes how the runtime does.
+/// Writes the state of the runtime.
 pub(super) fn show_runtime(runtime: &tokio::runtime::Handle, all: &mut Exposition) {
     let metrics = runtime.metrics();
     let workers = metrics.num_workers();
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_process_is_measured() {
+    fn process_is_measured() {
         let before = cpu_seconds().expect("/proc");
         let mut sum = 0_u64;
         while cpu_seconds().expect("/proc") < before + 0.05 {
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_runtime_is_measured() {
+    async fn runtime_is_measured() {
         let mut all = Exposition::default();
         show_runtime(&tokio::runtime::Handle::current(), &mut all);
         let text = all.into_text();

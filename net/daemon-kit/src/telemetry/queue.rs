@@ -1,5 +1,5 @@
-//! The queue between whoever logs and whoever reads the log: lines wait for a slow reader in bounded number,
-//! later ones are dropped and counted, and nobody who logs ever waits.
+//! The queue between the threads that log and the reader of the log ([`Queue`]): lines wait for a slow reader
+//! in bounded number, later ones are dropped and counted, and logging never waits.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 const QUEUED_LINES: usize = 8192;
 /// How long the end of the process waits for lines to be read.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(1);
-/// How long a written batch lets the next one gather. Without it, whoever logs pays a wake-up across CPUs for
-/// each line: with a line for each connection, a tenth of a daemon's time (seen with `perf` while connections
-/// came and went).
+/// How long a written batch lets the next one gather. Without it, a thread that logs pays a wake-up across
+/// CPUs for each line: with a line for each connection, a tenth of a daemon's time (seen with `perf` while
+/// connections came and went).
 const GATHER: Duration = Duration::from_millis(5);
-/// Between attempts to get a word into a full queue.
+/// Between attempts to put a message into a full queue.
 const FLUSH_PAUSE: Duration = Duration::from_millis(5);
 
 enum Message {
@@ -62,7 +62,7 @@ fn write_out(queue: &Receiver<Message>, counts: &Counts, writer: impl Write) {
         let mut next = Some(first);
         while let Some(message) = next {
             match message {
-                // Without a reader there is nowhere to complain.
+                // Without a reader an error cannot be reported.
                 Message::Line(line) => {
                     drop(writer.write_all(&line));
                     counts.written.fetch_add(1, Ordering::Relaxed);
@@ -124,63 +124,4 @@ impl Drop for Flush {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::{BufRead, BufReader};
-
-    use super::*;
-
-    #[test]
-    fn what_was_queued_is_written_by_the_end() {
-        let (reader, writer) = io::pipe().expect("a pipe");
-        let (mut queue, flush) = start(writer).expect("a thread");
-        for number in 0..100 {
-            writeln!(queue, "line").expect("never fails");
-            assert_eq!(queue.dropped(), 0, "{number}");
-        }
-        drop(flush);
-        let lines = BufReader::new(reader)
-            .lines()
-            .take(100)
-            .filter(|line| line.as_deref().is_ok_and(|l| l == "line"));
-        assert_eq!(lines.count(), 100);
-    }
-
-    #[test]
-    fn a_reader_that_stalls_stops_nobody() {
-        let (reader, writer) = io::pipe().expect("a pipe");
-        let (mut queue, flush) = start(writer).expect("a thread");
-        let line = [b"x".repeat(99), b"\n".to_vec()].concat();
-        let written = 3 * QUEUED_LINES;
-        let before = Instant::now();
-        for _ in 0..written {
-            queue.write_all(&line).expect("never fails");
-        }
-        assert!(before.elapsed() < Duration::from_secs(10), "{:?}", before.elapsed());
-        let dropped = queue.dropped();
-        assert!(dropped > 0, "no queue holds them all");
-        // A thread that was about to write may have taken some off.
-        assert!(queue.waiting() >= 4096, "{} wait", queue.waiting());
-        let before = Instant::now();
-        drop(flush);
-        let waited = before.elapsed();
-        assert!((FLUSH_DEADLINE..10 * FLUSH_DEADLINE).contains(&waited), "{waited:?}");
-        // Once it is read again, what was not dropped is there, in whole lines.
-        let kept = written - usize::try_from(dropped).expect("a count");
-        let lines = BufReader::new(reader)
-            .lines()
-            .take(kept)
-            .filter(|read| read.as_ref().is_ok_and(|l| l.len() == 99));
-        assert_eq!(lines.count(), kept);
-    }
-
-    #[test]
-    fn a_reader_that_left_stops_nobody() {
-        let (reader, writer) = io::pipe().expect("a pipe");
-        drop(reader);
-        let (mut queue, flush) = start(writer).expect("a thread");
-        for _ in 0..100 {
-            writeln!(queue, "line").expect("never fails");
-        }
-        drop(flush);
-    }
-}
+mod tests;

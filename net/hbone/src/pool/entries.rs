@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::{Key, Place};
+use super::key::Key;
 use crate::client::Connection;
+use crate::client::shared::Slot;
 
 /// `F` is what those who wait for a dial hold.
 pub(super) struct Entries<F> {
@@ -21,6 +22,14 @@ struct Kept {
     number: u64,
     connection: Connection,
     used: bool,
+}
+
+/// A place on a connection.
+pub(super) struct Place {
+    pub(super) slot: Slot,
+    pub(super) connection: Connection,
+    /// No tunnel was opened on it before.
+    pub(super) first: bool,
 }
 
 /// What there is for a key.

@@ -1,4 +1,4 @@
-//! Reads for a relay: [`read`].
+//! Reads for a relay: [`read`] from a socket, [`stream`] from any stream.
 //!
 //! Small reads are copied out of the thread's memory, to the size that they have; what fills a good part of
 //! it leaves with it.
@@ -6,7 +6,8 @@
 use std::io;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use tokio::io::AsyncRead;
 use tokio::net::TcpStream;
 
 use crate::scratch::{self, CHUNK};
@@ -16,9 +17,22 @@ const COPY_BELOW: usize = 32 << 10;
 
 /// Reads at most `most` bytes, and no more than [`CHUNK`]; none are the end.
 pub(super) fn read(socket: &TcpStream, context: &mut Context<'_>, most: usize) -> Poll<io::Result<Bytes>> {
-    let mut scratch = ready!(scratch::poll_read(socket, context, CHUNK.min(most)))?;
+    let scratch = ready!(scratch::poll_read(socket, context, CHUNK.min(most)))?;
+    Poll::Ready(Ok(taken(scratch)))
+}
+
+/// Reads at most [`CHUNK`]; nothing is the end.
+pub(super) fn stream(
+    stream: &mut (impl AsyncRead + Unpin),
+    context: &mut Context<'_>,
+) -> Poll<io::Result<Bytes>> {
+    let scratch = ready!(scratch::poll_read_stream(stream, context, CHUNK))?;
+    Poll::Ready(Ok(taken(scratch)))
+}
+
+fn taken(mut scratch: BytesMut) -> Bytes {
     let bytes =
         if scratch.len() < COPY_BELOW { Bytes::copy_from_slice(&scratch) } else { scratch.split().freeze() };
     scratch::give_back(scratch);
-    Poll::Ready(Ok(bytes))
+    bytes
 }

@@ -1,14 +1,20 @@
 //! The application's side: a socket that is reset unless it was closed ([`ResetOnDrop`]).
 
-use std::future::pending;
+use std::future::{Future, pending};
 use std::io;
 use std::net::Shutdown;
 use std::ops::Deref;
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use bytes::{Buf, Bytes};
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
+
+use super::read::read;
+use super::side::Side;
+use crate::scratch::CHUNK;
 
 /// A connection that was not carried to its end must not look as if it had been: dropping it sends a reset.
 #[derive(Debug)]
@@ -64,7 +70,7 @@ pub(super) fn end(socket: &TcpStream) -> io::Result<()> {
     SockRef::from(socket).shutdown(Shutdown::Write)
 }
 
-/// Resolves when the connection was reset or failed, even while nobody reads or writes.
+/// Resolves when the connection was reset or failed, even while nothing is read or written.
 pub(super) async fn failure(socket: &TcpStream) -> io::Error {
     if let Err(error) = socket.ready(Interest::ERROR).await {
         return error;
@@ -73,5 +79,37 @@ pub(super) async fn failure(socket: &TcpStream) -> io::Error {
         Ok(Some(error)) | Err(error) => error,
         // Reading or writing has got the error and tells it.
         Ok(None) => pending().await,
+    }
+}
+
+/// A socket as a side of a relay, with the future of its [`failure`].
+pub(super) struct SocketSide<'a, F> {
+    socket: &'a TcpStream,
+    failure: Pin<&'a mut F>,
+}
+
+impl<'a, F: Future<Output = io::Error>> SocketSide<'a, F> {
+    pub(super) fn new(socket: &'a TcpStream, failure: Pin<&'a mut F>) -> Self {
+        Self { socket, failure }
+    }
+}
+
+impl<F: Future<Output = io::Error>> Side for SocketSide<'_, F> {
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        read(self.socket, context, CHUNK)
+    }
+
+    fn poll_write(&mut self, context: &mut Context<'_>, bytes: &mut Bytes) -> Poll<io::Result<usize>> {
+        let count = ready!(write(self.socket, context, bytes))?;
+        bytes.advance(count);
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_end(&mut self, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(end(self.socket))
+    }
+
+    fn poll_failure(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
+        self.failure.as_mut().poll(context)
     }
 }

@@ -9,9 +9,11 @@ use bytes::Bytes;
 use h2::{Reason, SendStream};
 use tokio::net::TcpStream;
 
+use super::outcome::End;
 use super::read::read;
-use super::{End, Traffic};
+use super::traffic::Traffic;
 use crate::scratch::CHUNK;
+use crate::tunnel::poll_flushed;
 
 /// Room below this is waited out. A peer whose window was twice as wide gives at least as much again when it
 /// has read what we sent.
@@ -26,14 +28,15 @@ pub(super) struct Upward {
     ended: bool,
     /// There was much room once.
     wide: bool,
-    /// The socket has failed, and someone has taken the error: reading will say that this is the end, and it
-    /// is not.
+    /// The socket has failed, and its error has been taken: reading will say that this is the end, and it is
+    /// not.
     failed: bool,
 }
 
 impl Upward {
-    pub(super) fn new(send: SendStream<Bytes>, send_buffer: usize) -> Self {
-        Self { send, reserved: false, send_buffer, ended: false, wide: false, failed: false }
+    /// `ended`: the direction has ended before the relay begins.
+    pub(super) fn new(send: SendStream<Bytes>, send_buffer: usize, ended: bool) -> Self {
+        Self { send, reserved: false, send_buffer, ended, wide: false, failed: false }
     }
 
     /// Carries what can be carried; ready when the application has ended its direction.
@@ -61,7 +64,7 @@ impl Upward {
         socket: &TcpStream,
         traffic: &Traffic,
     ) -> Poll<Result<(), End>> {
-        if socket.poll_read_ready(context).map_err(End::Tcp)?.is_pending() {
+        if socket.poll_read_ready(context).map_err(End::First)?.is_pending() {
             self.give_back();
             return Poll::Pending;
         }
@@ -69,7 +72,7 @@ impl Upward {
             // The stream was reset; `poll_reset` knows why, or will.
             return Poll::Pending;
         };
-        let Poll::Ready(bytes) = read(socket, context, room).map_err(End::Tcp)? else {
+        let Poll::Ready(bytes) = read(socket, context, room).map_err(End::First)? else {
             self.give_back();
             return Poll::Pending;
         };
@@ -119,16 +122,9 @@ impl Upward {
         self.failed = true;
     }
 
-    /// Resolves when everything that was sent is on its way: there is room again for as much as may wait
-    /// here. (If the peer gives less room than that, it never resolves.)
+    /// Resolves when everything that was sent is on its way.
     pub(super) fn poll_flushed(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        self.send.reserve_capacity(self.send_buffer);
-        while self.send.capacity() < self.send_buffer {
-            if !matches!(ready!(self.send.poll_capacity(context)), Some(Ok(_))) {
-                return Poll::Ready(());
-            }
-        }
-        Poll::Ready(())
+        poll_flushed(&mut self.send, self.send_buffer, context)
     }
 
     /// Tells the peer that the application's connection was reset.

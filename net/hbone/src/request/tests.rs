@@ -38,7 +38,8 @@ proptest! {
     ) {
         // A flow label or scope is no part of the text.
         let forwarded = forwarded.map(|address| SocketAddr::new(address.ip(), address.port()));
-        let traceparent = Some(HeaderValue::from_static("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"));
+        let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let traceparent = Some(HeaderValue::from_static(traceparent));
         let baggage = baggage.filter(|baggage| *baggage != Baggage::default());
         let request = ConnectRequest { authority, baggage, forwarded, traceparent };
         let read = ConnectRequest::from_http(&request.to_http().expect("a request"));
@@ -55,9 +56,10 @@ proptest! {
     #[test]
     fn any_header_is_read(value in proptest::collection::vec(any::<u8>(), 0..100)) {
         if let Ok(value) = HeaderValue::from_bytes(&value) {
-            let mut request = ConnectRequest::to("10.0.0.1:80".parse().expect("an address")).to_http().expect("a request");
+            let address = "10.0.0.1:80".parse().expect("an address");
+            let mut request = ConnectRequest::to(address).to_http().expect("a request");
             request.headers_mut().insert(BAGGAGE, value.clone());
-            prop_assert!(ConnectRequest::from_http(&request).is_ok(), "telemetry refuses nobody");
+            prop_assert!(ConnectRequest::from_http(&request).is_ok(), "bad telemetry is no reason to refuse");
             request.headers_mut().insert(FORWARDED, value);
             prop_assert!(ConnectRequest::from_http(&request).is_ok(), "nor does what is only shown");
         }
@@ -65,7 +67,7 @@ proptest! {
 }
 
 #[test]
-fn authorities() {
+fn authorities_are_parsed_or_refused() {
     for (text, good) in [
         ("10.0.0.1:80", true),
         ("[fd00::1]:80", true),
@@ -92,7 +94,7 @@ fn authorities() {
 }
 
 #[test]
-fn forwarded_elements() {
+fn last_forwarded_element_is_parsed() {
     let good = "10.0.0.1:4711".parse::<SocketAddr>().expect("an address");
     for (text, expected) in [
         ("for=\"10.0.0.1:4711\"", Some(good)),
@@ -132,7 +134,7 @@ fn said(cluster: &str, namespace: &str, workload: &str, service: &str, version: 
 }
 
 #[test]
-fn baggage_as_others_write_it() {
+fn baggage_of_other_implementations_is_parsed() {
     let rows: [(&str, &[&str], Option<Baggage>); 7] = [
         (
             "Istio's ztunnel, 1.2x",
@@ -195,7 +197,7 @@ fn baggage_as_others_write_it() {
 }
 
 #[test]
-fn what_is_sent_is_what_others_send() {
+fn requests_match_other_implementations() {
     let rows = [
         (
             Baggage { region: "r".to_owned(), zone: "z".to_owned(), ..said("K1", "NS1", "N1", "N2", "V1") },
@@ -229,7 +231,7 @@ fn what_is_sent_is_what_others_send() {
 }
 
 #[test]
-fn baggage_that_would_break_a_log_is_left_out() {
+fn baggage_with_control_characters_is_ignored() {
     let read = read(&["k8s.namespace.name=shop,service.name=a%0Ab,service.version=%FF"]);
     let expected = Baggage { namespace: "shop".to_owned(), version: "%FF".to_owned(), ..Baggage::default() };
     assert_eq!(read, Some(expected));

@@ -1,8 +1,8 @@
-//! Bounds how many clients are about to prove who they are: [`Handshakes`].
+//! Bounds how many TLS handshakes are under way: [`Handshakes`].
 //!
-//! An honest handshake takes milliseconds. When there are too many, one goes of the crowd that has most under
-//! way: the same client at the same workload. Of those the oldest is the least likely to be honest. So
-//! whoever holds thousands open keeps nobody else out.
+//! An honest handshake takes milliseconds. When there are too many, one is cut off of the group that has most
+//! under way: the same client at the same workload. Of those the oldest is the least likely to be honest. So
+//! a client that holds thousands open keeps no other client out.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use crate::Error;
 
-/// `K` tells crowds apart.
+/// `K` identifies a group.
 #[derive(Debug)]
 pub(super) struct Handshakes<K> {
     most: usize,
@@ -26,18 +26,18 @@ struct Running<K> {
     next: u64,
     count: usize,
     /// Each by age: dropping a sender ends the handshake.
-    crowds: HashMap<K, BTreeMap<u64, oneshot::Sender<()>>>,
+    groups: HashMap<K, BTreeMap<u64, oneshot::Sender<()>>>,
 }
 
 impl<K: Clone + Eq + Hash> Handshakes<K> {
     pub(super) fn new(most: usize) -> Self {
-        let running = Running { next: 0, count: 0, crowds: HashMap::new() };
+        let running = Running { next: 0, count: 0, groups: HashMap::new() };
         Self { most: most.max(1), running: Mutex::new(running) }
     }
 
     /// Runs a handshake, which fails if it is the one to go when there is one too many.
-    pub(super) async fn run<T>(&self, crowd: K, handshake: impl Future<Output = T>) -> Result<T, Error> {
-        let (place, cut) = self.enter(crowd);
+    pub(super) async fn run<T>(&self, group: K, handshake: impl Future<Output = T>) -> Result<T, Error> {
+        let (place, cut) = self.enter(group);
         tokio::select! {
             biased;
             done = handshake => { drop(place); Ok(done) }
@@ -45,7 +45,7 @@ impl<K: Clone + Eq + Hash> Handshakes<K> {
         }
     }
 
-    fn enter(&self, crowd: K) -> (Place<'_, K>, oneshot::Receiver<()>) {
+    fn enter(&self, group: K) -> (Place<'_, K>, oneshot::Receiver<()>) {
         let (sender, cut) = oneshot::channel();
         let mut running = self.running.lock();
         if running.count >= self.most {
@@ -54,31 +54,31 @@ impl<K: Clone + Eq + Hash> Handshakes<K> {
         let number = running.next;
         running.next += 1;
         running.count += 1;
-        running.crowds.entry(crowd.clone()).or_default().insert(number, sender);
+        running.groups.entry(group.clone()).or_default().insert(number, sender);
         drop(running);
-        (Place { handshakes: self, crowd, number }, cut)
+        (Place { handshakes: self, group, number }, cut)
     }
 }
 
 impl<K: Clone + Eq + Hash> Running<K> {
-    /// Looks at every crowd; there are fewer than handshakes.
+    /// Looks at every group; there are fewer than handshakes.
     fn cut_one(&mut self) {
         let size =
-            |(_, crowd): &(&K, &BTreeMap<u64, _>)| (crowd.len(), Reverse(crowd.keys().next().copied()));
-        let Some(fullest) = self.crowds.iter().max_by_key(size).map(|(key, _)| key.clone()) else { return };
-        let oldest = self.crowds.get(&fullest).and_then(|crowd| crowd.keys().next().copied());
+            |(_, group): &(&K, &BTreeMap<u64, _>)| (group.len(), Reverse(group.keys().next().copied()));
+        let Some(fullest) = self.groups.iter().max_by_key(size).map(|(key, _)| key.clone()) else { return };
+        let oldest = self.groups.get(&fullest).and_then(|group| group.keys().next().copied());
         if let Some(oldest) = oldest {
             self.remove(&fullest, oldest);
         }
     }
 
     fn remove(&mut self, key: &K, number: u64) {
-        let Some(crowd) = self.crowds.get_mut(key) else { return };
-        if crowd.remove(&number).is_some() {
+        let Some(group) = self.groups.get_mut(key) else { return };
+        if group.remove(&number).is_some() {
             self.count -= 1;
         }
-        if crowd.is_empty() {
-            self.crowds.remove(key);
+        if group.is_empty() {
+            self.groups.remove(key);
         }
     }
 }
@@ -86,52 +86,15 @@ impl<K: Clone + Eq + Hash> Running<K> {
 /// Frees the place when the handshake is over, however it ended.
 struct Place<'a, K: Clone + Eq + Hash> {
     handshakes: &'a Handshakes<K>,
-    crowd: K,
+    group: K,
     number: u64,
 }
 
 impl<K: Clone + Eq + Hash> Drop for Place<'_, K> {
     fn drop(&mut self) {
-        self.handshakes.running.lock().remove(&self.crowd, self.number);
+        self.handshakes.running.lock().remove(&self.group, self.number);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::collection::vec;
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        /// Whatever comes and goes: never more than allowed, the newcomer always gets in, and nobody is cut while a
-        /// crowd is larger than his.
-        #[test]
-        fn the_largest_crowd_gives_way(steps in vec((0..4_u8, any::<bool>(), any::<prop::sample::Index>()), 0..200)) {
-            const MOST: usize = 8;
-            let handshakes = Handshakes::new(MOST);
-            let mut held: Vec<(u8, Place<'_, u8>, oneshot::Receiver<()>)> = Vec::new();
-            for (crowd, leaves, which) in steps {
-                if leaves && !held.is_empty() {
-                    held.swap_remove(which.index(held.len()));
-                }
-                let size = |held: &[(u8, Place<'_, u8>, _)], of: u8| held.iter().filter(|it| it.0 == of).count();
-                let sizes: Vec<usize> = (0..4).map(|of| size(&held, of)).collect();
-                let (place, cut) = handshakes.enter(crowd);
-                held.push((crowd, place, cut));
-                let cut: Vec<usize> = (0..held.len())
-                    .filter(|index| held[*index].2.try_recv() == Err(oneshot::error::TryRecvError::Closed))
-                    .collect();
-                prop_assert_eq!(cut.len(), usize::from(sizes.iter().sum::<usize>() == MOST));
-                for index in cut.into_iter().rev() {
-                    let (of, ..) = held.remove(index);
-                    prop_assert_eq!(Some(&sizes[usize::from(of)]), sizes.iter().max());
-                }
-                prop_assert!(held.len() <= MOST);
-                prop_assert_eq!(handshakes.running.lock().count, held.len());
-            }
-            held.clear();
-            prop_assert!(handshakes.running.lock().crowds.is_empty());
-        }
-    }
-}
+mod tests;

@@ -1,4 +1,5 @@
-//! Verification of peers: the chain by webpki, then the identity; never a host name.
+//! Verification of peers: the chain by webpki, then the identity; never a host name ([`VerifyClient`],
+//! [`VerifyServer`]).
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use webpki::{EndEntityCert, KeyUsage};
 
 use super::name::{NameError, identity};
 
-/// What both sides check: the chain, and who it is for.
+/// What both sides check: the chain and its identity.
 #[derive(Debug)]
 struct Chain {
     roots: Arc<RootCertStore>,
@@ -90,7 +91,8 @@ impl ClientCertVerifier for VerifyClient {
     ) -> Result<ClientCertVerified, Error> {
         let client = self.chain.verify(leaf, intermediates, now, KeyUsage::client_auth())?;
         if !self.trust_domains.contains(&client.trust_domain) {
-            return Err(name_error(NameError::TrustDomain(client)));
+            let expected = self.trust_domains.clone();
+            return Err(name_error(NameError::TrustDomain { expected, presented: client }));
         }
         Ok(ClientCertVerified::assertion())
     }
@@ -146,7 +148,8 @@ impl ServerCertVerifier for VerifyServer {
     ) -> Result<ServerCertVerified, Error> {
         let server = self.chain.verify(leaf, intermediates, now, KeyUsage::server_auth())?;
         if !self.expected.contains(&server) {
-            return Err(name_error(NameError::Unexpected(server)));
+            let expected = self.expected.clone();
+            return Err(name_error(NameError::Mismatch { expected, presented: server }));
         }
         Ok(ServerCertVerified::assertion())
     }

@@ -67,7 +67,7 @@ async fn exchange(client: TcpStream, server: TcpStream, length: usize) {
 const LENGTH: usize = if cfg!(debug_assertions) { 256 << 20 } else { 1 << 30 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_quarter_of_a_gigabyte_each_way_at_once() {
+async fn bulk_both_ways_arrives_intact() {
     let mesh = Mesh::start().await;
     let (client, server, relay) = mesh.pair().await;
     exchange(client, server, LENGTH).await;
@@ -77,7 +77,7 @@ async fn a_quarter_of_a_gigabyte_each_way_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_thousand_tunnels_at_once() {
+async fn two_thousand_concurrent_tunnels_answer() {
     const TUNNELS: usize = 2000;
     let mesh = Arc::new(Mesh::start().await);
     let (listener, address) = listen().await;

@@ -63,7 +63,7 @@ impl Ca {
         Self(CertifiedIssuer::self_signed(params, key).expect("a root"))
     }
 
-    /// A certificate that says `claims`, in the hands of someone who takes itself for `identity`.
+    /// A certificate that says `claims`, held by a workload that considers itself `identity`.
     pub(crate) fn issue(&self, identity: &str, claims: Claims) -> WorkloadCertificate {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::default();

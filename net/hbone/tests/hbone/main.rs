@@ -6,4 +6,5 @@ mod limits;
 mod mesh;
 mod pool;
 mod relay;
+mod stream;
 mod tls;

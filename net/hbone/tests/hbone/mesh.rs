@@ -14,6 +14,7 @@ use ambit_hbone::request::{Authority, ConnectRequest};
 use ambit_hbone::server::{Clients, Incoming, Server, Settings};
 use ambit_hbone::tls::{self, WorkloadCertificate};
 use ambit_hbone::{Error, Http2, Tunnel};
+use futures::future::BoxFuture;
 use http::StatusCode;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
@@ -76,6 +77,12 @@ impl Dial for Dialer {
 
 pub(crate) type Opened = Result<Tunnel, PoolError<DialError>>;
 
+/// Where a proxy says how its relays ended.
+pub(crate) type Results = mpsc::UnboundedSender<Outcome>;
+
+/// Carries bytes between a client's socket and its tunnel.
+pub(crate) type Relay = fn(TcpStream, Tunnel) -> BoxFuture<'static, Outcome>;
+
 /// A server's proxy, behind an address, and what it was asked.
 pub(crate) struct Inbound {
     pub(crate) address: SocketAddr,
@@ -89,6 +96,15 @@ pub(crate) struct Inbound {
 impl Inbound {
     /// Forwards tunnels to the address they ask for; port 1 is refused.
     pub(crate) async fn start(certificate: &WorkloadCertificate, settings: Settings) -> Self {
+        Self::serving(certificate, settings, |incoming, results| Box::pin(forward(incoming, results))).await
+    }
+
+    /// Gives each request to `handle`.
+    pub(crate) async fn serving(
+        certificate: &WorkloadCertificate,
+        settings: Settings,
+        handle: impl Fn(Incoming, Results) -> BoxFuture<'static, ()> + Clone + Send + Sync + 'static,
+    ) -> Self {
         let (listener, address) = listen().await;
         let (drain, draining) = watch::channel(false);
         let (ends, ended) = mpsc::unbounded_channel();
@@ -103,6 +119,7 @@ impl Inbound {
                 let (socket, _) = listener.accept().await.expect("a connection");
                 count.fetch_add(1, Ordering::SeqCst);
                 let (server, config, ends) = (server.clone(), config.clone(), ends.clone());
+                let handle = handle.clone();
                 let clients = clients.clone();
                 let (mut draining, results) = (draining.clone(), results.clone());
                 serving.spawn(async move {
@@ -110,9 +127,9 @@ impl Inbound {
                         let _gone = draining.wait_for(|draining| *draining).await;
                     };
                     let end = server
-                        .serve(&clients, socket, config, drain, |incoming| forward(incoming, results.clone()))
+                        .serve(&clients, socket, config, drain, |incoming| handle(incoming, results.clone()))
                         .await;
-                    let _nobody_asks = ends.send(end);
+                    let _unread = ends.send(end);
                 });
             }
         });
@@ -135,7 +152,7 @@ impl Drop for Inbound {
     }
 }
 
-async fn forward(incoming: Incoming, results: mpsc::UnboundedSender<Outcome>) {
+async fn forward(incoming: Incoming, results: Results) {
     let Authority::Address(address) = incoming.request.authority else {
         return incoming.responder.refuse(StatusCode::BAD_REQUEST);
     };
@@ -146,7 +163,7 @@ async fn forward(incoming: Incoming, results: mpsc::UnboundedSender<Outcome>) {
         return incoming.responder.refuse(StatusCode::SERVICE_UNAVAILABLE);
     };
     let Ok(tunnel) = incoming.responder.accept() else { return };
-    let _nobody_asks = results.send(relay::tunnel(application, tunnel, &Traffic::default()).await);
+    let _unread = results.send(relay::tunnel(application, tunnel, &Traffic::default()).await);
 }
 
 /// Both proxies.
@@ -193,6 +210,30 @@ impl Mesh {
         Self { inbound, pool, dials, key }
     }
 
+    /// With a waypoint between the client's proxy and the server's, which relays tunnels as they are.
+    pub(crate) async fn with_waypoint() -> Self {
+        let ca = Ca::new();
+        let inbound = Inbound::start(&ca.good(SERVER), Settings::default()).await;
+        let (onward, _) = pool(&ca, Http2::default(), DEADLINE);
+        let onward_key = key(inbound.address);
+        let behind = Arc::new(inbound);
+        let certificate = ca.good(SERVER);
+        let waypoint = Inbound::serving(&certificate, Settings::default(), move |incoming, results| {
+            let (onward, key, behind) = (onward.clone(), onward_key.clone(), behind.clone());
+            Box::pin(async move {
+                let Authority::Address(address) = incoming.request.authority else { return };
+                let Ok(second) = onward.open(&key, &ConnectRequest::to(address)).await else { return };
+                let Ok(first) = incoming.responder.accept() else { return };
+                let _unread = results.send(relay::streams(first, second, &Traffic::default()).await);
+                drop(behind);
+            })
+        });
+        let inbound = waypoint.await;
+        let (pool, dials) = pool(&ca, Http2::default(), DEADLINE);
+        let key = key(inbound.address);
+        Self { inbound, pool, dials, key }
+    }
+
     pub(crate) async fn open(&self, to: SocketAddr) -> Opened {
         self.pool.open(&self.key, &ConnectRequest::to(to)).await
     }
@@ -200,12 +241,19 @@ impl Mesh {
     /// Two applications with a tunnel between them: the client's socket, the server's, and the client's
     /// relay.
     pub(crate) async fn pair(&self) -> (TcpStream, TcpStream, JoinHandle<Outcome>) {
+        let relay = |near, tunnel| -> BoxFuture<_> {
+            Box::pin(async move { relay::tunnel(near, tunnel, &Traffic::default()).await })
+        };
+        self.pair_by(relay).await
+    }
+
+    /// The same with another relay at the client's side.
+    pub(crate) async fn pair_by(&self, relay: Relay) -> (TcpStream, TcpStream, JoinHandle<Outcome>) {
         let (application, address) = listen().await;
         let tunnel = soon(self.open(address)).await.expect("a tunnel");
         let (server, _) = application.accept().await.expect("the tunnel's connection");
         let (client, near) = tcp_pair().await;
-        let relay = tokio::spawn(async move { relay::tunnel(near, tunnel, &Traffic::default()).await });
-        (client, server, relay)
+        (client, server, tokio::spawn(relay(near, tunnel)))
     }
 }
 

@@ -63,7 +63,7 @@ fn dials(count: &AtomicUsize) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_at_once_share_one_dial() {
+async fn concurrent_opens_share_one_dial() {
     let mesh = Mesh::start().await;
     let (address, _echo) = echo().await;
     let tunnels = join_all((0..50).map(|_| soon(mesh.open(address)))).await;
@@ -72,7 +72,7 @@ async fn many_at_once_share_one_dial() {
 }
 
 #[tokio::test]
-async fn a_full_connection_is_followed_by_another() {
+async fn full_connection_opens_another() {
     let rows = [("its own limit", 3, 100), ("the peer's limit", 100, 3)];
     for (name, own, peers) in rows {
         let http2 = |streams| Http2 { streams, ..Http2::default() };
@@ -97,7 +97,7 @@ async fn a_full_connection_is_followed_by_another() {
 }
 
 #[tokio::test]
-async fn connections_are_not_shared_by_others() {
+async fn connections_are_not_shared_across_keys() {
     let mesh = Mesh::start().await;
     let (address, _echo) = echo().await;
     let good = mesh.key.clone();
@@ -114,7 +114,7 @@ async fn connections_are_not_shared_by_others() {
 }
 
 #[tokio::test]
-async fn a_failed_dial_fails_everyone_who_waits_and_the_next_dials_again() {
+async fn failed_dial_fails_all_waiting_callers_and_the_next_retries() {
     let ca = Ca::new();
     let (listener, address) = listen().await;
     drop(listener);
@@ -144,7 +144,7 @@ impl Dial for Strange {
 }
 
 #[tokio::test]
-async fn dials_that_never_end_are_given_up() {
+async fn hanging_or_panicking_dials_are_aborted() {
     let address = "127.0.0.1:9".parse().expect("an address");
     let (key, request) = (key(address), ConnectRequest::to(address));
     let hanging = Pool::new(Strange(|| true), Duration::from_millis(50));
@@ -158,7 +158,7 @@ async fn dials_that_never_end_are_given_up() {
 }
 
 #[tokio::test]
-async fn callers_that_go_away_do_not_end_the_dial() {
+async fn dial_continues_when_its_caller_is_dropped() {
     let mesh = Mesh::start().await;
     let (address, _echo) = echo().await;
     // One look, then gone: a timer, however short, may come after a tunnel that is quick.
@@ -169,7 +169,7 @@ async fn callers_that_go_away_do_not_end_the_dial() {
 }
 
 #[tokio::test]
-async fn refusals_are_told_and_not_repeated() {
+async fn refused_tunnel_is_reported_and_not_retried() {
     let mesh = Mesh::start().await;
     let (listener, closed) = listen().await;
     drop(listener);
@@ -188,7 +188,7 @@ async fn refusals_are_told_and_not_repeated() {
 }
 
 #[tokio::test]
-async fn a_draining_peer_keeps_its_tunnels_and_gets_no_more() {
+async fn draining_peer_keeps_open_tunnels_and_gets_no_new_ones() {
     let mut mesh = Mesh::start().await;
     let (address, _echo) = echo().await;
     let mut old = client(&mesh, address).await;
@@ -209,7 +209,7 @@ async fn a_draining_peer_keeps_its_tunnels_and_gets_no_more() {
 }
 
 #[tokio::test]
-async fn a_tunnel_asked_for_while_the_peer_goes_away_is_asked_for_again() {
+async fn unprocessed_request_is_retried_on_another_connection() {
     // What the peer does with the first request it gets; it serves every later connection.
     type Act = fn(
         &mut h2::server::Connection<tokio_rustls::server::TlsStream<TcpStream>, Bytes>,
@@ -271,7 +271,7 @@ async fn serve_after_first<A>(
 }
 
 #[tokio::test]
-async fn a_peer_that_died_is_replaced() {
+async fn dead_peer_is_redialled() {
     let ca = Ca::new();
     let first = Inbound::start(&ca.good(SERVER), Settings::default()).await;
     let (address, _echo) = echo().await;
@@ -303,7 +303,7 @@ async fn a_peer_that_died_is_replaced() {
 }
 
 #[tokio::test]
-async fn a_peer_that_says_nothing_any_more_is_noticed() {
+async fn silent_peer_fails_by_ping_timeout() {
     let ca = Ca::new();
     let (listener, address) = listen().await;
     let acceptor = TlsAcceptor::from(tls::server_config(&ca.good(SERVER)));
@@ -336,13 +336,17 @@ async fn a_peer_that_says_nothing_any_more_is_noticed() {
 }
 
 #[tokio::test]
-async fn an_idle_connection_is_closed() {
+async fn idle_connection_is_closed() {
     let http2 = Http2 { idle_timeout: Duration::from_millis(100), ..Http2::default() };
     let mut mesh = Mesh::with_both(http2, Http2::default()).await;
     let (address, _echo) = echo().await;
     let mut client = client(&mesh, address).await;
-    // Not while a tunnel is open.
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    // Not while a tunnel is open: another connection, made later, is closed before.
+    let other = Key { source: uid("other"), ..mesh.key.clone() };
+    drop(soon(mesh.pool.open(&other, &ConnectRequest::to(address))).await.expect("a tunnel"));
+    assert_eq!(mesh.pool.connections(), 2);
+    until("the other is closed", || mesh.pool.connections() == 1).await;
+    soon(mesh.inbound.ended.recv()).await.expect("an end").expect("a clean one");
     assert!(answers(&mut client).await);
     assert_eq!(mesh.pool.connections(), 1);
     drop(client);
@@ -350,11 +354,11 @@ async fn an_idle_connection_is_closed() {
     let end = soon(mesh.inbound.ended.recv()).await.expect("an end");
     assert!(end.is_ok(), "{end:?}");
     soon(mesh.open(address)).await.expect("a tunnel over a new connection");
-    assert_eq!(dials(&mesh.dials), 2);
+    assert_eq!(dials(&mesh.dials), 3);
 }
 
 #[tokio::test]
-async fn retired_connections_keep_their_tunnels_and_get_no_more() {
+async fn retired_connections_keep_open_tunnels_and_get_no_new_ones() {
     type Retire = fn(&Mesh);
     let rows: &[(&str, Retire, bool)] = &[
         ("the source", |mesh| mesh.pool.retire_source(&uid("web")), true),
@@ -383,7 +387,7 @@ async fn retired_connections_keep_their_tunnels_and_get_no_more() {
 }
 
 #[tokio::test]
-async fn a_peer_that_sends_everyone_away_is_given_up() {
+async fn peer_that_always_sends_goaway_is_given_up() {
     let ca = Ca::new();
     let (listener, address) = listen().await;
     let acceptor = TlsAcceptor::from(tls::server_config(&ca.good(SERVER)));

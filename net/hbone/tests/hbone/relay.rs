@@ -1,8 +1,9 @@
-//! What an application may rely on: each row is played over plain TCP, over two relayed TCP connections and
-//! through a tunnel, with either side in either role, and must come out the same.
+//! What an application may rely on: each row runs over plain TCP, over two relayed TCP connections, through a
+//! tunnel and through relayed streams, with either side in either role, and must have the same result.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ambit_hbone::relay::{self, End, Traffic};
@@ -11,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
-use crate::mesh::{Mesh, soon, tcp_pair, until};
+use crate::mesh::{Mesh, Relay, soon, tcp_pair, until};
 
 type Play = fn(TcpStream, TcpStream) -> BoxFuture<'static, ()>;
 
@@ -23,7 +24,7 @@ const ROWS: &[(&str, Play, &str)] = &[
     ("ends without a byte", |a, b| Box::pin(silent(a, b)), "closed"),
     ("reset", |a, b| Box::pin(reset(a, b)), "reset"),
     ("reset after data", |a, b| Box::pin(reset_after_data(a, b)), "reset"),
-    ("reset after the other end", |a, b| Box::pin(reset_after_other_end(a, b)), "reset"),
+    ("reset after the peer's end", |a, b| Box::pin(reset_after_peers_end(a, b)), "reset"),
     ("reset after its own end", |a, b| Box::pin(reset_after_own_end(a, b)), "reset"),
     ("close with unread data", |a, b| Box::pin(close_unread(a, b)), "reset"),
     ("stalled reader stops the writer", |a, b| Box::pin(stalled(a, b)), "closed"),
@@ -33,7 +34,7 @@ const ROWS: &[(&str, Play, &str)] = &[
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn plain_tcp_is_as_described() {
+async fn plain_tcp_behaves_as_the_table_says() {
     for (name, play, _) in ROWS {
         println!("{name}");
         let (a, b) = tcp_pair().await;
@@ -42,7 +43,7 @@ async fn plain_tcp_is_as_described() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn relayed_tcp_is_like_plain() {
+async fn relayed_tcp_behaves_like_plain_tcp() {
     for (name, play, ended) in ROWS {
         for swapped in [false, true] {
             println!("{name}, swapped: {swapped}");
@@ -58,22 +59,40 @@ async fn relayed_tcp_is_like_plain() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tunnels_are_like_plain_tcp() {
+async fn tunnel_behaves_like_plain_tcp() {
     let mesh = Mesh::start().await;
     play_all(&mesh).await;
     assert_eq!(mesh.pool.connections(), 1, "one connection carried them all");
 }
 
 #[tokio::test]
-async fn tunnels_are_like_plain_tcp_on_one_thread() {
+async fn tunnel_behaves_like_plain_tcp_on_one_thread() {
     play_all(&Mesh::start().await).await;
 }
 
+/// The relay of any streams keeps the same promises: beside a TCP connection, and between two tunnels.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn relayed_streams_behave_like_plain_tcp() {
+    let any = |near, tunnel| -> BoxFuture<_> {
+        Box::pin(async move { relay::socket(near, tunnel, &Traffic::default()).await })
+    };
+    play_all_by(&Mesh::start().await, any).await;
+    let waypoint = Mesh::with_waypoint().await;
+    play_all(&waypoint).await;
+}
+
 async fn play_all(mesh: &Mesh) {
+    let tunnel = |near, tunnel| -> BoxFuture<_> {
+        Box::pin(async move { relay::tunnel(near, tunnel, &Traffic::default()).await })
+    };
+    play_all_by(mesh, tunnel).await;
+}
+
+async fn play_all_by(mesh: &Mesh, relay: Relay) {
     for (name, play, ended) in ROWS {
         for swapped in [false, true] {
             println!("{name}, swapped: {swapped}");
-            let (client, server, relay) = mesh.pair().await;
+            let (client, server, relay) = mesh.pair_by(relay).await;
             let (a, b) = if swapped { (server, client) } else { (client, server) };
             soon(play(a, b)).await;
             let end = soon(relay).await.expect("a relay").end;
@@ -85,7 +104,7 @@ async fn play_all(mesh: &Mesh) {
 fn kind(end: &End) -> &'static str {
     match end {
         End::Closed => "closed",
-        End::Tcp(_) | End::TunnelReset(_) | End::OtherTcp(_) => "reset",
+        End::First(_) | End::TunnelReset(_) | End::Second(_) => "reset",
         End::Tunnel(_) => "broken",
     }
 }
@@ -116,7 +135,7 @@ async fn expect_reset(socket: &mut TcpStream) {
 /// After the end was read, a reset shows only in writing.
 async fn expect_writes_fail(socket: &mut TcpStream) {
     loop {
-        if let Err(error) = socket.write_all(b"is anybody there?").await {
+        if let Err(error) = socket.write_all(b"still there?").await {
             let kind = error.kind();
             assert!(matches!(kind, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{error}");
             return;
@@ -200,7 +219,7 @@ async fn reset_after_data(mut a: TcpStream, mut b: TcpStream) {
     expect_reset(&mut b).await;
 }
 
-async fn reset_after_other_end(mut a: TcpStream, mut b: TcpStream) {
+async fn reset_after_peers_end(mut a: TcpStream, mut b: TcpStream) {
     b.write_all(b"that is all").await.expect("room");
     b.shutdown().await.expect("an end");
     expect_rest(&mut a, b"that is all").await;
@@ -269,26 +288,41 @@ async fn stopped_writer_resets(a: TcpStream, mut b: TcpStream) {
 async fn single_bytes(mut a: TcpStream, mut b: TcpStream) {
     a.set_nodelay(true).expect("no delay");
     let sent = pattern(64 << 10);
+    let written = Arc::new(AtomicUsize::new(0));
     let sending = {
-        let sent = sent.clone();
+        let (sent, written) = (sent.clone(), written.clone());
         tokio::spawn(async move {
             for byte in sent.chunks(1) {
                 a.write_all(byte).await.expect("room");
+                written.fetch_add(1, Ordering::Relaxed);
             }
             a.shutdown().await.expect("an end");
             a
         })
     };
-    // Nobody reads until everything that can be under way is.
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    // Not read until as much as can be is under way.
+    stands_still(&written).await;
     expect_rest(&mut b, &sent).await;
     drop(b);
     sending.await.expect("sent");
 }
 
+/// Waits until a counter that has begun to count stays as it is.
+async fn stands_still(count: &AtomicUsize) {
+    const LOOKS: usize = 10;
+    let mut same = 0;
+    let mut last = 0;
+    while same < LOOKS {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let now = count.load(Ordering::Relaxed);
+        same = if now == last && now > 0 { same + 1 } else { 0 };
+        last = now;
+    }
+}
+
 /// Cuts one side's relay or proxy, and says what each application sees.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_cut_is_reset_at_both_ends() {
+async fn cut_relay_or_dead_proxy_resets_both_applications() {
     type Cut = fn(&Mesh, &JoinHandle<relay::Outcome>);
     let rows: &[(&str, Cut)] = &[
         ("the client's relay is dropped", |_, relay| relay.abort()),
@@ -308,7 +342,7 @@ async fn what_is_cut_is_reset_at_both_ends() {
 
 /// A tunnel whose reader has stopped holds up none of the others on the same connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stopped_readers_hold_up_nobody_else() {
+async fn stalled_readers_do_not_block_other_tunnels() {
     let mesh = Mesh::start().await;
     let mut stopped = Vec::new();
     for _ in 0..12 {
@@ -340,7 +374,7 @@ async fn traffic_is_counted_while_it_flows() {
 }
 
 #[tokio::test]
-async fn both_proxies_agree_on_what_was_carried() {
+async fn both_proxies_count_the_same_bytes() {
     let mut mesh = Mesh::start().await;
     let (mut client, mut server, relay) = mesh.pair().await;
     client.write_all(&pattern(100_000)).await.expect("room");

@@ -1,5 +1,4 @@
-//! Who gets in and who is believed: rows of certificates and configurations that must be refused, and by
-//! whom.
+//! Certificates and configurations that a client or a server must refuse, and what it says of them.
 
 use std::sync::Arc;
 
@@ -54,7 +53,7 @@ fn trusting(certificate: WorkloadCertificate, other: &WorkloadCertificate) -> Wo
 }
 
 #[tokio::test]
-async fn servers_refuse_clients() {
+async fn server_refuses_invalid_client_certificates() {
     let (ca, other_ca, namesake) = (Ca::new(), Ca::named("other"), Ca::new());
     let server = ca.good(SERVER);
     let issue = |claims| ca.issue(CLIENT, claims);
@@ -77,7 +76,7 @@ async fn servers_refuse_clients() {
         (
             "another trust domain",
             issue(Claims::of("spiffe://evil.example/ns/shop/sa/web")),
-            "is of another trust domain",
+            "expected trust domain cluster.local, got spiffe://evil.example/ns/shop/sa/web",
         ),
         ("for servers only", issue(for_servers), "RequiredEku"),
     ];
@@ -100,7 +99,7 @@ async fn servers_refuse_clients() {
 }
 
 #[tokio::test]
-async fn an_aliased_trust_domain_is_as_good_as_the_own() {
+async fn aliased_trust_domain_is_accepted() {
     let ca = Ca::new();
     let (server, aliases) = (ca.good(SERVER), ["old.example".parse().expect("a trust domain")]);
     let rows = [
@@ -142,7 +141,7 @@ impl ResolvesClientCert for Nothing {
 }
 
 #[tokio::test]
-async fn servers_refuse_other_ways_to_speak() {
+async fn server_refuses_other_protocols() {
     let ca = Ca::new();
     let (server, client) = (ca.good(SERVER), ca.good(CLIENT));
     let good = tls::client_config(&client, &[identity(SERVER)]);
@@ -163,7 +162,7 @@ async fn servers_refuse_other_ways_to_speak() {
             "peer sent no certificates",
         ),
         ("TLS 1.2", Arc::new(old), "Tls12"),
-        ("no ALPN", change(|config| config.alpn_protocols.clear()), "did not agree to speak HTTP/2"),
+        ("no ALPN", change(|config| config.alpn_protocols.clear()), "failed to negotiate HTTP/2"),
         (
             "HTTP/1.1",
             change(|config| config.alpn_protocols = vec![b"http/1.1".to_vec()]),
@@ -194,7 +193,7 @@ async fn meet(config: ServerConfig, client: &WorkloadCertificate) -> Result<Conn
 }
 
 #[tokio::test]
-async fn clients_refuse_servers() {
+async fn client_refuses_invalid_server_certificates() {
     let (ca, other_ca, namesake) = (Ca::new(), Ca::named("other"), Ca::new());
     let client = ca.good(CLIENT);
     let issue = |claims| ca.issue(SERVER, claims);
@@ -205,7 +204,12 @@ async fn clients_refuse_servers() {
         ("another CA of the same name", trusting(namesake.good(SERVER), &client), "BadSignature"),
         ("expired", issue(Claims::of(SERVER).expired()), "expired"),
         ("not yet valid", issue(Claims::of(SERVER).not_yet_valid()), "not valid yet"),
-        ("another identity", issue(Claims::of(CLIENT)), "is not who was expected"),
+        (
+            "another identity",
+            issue(Claims::of(CLIENT)),
+            "identity mismatch: expected one of spiffe://cluster.local/ns/shop/sa/cart, \
+             spiffe://cluster.local/ns/shop/sa/mallory, got spiffe://cluster.local/ns/shop/sa/web",
+        ),
         ("two names", issue(Claims::uris(&[SERVER, CLIENT])), "2 URI names"),
         ("two expected names", issue(Claims::uris(&[SERVER, OTHER])), "2 URI names"),
         ("no name", issue(Claims::uris(&[])), "0 URI names"),
@@ -224,7 +228,7 @@ async fn clients_refuse_servers() {
 }
 
 #[tokio::test]
-async fn clients_refuse_other_ways_to_speak() {
+async fn client_refuses_other_protocols() {
     let ca = Ca::new();
     let (server, client) = (ca.good(SERVER), ca.good(CLIENT));
     let provider = Arc::new(aws_lc_rs::default_provider());
@@ -239,7 +243,7 @@ async fn clients_refuse_other_ways_to_speak() {
     let mut no_alpn = (*tls::server_config(&server)).clone();
     no_alpn.alpn_protocols.clear();
     for (name, config, why) in
-        [("TLS 1.2", old, "ProtocolVersion"), ("no ALPN", no_alpn, "did not agree to speak HTTP/2")]
+        [("TLS 1.2", old, "ProtocolVersion"), ("no ALPN", no_alpn, "failed to negotiate HTTP/2")]
     {
         let error = meet(config, &client).await.expect_err(name).chain();
         assert!(error.contains(why), "{name}: {error}");
@@ -247,7 +251,7 @@ async fn clients_refuse_other_ways_to_speak() {
 }
 
 #[tokio::test]
-async fn what_is_agreed_on() {
+async fn negotiated_parameters_are_as_documented() {
     let ca = Ca::new();
     let (server, client) = (ca.good(SERVER), ca.good(CLIENT));
     let (listener, address) = listen().await;
@@ -275,7 +279,7 @@ async fn what_is_agreed_on() {
 }
 
 #[test]
-fn what_is_no_chain_is_no_certificate() {
+fn invalid_chains_are_refused() {
     let ca = Ca::new();
     let key = || {
         let key = rcgen::KeyPair::generate().expect("a key");
@@ -290,6 +294,6 @@ fn what_is_no_chain_is_no_certificate() {
     assert!(matches!(make(&[]), Err(Error::ShortChain { length: 0, .. })));
     assert!(matches!(make(&[&pem]), Err(Error::ShortChain { length: 1, .. })));
     let torn = "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n";
-    assert!(matches!(make(&[torn]), Err(Error::ReadChain { .. })));
-    assert!(matches!(make(&[&pem, &pem]), Err(Error::UseCertificate { .. })), "another's key");
+    assert!(matches!(make(&[torn]), Err(Error::ParseChain { .. })));
+    assert!(matches!(make(&[&pem, &pem]), Err(Error::LoadCertificate { .. })), "another's key");
 }
