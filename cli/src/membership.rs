@@ -1,6 +1,6 @@
 //! Which running pods are in the mesh, which should be and are not, and why. Pure.
 
-use ambit_core::enrolment::{self, Answer, Labels, NOT_CAPTURED, Subject};
+use ambit_core::enrolment::{self, Candidate, Eligibility, Labels, NOT_CAPTURED};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 
@@ -26,7 +26,7 @@ pub(crate) fn standing(pod: &Pod, namespace_labels: &Labels, system: &str) -> Op
         return None;
     }
     let namespace = pod.namespace().unwrap_or_default();
-    let subject = Subject {
+    let subject = Candidate {
         namespace: &namespace,
         namespace_labels: Some(namespace_labels),
         pod_labels: pod.metadata.labels.as_ref(),
@@ -34,12 +34,14 @@ pub(crate) fn standing(pod: &Pod, namespace_labels: &Labels, system: &str) -> Op
         finished: false,
         system_namespace: system,
     };
-    let answer = subject.judge();
+    let answer = subject.evaluate();
     let captured = enrolment::is_redirected(pod.annotations());
     let reason = pod.annotations().get(NOT_CAPTURED);
     Some(match answer {
-        Answer::Desired if captured => Standing::Captured,
-        Answer::Desired => reason.map_or(Standing::Awaited, |reason| Standing::NotCaptured(reason.clone())),
+        Eligibility::Desired if captured => Standing::Captured,
+        Eligibility::Desired => {
+            reason.map_or(Standing::Awaited, |reason| Standing::NotCaptured(reason.clone()))
+        }
         other => match other.not_captured() {
             // The node's annotation goes first: it may say more.
             Some(rule) => Standing::NotCaptured(reason.map_or(rule, String::as_str).to_owned()),

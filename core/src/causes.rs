@@ -1,9 +1,9 @@
-//! An error as people read it: [`chain`].
+//! An error with its causes on one line: [`chain`].
 
 use std::error::Error;
 
-/// The error with all of its causes, on one line. What repeats its cause word for word, as transparent
-/// wrappers do, is said once.
+/// The error and its causes, joined by `: `. A cause that its wrapper repeats word for word, as a transparent
+/// one does, is printed once.
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -32,7 +32,7 @@ mod tests {
     }
 
     #[test]
-    fn causes_follow_one_another_on_a_line() {
+    fn causes_are_joined_on_one_line() {
         let cause = || std::io::Error::other("no such disk");
         let rows = [
             ("alone", Layer::Wrapped(cause()), "no such disk"),

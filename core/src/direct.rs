@@ -1,41 +1,41 @@
-//! The direct path: which yes the kernel may remember ([`verdict`]), which of them a change takes back
-//! ([`concerned`], [`Sources`]), and whether a connection that is open may stay open ([`stays`]).
+//! The direct path: which verdicts the kernel may cache ([`verdict`]), which cached verdicts a change makes
+//! stale ([`affected`], [`Sources`]), and whether an open connection may stay open ([`may_stay`]).
 //!
-//! The kernel keeps a yes for a pair of workloads and an address, with the destination's *generation*.
-//! Whoever decides reads the generation first and the mesh afterwards; whoever changes the mesh publishes it
-//! first and then gives new generations to those concerned. So a yes that rests on an older mesh never has
-//! the newest generation.
+//! The kernel caches a verdict for a pair of workloads and an address, with the destination's *generation*.
+//! A decision reads the generation first and the mesh second. A change publishes the mesh first and gives
+//! new generations to the affected destinations second. So a verdict of an older mesh never has the newest
+//! generation.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::denial::Denial;
+use crate::inbound;
 use crate::mesh::{Mesh, Touched};
 use crate::model::{Identity, Scope, Workload, WorkloadUid};
-use crate::{Denial, inbound};
 
-/// Why a pair of workloads does not use the direct path.
+/// Why a connection may not take the direct path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// It may not connect at all.
+    /// The connection is denied on every path.
     Denied(Denial),
-    /// One of the two has the direct path switched off.
-    SwitchedOff(WorkloadUid),
-    /// The destination demands TLS also from its own node.
+    /// The direct path is switched off for this client or server.
+    Disabled(WorkloadUid),
+    /// The server demands TLS on its own node too.
     TlsDemanded(WorkloadUid),
-    /// The answer holds for this source address, or is to be reported each time: the daemon must be asked
-    /// each time.
-    AskAgain,
+    /// The decision depends on the source address, or is to be reported each time: it must not be cached.
+    NotCacheable,
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Denied(denial) => denial.fmt(f),
-            Self::SwitchedOff(uid) => write!(f, "{uid} has the direct path switched off"),
+            Self::Disabled(uid) => write!(f, "{uid} has the direct path switched off"),
             Self::TlsDemanded(uid) => write!(f, "{uid} demands TLS on its own node too"),
-            Self::AskAgain => f.write_str("the decision holds for one connection only"),
+            Self::NotCacheable => f.write_str("the decision holds for one connection only"),
         }
     }
 }
@@ -46,7 +46,8 @@ impl From<Denial> for Refusal {
     }
 }
 
-/// Whether the kernel may remember that `source` may connect to `destination` at `address`, both on one node.
+/// Whether the kernel may cache the verdict that `source` may connect to `destination` at `address`, both on
+/// one node.
 pub fn verdict(
     mesh: &Mesh,
     source: &WorkloadUid,
@@ -58,26 +59,26 @@ pub fn verdict(
         return Err(Denial::SourceUnknown(source.clone()).into());
     }
     if !from.direct {
-        return Err(Refusal::SwitchedOff(source.clone()));
+        return Err(Refusal::Disabled(source.clone()));
     }
     eligible(to)?;
-    // As the destination's TLS has it.
+    // A tunnel would fail in its TLS handshake.
     if !to.identities().any(|own| own.trust_domain == from.trust_domain) {
-        return Err(Refusal::AskAgain);
+        return Err(Refusal::NotCacheable);
     }
-    // Who asks for the address must mean this workload, not another that claims it.
+    // Another workload that claims the address may be meant.
     if mesh.workload_by_address(address.ip()).is_none_or(|owner| owner.uid != *destination) {
         let address = address.ip();
         return Err(Denial::AddressMismatch { workload: destination.clone(), address }.into());
     }
-    // Any of its addresses does: an answer that depends on which is not remembered.
+    // Any of its addresses will do: a decision that depends on the address is not cached.
     let Some(own) = from.addresses.iter().find(|own| own.is_ipv4() == address.is_ipv4()) else {
-        return Err(Refusal::AskAgain);
+        return Err(Refusal::NotCacheable);
     };
-    let decision = inbound::request(mesh, destination, address, &from.identity(), *own);
+    let decision = inbound::authorize_tunnel(mesh, destination, address, &from.identity(), *own);
     let permit = decision.outcome?;
     if permit.depends_on_source() || !decision.dry_run.is_empty() {
-        return Err(Refusal::AskAgain);
+        return Err(Refusal::NotCacheable);
     }
     Ok(())
 }
@@ -96,7 +97,7 @@ pub fn eligible(destination: &Workload) -> Result<(), Refusal> {
 
 fn switched_on(destination: &Workload) -> Result<(), Refusal> {
     if !destination.direct {
-        return Err(Refusal::SwitchedOff(destination.uid.clone()));
+        return Err(Refusal::Disabled(destination.uid.clone()));
     }
     if destination.same_node_tls {
         return Err(Refusal::TlsDemanded(destination.uid.clone()));
@@ -114,9 +115,9 @@ fn known<'a>(
     Ok((from, to))
 }
 
-/// Whether an open direct connection may stay open. `source`: the client as it is known now, or as it was
-/// known last where its removal is ahead of its end.
-pub fn stays(
+/// Whether an open direct connection may stay open. `source` is the client's current workload, or its last
+/// one where it has been removed from the mesh before its pod has ended.
+pub fn may_stay(
     mesh: &Mesh,
     source: &Workload,
     destination: &WorkloadUid,
@@ -125,27 +126,26 @@ pub fn stays(
 ) -> Result<(), Refusal> {
     let to = mesh.workload(destination).ok_or_else(|| Denial::WorkloadUnknown(destination.clone()))?;
     if !source.direct {
-        return Err(Refusal::SwitchedOff(source.uid.clone()));
+        return Err(Refusal::Disabled(source.uid.clone()));
     }
     switched_on(to)?;
-    let decision = inbound::request(mesh, destination, server, &source.identity(), client.ip());
+    let decision = inbound::authorize_tunnel(mesh, destination, server, &source.identity(), client.ip());
     Ok(decision.outcome.map(drop)?)
 }
 
-/// The local destinations about which a change may have changed an answer: yeses towards them, and what is
-/// open to them. What changes nothing about them is left out, since a connection that is just being made
-/// would be refused.
-pub fn concerned<'a>(
+/// The local destinations whose verdicts and open connections a change may affect. Destinations that it
+/// cannot affect are left out: a new generation refuses connections that are being established.
+pub fn affected<'a>(
     before: &Mesh,
     after: &Mesh,
     touched: &Touched,
     local: impl IntoIterator<Item = &'a WorkloadUid>,
 ) -> BTreeSet<WorkloadUid> {
     let scopes = Scopes::of(before, after, touched);
-    let is_concerned = |uid: &WorkloadUid| {
+    let is_affected = |uid: &WorkloadUid| {
         let states = [before.workload(uid), after.workload(uid)];
         let mut known = states.into_iter().flatten();
-        if known.clone().any(|workload| scopes.concern(workload, touched)) {
+        if known.clone().any(|workload| scopes.apply_to(workload, touched)) {
             return true;
         }
         let changed =
@@ -157,13 +157,13 @@ pub fn concerned<'a>(
                 touched.addresses.contains(&address.to_canonical()) && owner(before) != owner(after)
             })
     };
-    local.into_iter().filter(|uid| is_concerned(uid)).cloned().collect()
+    local.into_iter().filter(|uid| is_affected(uid)).cloned().collect()
 }
 
-/// Whom the policies of a change are about.
+/// Which workloads the policies of a change apply to.
 #[derive(Default)]
 struct Scopes {
-    everyone: bool,
+    all: bool,
     namespaces: BTreeSet<Arc<str>>,
 }
 
@@ -173,11 +173,11 @@ impl Scopes {
         for key in &touched.policies {
             for policy in [before.policy(key), after.policy(key)].into_iter().flatten() {
                 match policy.scope {
-                    Scope::Global => scopes.everyone = true,
+                    Scope::Global => scopes.all = true,
                     Scope::Namespace => {
                         scopes.namespaces.insert(key.namespace.clone());
                     }
-                    // Those that name it, whether it is there or not.
+                    // Workloads that name it are found by name, whether or not it exists.
                     Scope::WorkloadSelector => {}
                 }
             }
@@ -185,14 +185,14 @@ impl Scopes {
         scopes
     }
 
-    fn concern(&self, workload: &Workload, touched: &Touched) -> bool {
-        self.everyone
+    fn apply_to(&self, workload: &Workload, touched: &Touched) -> bool {
+        self.all
             || self.namespaces.contains(&workload.namespace)
             || workload.policies.iter().any(|key| touched.policies.contains(key))
     }
 }
 
-/// All that an answer can hang on at the destination's side, besides policies.
+/// All attributes of a destination that a verdict depends on, besides policies.
 fn as_destination(workload: Option<&Arc<Workload>>) -> Option<impl PartialEq + '_> {
     workload.map(|workload| {
         (
@@ -203,7 +203,7 @@ fn as_destination(workload: Option<&Arc<Workload>>) -> Option<impl PartialEq + '
     })
 }
 
-/// As whom the node's workloads connect: what their yeses rest on.
+/// The attributes of the node's workloads that verdicts for them as clients depend on.
 #[derive(Clone, Debug, Default)]
 pub struct Sources(BTreeMap<WorkloadUid, Source>);
 
@@ -215,10 +215,10 @@ struct Source {
 }
 
 impl Sources {
-    /// Takes in what the mesh says now; true when one of the workloads is another than before: then the
-    /// answers that it got are those of somebody else, whatever the destination.
+    /// Follows the mesh. True if one of the workloads has changed: then its cached verdicts are stale,
+    /// whatever the destination.
     ///
-    /// One that is not known (any more) is still who it was: a pod that is being deleted leaves the mesh
+    /// A workload that has been removed counts as unchanged: a pod that is being deleted leaves the mesh
     /// before it ends.
     pub fn follow<'a>(&mut self, mesh: &Mesh, local: impl IntoIterator<Item = &'a WorkloadUid>) -> bool {
         let mut changed = false;
@@ -227,7 +227,7 @@ impl Sources {
             let (identity, in_mesh) = (workload.identity(), workload.in_mesh());
             let now = Source { identity, in_mesh, direct: workload.direct };
             let before = self.0.insert(uid.clone(), now.clone());
-            // One that only joined the mesh had no answers.
+            // A workload that has just joined the mesh had no verdicts.
             let joined =
                 |before: &Source| !before.in_mesh && Source { in_mesh: now.in_mesh, ..before.clone() } == now;
             changed |= before.is_some_and(|before| before != now && !joined(&before));
@@ -235,7 +235,7 @@ impl Sources {
         changed
     }
 
-    /// A workload has left the node, and its yeses with it.
+    /// Forgets a workload that has left the node: its verdicts have been removed.
     pub fn forget(&mut self, uid: &WorkloadUid) {
         self.0.remove(uid);
     }

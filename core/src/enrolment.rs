@@ -1,35 +1,38 @@
-//! Whether a pod should be in the mesh: one rule for all who ask (the controller, the node's agent, the CNI
-//! plugin), and whether it already is, as its annotation says.
+//! Whether a pod should be enrolled (one rule for the controller, the node agent, the CNI plugin and the
+//! CLI), and whether its node captures it already, as its annotation says.
 //!
-//! The order of an enrolment: a label makes a pod *desired* ([`Subject::judge`]); its node prepares it and
-//! annotates it ([`is_redirected`]); only then is it announced to its peers. So nobody tunnels to a pod that
-//! does not take tunnels yet.
+//! The order of an enrolment: a label makes a pod *desired* ([`Candidate::evaluate`]); its node prepares
+//! capture and annotates the pod ([`is_redirected`]); only then do peers learn that it speaks HBONE. So no
+//! tunnel is opened to a pod that does not accept tunnels yet.
 
 pub mod exclusion;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// The label that enrols a namespace or a pod, or keeps a pod out.
+/// The label that enrols a namespace or a pod, or opts a pod out.
 pub const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
 
 /// The annotation of a pod whose connections are captured.
 pub const REDIRECTION: &str = "ambient.istio.io/redirection";
 
-/// The value of [`REDIRECTION`] that counts.
+/// The value of [`REDIRECTION`] on a captured pod.
 pub const REDIRECTION_ENABLED: &str = "enabled";
 
-/// The annotation that says why a pod is not captured although it is labelled; on a pod that is captured
-/// ([`REDIRECTION`]), which of its ports are not ([`exclusion::describe`]).
+/// The annotation that says why a labelled pod is not captured; on a captured pod ([`REDIRECTION`]), which of
+/// its ports are not ([`exclusion::describe`]).
 pub const NOT_CAPTURED: &str = "ambit.dev/not-captured";
 
-/// Under which name annotations are written to the API server (its field manager). [`REDIRECTION`] is also
-/// other meshes': only what was written under this name is ours to take off.
+/// The field manager under which annotations are written. Other meshes write [`REDIRECTION`] too: only
+/// annotations that were written by this manager may be removed.
 pub const FIELD_MANAGER: &str = "ambit";
 
-/// Whether a pod's annotations are ours to take off. `managers`: under which names its fields have been
-/// written.
-pub fn wrote<'a>(annotations: Option<&Labels>, mut managers: impl Iterator<Item = &'a str>) -> bool {
+/// Whether the pod has annotations that [`FIELD_MANAGER`] wrote. `managers` are the field managers of the
+/// pod's metadata.
+pub fn is_annotated_by_us<'a>(
+    annotations: Option<&Labels>,
+    mut managers: impl Iterator<Item = &'a str>,
+) -> bool {
     let any =
         annotations.is_some_and(|all| [REDIRECTION, NOT_CAPTURED].iter().any(|it| all.contains_key(*it)));
     any && managers.any(|name| name == FIELD_MANAGER)
@@ -38,45 +41,47 @@ pub fn wrote<'a>(annotations: Option<&Labels>, mut managers: impl Iterator<Item 
 /// Labels or annotations.
 pub type Labels = BTreeMap<String, String>;
 
-/// A pod, as far as the rule looks at it.
+/// The attributes of a pod that decide whether it should be enrolled.
 #[derive(Clone, Copy, Debug)]
-pub struct Subject<'a> {
+pub struct Candidate<'a> {
+    /// `metadata.namespace`.
     pub namespace: &'a str,
-    /// `None`: the namespace is not known, or has none.
+    /// The labels of the namespace; `None` if it is not known.
     pub namespace_labels: Option<&'a Labels>,
+    /// `metadata.labels`.
     pub pod_labels: Option<&'a Labels>,
     /// `spec.hostNetwork`.
     pub host_network: bool,
-    /// `status.phase` is `Succeeded` or `Failed`.
+    /// Whether `status.phase` is `Succeeded` or `Failed`.
     pub finished: bool,
     /// The namespace of the mesh's own pods.
     pub system_namespace: &'a str,
 }
 
-/// Whether a pod should be in the mesh, and why not.
+/// Whether a pod should be enrolled, and why not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Answer {
+pub enum Eligibility {
     /// It should.
     Desired,
     /// Neither it nor its namespace is labelled.
     NotLabelled,
-    /// Its own label keeps it out, or its namespace's does.
+    /// Its own label opts it out, or its namespace's does.
     OptedOut,
-    /// It has its node's network: there is nothing to tell its connections from the node's.
+    /// It has its node's network namespace: its connections cannot be told from the node's.
     HostNetwork,
-    /// It is one of the mesh's own.
+    /// It is one of the mesh's own pods.
     System,
-    /// It has finished, and its address may already be another's.
+    /// It has finished, and its address may be another pod's already.
     Finished,
 }
 
-impl Answer {
-    /// Whether the pod should be in the mesh.
+impl Eligibility {
+    /// Whether the pod should be enrolled.
     pub fn is_desired(self) -> bool {
         self == Self::Desired
     }
 
-    /// What [`NOT_CAPTURED`] says: only about pods that run, are labelled, and cannot be in the mesh.
+    /// The value of [`NOT_CAPTURED`], for running pods that are labelled and cannot be enrolled.
     pub fn not_captured(self) -> Option<&'static str> {
         match self {
             Self::HostNetwork => Some("host network: its connections cannot be told from the node's"),
@@ -86,8 +91,8 @@ impl Answer {
     }
 }
 
-/// For logs.
-impl fmt::Display for Answer {
+/// As logs show it.
+impl fmt::Display for Eligibility {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Desired => "labelled",
@@ -100,27 +105,27 @@ impl fmt::Display for Answer {
     }
 }
 
-impl Subject<'_> {
-    /// The rule. A pod's label goes before its namespace's; a label with another value says nothing.
-    pub fn judge(&self) -> Answer {
-        let says = |labels: Option<&Labels>| mode(labels?.get(DATAPLANE_MODE)?);
-        match says(self.pod_labels).or_else(|| says(self.namespace_labels)) {
-            None => Answer::NotLabelled,
-            Some(false) => Answer::OptedOut,
-            Some(true) if self.finished => Answer::Finished,
-            Some(true) if self.namespace == self.system_namespace => Answer::System,
-            Some(true) if self.host_network => Answer::HostNetwork,
-            Some(true) => Answer::Desired,
+impl Candidate<'_> {
+    /// Applies the rule. A pod's label takes precedence over its namespace's; unknown values are ignored.
+    pub fn evaluate(&self) -> Eligibility {
+        let enrols = |labels: Option<&Labels>| mode(labels?.get(DATAPLANE_MODE)?);
+        match enrols(self.pod_labels).or_else(|| enrols(self.namespace_labels)) {
+            None => Eligibility::NotLabelled,
+            Some(false) => Eligibility::OptedOut,
+            Some(true) if self.finished => Eligibility::Finished,
+            Some(true) if self.namespace == self.system_namespace => Eligibility::System,
+            Some(true) if self.host_network => Eligibility::HostNetwork,
+            Some(true) => Eligibility::Desired,
         }
     }
 }
 
-/// Whether the pod's node has said that it captures the pod's connections.
+/// Whether the pod's node captures it, by its annotation.
 pub fn is_redirected(annotations: &Labels) -> bool {
     annotations.get(REDIRECTION).is_some_and(|value| value == REDIRECTION_ENABLED)
 }
 
-/// What a value of [`DATAPLANE_MODE`] says, if it says anything that is known.
+/// Whether a value of [`DATAPLANE_MODE`] enrols, if the value is known.
 pub(crate) fn mode(value: &str) -> Option<bool> {
     match value {
         "ambient" | "ambit" => Some(true),

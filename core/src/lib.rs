@@ -1,9 +1,16 @@
-//! Every decision Ambit takes, and nothing else: pure, synchronous, no tokio, no sockets, no clock.
+//! Every decision of Ambit, and nothing else: pure and synchronous, without tokio, sockets or a clock.
 //!
-//! Ways in: [`mesh::Mesh`] holds the state and [`mesh::Mesh::apply`] changes it; [`outbound::plan`] says
-//! where a connection goes; [`inbound::request`] and [`policy::authorize`] say whether it may;
-//! [`derive::World`] turns the objects users write into the changes that [`mesh::Mesh`] takes. Every refusal
-//! is a [`Denial`]; errors are put on a line by [`chain`].
+//! Entry points:
+//!
+//! - [`derive::World`] turns the objects that users write into changes of the mesh.
+//! - [`mesh::Mesh`] holds the state; [`mesh::Mesh::apply`] changes it.
+//! - [`outbound::plan`] decides where a connection goes.
+//! - [`policy::authorize`] and [`inbound::authorize_tunnel`] decide whether a connection is permitted.
+//! - [`direct::verdict`] decides whether the kernel may cache that decision.
+//!
+//! Every refusal is a [`Denial`], which has a [`Reason`]. [`chain`] prints an error with its causes.
+
+#![warn(missing_docs)]
 
 pub mod balance;
 mod causes;
@@ -11,14 +18,16 @@ mod denial;
 pub mod derive;
 pub mod direct;
 pub mod enrolment;
-pub mod health;
 pub mod inbound;
 pub mod mesh;
 pub mod model;
 pub mod outbound;
+pub mod outlier;
 pub mod policy;
+mod reason;
 #[cfg(feature = "testing")]
 pub mod testing;
 
 pub use causes::chain;
-pub use denial::{Asked, Denial};
+pub use denial::{Access, Denial};
+pub use reason::Reason;

@@ -1,6 +1,5 @@
 //! The state of the mesh and the one way to change it: [`Mesh::apply`]. The controller and the proxies run
-//! the same reducer. Cloning is O(1) (persistent maps), so a reader takes a snapshot and keeps it as long as
-//! it likes.
+//! the same reducer. Cloning is O(1) (persistent maps), so readers keep snapshots.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -8,24 +7,33 @@ use std::sync::Arc;
 
 use crate::model::{Authorization, PolicyKey, Scope, Service, ServiceKey, Workload, WorkloadUid};
 
-/// One step of the state.
+/// A change of one resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
+    /// Adds or replaces a workload.
     PutWorkload(Arc<Workload>),
+    /// Removes a workload.
     RemoveWorkload(WorkloadUid),
+    /// Adds or replaces a service.
     PutService(Arc<Service>),
+    /// Removes a service.
     RemoveService(ServiceKey),
+    /// Adds or replaces a policy.
     PutPolicy(Arc<Authorization>),
+    /// Removes a policy.
     RemovePolicy(PolicyKey),
 }
 
-/// What a batch of changes touched. A change equal to what is held touches nothing.
+/// What a batch of changes touched. A change to an equal value touches nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Touched {
+    /// Workloads that were added, replaced or removed.
     pub workloads: BTreeSet<WorkloadUid>,
+    /// Services that were added, replaced or removed.
     pub services: BTreeSet<ServiceKey>,
+    /// Policies that were added, replaced or removed.
     pub policies: BTreeSet<PolicyKey>,
-    /// Every address whose owner, or whose answer from [`Mesh::captures`], may have changed.
+    /// Addresses whose workload, or whose result of [`Mesh::captures`], may have changed.
     pub addresses: BTreeSet<IpAddr>,
 }
 
@@ -53,19 +61,19 @@ pub struct Mesh {
     workloads_by_node: Index<Arc<str>, WorkloadUid>,
     global_policies: imbl::OrdSet<PolicyKey>,
     namespace_policies: Index<Arc<str>, PolicyKey>,
-    /// Which workloads name a policy.
+    /// The workloads that name a policy.
     naming: Index<PolicyKey, WorkloadUid>,
-    /// Policies that were taken back while workloads still name them.
+    /// Policies that were removed while workloads still name them.
     retracted: imbl::OrdSet<PolicyKey>,
 }
 
 impl Mesh {
-    /// Nothing known.
+    /// Without resources.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Applies the changes in order and says what they touched.
+    /// Applies the changes in order and returns what they touched.
     pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>) -> Touched {
         let mut touched = Touched::default();
         for change in changes {
@@ -85,13 +93,14 @@ impl Mesh {
         touched
     }
 
+    /// The workload of that name.
     pub fn workload(&self, uid: &WorkloadUid) -> Option<&Arc<Workload>> {
         self.workloads.get(uid)
     }
 
-    /// The workload that answers at the address. Where several claim it: an enrolled one first (a wrong guess
-    /// then fails instead of sending plaintext), then the first by uid, so that the order of arrival does
-    /// not matter.
+    /// The workload that has the address. Of several: an enrolled one (if that is wrong, the connection fails
+    /// instead of being sent in plaintext), then the first by uid, so that the order of changes does not
+    /// matter.
     pub fn workload_by_address(&self, address: IpAddr) -> Option<&Arc<Workload>> {
         let claimants = || {
             let uids = self.workloads_by_address.get(&address.to_canonical()).into_iter().flatten();
@@ -100,6 +109,7 @@ impl Mesh {
         claimants().find(|w| w.in_mesh()).or_else(|| claimants().next())
     }
 
+    /// The service of that name.
     pub fn service(&self, key: &ServiceKey) -> Option<&Arc<Service>> {
         self.services.get(key)
     }
@@ -110,16 +120,17 @@ impl Mesh {
         keys.filter_map(|key| self.services.get(key))
     }
 
-    /// The workloads that stand behind a service, ready or not, ordered by uid.
+    /// The endpoints of a service, ready or not, ordered by uid.
     pub fn endpoints(&self, key: &ServiceKey) -> impl Iterator<Item = &Arc<Workload>> {
         self.endpoints.get(key).into_iter().flat_map(|endpoints| endpoints.values())
     }
 
+    /// The policy of that name.
     pub fn policy(&self, key: &PolicyKey) -> Option<&Arc<Authorization>> {
         self.policies.get(key)
     }
 
-    /// The policies that concern a workload: mesh-wide ones, its namespace's, those it lists.
+    /// The policies that apply to a workload: the mesh's, its namespace's, and those it names.
     pub fn policies_for(&self, workload: &Workload) -> Vec<&Arc<Authorization>> {
         let namespace = self.namespace_policies.get(&workload.namespace).into_iter().flatten();
         let scoped = self.global_policies.iter().chain(namespace).filter_map(|key| self.policies.get(key));
@@ -127,9 +138,9 @@ impl Mesh {
         scoped.chain(listed.filter(|policy| policy.scope == Scope::WorkloadSelector)).collect()
     }
 
-    /// A policy that the workload names and that was never here: it is still to come, or could not be read.
-    /// One that was taken back is not missing: its removal and the workload's news travel apart and may
-    /// cross.
+    /// A policy that the workload names and that was never put: it has not arrived, or could not be decoded.
+    /// A removed one is not missing: the removal and the workload's update are separate messages and may
+    /// arrive in either order.
     pub fn missing_policy<'a>(&self, workload: &'a Workload) -> Option<&'a PolicyKey> {
         workload
             .policies
@@ -137,14 +148,17 @@ impl Mesh {
             .find(|key| !self.policies.contains_key(*key) && !self.retracted.contains(*key))
     }
 
+    /// All workloads, ordered by uid.
     pub fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
         self.workloads.values()
     }
 
+    /// All services, ordered by key.
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
         self.services.values()
     }
 
+    /// All policies, ordered by key.
     pub fn policies(&self) -> impl Iterator<Item = &Arc<Authorization>> {
         self.policies.values()
     }
@@ -155,9 +169,9 @@ impl Mesh {
         uids.filter_map(|uid| self.workloads.get(uid))
     }
 
-    /// Whether an enrolled client's connection to the address goes to ztunnel: the address of an enrolled
-    /// workload, of a service with an enrolled endpoint or with addresses that only the mesh knows, or of
-    /// anything with a waypoint.
+    /// Whether connections of enrolled clients to the address are captured: it is the address of an enrolled
+    /// workload, of a service with an enrolled endpoint or with virtual addresses, or of a service or
+    /// workload with a waypoint.
     pub fn captures(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         let workloads = self.workloads_by_address.get(&address).into_iter().flatten();
@@ -192,8 +206,8 @@ impl Mesh {
         }
         for workload in old.iter().chain(&new) {
             touched.addresses.extend(indexed_addresses(workload));
-            // An endpoint that joins, leaves or changes its protocol may change what its services' addresses
-            // need.
+            // An endpoint that joins, leaves or changes its protocol may change whether its services'
+            // addresses are captured.
             for service in workload.services.keys().filter_map(|key| self.services.get(key)) {
                 touched.addresses.extend(service.addresses.iter().map(IpAddr::to_canonical));
             }
@@ -289,7 +303,7 @@ impl Mesh {
     }
 }
 
-/// The addresses a workload is found by: none for one that shares its node's.
+/// The addresses that a workload is found by: none if it shares its node's.
 fn indexed_addresses(workload: &Workload) -> impl Iterator<Item = IpAddr> {
     let own = workload.has_own_address();
     workload.addresses.iter().filter(move |_| own).map(IpAddr::to_canonical)

@@ -1,78 +1,90 @@
-//! Where an outbound connection of an enrolled workload goes: [`plan`].
+//! Where a captured outbound connection goes: [`plan`].
+//!
+//! A waypoint will be one more kind of [`Plan`].
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::Denial;
 use crate::balance::{Avoid, Choice};
+use crate::denial::Denial;
 use crate::inbound::HBONE_PORT;
 use crate::mesh::Mesh;
 use crate::model::{Affinity, Identity, LoadBalancingMode, Service, Workload, WorkloadUid};
 
-/// An outbound connection that the kernel handed over.
+/// A captured outbound connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Flow {
+pub struct Connection {
+    /// The client's workload.
     pub source: WorkloadUid,
-    /// What the application asked for.
+    /// The original destination.
     pub destination: SocketAddr,
-    /// The endpoint that the kernel chose among the service's, where it chose.
+    /// The endpoint that the kernel has chosen, if it has.
     pub chosen: Option<SocketAddr>,
 }
 
-/// How the connection is carried. Direct paths and waypoints will be further variants.
+/// How a connection is carried.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Plan {
-    /// Mutual TLS to the node of the endpoint.
+    /// Through an HBONE tunnel to the endpoint.
     Tunnel(Tunnel),
-    /// The endpoint is the client's own workload: a plain connection inside its namespace.
-    Local(Direct),
-    /// The endpoint is outside the mesh: plain TCP.
-    Passthrough(Direct),
+    /// The endpoint is the client's own workload: plaintext inside its network namespace.
+    Local(Plaintext),
+    /// The endpoint is not enrolled: plaintext.
+    Passthrough(Plaintext),
 }
 
 /// An HBONE tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tunnel {
+    /// The client's workload.
     pub source: Arc<Workload>,
+    /// The endpoint.
     pub destination: Arc<Workload>,
-    /// The service the application asked for, if it asked for one.
+    /// The service of the original destination, if it is a service's.
     pub service: Option<Arc<Service>>,
-    /// Where the tunnel is opened: the endpoint's HBONE port.
+    /// The address that the HBONE connection is made to.
     pub peer: SocketAddr,
-    /// Where the tunnel ends: the application's address.
+    /// The `:authority` of the CONNECT request: the application's address.
     pub authority: SocketAddr,
-    /// Any of these may answer.
+    /// The peer must present one of these.
     pub identities: Vec<Identity>,
 }
 
-/// A plain connection.
+/// A plaintext connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Direct {
+pub struct Plaintext {
+    /// The client's workload.
     pub source: Arc<Workload>,
-    /// `None`: an address that no workload is known for.
+    /// The endpoint; `None` where no workload has the address.
     pub destination: Option<Arc<Workload>>,
+    /// The service of the original destination, if it is a service's.
     pub service: Option<Arc<Service>>,
-    /// Unspecified (with the right port) where there is a host name.
+    /// The endpoint's address and port. The address is unspecified where there is a host name.
     pub address: SocketAddr,
-    /// The endpoint is reached by this name: it is resolved when connecting, and [`resolved`] says how to go
-    /// on.
+    /// The endpoint's host name: it is resolved when connecting, and [`resolved`] plans on.
     pub hostname: Option<Arc<str>>,
 }
 
-/// Decides where a flow goes. `dice` is a uniformly random number: the same number, the same answer.
+/// Decides where a connection goes. `random` is a uniformly random number; equal numbers give equal plans.
 ///
-/// An address that nobody has any more is refused: it was captured because it was in the mesh a moment ago,
-/// and a second try goes the way that is right then.
-pub fn plan(mesh: &Mesh, flow: &Flow, dice: u64) -> Result<Plan, Denial> {
-    plan_without(mesh, flow, &Avoid::NONE, dice)
+/// A destination that no resource has is denied: it was captured because one had it a moment ago, and a
+/// retry is captured or not by the current state.
+pub fn plan(mesh: &Mesh, connection: &Connection, random: u64) -> Result<Plan, Denial> {
+    plan_without(mesh, connection, &Avoid::NONE, random)
 }
 
-/// [`plan`], without some endpoints of the service.
-pub fn plan_without(mesh: &Mesh, flow: &Flow, avoid: &Avoid, dice: u64) -> Result<Plan, Denial> {
-    let source = mesh.workload(&flow.source).ok_or_else(|| Denial::SourceUnknown(flow.source.clone()))?;
-    let address = SocketAddr::new(flow.destination.ip().to_canonical(), flow.destination.port());
-    if let Some(service) = service_at(mesh, source, address) {
-        return plan_service(mesh, source, service, address, flow.chosen, avoid, dice);
+/// [`plan`], with endpoints to avoid.
+pub fn plan_without(
+    mesh: &Mesh,
+    connection: &Connection,
+    avoid: &Avoid,
+    random: u64,
+) -> Result<Plan, Denial> {
+    let source =
+        mesh.workload(&connection.source).ok_or_else(|| Denial::SourceUnknown(connection.source.clone()))?;
+    let address = SocketAddr::new(connection.destination.ip().to_canonical(), connection.destination.port());
+    if let Some(service) = service_at(mesh, Some(source), address) {
+        return plan_service(mesh, source, service, address, connection.chosen, avoid, random);
     }
     if let Some(workload) = mesh.workload_by_address(address.ip()) {
         return plan_workload(mesh, source, workload, address);
@@ -85,31 +97,30 @@ pub fn plan_without(mesh: &Mesh, flow: &Flow, avoid: &Avoid, dice: u64) -> Resul
     }
 }
 
-/// How to go on when the name of a plan's endpoint was resolved to an address: an enrolled workload may have
+/// The plan for an address that the host name of an endpoint was resolved to: an enrolled workload may have
 /// it. `None` where no peer can have that address.
-pub fn resolved(mesh: &Mesh, named: &Direct, address: IpAddr) -> Option<Plan> {
+pub fn resolved(mesh: &Mesh, named: &Plaintext, address: IpAddr) -> Option<Plan> {
     let address = address.to_canonical();
-    let nobody = address.is_unspecified() || address.is_loopback() || address.is_multicast();
-    let endpoint = named.destination.as_ref().filter(|_| !nobody)?;
+    let unusable = address.is_unspecified() || address.is_loopback() || address.is_multicast();
+    let endpoint = named.destination.as_ref().filter(|_| !unusable)?;
     let address = SocketAddr::new(address, named.address.port());
     Some(carry(mesh, &named.source, endpoint, named.service.as_ref(), address))
 }
 
-/// What else can be done after plans that failed: another endpoint of the same service, if it has one that
-/// was not tried.
-pub fn another(mesh: &Mesh, flow: &Flow, avoid: &Avoid, dice: u64) -> Option<Plan> {
-    let plan = plan_without(mesh, flow, avoid, dice).ok()?;
-    // Where the client named the endpoint itself, there is no other to find.
+/// The plan for a retry: another endpoint of the same service, if it has one that was not tried.
+pub fn another(mesh: &Mesh, connection: &Connection, avoid: &Avoid, random: u64) -> Option<Plan> {
+    let plan = plan_without(mesh, connection, avoid, random).ok()?;
+    // Where the original destination is the endpoint itself, there is no other.
     let new = plan.service().is_some() && plan.destination().is_some_and(|w| !avoid.tried.contains(&w.uid));
     new.then_some(plan)
 }
 
 impl Plan {
-    /// The service the application asked for, if it asked for one.
+    /// The service of the original destination, if it is a service's.
     pub fn service(&self) -> Option<&Arc<Service>> {
         match self {
             Self::Tunnel(tunnel) => tunnel.service.as_ref(),
-            Self::Local(direct) | Self::Passthrough(direct) => direct.service.as_ref(),
+            Self::Local(plaintext) | Self::Passthrough(plaintext) => plaintext.service.as_ref(),
         }
     }
 
@@ -117,17 +128,25 @@ impl Plan {
     pub fn destination(&self) -> Option<&Arc<Workload>> {
         match self {
             Self::Tunnel(tunnel) => Some(&tunnel.destination),
-            Self::Local(direct) | Self::Passthrough(direct) => direct.destination.as_ref(),
+            Self::Local(plaintext) | Self::Passthrough(plaintext) => plaintext.destination.as_ref(),
         }
     }
 }
 
-/// The service that has the address and the port; of several the client's own namespace's, then the first by
-/// key.
-fn service_at<'a>(mesh: &'a Mesh, source: &Workload, address: SocketAddr) -> Option<&'a Arc<Service>> {
+/// The service that has the address and the port. Of several: the one of the client's namespace, then the
+/// first by key.
+pub fn service_at<'a>(
+    mesh: &'a Mesh,
+    source: Option<&Workload>,
+    address: SocketAddr,
+) -> Option<&'a Arc<Service>> {
     let serving =
         || mesh.services_by_address(address.ip()).filter(|service| service.port(address.port()).is_some());
-    serving().find(|service| service.key.namespace == source.namespace).or_else(|| serving().next())
+    let own = || {
+        let namespace = &source?.namespace;
+        serving().find(|service| service.key.namespace == *namespace)
+    };
+    own().or_else(|| serving().next())
 }
 
 fn plan_service(
@@ -137,7 +156,7 @@ fn plan_service(
     asked: SocketAddr,
     chosen: Option<SocketAddr>,
     avoid: &Avoid,
-    dice: u64,
+    random: u64,
 ) -> Result<Plan, Denial> {
     if service.waypoint.is_some() {
         return Err(Denial::WaypointUnsupported(format!("service {}", service.key)));
@@ -146,17 +165,17 @@ fn plan_service(
         return plan_passthrough(mesh, source, service, asked);
     }
     let choice = Choice { mesh, client: source, service, asked, avoid: *avoid };
-    // Affinity is no matter of who chose: the answer is the same, or that of newer news.
+    // With affinity the daemon's choice equals the kernel's, or rests on newer state.
     let chosen = chosen.filter(|_| service.load_balancing.affinity == Affinity::None);
     let endpoint = chosen
         .and_then(|chosen| choice.accept(chosen))
-        .or_else(|| choice.make(dice))
+        .or_else(|| choice.make(random))
         .ok_or_else(|| Denial::NoEndpoint { service: service.key.clone(), port: asked.port() })?;
     Ok(carry(mesh, source, endpoint.workload, Some(service), endpoint.address))
 }
 
-/// The client chose the address itself. What stands behind an address that is no workload's is not known;
-/// where it might be something in the mesh, sending plaintext there is refused.
+/// The client has chosen the address itself. An address that no workload has may be an enrolled workload's
+/// that is not known yet: where the service has enrolled endpoints, plaintext to it is denied.
 fn plan_passthrough(
     mesh: &Mesh,
     source: &Arc<Workload>,
@@ -169,7 +188,7 @@ fn plan_passthrough(
     if mesh.endpoints(&service.key).any(|endpoint| endpoint.in_mesh()) {
         return Err(Denial::DestinationUnknown(address));
     }
-    Ok(Plan::Passthrough(Direct {
+    Ok(Plan::Passthrough(Plaintext {
         source: source.clone(),
         destination: None,
         service: Some(service.clone()),
@@ -197,7 +216,7 @@ fn carry(
     service: Option<&Arc<Service>>,
     address: SocketAddr,
 ) -> Plan {
-    // Something written down elsewhere may have the address of an enrolled workload: then it is that
+    // A WorkloadEntry or EndpointSlice may list the address of an enrolled workload: then it is that
     // workload, and gets no plaintext.
     let owner = || mesh.workload_by_address(address.ip()).filter(|owner| owner.in_mesh());
     let endpoint = if endpoint.in_mesh() { endpoint } else { owner().unwrap_or(endpoint) };
@@ -213,12 +232,12 @@ fn carry(
             identities,
         });
     }
-    let direct = Direct {
+    let plaintext = Plaintext {
         source: source.clone(),
         destination: Some(endpoint.clone()),
         service: service.cloned(),
         hostname: endpoint.hostname.clone().filter(|_| address.ip().is_unspecified()),
         address,
     };
-    if endpoint.uid == source.uid { Plan::Local(direct) } else { Plan::Passthrough(direct) }
+    if endpoint.uid == source.uid { Plan::Local(plaintext) } else { Plan::Passthrough(plaintext) }
 }

@@ -1,5 +1,4 @@
-//! Short ways to build nouns, for the tests of every crate: a field that is added to one is filled in here
-//! alone.
+//! Builders of resources for the tests of every crate: a new field is filled in here only.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -77,7 +76,7 @@ pub fn service(name: &str, addresses: &[&str], ports: &[(u16, u16)]) -> Service 
     }
 }
 
-/// Puts a workload behind a service, listening as the service says.
+/// Makes a workload an endpoint of a service, with the service's target ports.
 pub fn behind(mut workload: Workload, service: &Service) -> Workload {
     let mapping = |port: &ServicePort| PortMapping { service_port: port.port, target_port: port.target_port };
     workload.services.insert(service.key.clone(), service.ports.iter().map(mapping).collect());

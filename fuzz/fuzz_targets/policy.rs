@@ -5,10 +5,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use ambit_core::inbound::{Mode, capture_mode};
+use ambit_core::inbound::{PlaintextMode, plaintext_modes};
 use ambit_core::mesh::{Change, Mesh};
 use ambit_core::model::{Authorization, Identity, Scope, Workload};
-use ambit_core::policy::{Peer, authorize};
+use ambit_core::policy::{Request, authorize};
 use ambit_fuzz::reference;
 use ambit_xds::convert::{decode_authorization, decode_workload};
 use ambit_xds::proto::istio::{security, workload};
@@ -73,24 +73,24 @@ fuzz_target!(|data: &[u8]| {
     let mut mesh = Mesh::new();
     mesh.apply(policies.iter().map(|policy| Change::PutPolicy(Arc::new(policy.clone()))));
     mesh.apply([Change::PutWorkload(Arc::new(cart))]);
-    let modes = capture_mode(&mesh, &uid);
+    let modes = plaintext_modes(&mesh, &uid);
     for own in OWN {
         for port in PORTS {
             let destination = SocketAddr::new(ip(own), port);
             for source in SOURCES.map(ip) {
                 for name in PEERS {
                     let identity: Option<Identity> = name.map(|name| name.parse().expect("an identity"));
-                    let peer = Peer { identity: identity.as_ref(), source, destination };
+                    let peer = Request { identity: identity.as_ref(), source, destination };
                     let allowed = authorize(&mesh, &uid, &peer).outcome.is_ok();
                     let expected = reference::allows(&policies, identity.as_ref(), source, destination);
                     assert_eq!(allowed, expected, "{name:?} from {source} to {destination}: {policies:#?}");
                     if identity.is_none() && source.is_ipv4() == destination.is_ipv4() {
                         match modes.ports.get(&port).unwrap_or(&modes.default) {
-                            Mode::Open => assert!(allowed, "OPEN, but {source} to {destination} is refused"),
-                            Mode::Strict => {
+                            PlaintextMode::Open => assert!(allowed, "OPEN, but {source} to {destination} is refused"),
+                            PlaintextMode::Strict => {
                                 assert!(!allowed, "STRICT, but {source} to {destination} is let in")
                             }
-                            Mode::Check => {}
+                            PlaintextMode::Check => {}
                         }
                     }
                 }

@@ -85,5 +85,5 @@ async fn remove(client: &Client, pod: &ObjectMeta) -> kube::Result<()> {
 /// Whether a pod has an annotation that was written under Ambit's name.
 fn is_annotated(pod: &ObjectMeta) -> bool {
     let managers = pod.managed_fields.iter().flatten().filter_map(|entry| entry.manager.as_deref());
-    enrolment::wrote(pod.annotations.as_ref(), managers)
+    enrolment::is_annotated_by_us(pod.annotations.as_ref(), managers)
 }

@@ -17,6 +17,7 @@ use crate::connections::{EndedView, View};
 use crate::daemon::Node;
 use crate::error::Error;
 use crate::pods::Pod;
+use crate::reason;
 use crate::report::chain;
 
 /// Starts the three servers.
@@ -96,7 +97,7 @@ fn xds_view(xds: &Status) -> Value {
 
 fn pod_view(node: &Node, mesh: &Mesh, pod: &Pod) -> Value {
     let known = node.state.mesh().is_some() && mesh.workload(&pod.uid).is_some();
-    let modes = ambit_core::inbound::capture_mode(mesh, &pod.uid);
+    let modes = ambit_core::inbound::plaintext_modes(mesh, &pod.uid);
     let ports: serde_json::Map<String, Value> = modes
         .ports
         .iter()
@@ -125,8 +126,9 @@ fn kernel_view(node: &Node) -> Value {
     let refusals = match dataplane.counters() {
         Ok(counters) => {
             let seen = counters.iter().filter(|(_, count)| *count > 0);
-            let seen: serde_json::Map<String, Value> =
-                seen.map(|(reason, count)| (reason.name().to_owned(), json!(count))).collect();
+            let seen: serde_json::Map<String, Value> = seen
+                .map(|(reason, count)| (reason::from_kernel(*reason).to_string(), json!(count)))
+                .collect();
             json!(seen)
         }
         Err(error) => json!({ "error": chain(&error) }),

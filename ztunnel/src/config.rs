@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ambit_core::health;
+use ambit_core::outlier;
 use ambit_daemon_kit::config::{self, Mistake};
 use ambit_daemon_kit::controller;
 use ambit_daemon_kit::telemetry::logs;
@@ -103,7 +103,7 @@ struct Ejection {
 
 impl Default for Ejection {
     fn default() -> Self {
-        let settings = health::Settings::default();
+        let settings = outlier::Settings::default();
         Self {
             enabled: true,
             consecutive_failures: settings.consecutive_failures,
@@ -194,8 +194,8 @@ impl Config {
     }
 
     /// None: nobody is ejected.
-    pub(crate) fn ejection(&self) -> Option<health::Settings> {
-        self.ejection.enabled.then(|| health::Settings {
+    pub(crate) fn ejection(&self) -> Option<outlier::Settings> {
+        self.ejection.enabled.then(|| outlier::Settings {
             consecutive_failures: self.ejection.consecutive_failures,
             first_ejection: Duration::from_secs(self.ejection.first_seconds),
             longest_ejection: Duration::from_secs(self.ejection.longest_seconds),
@@ -244,7 +244,7 @@ mod tests {
         assert_eq!(config.certificate_ttl(), Duration::from_hours(24));
         assert_eq!(config.drain_timeout(), Duration::from_secs(10));
         assert_eq!(config.connect_timeout(), Duration::from_secs(10));
-        assert_eq!(config.ejection(), Some(health::Settings::default()));
+        assert_eq!(config.ejection(), Some(outlier::Settings::default()));
         assert_eq!(config.cgroup, None);
         assert!(config.direct.enabled);
         assert_eq!(config.direct.lease(), Duration::from_mins(1));

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use ambit_core::mesh::{Mesh, Touched};
 use ambit_core::model::PolicyKey;
-use ambit_core::policy::{Peer, authorize};
+use ambit_core::policy::{Request, authorize};
 use ambit_core::{Denial, inbound};
 use ambit_daemon_kit::telemetry::connection::{Bytes, Direction, End, Ending, Facts, OpenConnection, opened};
 use ambit_daemon_kit::telemetry::recent::Ended;
@@ -132,11 +132,11 @@ fn decide_again(mesh: &Mesh, facts: &Facts) -> Result<(), Denial> {
     let source = facts.source.address.ip();
     let decision = match (&facts.source.identity, facts.hbone_address) {
         (Some(identity), Some(authority)) => {
-            inbound::request(mesh, &workload.uid, authority, identity, source)
+            inbound::authorize_tunnel(mesh, &workload.uid, authority, identity, source)
         }
         (identity, _) => {
             let destination = facts.destination.address;
-            authorize(mesh, &workload.uid, &Peer { identity: identity.as_ref(), source, destination })
+            authorize(mesh, &workload.uid, &Request { identity: identity.as_ref(), source, destination })
         }
     };
     decision.outcome.map(drop)
@@ -268,7 +268,7 @@ impl EndedView {
             connection: View { policy, ..View::of(&ended.facts, ended.bytes, ended.duration.as_secs_f64()) },
             // A clock that was set back says nothing.
             seconds_ago: ended.at.elapsed().unwrap_or_default().as_secs_f64(),
-            reason: ended.ending.reason,
+            reason: ended.ending.reason.name(),
             flags: ended.ending.flag.as_str(),
             error: ended.ending.error.clone(),
         }
@@ -287,6 +287,7 @@ impl EndView {
 
 #[cfg(test)]
 mod tests {
+    use ambit_core::Reason;
     use ambit_core::mesh::Change;
     use ambit_core::model::{Action, Workload};
     use ambit_daemon_kit::telemetry::connection::Path;
@@ -334,14 +335,14 @@ mod tests {
         let touched = mesh.apply([deny]);
         connections.recheck(&mesh, Some(&touched));
         let ending = ended(&from_legacy).expect("denied");
-        assert_eq!(ending.reason, "policy_denied");
+        assert_eq!(ending.reason, Reason::PolicyDenied);
         assert_eq!(ending.policy.map(|policy| policy.to_string()).as_deref(), Some("shop/deny-legacy"));
         assert!(ended(&from_web).is_none());
         assert!(ended(&outbound).is_none(), "enforcement is at the destination");
 
         let touched = mesh.apply([Change::RemoveWorkload(cart.uid)]);
         connections.recheck(&mesh, Some(&touched));
-        assert_eq!(ended(&from_web).expect("the destination left").reason, "workload_unknown");
+        assert_eq!(ended(&from_web).expect("the destination left").reason, Reason::WorkloadUnknown);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ambit_core::Reason;
 use ambit_core::model::{Workload, WorkloadKind};
 use ambit_core::outbound::Tunnel as Plan;
 use ambit_daemon_kit::telemetry::connection::Ending;
@@ -15,7 +16,6 @@ use ambit_hbone::client::{self, Connection};
 use ambit_hbone::pool::{Dial, Key, PoolError};
 use ambit_hbone::request::{Baggage, ConnectRequest};
 use ambit_hbone::{Http2, tls};
-use ambit_loader::Reason;
 use http::StatusCode;
 use tokio::net::TcpStream;
 

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use ambit_core::health::{Effect, Ejected, Health, ServicePort, Settings};
 use ambit_core::mesh::Mesh;
 use ambit_core::model::WorkloadUid;
+use ambit_core::outlier::{Detector, Effect, Ejected, ServicePortKey, Settings};
 use ambit_daemon_kit::telemetry::exposition::{Exposition, Family};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -28,7 +28,7 @@ const EJECTIONS: Family = Family::counter(
 /// An endpoint as one port of one service has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Endpoint {
-    pub(crate) port: ServicePort,
+    pub(crate) port: ServicePortKey,
     pub(crate) workload: WorkloadUid,
 }
 
@@ -37,7 +37,7 @@ pub(crate) struct Endpoint {
 pub(crate) struct Endpoints {
     began: Instant,
     /// None: nobody is ever ejected.
-    health: Option<Mutex<Health>>,
+    health: Option<Mutex<Detector>>,
     /// Whether anybody failed lately: while nobody did, a success is no news, and takes no lock.
     troubled: AtomicBool,
     ejected: ArcSwap<Ejected>,
@@ -49,7 +49,7 @@ impl Endpoints {
     pub(crate) fn new(settings: Option<Settings>) -> Self {
         Self {
             began: Instant::now(),
-            health: settings.map(|settings| Mutex::new(Health::new(settings))),
+            health: settings.map(|settings| Mutex::new(Detector::new(settings))),
             troubled: AtomicBool::new(false),
             ejected: ArcSwap::default(),
             ejections: AtomicU64::new(0),
@@ -147,7 +147,7 @@ impl Endpoints {
     }
 
     /// Makes known what the lock guards, while it is held.
-    fn publish(&self, health: &Health, changed: bool) {
+    fn publish(&self, health: &Detector, changed: bool) {
         self.troubled.store(!health.is_empty(), Ordering::Relaxed);
         if changed {
             self.ejected.store(Arc::new(health.ejected()));
@@ -160,7 +160,7 @@ impl Endpoints {
     }
 }
 
-fn say_returned(port: &ServicePort, workload: &WorkloadUid) {
+fn say_returned(port: &ServicePortKey, workload: &WorkloadUid) {
     tracing::info!(service = %port.service, port = port.port, endpoint = %workload, "endpoint may serve again");
 }
 
@@ -171,7 +171,7 @@ mod tests {
     use ambit_core::testing::service_key;
 
     fn endpoint(name: &str) -> Endpoint {
-        Endpoint { port: ServicePort { service: service_key("shop/cart"), port: 80 }, workload: uid(name) }
+        Endpoint { port: ServicePortKey { service: service_key("shop/cart"), port: 80 }, workload: uid(name) }
     }
 
     fn carts() -> Mesh {
@@ -209,9 +209,9 @@ mod tests {
         };
         let (endpoints, mesh, one) = (Endpoints::new(Some(short)), carts(), endpoint("cart-1"));
         endpoints.failed(&mesh, &one);
-        assert!(endpoints.ejected().concerns(&one.port.service));
+        assert!(endpoints.ejected().affects(&one.port.service));
         endpoints.advance();
-        assert!(!endpoints.ejected().concerns(&one.port.service));
+        assert!(!endpoints.ejected().affects(&one.port.service));
     }
 
     #[test]

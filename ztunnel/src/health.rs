@@ -7,12 +7,12 @@ use ambit_daemon_kit::telemetry::connection;
 use ambit_daemon_kit::telemetry::exposition::{Exposition, Family};
 use ambit_daemon_kit::telemetry::instruments::{Counters, Durations};
 use ambit_daemon_kit::telemetry::metrics::Metrics;
-use ambit_loader::Reason;
+use ambit_loader::KernelReason;
 use ambit_xds::client::Status;
 use tokio::sync::watch;
 
 use crate::daemon::Node;
-use crate::report;
+use crate::{reason, report};
 
 /// From the decision to the open tunnel, or to the plain connection: what an application's first byte waits
 /// for.
@@ -124,10 +124,10 @@ fn kernel(node: &Node, all: &mut Exposition) {
     });
     let mut lost = 0;
     for (reason, count) in counters.into_iter().filter(|(_, count)| *count > 0) {
-        if reason == Reason::RecordLost {
+        if reason == KernelReason::RecordLost {
             lost = count;
         } else {
-            refusals.sample(&[("reason", reason.name())], count);
+            refusals.sample(&[("reason", reason::from_kernel(reason).name())], count);
         }
     }
     all.single(&RECORDS_LOST, lost);

@@ -1,22 +1,22 @@
 //! Connections to this node's workloads: tunnels from peers ([`tunnels`]) and plaintext that must be checked
 //! ([`plaintext`]).
 //!
-//! peer certificate → `inbound::request` → `Permit` → dial the application → 200 → relay → report.
+//! peer certificate → `inbound::authorize_tunnel` → `Permit` → dial the application → 200 → relay → report.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use ambit_core::Denial;
 use ambit_core::inbound;
 use ambit_core::mesh::Mesh;
 use ambit_core::model::{Identity, Workload, WorkloadUid};
 use ambit_core::policy::{self, Decision, Permit};
+use ambit_core::{Denial, Reason};
 use ambit_daemon_kit::telemetry::connection::{Direction, End, Ending, Facts, Flag, Path, failed};
 use ambit_hbone::Error as HboneError;
 use ambit_hbone::request::{Authority, ConnectRequest};
 use ambit_hbone::server::{Incoming, Peer};
-use ambit_loader::{HBONE_PORT, Reason};
+use ambit_loader::HBONE_PORT;
 use http::StatusCode;
 use tokio::net::TcpStream;
 use tokio::time::{error::Elapsed, timeout};
@@ -222,8 +222,13 @@ async fn make_tunnel(
     facts.hbone_address = Some(authority);
     let mesh = wait(node, pod).await?;
     know(facts, &mesh, &pod.uid, client, authority);
-    let decision =
-        inbound::request(&mesh, &pod.uid, authority, &peer.identity, peer.address.ip().to_canonical());
+    let decision = inbound::authorize_tunnel(
+        &mesh,
+        &pod.uid,
+        authority,
+        &peer.identity,
+        peer.address.ip().to_canonical(),
+    );
     let permit = decide(decision, pod, facts)?;
     let application = connect(node, pod, &permit, client).await?;
     Ok((mesh, permit, application))
@@ -238,7 +243,7 @@ async fn make_plaintext(
 ) -> Result<Made, Refusal> {
     let mesh = wait(node, pod).await?;
     know(facts, &mesh, &pod.uid, client, local);
-    let peer = policy::Peer { identity: None, source: client.ip(), destination: local };
+    let peer = policy::Request { identity: None, source: client.ip(), destination: local };
     let permit = decide(policy::authorize(&mesh, &pod.uid, &peer), pod, facts)?;
     let application = connect(node, pod, &permit, client).await?;
     Ok((mesh, permit, application))
@@ -321,15 +326,8 @@ fn facts(
 /// it is the one that has the address, if it has the certificate's identity too.
 fn know(facts: &mut Facts, mesh: &Mesh, pod: &WorkloadUid, client: SocketAddr, application: SocketAddr) {
     let destination = mesh.workload(pod).cloned();
-    facts.service = destination.as_ref().and_then(|workload| {
-        // Several services may share a port; with one there is no question.
-        let mut serving = workload
-            .services
-            .iter()
-            .filter(|(_, ports)| ports.iter().any(|port| port.target_port == application.port()));
-        let first = serving.next().filter(|_| serving.next().is_none());
-        first.and_then(|(key, _)| mesh.service(key).cloned())
-    });
+    let service = |workload| inbound::service_behind(mesh, workload, application.port());
+    facts.service = destination.as_deref().and_then(service).cloned();
     facts.destination.workload = destination;
     let source = mesh.workload_by_address(client.ip()).cloned();
     facts.source.workload = source.filter(|workload| {

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use ambit_core::inbound::{Mode, capture_mode};
+use ambit_core::inbound::{PlaintextMode, plaintext_modes};
 use ambit_core::mesh::{Mesh, Touched};
 use ambit_loader::{Dataplane, Inbound, InboundMode};
 use parking_lot::Mutex;
@@ -68,7 +68,7 @@ impl Kernel {
 
     /// Writes one pod's modes, and what it excludes.
     pub(crate) fn set_mode(&self, mesh: &Mesh, pod: &Pod) -> Result<(), Error> {
-        let mode = kernel_modes(&capture_mode(mesh, &pod.uid));
+        let mode = kernel_modes(&plaintext_modes(mesh, &pod.uid));
         let excluded = mesh.workload(&pod.uid).map(|workload| &workload.excluded_ports.outbound);
         self.dataplane
             .set_ports(pod.cookie, &mode, excluded.unwrap_or(&BTreeSet::new()))
@@ -105,11 +105,11 @@ impl Kernel {
     }
 }
 
-fn kernel_modes(modes: &ambit_core::inbound::Inbound) -> Inbound {
+fn kernel_modes(modes: &ambit_core::inbound::PlaintextModes) -> Inbound {
     let mode = |mode| match mode {
-        Mode::Open => InboundMode::Open,
-        Mode::Check => InboundMode::Check,
-        Mode::Strict => InboundMode::Strict,
+        PlaintextMode::Open => InboundMode::Open,
+        PlaintextMode::Check => InboundMode::Check,
+        PlaintextMode::Strict => InboundMode::Strict,
     };
     Inbound {
         default: mode(modes.default),

@@ -23,6 +23,7 @@ mod kernel;
 mod netns;
 mod outbound;
 mod pods;
+mod reason;
 mod relay;
 mod report;
 mod shares;

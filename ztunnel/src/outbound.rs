@@ -1,19 +1,20 @@
 //! A connection of one of this node's applications, captured in `connect()`: [`serve`].
 //!
-//! accept → original destination → `Flow` → `outbound::plan` → tunnel or dial → relay → report.
+//! accept → original destination → `Connection` → `outbound::plan` → tunnel or dial → relay → report.
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ambit_core::Reason;
 use ambit_core::balance::Avoid;
-use ambit_core::health::ServicePort;
 use ambit_core::mesh::Mesh;
 use ambit_core::model::Workload;
-use ambit_core::outbound::{Direct, Flow, Plan, Tunnel, another, plan_without, resolved};
+use ambit_core::outbound::{Connection, Plaintext, Plan, Tunnel, another, plan_without, resolved};
+use ambit_core::outlier::ServicePortKey;
 use ambit_daemon_kit::telemetry::connection::{Direction, End, Ending, Facts, Path, failed};
-use ambit_loader::{Captured, Reason};
+use ambit_loader::Captured;
 use tokio::net::TcpStream;
 use tokio::time::{error::Elapsed, timeout};
 
@@ -109,7 +110,7 @@ impl<'a> Attempt<'a> {
         self.client = client_of(source.as_deref(), self.client, destination);
         self.facts.source.address = self.client;
         self.facts.source.workload = source;
-        let flow = Flow { source: self.pod.uid.clone(), destination, chosen };
+        let flow = Connection { source: self.pod.uid.clone(), destination, chosen };
         self.try_endpoints(node, &mesh, &flow).await
     }
 
@@ -118,7 +119,7 @@ impl<'a> Attempt<'a> {
         &mut self,
         node: &Arc<Node>,
         mesh: &Arc<Mesh>,
-        flow: &Flow,
+        flow: &Connection,
     ) -> Result<Far, Ending> {
         let ejected = node.endpoints.ejected();
         let avoid = Avoid { ejected: &ejected, tried: &[] };
@@ -193,7 +194,7 @@ impl<'a> Attempt<'a> {
                 // The application talks to itself, and sees itself as the peer.
                 dial::application(node, self.pod, direct.address, self.client).await.map(Far::Plain)
             }
-            Plan::Passthrough(named @ Direct { hostname: Some(name), .. }) => {
+            Plan::Passthrough(named @ Plaintext { hostname: Some(name), .. }) => {
                 self.follow_name(node, mesh, named, name).await
             }
             Plan::Passthrough(direct) => dial::plain(node, self.pod, direct.address).await.map(Far::Plain),
@@ -205,7 +206,7 @@ impl<'a> Attempt<'a> {
         &mut self,
         node: &Arc<Node>,
         mesh: &Mesh,
-        named: &Direct,
+        named: &Plaintext,
         name: &str,
     ) -> Result<Far, Failure> {
         let mut last = None;
@@ -231,8 +232,8 @@ impl<'a> Attempt<'a> {
                 facts.hbone_address = Some(*authority);
                 facts.service.clone_from(service);
             }
-            Plan::Local(Direct { destination, service, address, .. })
-            | Plan::Passthrough(Direct { destination, service, address, .. }) => {
+            Plan::Local(Plaintext { destination, service, address, .. })
+            | Plan::Passthrough(Plaintext { destination, service, address, .. }) => {
                 facts.path = Path::Plaintext;
                 facts.mutual_tls = false;
                 facts.destination.address = *address;
@@ -271,11 +272,11 @@ fn client_of(source: Option<&Workload>, client: SocketAddr, destination: SocketA
 }
 
 /// The endpoint as the service has it; none where no choice was made, or the pod talks to itself.
-fn endpoint(plan: &Plan, flow: &Flow) -> Option<Endpoint> {
+fn endpoint(plan: &Plan, flow: &Connection) -> Option<Endpoint> {
     if matches!(plan, Plan::Local(_)) {
         return None;
     }
-    let port = ServicePort { service: plan.service()?.key.clone(), port: flow.destination.port() };
+    let port = ServicePortKey { service: plan.service()?.key.clone(), port: flow.destination.port() };
     Some(Endpoint { port, workload: plan.destination()?.uid.clone() })
 }
 

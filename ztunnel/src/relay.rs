@@ -1,9 +1,9 @@
 //! The bytes of a connection, from when it is open to its report: [`run`].
 
+use ambit_core::Reason;
 use ambit_daemon_kit::telemetry::connection::Ending;
 use ambit_hbone::Tunnel;
 use ambit_hbone::relay::{self, End, Outcome};
-use ambit_loader::Reason;
 use tokio::net::TcpStream;
 
 use crate::connections::Registered;

@@ -1,12 +1,11 @@
 //! Why connections end, in the words of logs and metrics.
 
-use ambit_core::Denial;
 pub(crate) use ambit_core::chain;
 use ambit_core::model::{Action, WorkloadUid};
 use ambit_core::policy::DryRun;
+use ambit_core::{Denial, Reason};
 use ambit_daemon_kit::telemetry::connection::{Ending, Facts, Flag};
 use ambit_daemon_kit::telemetry::instruments::Counters;
-use ambit_loader::Reason;
 
 /// What dry-run policies would have said.
 pub(crate) static DRY_RUN: Counters<4> = Counters::new(
@@ -89,7 +88,7 @@ fn flag(reason: Reason) -> Flag {
 
 /// An ending nobody need look at.
 pub(crate) fn orderly() -> Ending {
-    Ending { reason: Reason::Closed.name(), flag: flag(Reason::Closed), error: None, policy: None }
+    Ending { reason: Reason::Closed, flag: flag(Reason::Closed), error: None, policy: None }
 }
 
 /// An ending that carried bytes, or was about to, and broke. `response_flags` says why one was not made, so
@@ -100,7 +99,7 @@ pub(crate) fn broken(reason: Reason, error: impl Into<String>) -> Ending {
 
 /// A connection that could not be made.
 pub(crate) fn unmade(reason: Reason, error: impl Into<String>) -> Ending {
-    Ending { reason: reason.name(), flag: flag(reason), error: Some(error.into()), policy: None }
+    Ending { reason, flag: flag(reason), error: Some(error.into()), policy: None }
 }
 
 /// A connection that its pod's share of the daemon has no room for.
@@ -111,25 +110,12 @@ pub(crate) fn exhausted(uid: &WorkloadUid) -> Ending {
 
 /// A connection that was decided against, or is no longer allowed.
 pub(crate) fn denied(denial: &Denial) -> Ending {
-    Ending { policy: denial.policy().cloned(), ..unmade(reason(denial), denial.to_string()) }
-}
-
-/// The core's denials are reasons by the same names; a test holds the two lists together.
-fn reason(denial: &Denial) -> Reason {
-    let name = denial.reason();
-    Reason::ALL.iter().copied().find(|reason| reason.name() == name).unwrap_or(Reason::Abandoned)
+    Ending { policy: denial.policy().cloned(), ..unmade(denial.reason(), denial.to_string()) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_denial_is_a_reason() {
-        for name in Denial::REASONS {
-            assert!(Reason::ALL.iter().any(|reason| reason.name() == name), "{name}");
-        }
-    }
 
     #[test]
     fn only_what_was_made_has_no_flag() {

@@ -1,29 +1,29 @@
-//! Text → documents: YAML (several documents, `kind: List`) or JSON, each turned into a JSON value.
+//! Text → documents: YAML (several documents, `kind: List`) or JSON, each as a JSON value: [`documents`].
 //!
-//! The text is cut at its document markers first, so that a syntax error in one document leaves its
-//! neighbours readable. Way in: [`documents`].
+//! The text is cut at its document markers first, so that a syntax error in one document does not affect the
+//! others.
 
 use serde_json::{Map, Number, Value};
 use serde_yaml_ng::Value as Yaml;
 
-/// One object as written, before anything is known about its kind.
+/// An object of any kind, as written.
 #[derive(Debug)]
 pub(crate) struct Written {
-    /// The line of the text at which its document begins, from 1.
+    /// The first line of its document, from 1.
     pub(crate) line: usize,
-    /// Its place in a `kind: List`: `items[3]`.
+    /// Its index in a `kind: List`.
     pub(crate) item: Option<usize>,
     pub(crate) value: Value,
 }
 
-/// A document that is not YAML at all.
+/// A document that is not YAML.
 #[derive(Debug)]
 pub(crate) struct Unreadable {
     pub(crate) line: usize,
     pub(crate) message: String,
 }
 
-/// Every object of the text, in its order.
+/// All objects of the text, in order.
 pub(crate) fn documents(text: &str) -> Vec<Result<Written, Unreadable>> {
     let mut found = Vec::new();
     for (line, chunk) in chunks(text.strip_prefix('\u{feff}').unwrap_or(text)) {
@@ -37,8 +37,8 @@ pub(crate) fn documents(text: &str) -> Vec<Result<Written, Unreadable>> {
     found
 }
 
-/// The text between document markers, with the line each begins at. A line that begins with `---` or `...` is
-/// a marker wherever it stands, even inside a block scalar (YAML 1.2, section 9.1.4).
+/// The texts between document markers, each with its first line. A line that begins with `---` or `...` is a
+/// marker everywhere, even inside a block scalar (YAML 1.2, section 9.1.4).
 fn chunks(text: &str) -> Vec<(usize, &str)> {
     let mut found = Vec::new();
     let (mut start, mut start_line, mut offset) = (0, 1, 0);
@@ -57,12 +57,12 @@ fn chunks(text: &str) -> Vec<(usize, &str)> {
         offset += line.len();
     }
     found.push((start_line, &text[start..]));
-    found.retain(|(_, chunk)| chunk.lines().any(says_something));
+    found.retain(|(_, chunk)| chunk.lines().any(has_content));
     found
 }
 
-/// Whether a line is more than a comment, a directive or a bare marker.
-fn says_something(line: &str) -> bool {
+/// Whether a line is more than a comment, a directive or a marker.
+fn has_content(line: &str) -> bool {
     let content = line.strip_prefix("---").unwrap_or(line).trim_start();
     !(content.is_empty() || content.starts_with('#') || line.starts_with('%'))
 }
@@ -73,19 +73,19 @@ fn read(chunk: &str, line: usize) -> Result<Value, String> {
     json(yaml)
 }
 
-/// The parser counts lines from the start of the document; people count from the start of the file.
+/// The parser counts lines from the start of the document; messages count from the start of the text.
 fn locate(error: &serde_yaml_ng::Error, line: usize) -> String {
     let message = error.to_string();
     match error.location() {
         Some(at) => {
-            let said = format!("line {} column {}", at.line(), at.column());
-            message.replace(&said, &format!("line {} column {}", at.line() + line - 1, at.column()))
+            let relative = format!("line {} column {}", at.line(), at.column());
+            message.replace(&relative, &format!("line {} column {}", at.line() + line - 1, at.column()))
         }
         None => message,
     }
 }
 
-/// JSON knows no tags and only text as keys; `8080: …` becomes `"8080": …`, as kubectl does.
+/// JSON has no tags, and its keys are strings; `8080: …` becomes `"8080": …`, as in kubectl.
 fn json(yaml: Yaml) -> Result<Value, String> {
     Ok(match yaml {
         Yaml::Null => Value::Null,
@@ -161,7 +161,7 @@ mod tests {
     type Found = (usize, Option<usize>, Value);
 
     #[test]
-    fn cuts_and_reads() {
+    fn documents_are_split_and_read() {
         let rows: &[(&str, &str, Vec<Found>)] = &[
             ("nothing", "", vec![]),
             ("only comments and markers", "# a\n---\n# b\n--- # c\n...\n", vec![]),

@@ -1,4 +1,4 @@
-//! EndpointSlice, as kube-proxy reads it.
+//! EndpointSlice, as kube-proxy reads it: [`convert`].
 
 use ambit_core::derive::{EndpointSlice, SliceEndpoint, SlicePort};
 use ambit_core::model::Health;
@@ -12,7 +12,7 @@ use crate::metadata;
 const SERVICE: &str = "kubernetes.io/service-name";
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 
-/// Who makes slices of services' selectors.
+/// The controller that derives slices from services' selectors.
 const OF_SELECTORS: &str = "endpointslice-controller.k8s.io";
 
 pub(crate) fn convert(slice: api::EndpointSlice) -> Result<EndpointSlice, Vec<Mistake>> {
@@ -20,7 +20,7 @@ pub(crate) fn convert(slice: api::EndpointSlice) -> Result<EndpointSlice, Vec<Mi
     let metadata = metadata::in_namespace(&mut report, slice.metadata);
     let label = |name: &str| metadata.labels.get(name).map(String::as_str).unwrap_or_default();
     let (service, of_selector) = (label(SERVICE).to_owned(), label(MANAGED_BY) == OF_SELECTORS);
-    // There are many of these, and nothing in them is of interest.
+    // The pods have the same information, so the content is not kept.
     if of_selector {
         return report.finish(EndpointSlice { metadata, service, of_selector, ..EndpointSlice::default() });
     }
@@ -41,7 +41,7 @@ pub(crate) fn convert(slice: api::EndpointSlice) -> Result<EndpointSlice, Vec<Mi
     report.finish(EndpointSlice { metadata, service, of_selector, endpoints, ports })
 }
 
-/// Of several addresses only the first has a meaning.
+/// Only the first of several addresses is used, as in kube-proxy.
 fn endpoint(
     report: &mut Report,
     index: usize,
@@ -53,7 +53,7 @@ fn endpoint(
     let target = endpoint.target_ref.filter(|target| target.kind.as_deref() == Some("Pod"));
     let pod = target.map(|target| {
         let here = target.namespace.as_deref().is_none_or(|other| other == namespace);
-        // A name that no pod has, where it means one of another namespace.
+        // A pod of another namespace becomes a name that no pod has.
         target.name.filter(|_| here).unwrap_or_default()
     });
     Some(SliceEndpoint {
@@ -75,7 +75,7 @@ fn health(conditions: Option<&api::EndpointConditions>) -> Health {
     }
 }
 
-/// One without a number means every port: like kube-proxy, nothing is made of it.
+/// A port without number means all ports: it is ignored, as in kube-proxy.
 fn port(report: &mut Report, index: usize, port: &api::EndpointPort) -> Option<SlicePort> {
     let field = format!("ports[{index}]");
     let number = report.port(format_args!("{field}.port"), port.port?);

@@ -1,12 +1,12 @@
-//! What is wrong with an object, field by field: a check reports and goes on, so that one look at the report
-//! shows every mistake. Way in: [`Report`].
+//! The mistakes of an object, by field: [`Report`]. Checks report and go on, so that all mistakes are shown
+//! at once.
 
 use std::fmt;
 use std::net::IpAddr;
 
 use ambit_core::model::IpBlock;
 
-/// One mistake: where, and what.
+/// A mistake in an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistake {
     /// The field's path: `spec.rules[0].from[0].source.ipBlocks[1]`. Empty: the object as a whole.
@@ -40,7 +40,7 @@ impl Report {
         if self.mistakes.is_empty() { Ok(value) } else { Err(self.mistakes) }
     }
 
-    /// A list of no more than `most`: the API server must be able to tell what checking one costs.
+    /// A list of at most `most` items: the API server bounds the cost of validation.
     pub(crate) fn at_most(&mut self, field: impl fmt::Display, length: usize, most: usize) {
         if length > most {
             self.add(field, format_args!("has {length} items, more than {most}"));
@@ -59,7 +59,7 @@ impl Report {
         }
     }
 
-    /// A port written as text, as AuthorizationPolicy does.
+    /// A port as text, as in AuthorizationPolicy.
     pub(crate) fn port_text(&mut self, field: impl fmt::Display, text: &str) -> Option<u16> {
         let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         match text.parse::<u16>() {
@@ -89,23 +89,23 @@ impl Report {
         block.map(|IpBlock(block)| IpBlock(block.trunc()))
     }
 
-    /// A DNS subdomain, as Kubernetes asks of names: it becomes part of identities and host names.
+    /// A DNS subdomain, as Kubernetes requires of names: names become part of identities and host names.
     pub(crate) fn name(&mut self, field: impl fmt::Display, text: &str) {
-        let valid = text.len() <= 253 && text.split('.').all(is_label_ish);
+        let valid = text.len() <= 253 && text.split('.').all(is_label);
         if !valid {
             self.add(field, format_args!("{text:?} is not a name: lower-case letters, digits, '-' and '.'"));
         }
     }
 
-    /// A DNS label, as Kubernetes asks of namespaces.
+    /// A DNS label, as Kubernetes requires of namespaces.
     pub(crate) fn label(&mut self, field: impl fmt::Display, text: &str) {
-        if text.len() > 63 || !is_label_ish(text) {
+        if text.len() > 63 || !is_label(text) {
             self.add(field, format_args!("{text:?} is not a DNS label: lower-case letters, digits and '-'"));
         }
     }
 }
 
-fn is_label_ish(text: &str) -> bool {
+fn is_label(text: &str) -> bool {
     let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let bytes = text.as_bytes();
     let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else { return false };
@@ -116,7 +116,7 @@ fn is_label_ish(text: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn said(check: impl FnOnce(&mut Report)) -> Option<String> {
+    fn mistake(check: impl FnOnce(&mut Report)) -> Option<String> {
         let mut report = Report::default();
         check(&mut report);
         report.finish(()).err().map(|mistakes| mistakes[0].to_string())
@@ -135,9 +135,12 @@ mod tests {
             ("http", false),
             ("", false),
         ] {
-            assert_eq!(said(|report| _ = report.port_text("p", text)).is_none(), good, "{text:?}");
+            assert_eq!(mistake(|report| _ = report.port_text("p", text)).is_none(), good, "{text:?}");
         }
-        assert_eq!(said(|r| _ = r.port("p", 70_000)).as_deref(), Some("p: 70000 is not a port: 1 to 65535"));
+        assert_eq!(
+            mistake(|r| _ = r.port("p", 70_000)).as_deref(),
+            Some("p: 70000 is not a port: 1 to 65535")
+        );
     }
 
     #[test]
@@ -171,8 +174,8 @@ mod tests {
             (&"a".repeat(64), true, false),
             (&"a".repeat(254), false, false),
         ] {
-            assert_eq!(said(|report| report.name("n", text)).is_none(), name, "name {text:?}");
-            assert_eq!(said(|report| report.label("n", text)).is_none(), label, "label {text:?}");
+            assert_eq!(mistake(|report| report.name("n", text)).is_none(), name, "name {text:?}");
+            assert_eq!(mistake(|report| report.label("n", text)).is_none(), label, "label {text:?}");
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::Mistake;
 use crate::field::Report;
 use crate::metadata;
 
-/// Istio's word for `spec.trafficDistribution`.
+/// Istio's annotation for `spec.trafficDistribution`.
 const TRAFFIC_DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
 
 pub(crate) fn namespace(namespace: api::Namespace) -> Result<Namespace, Vec<Mistake>> {
@@ -35,19 +35,18 @@ pub(crate) fn node(node: api::Node) -> Result<Node, Vec<Mistake>> {
 
 pub(crate) fn pod(pod: api::Pod) -> Result<Pod, Vec<Mistake>> {
     let mut report = Report::default();
-    let report_ = &mut report;
     let terminating = pod.metadata.deletion_timestamp.is_some();
     let owner = owner(&pod);
-    let metadata = metadata::in_namespace(report_, pod.metadata);
+    let metadata = metadata::in_namespace(&mut report, pod.metadata);
     let Some(spec) = pod.spec else {
         report.add("spec", "missing");
         return report.finish(Pod::default());
     };
     let service_account = spec.service_account_name.or(spec.service_account).unwrap_or_default();
     if !service_account.is_empty() {
-        report_.name("spec.serviceAccountName", &service_account);
+        report.name("spec.serviceAccountName", &service_account);
     }
-    let (ports, probes) = containers(report_, spec.init_containers.as_deref(), &spec.containers);
+    let (ports, probes) = containers(&mut report, spec.init_containers.as_deref(), &spec.containers);
     let status = pod.status.unwrap_or_default();
     let pod = Pod {
         metadata,
@@ -57,10 +56,10 @@ pub(crate) fn pod(pod: api::Pod) -> Result<Pod, Vec<Mistake>> {
         owner,
         ports,
         probes,
-        phase: phase(report_, status.phase.as_deref()),
+        phase: phase(&mut report, status.phase.as_deref()),
         ready: ready(&status),
         terminating,
-        addresses: pod_addresses(report_, status),
+        addresses: pod_addresses(&mut report, status),
     };
     report.finish(pod)
 }
@@ -105,8 +104,8 @@ fn pod_addresses(report: &mut Report, status: api::PodStatus) -> Vec<IpAddr> {
         .collect()
 }
 
-/// Ports and probes (hooks by HTTP are the kubelet's too) of the containers that run while the pod does:
-/// sidecars (init containers that restart) too.
+/// Ports and probes of the pod's containers and sidecars (init containers that restart). HTTP hooks count as
+/// probes: the kubelet calls them too.
 fn containers(
     report: &mut Report,
     init: Option<&[api::Container]>,
@@ -157,8 +156,8 @@ fn containers(
     (ports, probes)
 }
 
-/// Where a probe connects. A name is looked up among the ports of its own container, as the kubelet does; a
-/// probe that goes to another host is none of the pod's.
+/// The port of a probe. As in the kubelet, a name is one of its own container's ports. A probe of another
+/// host has none.
 fn probe_port(
     report: &mut Report,
     field: &str,
@@ -253,8 +252,8 @@ pub(crate) fn service(service: api::Service) -> Result<Service, Vec<Mistake>> {
     report.finish(service)
 }
 
-/// Istio's annotation, for clusters whose Service has no such field yet. The field counts where it says
-/// anything; in the annotation case does not matter, and what is not known is ignored, as Istio does.
+/// The field takes precedence over Istio's annotation, which is for clusters whose Service has no such field.
+/// As in Istio, the annotation's case does not matter and unknown values are ignored.
 fn traffic_distribution(
     report: &mut Report,
     value: Option<&str>,
@@ -276,7 +275,7 @@ fn traffic_distribution(
     }
 }
 
-/// The timeout is checked, and has no effect: affinity is a function of the client and the endpoints.
+/// The timeout is checked and has no effect: affinity is a function of the client and the endpoints.
 fn affinity(report: &mut Report, spec: &api::ServiceSpec) -> Affinity {
     let client_ip = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
     if let Some(seconds) = client_ip.and_then(|client_ip| client_ip.timeout_seconds)
@@ -295,15 +294,15 @@ fn affinity(report: &mut Report, spec: &api::ServiceSpec) -> Affinity {
     }
 }
 
-/// `None` among them says headless.
+/// `None` means headless.
 fn cluster_ips(report: &mut Report, listed: Option<&[String]>, single: Option<&str>) -> Vec<IpAddr> {
-    let meant = |ip: &str| !ip.is_empty() && ip != "None";
+    let is_set = |ip: &str| !ip.is_empty() && ip != "None";
     let listed = listed.unwrap_or_default();
     if listed.is_empty() {
-        let single = single.filter(|ip| meant(ip));
+        let single = single.filter(|ip| is_set(ip));
         return single.and_then(|ip| report.address("spec.clusterIP", ip)).into_iter().collect();
     }
-    let listed = listed.iter().enumerate().filter(|(_, ip)| meant(ip));
+    let listed = listed.iter().enumerate().filter(|(_, ip)| is_set(ip));
     listed.filter_map(|(i, ip)| report.address(format_args!("spec.clusterIPs[{i}]"), ip)).collect()
 }
 
@@ -319,7 +318,7 @@ fn external_ips(
     let balancer = status.and_then(|status| status.load_balancer.as_ref());
     let ingress = balancer.and_then(|balancer| balancer.ingress.as_deref()).unwrap_or_default();
     for (index, entry) in ingress.iter().enumerate() {
-        // Whoever connects to one of these means the proxy that has it.
+        // Connections to such an address go to the load balancer's proxy.
         if entry.ip_mode.as_deref() == Some("Proxy") {
             continue;
         }
@@ -334,7 +333,7 @@ fn service_port(report: &mut Report, index: usize, port: &api::ServicePort) -> O
     let number = report.port(format_args!("{field}.port"), port.port);
     let transport = transport(report, &format!("{field}.protocol"), port.protocol.as_deref());
     let target = match &port.target_port {
-        // Zero is how "not said" is written where a number must stand.
+        // Zero means not set.
         None | Some(IntOrString::Int(0)) => number.map(PortRef::Number),
         Some(target) => port_ref(report, &format!("{field}.targetPort"), target),
     };
@@ -350,7 +349,7 @@ fn service_port(report: &mut Report, index: usize, port: &api::ServicePort) -> O
 fn port_ref(report: &mut Report, field: &str, port: &IntOrString) -> Option<PortRef> {
     match port {
         IntOrString::Int(number) => report.port(field, *number).map(PortRef::Number),
-        // A port's name has a letter (RFC 6335), so digits alone are a number in quotes.
+        // A port's name has a letter (RFC 6335), so digits are a quoted number.
         IntOrString::String(text) if text.bytes().all(|byte| byte.is_ascii_digit()) => {
             report.port_text(field, text).map(PortRef::Number)
         }

@@ -1,8 +1,13 @@
-//! The objects users write, as text → [`ambit_core::derive::Object`]s: Kubernetes' own kinds and Istio's.
+//! The objects that users write: YAML or JSON → [`ambit_core::derive::Object`]s, of Kubernetes' own kinds and
+//! Istio's.
 //!
-//! Way in: [`parse`]. It never fails as a whole: each document is accepted, ignored (a kind that is not ours)
-//! or rejected with every mistake by field, and a bad one does not spoil its neighbours.
+//! Entry point: [`parse`]. Each document is accepted, ignored (if its kind is not one of the mesh's) or
+//! rejected with all its mistakes by field. A rejected document does not affect the others.
 
+#![warn(missing_docs)]
+
+#[cfg(feature = "schema")]
+mod constraints;
 mod document;
 mod endpoint_slice;
 mod field;
@@ -24,16 +29,16 @@ use serde_json::Value;
 
 pub use field::Mistake;
 
-/// Where in the text a document stands.
+/// The position of an object in the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// The line its document begins at, from 1.
+pub struct Position {
+    /// The first line of its document, from 1.
     pub line: usize,
     /// Its index in a `kind: List`.
     pub item: Option<usize>,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "line {}", self.line)?;
         match self.item {
@@ -43,46 +48,61 @@ impl fmt::Display for Place {
     }
 }
 
-/// One document (or one item of a List).
+/// A document, or an item of a List.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Document {
-    pub place: Place,
+    /// Where it is.
+    pub position: Position,
+    /// What it was read as.
     pub outcome: Outcome,
 }
 
-/// What became of a document.
+/// What a document was read as.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
-    /// An object without mistakes, and the JSON it was read from.
-    Accepted { object: Box<Object>, source: Value },
-    /// A kind that is none of ours: `ConfigMap shop/settings (v1)`.
-    Ignored { what: String },
-    /// An object with mistakes. Its name where it could be read.
-    Rejected { object: Option<ObjectKey>, mistakes: Vec<Mistake> },
+    /// An object without mistakes.
+    Accepted {
+        /// The object.
+        object: Box<Object>,
+        /// The JSON that it was read from.
+        source: Value,
+    },
+    /// An object of a kind that the mesh does not read.
+    Ignored {
+        /// Its description: `ConfigMap shop/settings (v1)`.
+        what: String,
+    },
+    /// An object with mistakes.
+    Rejected {
+        /// Its key, if that could be read.
+        object: Option<ObjectKey>,
+        /// At least one.
+        mistakes: Vec<Mistake>,
+    },
 }
 
-/// Reads every document of a text: YAML or JSON, any number of documents, `kind: List` too.
+/// Reads all documents of a text: YAML or JSON, also of `kind: List`.
 pub fn parse(text: &str) -> Vec<Document> {
     document::documents(text)
         .into_iter()
         .map(|found| match found {
             Ok(written) => {
-                let place = Place { line: written.line, item: written.item };
-                Document { place, outcome: parse_object(written.value) }
+                let position = Position { line: written.line, item: written.item };
+                Document { position, outcome: parse_object(written.value) }
             }
             Err(unreadable) => {
                 let mistake = Mistake { field: String::new(), message: unreadable.message };
                 let outcome = Outcome::Rejected { object: None, mistakes: vec![mistake] };
-                Document { place: Place { line: unreadable.line, item: None }, outcome }
+                Document { position: Position { line: unreadable.line, item: None }, outcome }
             }
         })
         .collect()
 }
 
-/// Which of our kinds an `apiVersion` and `kind` mean.
+/// The kind that an `apiVersion` and `kind` mean.
 enum Known {
-    Ours(Kind),
-    /// A kind of ours in a version that is not.
+    Kind(Kind),
+    /// A known kind in an unknown version.
     Version(Kind),
     Unknown,
 }
@@ -102,10 +122,10 @@ fn known(api_version: &str, kind: &str) -> Known {
         ("security.istio.io", "PeerAuthentication") => (Kind::PeerAuthentication, &["v1", "v1beta1"]),
         _ => return Known::Unknown,
     };
-    if versions.contains(&version) { Known::Ours(kind) } else { Known::Version(kind) }
+    if versions.contains(&version) { Known::Kind(kind) } else { Known::Version(kind) }
 }
 
-/// Reads one object that is JSON already.
+/// Reads an object from JSON.
 pub fn parse_object(value: Value) -> Outcome {
     let reject = |object, field: &str, message: String| Outcome::Rejected {
         object,
@@ -120,12 +140,13 @@ pub fn parse_object(value: Value) -> Outcome {
         return reject(None, "apiVersion", "missing".to_owned());
     };
     let kind = match known(api_version, kind_name) {
-        Known::Ours(kind) => kind,
+        Known::Kind(kind) => kind,
         Known::Version(kind) => {
             let message = format!("{api_version:?} is not a version of {kind} that is understood");
             return reject(metadata::key(kind, &value), "apiVersion", message);
         }
-        // All kinds of this group are known: another one is misspelt, and a policy must not vanish by that.
+        // All other kinds of this group are known, so this one is misspelt. A misspelt policy must not be
+        // ignored.
         Known::Unknown
             if api_version.starts_with("security.istio.io/") && kind_name != "RequestAuthentication" =>
         {
@@ -157,7 +178,7 @@ fn read(kind: Kind, value: &Value) -> Result<Object, Vec<Mistake>> {
     }
 }
 
-/// The kind's schema; the first field that does not fit it is named.
+/// Reads the kind's type. The mistake names the first field that does not fit.
 fn typed<'v, T: serde::Deserialize<'v>>(value: &'v Value) -> Result<T, Vec<Mistake>> {
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();

@@ -1,5 +1,5 @@
-//! `metadata`: names, checked because they become part of identities and host names; labels, annotations,
-//! age.
+//! `metadata`: names (checked, because they become part of identities and host names), labels, annotations
+//! and creation time.
 
 use ambit_core::derive::{Kind, Metadata, ObjectKey, Selector};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -8,10 +8,10 @@ use serde_json::Value;
 use crate::field::Report;
 use crate::security::WorkloadSelector;
 
-/// Where an object lives that does not say, as kubectl has it.
+/// The namespace of objects that name none, as in kubectl.
 const DEFAULT_NAMESPACE: &str = "default";
 
-/// Whether a kind lives in namespaces.
+/// Whether a kind is namespaced.
 fn namespaced(kind: Kind) -> bool {
     !matches!(kind, Kind::Namespace | Kind::Node)
 }
@@ -28,7 +28,7 @@ pub(crate) fn in_namespace(report: &mut Report, meta: ObjectMeta) -> Metadata {
     common(report, namespace, meta)
 }
 
-/// The metadata of an object of a kind without namespaces.
+/// The metadata of an object of a cluster-scoped kind.
 pub(crate) fn in_cluster(report: &mut Report, meta: ObjectMeta) -> Metadata {
     if meta.namespace.as_deref().is_some_and(|namespace| !namespace.is_empty()) {
         report.add("metadata.namespace", "this kind has no namespace");
@@ -52,7 +52,7 @@ fn common(report: &mut Report, namespace: String, meta: ObjectMeta) -> Metadata 
     }
 }
 
-/// A policy's selector. Istio knows no wildcards in it.
+/// A policy's selector. As in Istio, it has no wildcards.
 pub(crate) fn selector(report: &mut Report, selector: Option<WorkloadSelector>) -> Selector {
     let labels = selector.unwrap_or_default().match_labels;
     for (key, value) in &labels {
@@ -66,7 +66,7 @@ pub(crate) fn selector(report: &mut Report, selector: Option<WorkloadSelector>) 
     labels
 }
 
-/// The name of an object that may be wrong otherwise.
+/// The key of an object that may have mistakes.
 pub(crate) fn key(kind: Kind, value: &Value) -> Option<ObjectKey> {
     let text = |field| value.get("metadata").and_then(|meta| meta.get(field)).and_then(Value::as_str);
     let name = text("name").filter(|name| !name.is_empty())?.to_owned();

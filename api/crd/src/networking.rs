@@ -1,4 +1,4 @@
-//! `networking.istio.io`: WorkloadEntry and ServiceEntry, as written. An unknown field is a mistake.
+//! The types of `networking.istio.io`: WorkloadEntry and ServiceEntry. An unknown field is a mistake.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 #[cfg(feature = "schema")]
-use crate::schema;
+use crate::constraints;
 
 /// A WorkloadEntry.
 #[derive(Debug, Deserialize)]
@@ -23,14 +23,18 @@ pub(crate) struct WorkloadEntry {
     _status: IgnoredAny,
 }
 
-/// A process or machine outside Kubernetes' own bookkeeping.
+/// A process or machine that is not a pod.
 #[derive(Debug, Default, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("x-kubernetes-validations" = schema::WORKLOAD_ENTRY)))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(extend("x-kubernetes-validations" = constraints::WORKLOAD_ENTRY)),
+)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct WorkloadEntrySpec {
-    #[cfg_attr(feature = "schema", schemars(regex(pattern = schema::ADDRESS)))]
+    #[cfg_attr(feature = "schema", schemars(regex(pattern = constraints::ADDRESS)))]
     pub(crate) address: String,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::named_ports"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::named_ports"))]
     pub(crate) ports: BTreeMap<String, i64>,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) network: String,
@@ -38,7 +42,7 @@ pub(crate) struct WorkloadEntrySpec {
     pub(crate) locality: String,
     #[cfg_attr(feature = "schema", schemars(range(min = 0, max = 4_294_967_295_i64)))]
     pub(crate) weight: Option<i64>,
-    #[cfg_attr(feature = "schema", schemars(regex(pattern = schema::NAME_OR_NOTHING)))]
+    #[cfg_attr(feature = "schema", schemars(regex(pattern = constraints::NAME_OR_NOTHING)))]
     pub(crate) service_account: String,
 }
 
@@ -58,14 +62,30 @@ pub(crate) struct ServiceEntry {
 
 /// Services by host name.
 #[derive(Debug, Default, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("required" = ["hosts", "ports"], "x-kubernetes-validations" = schema::SERVICE_ENTRY)))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(
+        extend("required" = ["hosts", "ports"], "x-kubernetes-validations" = constraints::SERVICE_ENTRY),
+    ),
+)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct ServiceEntrySpec {
-    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::hosts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::hosts"))]
     pub(crate) hosts: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::blocks"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::blocks"))]
     pub(crate) addresses: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 256), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"], "x-kubernetes-validations" = schema::ENTRY_PORTS)))]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(
+            length(min = 1, max = 256),
+            extend(
+                "x-kubernetes-list-type" = "map",
+                "x-kubernetes-list-map-keys" = ["name"],
+                "x-kubernetes-validations" = constraints::ENTRY_PORTS,
+            ),
+        ),
+    )]
     pub(crate) ports: Vec<ServicePort>,
     #[cfg_attr(feature = "schema", schemars(extend("enum" = ["MESH_EXTERNAL", "MESH_INTERNAL"])))]
     pub(crate) location: Option<String>,
@@ -85,7 +105,7 @@ pub(crate) struct ServiceEntrySpec {
 pub(crate) struct ServicePort {
     #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 65535)))]
     pub(crate) number: i64,
-    #[cfg_attr(feature = "schema", schemars(regex(pattern = schema::PROTOCOL)))]
+    #[cfg_attr(feature = "schema", schemars(regex(pattern = constraints::PROTOCOL)))]
     #[serde(default)]
     pub(crate) protocol: String,
     #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
@@ -94,11 +114,11 @@ pub(crate) struct ServicePort {
     pub(crate) target_port: Option<i64>,
 }
 
-/// Which workloads of the namespace are endpoints.
+/// Selects workloads of the namespace as endpoints.
 #[derive(Debug, Default, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("required" = ["labels"])))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct EndpointSelector {
-    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::some_label_values"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::some_label_values"))]
     pub(crate) labels: BTreeMap<String, String>,
 }

@@ -1,4 +1,4 @@
-//! PeerAuthentication: what is written → what is meant, with Istio's checks.
+//! PeerAuthentication, with Istio's checks: [`convert`].
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::field::Report;
 use crate::metadata;
 use crate::security as written;
 
-/// Whether TLS is demanded also on the same node.
+/// The annotation that demands TLS on the same node too.
 const SAME_NODE_TLS: &str = "ambit.dev/same-node-tls";
 
 pub(crate) fn convert(policy: written::PeerAuthentication) -> Result<PeerAuthentication, Vec<Mistake>> {
@@ -40,7 +40,7 @@ pub(crate) fn convert(policy: written::PeerAuthentication) -> Result<PeerAuthent
     report.finish(PeerAuthentication { metadata, selector, mode, port_modes, same_node_tls })
 }
 
-/// What the annotation says about TLS between workloads of one node.
+/// Whether TLS is demanded between workloads of one node, if the annotation is set.
 fn same_node_tls(report: &mut Report, metadata: &Metadata) -> Option<bool> {
     match metadata.annotations.get(SAME_NODE_TLS)?.as_str() {
         "required" => Some(true),

@@ -1,5 +1,5 @@
-//! AuthorizationPolicy: what is written → what is meant, with Istio's checks. What Istio would refuse is
-//! refused: a list that is there but empty, a source without a condition, a denial that can never happen.
+//! AuthorizationPolicy, with Istio's checks: [`convert`]. Among others, an empty list, a source without a
+//! condition and a DENY policy without rules are mistakes.
 
 use ambit_core::derive::{
     AuthorizationPolicy, Metadata, Operation, PolicyAction, PolicyRule, Source, TargetRef, When,
@@ -11,10 +11,10 @@ use crate::field::Report;
 use crate::metadata;
 use crate::security as written;
 
-/// How long lists of rules, sources and operations may be, as with Istio.
-const MOST: usize = 512;
+/// The longest list of rules, sources or operations, as in Istio.
+const MAX_ITEMS: usize = 512;
 
-/// Evaluated and reported, never enforced.
+/// The annotation of policies that are evaluated and reported, never enforced.
 const DRY_RUN: &str = "istio.io/dry-run";
 
 pub(crate) fn convert(policy: written::AuthorizationPolicy) -> Result<AuthorizationPolicy, Vec<Mistake>> {
@@ -30,14 +30,14 @@ pub(crate) fn convert(policy: written::AuthorizationPolicy) -> Result<Authorizat
     let selector = metadata::selector(&mut report, spec.selector);
     let target_refs = target_refs(&mut report, &metadata.namespace, spec.target_ref, spec.target_refs);
     let rules = spec.rules.unwrap_or_default();
-    report.at_most("spec.rules", rules.len(), MOST);
+    report.at_most("spec.rules", rules.len(), MAX_ITEMS);
     let rules = rules.into_iter().enumerate();
     let rules = rules.map(|(index, rule)| self::rule(&mut report, index, rule)).collect();
     report.finish(AuthorizationPolicy { metadata, selector, target_refs, action, rules })
 }
 
-/// A boolean as Go reads it, as Istio has it. A policy that was meant to be tried must not be enforced for a
-/// slip.
+/// The annotation is a boolean as Go's `strconv.ParseBool` reads it. Other values are mistakes: a policy that
+/// was meant as a dry run must not be enforced.
 fn dry_run(report: &mut Report, metadata: &Metadata) {
     const KNOWN: [&str; 12] =
         ["1", "t", "T", "true", "TRUE", "True", "0", "f", "F", "false", "FALSE", "False"];
@@ -104,8 +104,8 @@ fn rule(report: &mut Report, index: usize, rule: written::Rule) -> PolicyRule {
             report.add(format_args!("{field}.{name}"), "is empty: leave it out to match everything");
         }
     }
-    report.at_most(format_args!("{field}.from"), from.map_or(0, <[_]>::len), MOST);
-    report.at_most(format_args!("{field}.to"), to.map_or(0, <[_]>::len), MOST);
+    report.at_most(format_args!("{field}.from"), from.map_or(0, <[_]>::len), MAX_ITEMS);
+    report.at_most(format_args!("{field}.to"), to.map_or(0, <[_]>::len), MAX_ITEMS);
     let from = rule.from.unwrap_or_default().into_iter().enumerate();
     let to = rule.to.unwrap_or_default().into_iter().enumerate();
     let when = rule.when.into_iter().enumerate();
@@ -196,7 +196,7 @@ fn operation(report: &mut Report, field: &str, operation: written::Operation) ->
     }
 }
 
-/// A source or operation says something, and none of its values is empty.
+/// Checks that a source or operation has a condition and no empty value.
 fn conditions(report: &mut Report, field: &str, lists: &[(&str, &Vec<String>)]) {
     if lists.iter().all(|(_, list)| list.is_empty()) {
         report.add(field, "has no condition: leave it out to match everything");
@@ -214,17 +214,17 @@ fn no_empty_value(report: &mut Report, field: &str, list: &[String]) {
     }
 }
 
-/// Empty texts are reported as such already.
-fn meant(list: &[String]) -> impl Iterator<Item = (usize, &String)> {
+/// The values that are not empty; empty ones are reported already.
+fn non_empty(list: &[String]) -> impl Iterator<Item = (usize, &String)> {
     list.iter().enumerate().filter(|(_, text)| !text.is_empty())
 }
 
 fn blocks(report: &mut Report, field: &str, list: &[String]) -> Vec<IpBlock> {
-    meant(list).filter_map(|(i, text)| report.block(format_args!("{field}[{i}]"), text)).collect()
+    non_empty(list).filter_map(|(i, text)| report.block(format_args!("{field}[{i}]"), text)).collect()
 }
 
 fn ports(report: &mut Report, field: &str, list: &[String]) -> Vec<u16> {
-    meant(list).filter_map(|(i, text)| report.port_text(format_args!("{field}[{i}]"), text)).collect()
+    non_empty(list).filter_map(|(i, text)| report.port_text(format_args!("{field}[{i}]"), text)).collect()
 }
 
 fn when(report: &mut Report, field: &str, when: written::When) -> When {

@@ -1,5 +1,5 @@
-//! `security.istio.io`: AuthorizationPolicy and PeerAuthentication, as written. The schema's fields and
-//! nothing else: an unknown one is a mistake, because a misspelt condition would widen what a policy permits.
+//! The types of `security.istio.io`: AuthorizationPolicy and PeerAuthentication. An unknown field is a
+//! mistake: a misspelt condition would widen what a policy permits.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 #[cfg(feature = "schema")]
-use crate::schema;
+use crate::constraints;
 
 /// An AuthorizationPolicy.
 #[derive(Debug, Deserialize)]
@@ -24,10 +24,13 @@ pub(crate) struct AuthorizationPolicy {
     _status: IgnoredAny,
 }
 
-/// What an AuthorizationPolicy asks for. Lists that are absent and lists that are empty are different
-/// mistakes.
+/// The spec of an AuthorizationPolicy. An absent list differs from an empty one.
 #[derive(Debug, Default, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("x-kubernetes-validations" = schema::AUTHORIZATION_POLICY)))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(extend("x-kubernetes-validations" = constraints::AUTHORIZATION_POLICY)),
+)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct AuthorizationPolicySpec {
     pub(crate) selector: Option<WorkloadSelector>,
@@ -41,12 +44,12 @@ pub(crate) struct AuthorizationPolicySpec {
     pub(crate) provider: Option<Provider>,
 }
 
-/// Which workloads of the namespace.
+/// Selects workloads of the namespace.
 #[derive(Debug, Default, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct WorkloadSelector {
-    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::label_values"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::label_values"))]
     #[serde(default)]
     pub(crate) match_labels: BTreeMap<String, String>,
 }
@@ -65,7 +68,7 @@ pub(crate) struct TargetReference {
     pub(crate) namespace: Option<String>,
 }
 
-/// Who is asked, for the action CUSTOM.
+/// The provider of the action CUSTOM.
 #[derive(Debug, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -74,7 +77,7 @@ pub(crate) struct Provider {
     _name: String,
 }
 
-/// From whom, to what, when.
+/// A rule.
 #[derive(Debug, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -97,32 +100,36 @@ pub(crate) struct From {
 
 /// Conditions on the peer; AND-ed.
 #[derive(Debug, Default, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("minProperties" = 1, "x-kubernetes-validations" = schema::SOURCE)))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(extend("minProperties" = 1, "x-kubernetes-validations" = constraints::SOURCE)),
+)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct Source {
-    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::texts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::texts"))]
     pub(crate) principals: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::texts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::texts"))]
     pub(crate) not_principals: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::texts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::texts"))]
     pub(crate) request_principals: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::texts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::texts"))]
     pub(crate) not_request_principals: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::texts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::texts"))]
     pub(crate) namespaces: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::texts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::texts"))]
     pub(crate) not_namespaces: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::service_accounts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::service_accounts"))]
     pub(crate) service_accounts: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::service_accounts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::service_accounts"))]
     pub(crate) not_service_accounts: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::blocks"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::blocks"))]
     pub(crate) ip_blocks: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::blocks"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::blocks"))]
     pub(crate) not_ip_blocks: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::blocks"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::blocks"))]
     pub(crate) remote_ip_blocks: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::blocks"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::blocks"))]
     pub(crate) not_remote_ip_blocks: Vec<String>,
 }
 
@@ -134,40 +141,44 @@ pub(crate) struct To {
     pub(crate) operation: Operation,
 }
 
-/// Conditions on what is asked for; AND-ed.
+/// Conditions on the request; AND-ed.
 #[derive(Debug, Default, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("minProperties" = 1)))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct Operation {
-    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::texts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::texts"))]
     pub(crate) hosts: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::texts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::texts"))]
     pub(crate) not_hosts: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::ports"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::ports"))]
     pub(crate) ports: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::ports"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::ports"))]
     pub(crate) not_ports: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::texts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::texts"))]
     pub(crate) methods: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::texts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::texts"))]
     pub(crate) not_methods: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::texts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::texts"))]
     pub(crate) paths: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::texts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::texts"))]
     pub(crate) not_paths: Vec<String>,
 }
 
-/// One more condition, by attribute.
+/// A condition on an attribute.
 #[derive(Debug, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("anyOf" = schema::values_or_not_values())))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(extend("anyOf" = constraints::values_or_not_values())),
+)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct When {
-    #[cfg_attr(feature = "schema", schemars(regex(pattern = schema::ATTRIBUTE)))]
+    #[cfg_attr(feature = "schema", schemars(regex(pattern = constraints::ATTRIBUTE)))]
     pub(crate) key: String,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::texts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::texts"))]
     #[serde(default)]
     pub(crate) values: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::texts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::texts"))]
     #[serde(default)]
     pub(crate) not_values: Vec<String>,
 }
@@ -186,18 +197,25 @@ pub(crate) struct PeerAuthentication {
     _status: IgnoredAny,
 }
 
-/// What a PeerAuthentication asks for.
+/// The spec of a PeerAuthentication.
 #[derive(Debug, Default, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("x-kubernetes-validations" = schema::PEER_AUTHENTICATION)))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(extend("x-kubernetes-validations" = constraints::PEER_AUTHENTICATION)),
+)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct PeerAuthenticationSpec {
     pub(crate) selector: Option<WorkloadSelector>,
     pub(crate) mtls: Option<MutualTls>,
-    #[cfg_attr(feature = "schema", schemars(extend("minProperties" = 1, "x-kubernetes-validations" = schema::PORT_KEYS)))]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(extend("minProperties" = 1, "x-kubernetes-validations" = constraints::PORT_KEYS)),
+    )]
     pub(crate) port_level_mtls: Option<BTreeMap<String, MutualTls>>,
 }
 
-/// A mode, for all ports or for one.
+/// The mode of all ports or of one.
 #[derive(Debug, Default, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

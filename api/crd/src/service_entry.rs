@@ -1,4 +1,4 @@
-//! ServiceEntry: what is written → what is meant, with Istio's checks.
+//! ServiceEntry, with Istio's checks: [`convert`].
 
 use std::collections::BTreeSet;
 
@@ -51,7 +51,7 @@ pub(crate) fn convert(entry: written::ServiceEntry) -> Result<ServiceEntry, Vec<
     report.finish(entry)
 }
 
-/// Where the service is said to be. It is checked and changes nothing: each endpoint says how it is reached.
+/// `location` is checked and has no effect: endpoints are enrolled or not one by one.
 fn location(report: &mut Report, location: Option<&str>) {
     match location {
         None | Some("MESH_EXTERNAL" | "MESH_INTERNAL") => {}
@@ -65,7 +65,7 @@ fn resolution(report: &mut Report, resolution: Option<&str>) -> Resolution {
     match resolution {
         None | Some("NONE") => Resolution::None,
         Some("STATIC") => Resolution::Static,
-        // Every connection takes one of the answers, so the two are the same.
+        // Both connect to one of the resolved addresses.
         Some("DNS" | "DNS_ROUND_ROBIN") => Resolution::Dns,
         Some(other) => {
             let known = "NONE, STATIC, DNS, DNS_ROUND_ROBIN";
@@ -89,7 +89,7 @@ fn selector(report: &mut Report, selector: Option<written::EndpointSelector>) ->
     selector.labels
 }
 
-/// What fits together with how endpoints are found.
+/// Checks the endpoints against the resolution.
 fn check_endpoints(
     report: &mut Report,
     resolution: Resolution,
@@ -154,7 +154,7 @@ fn ports(report: &mut Report, ports: Vec<written::ServicePort>) -> Vec<EntryPort
         if !numbers.insert(number) {
             report.add(format_args!("{field}.number"), format_args!("{number} is there twice"));
         }
-        // Zero is how "not said" is written where a number must stand.
+        // Zero means not set.
         let target = match port.target_port.filter(|target| *target != 0) {
             Some(target) => report.port(format_args!("{field}.targetPort"), target),
             None => Some(number),
@@ -165,7 +165,7 @@ fn ports(report: &mut Report, ports: Vec<written::ServicePort>) -> Vec<EntryPort
     found
 }
 
-/// Names of other kinds are legal, but no peer of a tunnel proves one: only identities are kept.
+/// The identities among the names. Other names are legal, but a tunnel's peer cannot present them.
 fn identities(report: &mut Report, names: &[String]) -> Vec<Identity> {
     let names = names.iter().enumerate().filter(|(_, name)| name.starts_with("spiffe://"));
     let parsed = names.filter_map(|(index, name)| match name.parse() {

@@ -1,4 +1,4 @@
-//! WorkloadEntry: what is written → what is meant.
+//! WorkloadEntry: [`convert`].
 
 use std::net::IpAddr;
 
@@ -16,7 +16,7 @@ pub(crate) fn convert(entry: written::WorkloadEntry) -> Result<WorkloadEntry, Ve
     report.finish(entry)
 }
 
-/// One workload, also as a ServiceEntry writes it out.
+/// A workload of a WorkloadEntry, or of a ServiceEntry's inline endpoint.
 pub(crate) fn endpoint(
     report: &mut Report,
     field: &str,
@@ -54,7 +54,7 @@ pub(crate) fn endpoint(
 
 fn address(report: &mut Report, field: &str, text: &str, network: &str) -> Option<IpAddr> {
     if text.is_empty() {
-        // Reached through its network's gateway.
+        // An entry of another network is reached through the network's gateway.
         if network.is_empty() {
             report.add(field, "missing");
         }

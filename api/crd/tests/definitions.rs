@@ -12,7 +12,7 @@ const REFUSED_AT_APPLY: &str = include_str!("objects/refused-at-apply.yaml");
 const REFUSED_BY_AMBIT: &str = include_str!("objects/refused-by-ambit.yaml");
 
 #[test]
-fn the_files_are_those_of_the_types() {
+fn the_generated_files_are_current() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/crds");
     let listed = fs::read_dir(&folder).expect("deploy/crds").map(|entry| entry.expect("an entry").path());
     let found: BTreeMap<String, String> = listed
@@ -29,22 +29,22 @@ fn the_files_are_those_of_the_types() {
 }
 
 #[test]
-fn objects_are_what_they_are_said_to_be() {
+fn objects_are_accepted_or_refused_as_listed() {
     for document in parse(ACCEPTED) {
         assert!(
             matches!(document.outcome, Outcome::Accepted { .. }),
             "{}: {:?}",
-            document.place,
+            document.position,
             document.outcome
         );
     }
     for text in [REFUSED_AT_APPLY, REFUSED_BY_AMBIT] {
         for document in parse(text) {
-            let place = document.place;
+            let position = document.position;
             let Outcome::Rejected { object, mistakes } = document.outcome else {
-                panic!("{place} is accepted")
+                panic!("{position} is accepted")
             };
-            assert!(object.is_some(), "{place} has no name: {mistakes:?}");
+            assert!(object.is_some(), "{position} has no name: {mistakes:?}");
         }
     }
 }

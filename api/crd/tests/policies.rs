@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use ambit_core::derive::{ObjectEvent, Settings, World};
 use ambit_core::mesh::Mesh;
 use ambit_core::model::Identity;
-use ambit_core::policy::{Decision, Peer, authorize};
+use ambit_core::policy::{Decision, Request, authorize};
 use ambit_core::testing::uid;
 use ambit_crd::{Outcome, parse};
 
@@ -96,11 +96,11 @@ fn ask(mesh: &Mesh, who: &str) -> Decision {
     let identity: Option<Identity> = identity.map(|text| text.parse().expect("an identity"));
     let source: IpAddr = source.parse().expect("an address");
     let destination = SocketAddr::new("10.1.0.1".parse().expect("an address"), port.parse().expect("a port"));
-    authorize(mesh, &uid("shop/cart"), &Peer { identity: identity.as_ref(), source, destination })
+    authorize(mesh, &uid("shop/cart"), &Request { identity: identity.as_ref(), source, destination })
 }
 
 #[test]
-fn policies_say_what_the_table_says() {
+fn policies_decide_as_the_table_lists() {
     let rows = rows();
     assert!(rows.len() >= 60, "{} rows", rows.len());
     let mut wrong = Vec::new();

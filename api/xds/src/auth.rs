@@ -1,4 +1,4 @@
-//! Who calls: the node named by the bearer token of a request.
+//! The authentication of nodes by the bearer tokens of their requests.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tonic::metadata::MetadataMap;
 use tonic::{Status, async_trait};
 
-/// A node of the mesh, as its token says.
+/// The name of a node, from its token.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeName(Arc<str>);
 
@@ -28,13 +28,13 @@ impl fmt::Display for NodeName {
     }
 }
 
-/// Why a caller is not known.
+/// Why a caller is not authenticated.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unauthenticated {
-    /// The token is nobody's. The daemon sees `UNAUTHENTICATED`.
+    /// The token is invalid. The daemon sees `UNAUTHENTICATED`.
     #[error("{0}")]
     Refused(String),
-    /// It cannot be told now. The daemon sees `UNAVAILABLE` and tries again.
+    /// The token cannot be checked now. The daemon sees `UNAVAILABLE` and tries again.
     #[error("{0}")]
     Unavailable(String),
 }
@@ -48,14 +48,14 @@ impl From<Unauthenticated> for Status {
     }
 }
 
-/// Tells tokens apart.
+/// Authenticates tokens.
 #[async_trait]
 pub trait Authenticate: Send + Sync + 'static {
-    /// The node whose token this is.
+    /// The node of the token.
     async fn node(&self, bearer: &str) -> Result<NodeName, Unauthenticated>;
 }
 
-/// The node behind a request, or why it is not served.
+/// The node of a request, or the status of the refusal.
 pub(crate) async fn authenticate(
     with: &dyn Authenticate,
     metadata: &MetadataMap,

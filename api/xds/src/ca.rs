@@ -1,4 +1,4 @@
-//! Certificates over the wire: `IstioCertificateService`, both ends.
+//! Certificate signing, both sides of `IstioCertificateService`: [`Client`] and [`SignCertificate`].
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,7 +23,7 @@ use crate::proto::istio::v1::auth::{IstioCertificateRequest, IstioCertificateRes
 
 /// The metadata key that names the workload.
 const IDENTITY: &str = "ImpersonatedIdentity";
-/// What a request that does not say gets asked for.
+/// The validity of a certificate whose request names none.
 const DEFAULT_TTL: Duration = Duration::from_hours(24);
 /// A certificate request is some hundred bytes.
 const MAX_REQUEST: usize = 64 * 1024;
@@ -31,8 +31,8 @@ const CALL_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Signs certificates.
 pub trait SignCertificate: Send + Sync + 'static {
-    /// The chain for `csr_pem`'s key, as PEMs, leaf first and root last, if `node` may have it for
-    /// `identity`.
+    /// Signs the key of `csr_pem`, if `node` may have a certificate for `identity`. Returns the chain as
+    /// PEMs, leaf first and root last.
     fn sign(
         &self,
         node: &NodeName,
@@ -42,16 +42,16 @@ pub trait SignCertificate: Send + Sync + 'static {
     ) -> Result<Vec<String>, Refusal>;
 }
 
-/// Why no certificate is given.
+/// Why a certificate is not signed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The node may not have that identity. The daemon sees `PERMISSION_DENIED`.
     #[error("{0}")]
     Denied(String),
-    /// The request is no good. The daemon sees `INVALID_ARGUMENT`.
+    /// The request is invalid. The daemon sees `INVALID_ARGUMENT`.
     #[error("{0}")]
     Invalid(String),
-    /// Not now. The daemon sees `UNAVAILABLE`.
+    /// The CA cannot sign now. The daemon sees `UNAVAILABLE`.
     #[error("{0}")]
     Unavailable(String),
 }
@@ -66,8 +66,8 @@ impl From<Refusal> for Status {
     }
 }
 
-/// Asks the controller's CA. Clones share the connection, which is made when it is needed, and again when the
-/// roots that may vouch for the controller are others.
+/// Requests certificates from the controller's CA. Clones share the connection, which is made when it is
+/// needed, and again when the controller's endpoint or roots have changed.
 #[derive(Clone)]
 pub struct Client {
     credentials: Arc<dyn Credentials>,
@@ -81,7 +81,7 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    /// For the controller of `credentials`. Must be called within a tokio runtime.
+    /// A client of the controller that `credentials` name. Must be called within a tokio runtime.
     pub fn new(credentials: impl Credentials) -> Result<Self, Error> {
         let connection = credentials.connection()?;
         let channel = connection.endpoint()?.connect_lazy();
@@ -89,7 +89,7 @@ impl Client {
         Ok(Self { credentials: Arc::new(credentials), current })
     }
 
-    /// The way to the controller as it is now, with its channel.
+    /// The current connection settings, and a channel for them.
     fn current(&self) -> Result<(Connection, Channel), Error> {
         let now = self.credentials.connection()?;
         let mut current = self.current.lock();
@@ -100,7 +100,8 @@ impl Client {
         Ok(current.clone())
     }
 
-    /// A certificate for `identity` and the key that signed `csr_pem`: PEMs, leaf first, root last.
+    /// Requests a certificate for `identity` and the key of `csr_pem`. Returns the chain as PEMs, leaf first
+    /// and root last.
     pub async fn create_certificate(
         &self,
         csr_pem: &str,
@@ -115,7 +116,7 @@ impl Client {
         });
         request.set_timeout(CALL_DEADLINE);
         connection.authorize(request.metadata_mut())?;
-        // The deadline in the request binds the server; this one holds when there is none to be reached.
+        // The request's own deadline is the server's to keep; this one holds if no server is reached.
         let mut calls = IstioCertificateServiceClient::new(channel).max_decoding_message_size(MAX_REQUEST);
         let answer = tokio::time::timeout(CALL_DEADLINE, calls.create_certificate(request)).await;
         let chain = match answer {
@@ -146,7 +147,7 @@ fn impersonate(identity: &Identity) -> Struct {
     Struct { fields: BTreeMap::from([(IDENTITY.to_owned(), value)]) }
 }
 
-/// The service that has `signer` sign for nodes that `authenticate` knows.
+/// The service that signs with `signer` for nodes that `authenticate` accepts.
 pub(crate) fn service(
     authenticate: Arc<dyn Authenticate>,
     signer: Arc<dyn SignCertificate>,
@@ -176,7 +177,7 @@ impl IstioCertificateService for Ca {
         match self.signer.sign(&node, &identity, &request.csr, ttl) {
             Ok(cert_chain) => Ok(Response::new(IstioCertificateResponse { cert_chain })),
             Err(refusal) => {
-                tracing::warn!(%node, %identity, %refusal, "certificate refused");
+                tracing::warn!(%node, %identity, %refusal, "certificate request refused");
                 Err(refusal.into())
             }
         }

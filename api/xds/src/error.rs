@@ -1,45 +1,52 @@
-//! What can go wrong at either end, outside of a single resource (that is
-//! [`DecodeError`](crate::convert::DecodeError)).
+//! Errors of either side. Those of a single resource are [`DecodeError`](crate::convert::DecodeError)s.
 
-/// Why a connection, a call or a server did not come about.
+/// Why a connection, a call or the server failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The controller's address in the bootstrap file is unusable.
-    #[error("use controller endpoint {endpoint:?}")]
+    /// The controller's address is not usable.
+    #[error("failed to use controller endpoint {endpoint:?}")]
     Endpoint {
+        /// From the configuration.
         endpoint: String,
+        /// What is wrong with it.
         #[source]
         source: tonic::transport::Error,
     },
-    /// What it takes to reach the controller could not be read; it may be there the next time.
-    #[error("read what it takes to reach the controller")]
+    /// The token or the roots could not be read. They may be there at the next attempt.
+    #[error("failed to read controller credentials")]
     Credentials {
+        /// Usually an I/O error with the file's path.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The root certificates that should vouch for the controller hold none.
-    #[error("read root certificates: no certificate in the PEM text")]
+    /// The controller's root certificates are empty.
+    #[error("failed to read root certificates: no certificate in the PEM text")]
     NoRoot,
-    /// The token cannot stand in a header.
-    #[error("use token: it has characters that a header cannot carry")]
+    /// The token has characters that are not allowed in a header.
+    #[error("failed to use token: it has characters that a header cannot carry")]
     Token,
-    /// The server's certificate or key is unusable.
-    #[error("read server certificate")]
+    /// The server's certificate or key cannot be parsed.
+    #[error("failed to read server certificate")]
     ServerPem(#[source] rustls::pki_types::pem::Error),
-    /// The server's certificate and key do not belong together, or are of an unknown kind.
-    #[error("use server certificate")]
+    /// The server's certificate and key do not match, or are of an unknown kind.
+    #[error("failed to use server certificate")]
     ServerTls(#[source] rustls::Error),
     /// The server ended.
-    #[error("serve xDS")]
+    #[error("failed to serve xDS")]
     Serve(#[source] tonic::transport::Error),
-    /// A certificate request did not succeed.
-    #[error("create certificate for {identity}")]
+    /// A certificate request failed.
+    #[error("failed to create certificate for {identity}")]
     CreateCertificate {
+        /// The requested identity.
         identity: ambit_core::model::Identity,
+        /// The status of the call.
         #[source]
         source: Box<tonic::Status>,
     },
-    /// The CA's answer holds no certificate.
-    #[error("create certificate for {identity}: the answer holds no certificate")]
-    EmptyChain { identity: ambit_core::model::Identity },
+    /// The CA's response has no certificate.
+    #[error("failed to create certificate for {identity}: the response has no certificate")]
+    EmptyChain {
+        /// The requested identity.
+        identity: ambit_core::model::Identity,
+    },
 }

@@ -1,9 +1,13 @@
-//! The wire between controller and daemons: Istio's messages, delta xDS and the CA call, and nothing about
-//! workloads' own traffic.
+//! The protocol between controller and daemons: delta xDS and certificate signing, with Istio's messages.
 //!
-//! Ways in: [`client::run`] keeps a daemon's mesh equal to the controller's; [`server::Publisher`] and
-//! [`server::Server`] are the other end; [`ca`] asks for certificates and answers; [`convert`] turns the
-//! model into messages and back.
+//! Entry points:
+//!
+//! - [`client::run`] keeps a daemon's mesh equal to the controller's.
+//! - [`server::Publisher`] and [`server::Server`] are the controller's side.
+//! - [`ca`] has both sides of certificate signing.
+//! - [`convert`] encodes the model as messages and decodes it.
+
+#![warn(missing_docs)]
 
 mod auth;
 pub mod ca;
@@ -17,5 +21,5 @@ pub mod server;
 pub use auth::{Authenticate, NodeName, Unauthenticated};
 pub use error::Error;
 pub use resource::ResourceType;
-/// What implementations of [`Authenticate`] are marked with.
+/// The attribute of implementations of [`Authenticate`].
 pub use tonic::async_trait;

@@ -1,6 +1,7 @@
 //! The messages and services generated from `proto/`, one module per protobuf package.
 
 #![expect(
+    missing_docs,
     unused_qualifications,
     clippy::pedantic,
     clippy::allow_attributes,

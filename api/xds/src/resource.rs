@@ -1,4 +1,4 @@
-//! What travels in the stream: the two resource types, and one encoded resource with its name and version.
+//! The resource types of the stream, and resources as they are sent.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::convert;
 use crate::proto::discovery::{DeltaDiscoveryResponse, Resource};
 use crate::proto::istio::workload::{Address, address};
 
-/// The type URL that every message name in an `Any` gets.
+/// The prefix of the type URLs of an `Any`.
 const PREFIX: &str = "type.googleapis.com/";
 
 /// The type URL of the message `name`.
@@ -20,7 +20,7 @@ pub(crate) fn type_url(name: &str) -> String {
     format!("{PREFIX}{name}")
 }
 
-/// A resource type. The order is the order of sending: a policy is in force before workloads refer to it.
+/// A resource type. Types are sent in this order: a policy is in force before workloads name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ResourceType {
     /// `istio.security.Authorization`
@@ -33,7 +33,7 @@ impl ResourceType {
     /// Every type.
     pub const ALL: [Self; 2] = [Self::Authorization, Self::Address];
 
-    /// As it is named on the wire.
+    /// Its type URL.
     pub fn type_url(self) -> &'static str {
         match self {
             Self::Authorization => "type.googleapis.com/istio.security.Authorization",
@@ -49,12 +49,12 @@ impl ResourceType {
         }
     }
 
-    /// The type of that name, if it is one of ours.
+    /// The type of that URL, if it is one of these.
     pub fn from_type_url(url: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|t| t.type_url() == url)
     }
 
-    /// Its place in arrays indexed by type.
+    /// Its index in arrays by type.
     pub(crate) fn index(self) -> usize {
         self as usize
     }
@@ -64,11 +64,11 @@ impl ResourceType {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Encoded {
     pub(crate) name: Arc<str>,
-    /// A hash of the content: the same whoever encodes it and whenever, so that a restarted controller's
-    /// resources are recognised by its clients.
+    /// A hash of the content. It does not depend on the process, so that clients recognise the resources of
+    /// a restarted controller.
     pub(crate) version: Arc<str>,
-    /// A whole encoded response that has this one resource and nothing else. Responses that follow one
-    /// another are, by protobuf's rules, one response with all their resources.
+    /// An encoded response with this resource only. In protobuf, concatenated responses are one response
+    /// with all their resources.
     pub(crate) response: Bytes,
 }
 
@@ -80,7 +80,7 @@ impl Encoded {
     }
 
     pub(crate) fn service(service: &Service) -> Self {
-        // Addresses of services are known by no network of their own in the model.
+        // The model has no networks of services' addresses.
         let aliases = service.addresses.iter().map(|ip| format!("/{ip}")).collect();
         let message = Address { r#type: Some(address::Type::Service(convert::encode_service(service))) };
         Self::new(ResourceType::Address, service.key.to_string().into(), aliases, &message)
@@ -91,14 +91,14 @@ impl Encoded {
         Self::new(ResourceType::Authorization, policy.key.to_string().into(), Vec::new(), &message)
     }
 
-    /// `aliases` are `<network>/<ip>` each, for subscribers who know only an address.
+    /// `aliases` are `<network>/<ip>`, for subscribers that know only an address.
     fn new(kind: ResourceType, name: Arc<str>, aliases: Vec<String>, message: &impl Message) -> Self {
         let value = message.encode_to_vec();
         let version = version(&value);
         Self::assemble(kind, name, aliases, version, value)
     }
 
-    /// From an encoded message and whatever stands for its content.
+    /// From an encoded message and its version.
     pub(crate) fn assemble(
         kind: ResourceType,
         name: Arc<str>,
@@ -118,7 +118,7 @@ impl Encoded {
     }
 }
 
-/// 128 bits of SHA-256: whoever may write objects must not be able to make two contents look the same.
+/// 128 bits of SHA-256: authors of objects must not be able to make two contents with one version.
 fn version(body: &[u8]) -> Arc<str> {
     use std::fmt::Write as _;
     let hash = digest::digest(&digest::SHA256, body);

@@ -140,7 +140,7 @@ fn tag(tag: u32) -> Vec<u8> {
 /// A pod as another control plane sends it, with fields that are nothing to us (hostname 21, canonical 12,
 /// …).
 #[test]
-fn a_foreign_workload_is_understood() {
+fn istios_workloads_are_decoded() {
     let port = [number(1, 80), number(2, 90)].concat();
     let services = [text(1, b"shop/cart.shop"), text(2, &text(1, &port))].concat();
     let waypoint = [
@@ -194,7 +194,7 @@ fn a_foreign_workload_is_understood() {
 }
 
 #[test]
-fn a_foreign_policy_is_understood() {
+fn istios_policies_are_decoded() {
     let m = [
         text(3, &text(1, b"td/ns/a/sa/b")),
         text(6, &[text(1, &[10, 0, 0, 0]), number(2, 8)].concat()),
@@ -223,7 +223,7 @@ fn a_foreign_policy_is_understood() {
 }
 
 #[test]
-fn stream_messages_and_certificate_requests_are_laid_out_as_others_expect() {
+fn stream_messages_and_certificate_requests_are_encoded_as_istios() {
     let request = DeltaDiscoveryRequest {
         type_url: "t".into(),
         resource_names_subscribe: vec!["*".into()],

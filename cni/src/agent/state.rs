@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use ambit_core::enrolment::{Answer, DATAPLANE_MODE, Labels, Subject};
+use ambit_core::enrolment::{Candidate, DATAPLANE_MODE, Eligibility, Labels};
 
 use super::pod::{PodKey, Seen};
 use super::progress::{GRACE, Held, Progress, Wanted};
@@ -232,7 +232,7 @@ impl State {
         if namespace_labels.is_none() && !seen.labels.contains_key(DATAPLANE_MODE) {
             return Wanted::Unknown;
         }
-        let subject = Subject {
+        let subject = Candidate {
             namespace: &key.namespace,
             namespace_labels,
             pod_labels: Some(&seen.labels),
@@ -240,16 +240,16 @@ impl State {
             finished: false,
             system_namespace: &self.system_namespace,
         };
-        let answer = subject.judge();
+        let answer = subject.evaluate();
         let out = |reason: &str| Wanted::Out { reason: Some(reason.to_owned()) };
         match answer {
-            Answer::Desired if self.excluded.contains(&key.namespace) => {
+            Eligibility::Desired if self.excluded.contains(&key.namespace) => {
                 out("its namespace is excluded from capture on this node")
             }
-            Answer::Desired if seen.mirror => {
+            Eligibility::Desired if seen.mirror => {
                 out("static pod: the kubelet started it from a file of its own")
             }
-            Answer::Desired => Wanted::In,
+            Eligibility::Desired => Wanted::In,
             other => Wanted::Out { reason: other.not_captured().map(str::to_owned) },
         }
     }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
-use ambit_core::enrolment::{self, Subject};
+use ambit_core::enrolment::{self, Candidate};
 use ambit_enrol::{Pod, SourceName};
 
 use super::api::{Api, Object};
@@ -89,7 +89,7 @@ fn membership(api: &Api, sandbox: &Sandbox) -> Result<Membership, Failure> {
 }
 
 fn judge(pod: &Object, namespace: &Object, sandbox: &Sandbox) -> bool {
-    let subject = Subject {
+    let subject = Candidate {
         namespace: &sandbox.namespace,
         namespace_labels: Some(&namespace.metadata.labels),
         pod_labels: Some(&pod.metadata.labels),
@@ -98,7 +98,7 @@ fn judge(pod: &Object, namespace: &Object, sandbox: &Sandbox) -> bool {
         // The mesh's own namespace is among the excluded ones.
         system_namespace: "",
     };
-    subject.judge().is_desired()
+    subject.evaluate().is_desired()
 }
 
 fn enrol(entry: &Entry, sandbox: &Sandbox, path: &std::path::Path) -> Result<(), Failure> {

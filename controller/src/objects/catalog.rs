@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ambit_core::derive::{Object, ObjectEvent, ObjectKey};
-use ambit_crd::{Document, Outcome, Place};
+use ambit_crd::{Document, Outcome, Position};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -260,7 +260,7 @@ struct Reading {
 }
 
 impl Reading {
-    fn document(&mut self, file: &FileName, Document { place, outcome }: Document) {
+    fn document(&mut self, file: &FileName, Document { position: place, outcome }: Document) {
         match outcome {
             Outcome::Accepted { object, source } => {
                 let key = object.key();
@@ -315,7 +315,7 @@ impl Reading {
     }
 }
 
-fn duplicate(file: &FileName, place: Option<Place>, key: &ObjectKey, message: String) -> Problem {
+fn duplicate(file: &FileName, place: Option<Position>, key: &ObjectKey, message: String) -> Problem {
     Problem {
         file: file.clone(),
         place: place.map(|place| place.to_string()),

@@ -1,16 +1,18 @@
-//! The shares of a service's endpoints as the kernel's alias table has them: [`table`].
+//! The endpoints of a service and their shares, for the kernel: [`table`].
 
 use std::net::SocketAddr;
 
-use super::{Avoid, Choice, shares};
-use crate::health::Ejected;
+use super::choice::{Avoid, Choice, shares};
 use crate::mesh::Mesh;
 use crate::model::{Affinity, LoadBalancingMode, LocalityScope, Service, Workload};
+use crate::outlier::Ejected;
 
-/// The endpoints that may serve the clients of `client`'s node, each with its share: exactly those of
-/// [`Choice::pick`]. Empty where the kernel must not choose, because the answer is not one of shares
-/// (affinity, passthrough, a waypoint, an endpoint by name), or not the same for all clients of the node
-/// (several services at the address and port, clients of different localities), or there is nobody to choose.
+/// The eligible endpoints for clients on `client`'s node, each with its share, exactly as [`Choice::pick`]
+/// has them. Empty where there is none, and where the kernel must not choose:
+///
+/// - the choice is not by shares (affinity, passthrough, a waypoint, an endpoint by host name), or
+/// - it differs between the node's clients (several services with the address and port, different
+///   localities).
 pub fn table(
     mesh: &Mesh,
     client: &Workload,
@@ -23,11 +25,11 @@ pub fn table(
     let by_shares = service.waypoint.is_none()
         && rule.mode != LoadBalancingMode::Passthrough
         && rule.affinity == Affinity::None;
-    if !by_shares || !is_alone(mesh, service, asked) || !is_typical(mesh, client, service) {
+    if !by_shares || !is_only(mesh, service, asked) || !is_typical(mesh, client, service) {
         return Vec::new();
     }
     let choice = Choice { mesh, client, service, asked, avoid: Avoid { ejected, tried: &[] } };
-    // The kernel resolves no names.
+    // The kernel does not resolve host names.
     if choice.endpoints().any(|workload| workload.addresses.is_empty()) {
         return Vec::new();
     }
@@ -38,14 +40,14 @@ pub fn table(
     shares.collect()
 }
 
-/// Whether everybody who asks there means this service.
-fn is_alone(mesh: &Mesh, service: &Service, asked: SocketAddr) -> bool {
+/// Whether no other service has the address and port.
+fn is_only(mesh: &Mesh, service: &Service, asked: SocketAddr) -> bool {
     let mut serving =
         mesh.services_by_address(asked.ip()).filter(|service| service.port(asked.port()).is_some());
     serving.next().is_some_and(|first| first.key == service.key) && serving.next().is_none()
 }
 
-/// Whether the service's rule sees every client of the node where it sees this one.
+/// Whether every client of the node has the same ranks as this one.
 fn is_typical(mesh: &Mesh, client: &Workload, service: &Service) -> bool {
     let rule = &service.load_balancing;
     let ranked = matches!(rule.mode, LoadBalancingMode::Strict | LoadBalancingMode::Failover);

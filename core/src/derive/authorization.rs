@@ -1,13 +1,14 @@
 //! AuthorizationPolicy → what ztunnel enforces of it.
 //!
-//! Istio's semantics, with HTTP fields taken on the safe side: an ALLOW rule that has some never matches, a
-//! DENY rule loses them and so denies more than was written, down to everything.
+//! The semantics are Istio's. HTTP fields fail closed: an ALLOW rule with HTTP fields never matches; a DENY
+//! rule loses them, and so denies more than was written, up to everything.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
 
+use super::condition::Condition;
 use super::object::{AuthorizationPolicy, ObjectKey, Operation, PolicyAction, PolicyRule, Source, When};
-use super::{Condition, Settings};
+use super::settings::Settings;
 use crate::model::{
     Action, Authorization, Clause, IpBlock, Match, PolicyKey, Rule, Scope, ServiceAccountMatch, StringMatch,
     TrustDomain,
@@ -15,7 +16,7 @@ use crate::model::{
 
 const DRY_RUN: &str = "istio.io/dry-run";
 
-/// Why a policy cannot be taken.
+/// Why a policy is rejected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Problem {
     field: String,
@@ -28,11 +29,11 @@ impl Problem {
     }
 }
 
-/// What ztunnel enforces of a policy, and what there is to say about it.
+/// What ztunnel enforces of a policy, and its conditions.
 pub(super) struct Enforced {
-    /// `None`: nothing of it concerns ztunnel.
+    /// `None` if ztunnel enforces nothing of it.
     pub(super) policy: Option<Authorization>,
-    /// Why nothing is enforced here.
+    /// The field because of which ztunnel enforces nothing, and the message about it.
     elsewhere: Option<(&'static str, String)>,
     /// The HTTP fields that were found.
     http: Vec<String>,
@@ -40,7 +41,7 @@ pub(super) struct Enforced {
 }
 
 impl Enforced {
-    /// What there is to say about the policy.
+    /// The conditions of the policy.
     pub(super) fn conditions(&self, object: &ObjectKey) -> Vec<Condition> {
         if let Some((field, message)) = &self.elsewhere {
             return vec![Condition {
@@ -67,8 +68,8 @@ impl Enforced {
     }
 }
 
-/// Whether the workloads that the policy selects list it.
-pub(super) fn lists_workloads(policy: &AuthorizationPolicy) -> bool {
+/// Whether the workloads that the policy selects name it.
+pub(super) fn is_named_by_workloads(policy: &AuthorizationPolicy) -> bool {
     !policy.selector.is_empty() && elsewhere(policy).is_none()
 }
 
@@ -102,12 +103,12 @@ pub(super) fn derive(policy: &AuthorizationPolicy, settings: &Settings) -> Resul
     })
 }
 
-/// A boolean as Go reads it, and with it Istio. What is neither yes nor no was refused at the edge.
+/// A boolean as Go's `strconv.ParseBool` reads it. Other text was rejected when the object was parsed.
 fn is_true(value: &str) -> bool {
     matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True")
 }
 
-/// Why ztunnel does not enforce the policy at all: the field, and what to say.
+/// Why ztunnel does not enforce the policy at all: the field, and the message.
 fn elsewhere(policy: &AuthorizationPolicy) -> Option<(&'static str, String)> {
     if !policy.target_refs.is_empty() {
         return Some((
@@ -130,7 +131,7 @@ struct Http {
 }
 
 impl Http {
-    /// Notes the fields among these that are in use, and says whether there are any.
+    /// Notes those of the fields that are in use, and returns whether any is.
     fn note(&mut self, path: &str, fields: &[(&str, bool)]) -> bool {
         let used: Vec<_> = fields.iter().filter(|(_, used)| *used).collect();
         self.found.extend(used.iter().map(|(name, _)| format!("{path}.{name}")));
@@ -138,7 +139,7 @@ impl Http {
     }
 }
 
-/// A rule as ztunnel enforces it; `None` where it can never match.
+/// A rule as ztunnel enforces it; `None` if it can never match.
 fn rule(
     path: &str,
     rule: &PolicyRule,
@@ -175,7 +176,7 @@ fn rule(
     if has_http && policy.action != PolicyAction::Deny {
         return Ok(None);
     }
-    // An alternative that lost all its conditions matches everything, and with it the clause it is one of.
+    // A match that lost all its conditions matches everything, and so does its clause.
     clauses.retain(|matches| !matches.is_empty() && !matches.iter().any(Match::is_empty));
     Ok(Some(Rule { clauses: clauses.into_iter().map(|matches| Clause { matches }).collect() }))
 }
@@ -229,7 +230,7 @@ fn source_match(path: &str, s: &Source, namespace: &str, settings: &Settings) ->
     })
 }
 
-/// A condition's match, and whether it is about HTTP (then the match is empty).
+/// A condition's match, and whether its attribute is HTTP's (then the match is empty).
 fn when_match(
     path: &str,
     when: &When,
@@ -239,32 +240,32 @@ fn when_match(
     if when.values.is_empty() && when.not_values.is_empty() {
         return Err(problem(path, "names neither values nor notValues"));
     }
-    let (yes, no) = (format!("{path}.values"), format!("{path}.notValues"));
+    let (values, not_values) = (format!("{path}.values"), format!("{path}.notValues"));
     let mut m = Match::default();
     match when.key.as_str() {
         "source.namespace" => {
-            m.namespaces = texts(&yes, &when.values)?;
-            m.not_namespaces = texts(&no, &when.not_values)?;
+            m.namespaces = texts(&values, &when.values)?;
+            m.not_namespaces = texts(&not_values, &when.not_values)?;
         }
         "source.principal" => {
-            m.principals = principals(&yes, &when.values, settings)?;
-            m.not_principals = principals(&no, &when.not_values, settings)?;
+            m.principals = principals(&values, &when.values, settings)?;
+            m.not_principals = principals(&not_values, &when.not_values, settings)?;
         }
         "source.serviceAccount" => {
-            m.service_accounts = accounts(&yes, &when.values, namespace)?;
-            m.not_service_accounts = accounts(&no, &when.not_values, namespace)?;
+            m.service_accounts = accounts(&values, &when.values, namespace)?;
+            m.not_service_accounts = accounts(&not_values, &when.not_values, namespace)?;
         }
         "source.ip" => {
-            m.source_ips = blocks(&yes, &when.values)?;
-            m.not_source_ips = blocks(&no, &when.not_values)?;
+            m.source_ips = blocks(&values, &when.values)?;
+            m.not_source_ips = blocks(&not_values, &when.not_values)?;
         }
         "destination.ip" => {
-            m.destination_ips = blocks(&yes, &when.values)?;
-            m.not_destination_ips = blocks(&no, &when.not_values)?;
+            m.destination_ips = blocks(&values, &when.values)?;
+            m.not_destination_ips = blocks(&not_values, &when.not_values)?;
         }
         "destination.port" => {
-            m.destination_ports = ports(&yes, &when.values)?;
-            m.not_destination_ports = ports(&no, &when.not_values)?;
+            m.destination_ports = ports(&values, &when.values)?;
+            m.not_destination_ports = ports(&not_values, &when.not_values)?;
         }
         key if is_http_attribute(key) => return Ok((m, true)),
         key => return Err(problem(format!("{path}.key"), format!("{key:?} is not an attribute"))),
@@ -272,7 +273,7 @@ fn when_match(
     Ok((m, false))
 }
 
-/// What Istio knows besides the attributes that every connection has.
+/// Whether the attribute is one of Istio's that only HTTP requests have.
 fn is_http_attribute(key: &str) -> bool {
     const NAMED: [&str; 6] = [
         "remote.ip",
@@ -302,17 +303,18 @@ fn texts(path: &str, values: &[String]) -> Result<Vec<StringMatch>, Problem> {
     })
 }
 
-/// Principals as written, and what they mean in each of the mesh's trust domains.
+/// The principals, in each of the mesh's trust domains that they mean.
 fn principals(path: &str, values: &[String], settings: &Settings) -> Result<Vec<StringMatch>, Problem> {
     let everywhere: Vec<String> = values.iter().flat_map(|value| in_all_domains(value, settings)).collect();
-    // What is wrong is said of what was written.
+    // Mistakes are reported about the values as written.
     let written = texts(path, values)?;
     if everywhere == values { Ok(written) } else { texts(path, &everywhere) }
 }
 
-/// As Istio does it: the trust domain of a principal that is one of the mesh's, or `cluster.local`, which
-/// stands for them, becomes all of them. One that begins with `*` is kept where it matches and replaced where
-/// it does not. A principal that leaves the trust domain open, or has a foreign one, stays.
+/// As in Istio: if the trust domain of a principal is one of the mesh's, or `cluster.local`, which means all
+/// of them, the principal stands for one in each of the mesh's trust domains. One that begins with `*` is
+/// kept for the domains it matches and replaced for the others. A principal without a trust domain, or with a
+/// foreign one, is unchanged.
 fn in_all_domains(value: &str, settings: &Settings) -> Vec<String> {
     let unchanged = || vec![value.to_owned()];
     let Some((domain, path)) = value.split_once('/').filter(|(domain, _)| *domain != "*") else {

@@ -1,12 +1,13 @@
-//! What a batch of events may have touched, and so must be derived again. Marking too much costs time;
-//! marking too little would leave a stale answer, which the property tests of [`super`] look for.
+//! What a batch of events may have touched, and so must be derived again. Marking too much costs time.
+//! Marking too little leaves stale results, which property tests look for.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::object::{Kind, ObjectKey, Selector};
+use super::service;
+use super::settings::Settings;
 use super::store::Store;
-use super::{Settings, service};
 use crate::model::ServiceKey;
 
 /// What must be derived again.
@@ -14,18 +15,18 @@ use crate::model::ServiceKey;
 pub(super) struct Dirty {
     service_entries: BTreeSet<ObjectKey>,
     endpoint_slices: BTreeSet<ObjectKey>,
-    /// Host names, by namespace, whose service may be another.
+    /// Host names by namespace whose service may have changed.
     hosts: BTreeSet<(String, String)>,
     authorization_policies: BTreeSet<ObjectKey>,
     peer_authentications: BTreeSet<ObjectKey>,
     workloads: BTreeSet<ObjectKey>,
-    /// Namespaces whose peer authentication may be another.
+    /// Namespaces whose peer authentication may have changed.
     peers: BTreeSet<String>,
     all_peers: bool,
 }
 
 impl Dirty {
-    /// Marks what the version of the object that the store holds reaches.
+    /// Marks what the object's version in the store affects.
     pub(super) fn mark(&mut self, store: &Store, settings: &Settings, key: &ObjectKey) {
         let root = &settings.root_namespace;
         match key.kind {
@@ -129,7 +130,7 @@ impl Dirty {
         &self.workloads
     }
 
-    /// Entries that claim one of the hosts: they may have won or lost it.
+    /// Service entries that claim one of the hosts: they may have won or lost it.
     fn widen_to_rivals(&mut self, store: &Store) {
         let namespaces: BTreeSet<String> =
             self.hosts.iter().map(|(namespace, _)| namespace.clone()).collect();
@@ -157,7 +158,7 @@ impl Dirty {
         }
     }
 
-    /// Slices that list the address, and all that may be meant by it.
+    /// Slices that list the address, and the pods that have it.
     fn mark_listed(&mut self, store: &Store, address: IpAddr) {
         self.endpoint_slices.extend(store.slices_at(address).cloned());
         if store.slices_at(address).next().is_some() {

@@ -1,32 +1,33 @@
-//! EndpointSlice → endpoints that no selector finds. What a slice lists is a pod's workload where the address
-//! is a pod's, and else a workload outside the mesh.
+//! EndpointSlice → endpoints of services without selector. An endpoint is the pod that has its address, or
+//! else a workload of its own, outside the mesh.
 //!
-//! Slices that Kubernetes makes of selectors never get here: the pods say the same, and say it first.
+//! Slices that Kubernetes derives from selectors are left out before: the pods have the same information.
 
 use std::collections::BTreeMap;
 
-use super::Settings;
+use super::context::Context;
 use super::object::{
-    EndpointSlice, LocalityText, Metadata, ObjectKey, Pod, Service, SliceEndpoint, WorkloadEntry,
+    EndpointSlice, LocalityText, Metadata, ObjectKey, Pod, Service, ServicePort, SliceEndpoint, SlicePort,
+    WorkloadEntry,
 };
+use super::service;
+use super::settings::Settings;
 use super::store::Store;
-use super::workload::Context;
-use super::{object, service};
 use crate::model::{Health, NetworkMode, PortMapping, ServiceKey, Workload, WorkloadUid};
 
 const ZONE: &str = "topology.kubernetes.io/zone";
 const REGION: &str = "topology.kubernetes.io/region";
 
-/// Whose an address of a slice is.
+/// What an address of a slice belongs to.
 enum Owner<'a> {
     Pod(&'a Pod),
-    /// A pod that is not known: there is nothing to say about it yet.
+    /// A pod that is not known yet: no endpoint.
     UnknownPod,
-    /// Nobody's that is known.
+    /// No pod.
     Outside,
 }
 
-/// A pod that `targetRef` names, else the first that has the address to itself.
+/// The pod that `targetRef` names, or else the first that has the address as its own.
 fn owner<'a>(slice: &EndpointSlice, endpoint: &SliceEndpoint, store: &'a Store) -> Owner<'a> {
     let pods = || {
         let pods = store.pods_at(endpoint.address).filter_map(|key| store.pod(key));
@@ -47,8 +48,8 @@ fn owner<'a>(slice: &EndpointSlice, endpoint: &SliceEndpoint, store: &'a Store) 
 fn served<'a>(slice: &EndpointSlice, store: &'a Store) -> Option<(&'a Service, Vec<PortMapping>)> {
     let contents = store.contents(&slice.metadata.namespace)?;
     let service = contents.services.get(&slice.service).filter(|service| !service.external_name)?;
-    let mapping = |port: &object::ServicePort| {
-        let same = |p: &&object::SlicePort| p.name == port.name && p.transport == port.transport;
+    let mapping = |port: &ServicePort| {
+        let same = |p: &&SlicePort| p.name == port.name && p.transport == port.transport;
         let target_port = slice.ports.iter().find(same)?.port;
         Some(PortMapping { service_port: port.port, target_port })
     };
@@ -56,8 +57,7 @@ fn served<'a>(slice: &EndpointSlice, store: &'a Store) -> Option<(&'a Service, V
     (!mappings.is_empty()).then_some((service, mappings))
 }
 
-/// Adds the services of which slices say that the pod stands behind them. A port that a selector has mapped
-/// already stays as it is.
+/// Adds the services whose slices list the pod. Ports that a selector has mapped already stay as they are.
 pub(super) fn add_services(
     pod: &Pod,
     store: &Store,
@@ -86,7 +86,7 @@ pub(super) fn add_services(
     }
 }
 
-/// The endpoints of a slice that are no pod's.
+/// The endpoints of a slice that do not belong to a pod.
 pub(super) fn workloads<'a>(
     slice: &'a EndpointSlice,
     store: &'a Store,
@@ -99,16 +99,15 @@ pub(super) fn workloads<'a>(
         let key = service::key(&service.metadata.namespace, &service.metadata.name, settings);
         let endpoints = slice.endpoints.iter().filter(outside);
         endpoints.map(move |endpoint| {
-            let workload = context.entry(&as_entry(slice, endpoint, store));
+            let workload = context.endpoint(&as_entry(slice, endpoint, store));
             Workload {
                 uid: uid(&slice.key(), endpoint, settings),
                 node: endpoint.node.as_str().into(),
-                // An address that anybody may list is nobody's own: it tells neither who connects nor whom to
-                // tunnel to.
+                // Anyone may list an address: it proves neither who connects nor where to tunnel to.
                 network_mode: NetworkMode::HostNetwork,
                 health: endpoint.health,
                 services: [(key.clone(), mappings.clone())].into(),
-                // Nothing of it is on a node of ours.
+                // It runs on no node of the mesh.
                 policies: Vec::new(),
                 direct: true,
                 same_node_tls: false,
@@ -124,8 +123,8 @@ fn uid(slice: &ObjectKey, endpoint: &SliceEndpoint, settings: &Settings) -> Work
     WorkloadUid(format!("{cluster}/discovery.k8s.io/EndpointSlice/{namespace}/{name}/{address}").into())
 }
 
-/// Named as its service, without labels: no selector is meant for it. Where it is: as its node says, else its
-/// zone.
+/// The endpoint as a workload entry, with its service's name and without labels, so that no selector selects
+/// it. Its locality is its zone's, or else its node's.
 fn as_entry(slice: &EndpointSlice, endpoint: &SliceEndpoint, store: &Store) -> WorkloadEntry {
     let of_node = |name: &str| store.node(&endpoint.node)?.metadata.labels.get(name).cloned();
     let zone = Some(endpoint.zone.clone()).filter(|zone| !zone.is_empty());

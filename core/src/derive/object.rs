@@ -1,9 +1,7 @@
-//! The objects users write, parsed and neutral: whatever read them (YAML files or the Kubernetes API) fills
-//! these in.
+//! The objects that users write, parsed from YAML files or read from the Kubernetes API.
 //!
-//! Everything that can be wrong in one field alone is wrong at the edge and never gets here: addresses,
-//! ports, modes are values. What needs other objects or settings to be judged is text here and judged by the
-//! derivation.
+//! A mistake in one field alone is found by the parser: addresses, ports and modes are values here. What can
+//! be checked only with other objects or settings is text here, and checked by the derivation.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,19 +12,28 @@ use crate::model::{Affinity, Health, Identity, IpBlock};
 /// An object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Object {
+    /// `v1` Namespace.
     Namespace(Namespace),
+    /// `v1` Node.
     Node(Node),
+    /// `v1` Pod.
     Pod(Pod),
+    /// `v1` Service.
     Service(Service),
+    /// `discovery.k8s.io/v1` EndpointSlice.
     EndpointSlice(EndpointSlice),
+    /// `networking.istio.io` WorkloadEntry.
     WorkloadEntry(WorkloadEntry),
+    /// `networking.istio.io` ServiceEntry.
     ServiceEntry(ServiceEntry),
+    /// `security.istio.io` AuthorizationPolicy.
     AuthorizationPolicy(AuthorizationPolicy),
+    /// `security.istio.io` PeerAuthentication.
     PeerAuthentication(PeerAuthentication),
 }
 
 impl Object {
-    /// What names it.
+    /// The object's kind, namespace and name.
     pub fn key(&self) -> ObjectKey {
         let (kind, metadata) = match self {
             Self::Namespace(o) => (Kind::Namespace, &o.metadata),
@@ -43,17 +50,26 @@ impl Object {
     }
 }
 
-/// The kinds that are understood.
+/// The kinds of objects that are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
+    /// `v1` Namespace.
     Namespace,
+    /// `v1` Node.
     Node,
+    /// `v1` Pod.
     Pod,
+    /// `v1` Service.
     Service,
+    /// `discovery.k8s.io/v1` EndpointSlice.
     EndpointSlice,
+    /// `networking.istio.io` WorkloadEntry.
     WorkloadEntry,
+    /// `networking.istio.io` ServiceEntry.
     ServiceEntry,
+    /// `security.istio.io` AuthorizationPolicy.
     AuthorizationPolicy,
+    /// `security.istio.io` PeerAuthentication.
     PeerAuthentication,
 }
 
@@ -63,12 +79,14 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Names an object.
+/// Identifies an object.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectKey {
+    /// The object's kind.
     pub kind: Kind,
-    /// Empty for kinds without namespace.
+    /// Empty for cluster-scoped kinds.
     pub namespace: String,
+    /// Unique among the kind's objects in the namespace.
     pub name: String,
 }
 
@@ -82,68 +100,76 @@ impl fmt::Display for ObjectKey {
     }
 }
 
-/// What happened to an object.
+/// A change of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ObjectEvent {
-    /// It is new or different.
+    /// The object is new or changed.
     Put(Box<Object>),
-    /// It is gone.
+    /// The object was deleted.
     Delete(ObjectKey),
 }
 
-/// What every object has.
+/// The metadata of an object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Metadata {
-    /// Empty for kinds without namespace.
+    /// Empty for cluster-scoped kinds.
     pub namespace: String,
+    /// Unique among the kind's objects in the namespace.
     pub name: String,
+    /// What selectors select by.
     pub labels: BTreeMap<String, String>,
+    /// Settings that selectors do not see.
     pub annotations: BTreeMap<String, String>,
     /// `creationTimestamp` in seconds since 1970, where there is one.
     pub created: Option<i64>,
 }
 
-/// Labels that must all be there with these values.
+/// Labels that must all be present with these values.
 pub type Selector = BTreeMap<String, String>;
 
 /// A namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Namespace {
+    /// `metadata`.
     pub metadata: Metadata,
 }
 
-/// A node: its labels say where its pods are.
+/// A node: its labels give its pods' locality.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Node {
+    /// `metadata`.
     pub metadata: Metadata,
 }
 
 /// A pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pod {
+    /// `metadata`.
     pub metadata: Metadata,
     /// `spec.serviceAccountName`; empty means `default`.
     pub service_account: String,
     /// `spec.nodeName`; empty while it is not scheduled.
     pub node: String,
+    /// `spec.hostNetwork`.
     pub host_network: bool,
     /// The controlling owner reference.
     pub owner: Option<Owner>,
-    /// Ports of its containers (and of init containers that keep running).
+    /// Ports of its containers (and of sidecars: init containers that restart).
     pub ports: Vec<ContainerPort>,
     /// Ports of HTTP, gRPC and TCP probes.
     pub probes: Vec<PortRef>,
+    /// `status.phase`.
     pub phase: Phase,
     /// `status.podIPs`.
     pub addresses: Vec<IpAddr>,
-    /// The condition `Ready`.
+    /// Whether the condition `Ready` is true.
     pub ready: bool,
-    /// It has a `deletionTimestamp`.
+    /// Whether it has a `deletionTimestamp`.
     pub terminating: bool,
 }
 
 impl Pod {
-    /// Whether it has ended for good.
+    /// Whether all its containers have ended for good.
     pub fn is_finished(&self) -> bool {
         matches!(self.phase, Phase::Succeeded | Phase::Failed)
     }
@@ -152,62 +178,80 @@ impl Pod {
 /// The controlling owner of a pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Owner {
+    /// For example `ReplicaSet`.
     pub kind: String,
+    /// The owner's name, in the pod's namespace.
     pub name: String,
 }
 
 /// `status.phase` of a pod.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Phase {
+    /// Not all containers have started.
     Pending,
+    /// At least one container runs.
     #[default]
     Running,
+    /// All containers have ended successfully.
     Succeeded,
+    /// All containers have ended, one of them with a failure.
     Failed,
+    /// The node does not report.
     Unknown,
 }
 
 /// A port that a container declares.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ContainerPort {
-    /// Empty when it has none.
+    /// Empty if it has none.
     pub name: String,
+    /// `containerPort`.
     pub port: u16,
+    /// `protocol`.
     pub transport: Transport,
 }
 
 /// A transport protocol.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Transport {
+    /// The default.
     #[default]
     Tcp,
+    /// Not carried by the mesh.
     Udp,
+    /// Not carried by the mesh.
     Sctp,
 }
 
 /// A port by number or by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PortRef {
+    /// The port number.
     Number(u16),
+    /// The name of one of the pod's ports.
     Name(String),
 }
 
 /// A service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Service {
+    /// `metadata`.
     pub metadata: Metadata,
-    /// `type: ExternalName`: a DNS alias, nothing to the mesh.
+    /// `type: ExternalName`: a DNS alias, which the mesh does not see.
     pub external_name: bool,
     /// `spec.clusterIPs` (or `clusterIP`); empty for headless services.
     pub cluster_ips: Vec<IpAddr>,
     /// `spec.externalIPs` and the addresses of `status.loadBalancer.ingress`.
     pub external_ips: Vec<IpAddr>,
-    /// Empty: no endpoints are derived.
+    /// `spec.selector`; empty selects no pods.
     pub selector: Selector,
+    /// `spec.ports`.
     pub ports: Vec<ServicePort>,
+    /// `spec.publishNotReadyAddresses`.
     pub publish_not_ready: bool,
     /// `internalTrafficPolicy: Local`.
     pub node_local: bool,
+    /// `spec.trafficDistribution`, or Istio's annotation.
     pub traffic_distribution: TrafficDistribution,
     /// `spec.sessionAffinity`.
     pub affinity: Affinity,
@@ -216,6 +260,7 @@ pub struct Service {
 /// `spec.trafficDistribution` of a service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum TrafficDistribution {
+    /// No preference.
     #[default]
     Unset,
     /// `PreferClose` or `PreferSameZone`.
@@ -227,30 +272,35 @@ pub enum TrafficDistribution {
 /// A port of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePort {
-    /// Empty when it has none.
+    /// Empty if it has none.
     pub name: String,
+    /// The port that clients connect to.
     pub port: u16,
-    /// Where workloads listen; the same port where nothing is said.
+    /// `targetPort`, by default the same port.
     pub target: PortRef,
+    /// `protocol`.
     pub transport: Transport,
-    /// `appProtocol`; empty when not said.
+    /// `appProtocol`; empty if not set.
     pub app_protocol: String,
 }
 
 /// Endpoints of a service, listed by address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EndpointSlice {
+    /// `metadata`.
     pub metadata: Metadata,
     /// The label `kubernetes.io/service-name`: a service of the same namespace.
     pub service: String,
-    /// Kubernetes made it of the service's selector, so it says what the pods say.
+    /// Kubernetes derived it from the service's selector, so it adds nothing to the pods.
     pub of_selector: bool,
+    /// One for each address.
     pub endpoints: Vec<SliceEndpoint>,
+    /// The ports of all endpoints.
     pub ports: Vec<SlicePort>,
 }
 
 impl EndpointSlice {
-    /// What names it.
+    /// The object's key.
     pub(super) fn key(&self) -> ObjectKey {
         let Metadata { namespace, name, .. } = &self.metadata;
         ObjectKey { kind: Kind::EndpointSlice, namespace: namespace.clone(), name: name.clone() }
@@ -260,12 +310,13 @@ impl EndpointSlice {
 /// An endpoint of a slice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SliceEndpoint {
+    /// One of `addresses`.
     pub address: IpAddr,
-    /// What `ready`, `serving` and `terminating` come to.
+    /// From the conditions `ready`, `serving` and `terminating`.
     pub health: Health,
-    /// `nodeName`; empty when not said.
+    /// `nodeName`; empty if not set.
     pub node: String,
-    /// Empty when not said.
+    /// `zone`; empty if not set.
     pub zone: String,
     /// The name of the pod that `targetRef` names.
     pub pod: Option<String>,
@@ -274,57 +325,70 @@ pub struct SliceEndpoint {
 /// Where the endpoints of a slice listen for the service's port of the same name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SlicePort {
-    /// Empty when it has none.
+    /// Empty if it has none.
     pub name: String,
+    /// The target port.
     pub port: u16,
+    /// `protocol`.
     pub transport: Transport,
 }
 
-/// A workload that is no pod.
+/// A workload that is not a pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WorkloadEntry {
+    /// `metadata`.
     pub metadata: Metadata,
-    /// `None` for entries named by host name.
+    /// `None` for an entry with a host name.
     pub address: Option<IpAddr>,
-    /// The host name of one that is reached by name; empty for the others.
+    /// Empty for an entry with an address.
     pub hostname: String,
+    /// Where it listens, by the name of the service's port.
     pub ports: BTreeMap<String, u16>,
     /// `spec.labels`.
     pub labels: BTreeMap<String, String>,
+    /// Empty means the mesh's.
     pub network: String,
+    /// Where it runs.
     pub locality: LocalityText,
+    /// Its relative share of connections; 1 if not set.
     pub weight: Option<u32>,
     /// Empty means `default`.
     pub service_account: String,
 }
 
-/// Services by host name that Kubernetes knows nothing of.
+/// Services by host name that are not Kubernetes Services.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceEntry {
+    /// `metadata`.
     pub metadata: Metadata,
-    /// One service each. A host may begin with `*.`.
+    /// One service each. A host may begin with a `*.`.
     pub hosts: Vec<String>,
     /// The addresses that clients use for any of the hosts.
     pub addresses: Vec<IpBlock>,
+    /// `spec.ports`.
     pub ports: Vec<EntryPort>,
+    /// How endpoints are found.
     pub resolution: Resolution,
-    /// Endpoints written out; their metadata is the entry's.
+    /// Inline endpoints; their metadata is the entry's.
     pub endpoints: Vec<WorkloadEntry>,
     /// Selects pods and workload entries as endpoints; empty selects none.
     pub selector: Selector,
-    /// Identities that may answer besides the endpoints' own.
+    /// Identities that endpoints may present besides their own.
     pub subject_alt_names: Vec<Identity>,
-    /// Whether `exportTo` names less than all namespaces.
+    /// Whether `exportTo` excludes namespaces.
     pub restricted: bool,
 }
 
 /// A port of a service entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EntryPort {
+    /// Unique in the entry.
     pub name: String,
+    /// The port that clients connect to.
     pub port: u16,
-    /// Where endpoints listen that do not say themselves.
+    /// The port of endpoints that name no other.
     pub target: u16,
+    /// TCP, unless `protocol` is UDP.
     pub transport: Transport,
     /// In lower case: `http`, `tls`, …
     pub protocol: String,
@@ -333,120 +397,165 @@ pub struct EntryPort {
 /// How a service entry's endpoints are found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Resolution {
-    /// The client chose the address itself.
+    /// The client has chosen the address itself.
     #[default]
     None,
-    /// By the endpoints' addresses.
+    /// The endpoints have addresses.
     Static,
-    /// By the endpoints' host names, or the hosts themselves.
+    /// The endpoints' host names are resolved, or the hosts themselves.
     Dns,
 }
 
-/// `region/zone/subzone`, later parts optional.
+/// `region/zone/subzone`; the later parts are optional.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LocalityText {
+    /// Empty if unknown.
     pub region: String,
+    /// Empty if unknown.
     pub zone: String,
+    /// Empty if unknown.
     pub subzone: String,
 }
 
-/// Who may connect.
+/// An AuthorizationPolicy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AuthorizationPolicy {
+    /// `metadata`.
     pub metadata: Metadata,
     /// Empty selects the whole namespace (in the root namespace: the mesh).
     pub selector: Selector,
+    /// Waypoints and services that enforce the policy instead of ztunnel.
     pub target_refs: Vec<TargetRef>,
+    /// What a match does.
     pub action: PolicyAction,
+    /// Any of them matches; without rules the policy never matches.
     pub rules: Vec<PolicyRule>,
 }
 
 /// What a policy is attached to instead of workloads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TargetRef {
+    /// The API group; empty for the core group.
     pub group: String,
+    /// For example `Gateway`.
     pub kind: String,
+    /// An object of the policy's namespace.
     pub name: String,
 }
 
 /// `spec.action`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum PolicyAction {
+    /// A match permits.
     #[default]
     Allow,
+    /// A match denies.
     Deny,
+    /// Not supported.
     Audit,
+    /// Not supported.
     Custom,
 }
 
-/// A rule: any source, any operation, all conditions. An absent list is no condition.
+/// A rule matches if one of its sources, one of its operations and all of its conditions match. An empty list
+/// matches.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PolicyRule {
+    /// Sources, OR-ed.
     pub from: Vec<Source>,
+    /// Operations, OR-ed.
     pub to: Vec<Operation>,
+    /// Conditions, AND-ed.
     pub when: Vec<When>,
 }
 
 /// `from[].source`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Source {
+    /// `principals`.
     pub principals: Vec<String>,
+    /// `notPrincipals`.
     pub not_principals: Vec<String>,
+    /// `requestPrincipals`, an HTTP field.
     pub request_principals: Vec<String>,
+    /// `notRequestPrincipals`, an HTTP field.
     pub not_request_principals: Vec<String>,
+    /// `namespaces`.
     pub namespaces: Vec<String>,
+    /// `notNamespaces`.
     pub not_namespaces: Vec<String>,
+    /// `serviceAccounts`.
     pub service_accounts: Vec<String>,
+    /// `notServiceAccounts`.
     pub not_service_accounts: Vec<String>,
+    /// `ipBlocks`.
     pub ip_blocks: Vec<IpBlock>,
+    /// `notIpBlocks`.
     pub not_ip_blocks: Vec<IpBlock>,
+    /// `remoteIpBlocks`, an HTTP field.
     pub remote_ip_blocks: Vec<IpBlock>,
+    /// `notRemoteIpBlocks`, an HTTP field.
     pub not_remote_ip_blocks: Vec<IpBlock>,
 }
 
 /// `to[].operation`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Operation {
+    /// `hosts`, an HTTP field.
     pub hosts: Vec<String>,
+    /// `notHosts`, an HTTP field.
     pub not_hosts: Vec<String>,
+    /// `ports`.
     pub ports: Vec<u16>,
+    /// `notPorts`.
     pub not_ports: Vec<u16>,
+    /// `methods`, an HTTP field.
     pub methods: Vec<String>,
+    /// `notMethods`, an HTTP field.
     pub not_methods: Vec<String>,
+    /// `paths`, an HTTP field.
     pub paths: Vec<String>,
+    /// `notPaths`, an HTTP field.
     pub not_paths: Vec<String>,
 }
 
 /// `when[]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct When {
+    /// The attribute, for example `source.ip`.
     pub key: String,
+    /// One of them must match; empty matches.
     pub values: Vec<String>,
+    /// None of them may match.
     pub not_values: Vec<String>,
 }
 
-/// Whether peers must prove who they are.
+/// A PeerAuthentication: whether peers must authenticate.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PeerAuthentication {
+    /// `metadata`.
     pub metadata: Metadata,
     /// Empty selects the whole namespace (in the root namespace: the mesh).
     pub selector: Selector,
+    /// `mtls.mode`.
     pub mode: MtlsMode,
     /// `portLevelMtls`, by workload port; only with a selector.
     pub port_modes: BTreeMap<u16, MtlsMode>,
-    /// The annotation `ambit.dev/same-node-tls`: whether TLS is demanded on the same node too. `None`: not
-    /// said.
+    /// The annotation `ambit.dev/same-node-tls`: whether TLS is demanded on the same node too. `None` if not
+    /// set.
     pub same_node_tls: Option<bool>,
 }
 
 /// `mtls.mode`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum MtlsMode {
-    /// What the next wider policy says.
+    /// Inherited from the next wider object.
     #[default]
     Unset,
-    /// Plaintext only; taken as `Permissive` in ambient mode.
+    /// Plaintext only; read as `Permissive`, as in Istio's ambient mode.
     Disable,
+    /// Mutual TLS and plaintext.
     Permissive,
+    /// Mutual TLS only.
     Strict,
 }

@@ -1,16 +1,16 @@
-//! PeerAuthentication → policies that deny peers without identity, and which workloads list which.
+//! PeerAuthentication → policies that deny peers without identity, and which workloads name which.
 //!
-//! One object decides for a workload: the oldest that selects it, else its namespace's, else the mesh's;
-//! UNSET leaves it to the next wider one, and without any the mode is PERMISSIVE. Where the mode is the same
-//! for all of a workload's ports, the workload lists the policy of the object that said it; where
-//! `portLevelMtls` makes exceptions, the object with the exceptions gets a policy of its own that stands for
-//! the inherited mode too.
+//! One object decides for a workload: the oldest that selects it, else its namespace's, else the mesh's.
+//! UNSET inherits from the next wider one; the default is PERMISSIVE. If all ports of a workload have one
+//! mode, the workload names the policy of the object that set it. If `portLevelMtls` makes exceptions, the
+//! object with the exceptions has a policy of its own that includes the inherited mode.
 
 use std::collections::BTreeMap;
 
+use super::condition::Condition;
 use super::object::{Kind, MtlsMode, ObjectKey, PeerAuthentication, Selector};
+use super::settings::Settings;
 use super::store::{Contents, Labelled, Store, selects};
-use super::{Condition, Settings};
 use crate::model::{self, Action, Authorization, Clause, Match, PolicyKey, Rule, StringMatch};
 
 /// The objects that may decide for the workloads of a namespace.
@@ -57,7 +57,7 @@ impl<'a> Scope<'a> {
         })
     }
 
-    /// The policy that a workload of this namespace lists, if any.
+    /// The policy that a workload of this namespace names, if any.
     pub(super) fn policy_for(&self, workload: &impl Labelled) -> Option<PolicyKey> {
         let selecting = self.selecting.iter().find(|object| selects(&object.selector, workload));
         let deciding = match selecting {
@@ -71,15 +71,15 @@ impl<'a> Scope<'a> {
         })
     }
 
-    /// Whether a workload of this namespace demands TLS also on its own node: the most specific object that
-    /// says something decides.
+    /// Whether a workload of this namespace demands TLS on its own node too: the most specific object with
+    /// the annotation decides.
     pub(super) fn same_node_tls(&self, workload: &impl Labelled) -> bool {
         let selecting = self.selecting.iter().find(|object| selects(&object.selector, workload));
         let mut said = [selecting.copied(), self.namespace, self.mesh].into_iter().flatten();
         said.find_map(|object| object.same_node_tls).unwrap_or(false)
     }
 
-    /// What there is to say about an object of this namespace.
+    /// The conditions of an object of this namespace.
     pub(super) fn conditions(&self, object: &PeerAuthentication) -> Vec<Condition> {
         let metadata = &object.metadata;
         let key = ObjectKey {
@@ -119,7 +119,7 @@ impl<'a> Scope<'a> {
         vec![Condition::accepted(key)]
     }
 
-    /// An older object with a selector that takes workloads from this one, and what to say about it.
+    /// An older object with a selector that selects workloads of this one too, and the message about it.
     fn selecting_rival(&self, object: &PeerAuthentication) -> Option<(Rivalry, String)> {
         let own = self.selecting.iter().position(|other| is(other, object))?;
         let older = &self.selecting[..own];
@@ -141,7 +141,7 @@ impl<'a> Scope<'a> {
         said.filter(|object| object.mode == MtlsMode::Strict)
     }
 
-    /// The rule of an object with a selector; `None` where it has nothing of its own to refuse.
+    /// The rule of an object with a selector; `None` if it denies nothing that is not inherited.
     fn own_rule(&self, object: &PeerAuthentication) -> Option<Rule> {
         let strict = match object.mode {
             MtlsMode::Strict => true,
@@ -161,12 +161,12 @@ impl<'a> Scope<'a> {
     }
 }
 
-/// What an older object leaves to a younger one.
+/// How an older object limits a younger one.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Rivalry {
-    /// No workload at all.
+    /// The older one selects all its workloads.
     Lost,
-    /// Those that the older one does not select.
+    /// The older one selects some of its workloads.
     Partial,
 }
 

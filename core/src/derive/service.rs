@@ -1,14 +1,14 @@
-//! Services → the mesh's services, and where a workload listens for their ports.
+//! Kubernetes Services → services, and where their endpoints listen.
 
 use std::net::IpAddr;
 
-use super::Settings;
 use super::object::{PortRef, Service, ServicePort, TrafficDistribution, Transport};
+use super::settings::Settings;
 use crate::model::{
     self, AppProtocol, LoadBalancing, LoadBalancingMode, LocalityScope, PortMapping, ServiceKey,
 };
 
-/// The name of a service on the wire.
+/// The service's name on the wire.
 pub(super) fn key(namespace: &str, name: &str, settings: &Settings) -> ServiceKey {
     ServiceKey {
         namespace: namespace.into(),
@@ -16,7 +16,7 @@ pub(super) fn key(namespace: &str, name: &str, settings: &Settings) -> ServiceKe
     }
 }
 
-/// The service as the mesh has it; `None` for what is only a DNS alias.
+/// The service; `None` for an ExternalName, which is only a DNS alias.
 pub(super) fn derive(service: &Service, settings: &Settings) -> Option<model::Service> {
     if service.external_name {
         return None;
@@ -40,8 +40,8 @@ pub(super) fn derive(service: &Service, settings: &Settings) -> Option<model::Se
     })
 }
 
-/// Where a workload listens for the ports of a service. `named` looks up a port by name; a port whose name
-/// the workload does not have is not served by it.
+/// Where a workload listens for the ports of a service. `named` looks up a port by name; the workload does
+/// not serve a port whose name it does not have.
 pub(super) fn mappings(service: &Service, named: impl Fn(&str) -> Option<u16>) -> Vec<PortMapping> {
     let mapping = |port: &ServicePort| {
         let target_port = match &port.target {
@@ -67,12 +67,12 @@ fn port(port: &ServicePort) -> model::ServicePort {
 
 /// `appProtocol`, or else the first part of the port's name, as Istio reads them.
 fn app_protocol(port: &ServicePort) -> AppProtocol {
-    let said = if port.app_protocol.is_empty() {
+    let protocol = if port.app_protocol.is_empty() {
         port.name.split('-').next().unwrap_or_default()
     } else {
         port.app_protocol.as_str()
     };
-    match said.to_ascii_lowercase().as_str() {
+    match protocol.to_ascii_lowercase().as_str() {
         "http" | "kubernetes.io/ws" => AppProtocol::Http11,
         "http2" | "kubernetes.io/h2c" => AppProtocol::Http2,
         "grpc" => AppProtocol::Grpc,

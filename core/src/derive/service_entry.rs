@@ -1,14 +1,19 @@
-//! ServiceEntry → services by host name, and the endpoints that are written out in it.
+//! ServiceEntry → services by host name, and their inline endpoints.
 //!
-//! A host belongs to one object of its namespace: a Kubernetes Service that has the name, else the oldest
-//! entry that claims it. Hosts that an entry does not get are left out of it, and its condition says so.
+//! A host belongs to one object of its namespace: the Kubernetes Service of that name, or else the oldest
+//! entry that claims it. An entry's other hosts are left out, and its conditions say so.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::object::{Kind, ObjectKey, Resolution, Service, ServiceEntry, Transport, WorkloadEntry};
+use super::condition::Condition;
+use super::context::{Context, is_peer_address};
+use super::object::{
+    EntryPort, Kind, ObjectKey, Resolution, Service, ServiceEntry, Transport, WorkloadEntry,
+};
+use super::service;
+use super::settings::Settings;
 use super::store::Store;
-use super::{Condition, Settings, service, workload};
 use crate::model::{
     self, AppProtocol, IpBlock, LoadBalancing, LoadBalancingMode, PortMapping, ServiceKey, Workload,
     WorkloadUid,
@@ -21,7 +26,7 @@ pub(super) enum Owner<'a> {
 }
 
 impl Owner<'_> {
-    /// The service that stands for the host name.
+    /// The service of the host name.
     pub(super) fn service(&self, key: &ServiceKey, settings: &Settings) -> Option<model::Service> {
         match self {
             Self::Service(object) => service::derive(object, settings),
@@ -30,7 +35,7 @@ impl Owner<'_> {
     }
 }
 
-/// Whose the host name is in its namespace, if anybody claims it.
+/// The object that the host name belongs to in its namespace, if any.
 pub(super) fn owner<'a>(store: &'a Store, settings: &Settings, key: &ServiceKey) -> Option<Owner<'a>> {
     let contents = store.contents(&key.namespace)?;
     let suffix = format!(".{}.svc.{}", key.namespace, settings.domain);
@@ -49,15 +54,15 @@ fn age(entry: &ServiceEntry) -> (i64, &str) {
 }
 
 fn of_host(entry: &ServiceEntry, key: &ServiceKey) -> model::Service {
-    let chosen = entry.resolution == Resolution::None;
-    let mode = if chosen { LoadBalancingMode::Passthrough } else { LoadBalancingMode::default() };
+    let passthrough = entry.resolution == Resolution::None;
+    let mode = if passthrough { LoadBalancingMode::Passthrough } else { LoadBalancingMode::default() };
     let mut addresses: Vec<IpAddr> = entry.addresses.iter().filter_map(single).collect();
     addresses.sort_unstable();
     addresses.dedup();
     model::Service {
         key: key.clone(),
         name: entry.metadata.name.as_str().into(),
-        virtual_addresses: !chosen && !addresses.is_empty(),
+        virtual_addresses: !passthrough && !addresses.is_empty(),
         addresses,
         ports: tcp_ports(entry)
             .map(|port| model::ServicePort {
@@ -72,13 +77,13 @@ fn of_host(entry: &ServiceEntry, key: &ServiceKey) -> model::Service {
     }
 }
 
-/// The address of a block of one.
+/// The address, if the block has only one.
 fn single(block: &IpBlock) -> Option<IpAddr> {
     let net = block.canonical();
     (net.prefix_len() == net.max_prefix_len()).then(|| net.addr())
 }
 
-fn tcp_ports(entry: &ServiceEntry) -> impl Iterator<Item = &super::object::EntryPort> {
+fn tcp_ports(entry: &ServiceEntry) -> impl Iterator<Item = &EntryPort> {
     entry.ports.iter().filter(|port| port.transport == Transport::Tcp)
 }
 
@@ -93,20 +98,20 @@ fn app_protocol(protocol: &str) -> AppProtocol {
     }
 }
 
-/// Where an endpoint listens for the ports of an entry. `named` is what the endpoint says itself.
+/// Where an endpoint listens for the ports of an entry. `named` looks up the endpoint's own port by name.
 pub(super) fn mappings(entry: &ServiceEntry, named: impl Fn(&str) -> Option<u16>) -> Vec<PortMapping> {
-    let mapping = |port: &super::object::EntryPort| PortMapping {
+    let mapping = |port: &EntryPort| PortMapping {
         service_port: port.port,
         target_port: named(&port.name).unwrap_or(port.target),
     };
     tcp_ports(entry).map(mapping).collect()
 }
 
-/// An entry, and which of its hosts it got.
+/// An entry and its hosts.
 pub(super) struct Claims<'a> {
     entry: &'a ServiceEntry,
     settings: &'a Settings,
-    /// Each host, and who has it instead.
+    /// Each host, and the object that it belongs to instead, if it does.
     hosts: Vec<(&'a str, Option<String>)>,
 }
 
@@ -125,7 +130,7 @@ impl<'a> Claims<'a> {
         Self { entry, settings, hosts }
     }
 
-    /// The services that are the entry's.
+    /// The services of the hosts that belong to the entry.
     pub(super) fn won(&self) -> impl Iterator<Item = ServiceKey> {
         self.won_hosts().map(|host| key(self.entry, host))
     }
@@ -134,8 +139,8 @@ impl<'a> Claims<'a> {
         self.hosts.iter().filter(|(_, rival)| rival.is_none()).map(|(host, _)| *host)
     }
 
-    /// The endpoints that are written out; for names without any, each host is its own endpoint.
-    pub(super) fn endpoints(&self, context: &workload::Context<'a>) -> impl Iterator<Item = Workload> {
+    /// The inline endpoints. With DNS resolution and without endpoints, each host is an endpoint.
+    pub(super) fn endpoints(&self, context: &Context<'a>) -> impl Iterator<Item = Workload> {
         let entry = self.entry;
         let mut found: Vec<Workload> = Vec::new();
         let mut uids: BTreeMap<String, usize> = BTreeMap::new();
@@ -146,7 +151,7 @@ impl<'a> Claims<'a> {
             let times = uids.entry(address.clone()).or_default();
             *times += 1;
             let again = if *times > 1 { format!("/{times}") } else { String::new() };
-            let mut workload = context.entry(endpoint);
+            let mut workload = context.endpoint(endpoint);
             workload.uid = WorkloadUid(
                 format!(
                     "{}/networking.istio.io/ServiceEntry/{}/{}/{address}{again}",
@@ -155,8 +160,7 @@ impl<'a> Claims<'a> {
                 .into(),
             );
             workload.services = hosts.into_iter().map(|host| (key(entry, host), mappings.clone())).collect();
-            // Nothing of it is on a node of ours: what is said of a namespace's own workloads is not about
-            // it.
+            // It runs on no node of the mesh: policies and labels of the namespace do not apply to it.
             workload.policies.clear();
             workload.direct = true;
             workload.same_node_tls = false;
@@ -178,7 +182,7 @@ impl<'a> Claims<'a> {
         found.into_iter()
     }
 
-    /// What there is to say about the entry.
+    /// The conditions of the entry.
     pub(super) fn conditions(&self, object: &ObjectKey) -> Vec<Condition> {
         debug_assert_eq!(object.kind, Kind::ServiceEntry);
         let entry = self.entry;
@@ -204,7 +208,7 @@ impl<'a> Claims<'a> {
             say("spec.addresses".to_owned(), true, message);
         }
         for (index, endpoint) in entry.endpoints.iter().enumerate() {
-            if let Some(address) = endpoint.address.filter(|address| !workload::is_peer_address(*address)) {
+            if let Some(address) = endpoint.address.filter(|address| !is_peer_address(*address)) {
                 let message = format!("{address} cannot be the address of a peer: nothing is sent to it");
                 say(format!("spec.endpoints[{index}].address"), true, message);
             }

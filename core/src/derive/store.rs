@@ -1,4 +1,4 @@
-//! The accepted objects, by namespace: what the derivation looks things up in.
+//! The accepted objects, by namespace, with the indexes that the derivation needs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -87,7 +87,7 @@ impl Store {
         }
     }
 
-    /// Whether this very version is there.
+    /// Whether the store has this version.
     pub(super) fn holds(&self, object: &Object) -> bool {
         let key = object.key();
         match object {
@@ -107,7 +107,7 @@ impl Store {
         self.namespaces.get(namespace)
     }
 
-    /// The names of all namespaces that hold anything.
+    /// The names of all namespaces with objects.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.namespaces.keys().map(String::as_str)
     }
@@ -138,7 +138,7 @@ impl Store {
         self.contents(&key.namespace)?.endpoint_slices.get(&key.name)
     }
 
-    /// The pods that have the address, if only as their node's.
+    /// The pods that have the address, as their own or as their node's.
     pub(super) fn pods_at(&self, address: IpAddr) -> impl Iterator<Item = &ObjectKey> {
         self.pods_by_address.get(&address.to_canonical()).into_iter().flatten()
     }
@@ -236,7 +236,7 @@ impl Contents {
     }
 }
 
-/// What selectors look at.
+/// Objects that selectors select by label.
 pub(super) trait Labelled {
     fn label(&self, name: &str) -> Option<&str>;
 }
@@ -248,7 +248,7 @@ impl Labelled for Pod {
 }
 
 impl Labelled for WorkloadEntry {
-    /// `spec.labels` are the workload's; those of the object fill in.
+    /// `spec.labels` take precedence over the object's labels.
     fn label(&self, name: &str) -> Option<&str> {
         self.labels.get(name).or_else(|| self.metadata.labels.get(name)).map(String::as_str)
     }

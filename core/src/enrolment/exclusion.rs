@@ -1,8 +1,8 @@
-//! Ports that a pod keeps out of capture: what its annotations say ([`read`]), and how it is said back to
-//! whoever looks at the pod ([`describe`]). The names are those that Istio's users know.
+//! Ports that a pod excludes from capture, from the annotations that Istio's users know ([`read`]), and their
+//! description for [`NOT_CAPTURED`](super::NOT_CAPTURED) ([`describe`]).
 //!
-//! An annotation with a mistake in it excludes nothing at all: what is captured by mistake fails loudly, what
-//! is not captured by mistake is sent in plaintext silently.
+//! An annotation with a mistake excludes no port: a port that is captured by mistake fails visibly, a port
+//! that is excluded by mistake is sent in plaintext silently.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,19 +11,21 @@ use super::Labels;
 use crate::inbound::HBONE_PORT;
 use crate::model::ExcludedPorts;
 
-/// Connections of the pod to these ports are left alone.
+/// The pod's connections to these ports are not captured.
 pub const OUTBOUND_PORTS: &str = "traffic.sidecar.istio.io/excludeOutboundPorts";
 
-/// What arrives at these ports of the pod in plaintext is let through.
+/// Plaintext to these ports of the pod is not captured.
 pub const INBOUND_PORTS: &str = "traffic.sidecar.istio.io/excludeInboundPorts";
 
-/// Each list may name so many: the kernel's table of ports is shared by all pods of a node.
-pub const MOST_PORTS: usize = 128;
+/// The most ports in one list: the kernel's map of ports is shared by all pods of a node.
+pub const MAX_PORTS: usize = 128;
 
-/// An annotation that means nothing.
+/// An annotation that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistake {
+    /// The annotation's name.
     pub annotation: &'static str,
+    /// What is wrong with its value.
     pub message: String,
 }
 
@@ -33,7 +35,7 @@ impl fmt::Display for Mistake {
     }
 }
 
-/// What a pod's annotations exclude, and what is wrong with them.
+/// The ports that a pod's annotations exclude, and the mistakes in them.
 pub fn read(annotations: &Labels) -> (ExcludedPorts, Vec<Mistake>) {
     let mut mistakes = Vec::new();
     let mut list = |annotation, reserved: &[u16]| {
@@ -62,19 +64,19 @@ fn ports(text: &str, reserved: &[u16]) -> Result<BTreeSet<u16>, String> {
         }
         ports.insert(port);
     }
-    if ports.len() > MOST_PORTS {
-        return Err(format!("{} ports are more than {MOST_PORTS}; no port is excluded", ports.len()));
+    if ports.len() > MAX_PORTS {
+        return Err(format!("{} ports are more than {MAX_PORTS}; no port is excluded", ports.len()));
     }
     Ok(ports)
 }
 
-/// Of a text that anybody may have written, as much as a message can take.
+/// The start of text of any length, for a message.
 fn shortened(text: &str) -> String {
     text.chars().take(32).collect()
 }
 
-/// What is not captured of a pod that is captured otherwise, for people; `None`: nothing is left out, and no
-/// mistake was made.
+/// Describes the excluded ports of a captured pod and the mistakes in its annotations; `None` if there are
+/// neither.
 pub fn describe(annotations: &Labels) -> Option<String> {
     let (excluded, mistakes) = read(annotations);
     let ports = [("inbound", &excluded.inbound), ("outbound", &excluded.outbound)];

@@ -40,7 +40,7 @@ impl fmt::Display for TrustDomain {
     }
 }
 
-/// Why a text is not an identity.
+/// Why text is not an identity.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
     /// The text does not have the form of a workload's SPIFFE ID.
@@ -51,10 +51,10 @@ pub enum IdentityError {
     TrustDomain(String),
 }
 
-/// Who a workload is.
+/// The identity of a workload.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Identity {
-    /// Whose CA vouches for it.
+    /// The domain whose CA signs its certificate.
     pub trust_domain: TrustDomain,
     /// The workload's namespace.
     pub namespace: Arc<str>,
@@ -63,7 +63,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// What policies compare principals with: the identity without its scheme.
+    /// The principal that policies compare: the identity without `spiffe://`.
     pub fn principal(&self) -> String {
         format!("{}/ns/{}/sa/{}", self.trust_domain, self.namespace, self.service_account)
     }
@@ -94,7 +94,7 @@ impl FromStr for Identity {
     }
 }
 
-/// Whether a text may be a segment of a SPIFFE ID's path: no escapes, no query, no room for a second reading.
+/// Whether text may be a segment of a SPIFFE ID's path: no escapes and no query, so it has one reading only.
 fn is_segment(text: &str) -> bool {
     let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     !text.is_empty() && text != "." && text != ".." && text.chars().all(valid)

@@ -1,4 +1,4 @@
-//! Authorization as the wire carries it: rules OR-ed, clauses AND-ed, matches OR-ed, fields AND-ed.
+//! Authorization policies as on the wire: rules OR-ed, clauses AND-ed, matches OR-ed, fields AND-ed.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -7,38 +7,9 @@ use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
 
-/// Names a policy: `<namespace>/<name>`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PolicyKey {
-    /// The namespace the policy lives in; the root namespace for mesh-wide ones.
-    pub namespace: Arc<str>,
-    /// Its name there.
-    pub name: Arc<str>,
-}
+use super::key::PolicyKey;
 
-impl PolicyKey {
-    /// What the names of policies begin with that PeerAuthentications became. Kubernetes names have no `_`,
-    /// so they meet no other policy's.
-    const CONVERTED: &'static str = "converted_peer_authentication_";
-
-    /// The key of the policy that a PeerAuthentication becomes.
-    pub fn of_peer_authentication(namespace: &str, name: &str) -> Self {
-        Self { namespace: namespace.into(), name: format!("{}{name}", Self::CONVERTED).into() }
-    }
-
-    /// Whether a PeerAuthentication became this policy.
-    pub fn is_of_peer_authentication(&self) -> bool {
-        self.name.starts_with(Self::CONVERTED)
-    }
-}
-
-impl fmt::Display for PolicyKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
-    }
-}
-
-/// Which workloads a policy is about.
+/// Which workloads a policy applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scope {
     /// Every workload of the mesh.
@@ -61,9 +32,9 @@ pub enum Action {
 /// One authorization policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authorization {
-    /// Its name.
+    /// Its name on the wire.
     pub key: PolicyKey,
-    /// Whom it concerns.
+    /// Which workloads it applies to.
     pub scope: Scope,
     /// What a match does.
     pub action: Action,
@@ -88,22 +59,33 @@ pub struct Clause {
 }
 
 /// Fields AND-ed; values within a field OR-ed; `not_*` must match none. An empty field is no condition; a
-/// match without any condition never matches (as in Istio's ztunnel: it is what is left of conditions that
-/// were not understood).
+/// match without any condition never matches (as in Istio's ztunnel: it is the rest of conditions that were
+/// not understood).
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Match {
+    /// The namespace of the peer's identity.
     pub namespaces: Vec<StringMatch>,
+    /// None of these may be the namespace of the peer's identity.
     pub not_namespaces: Vec<StringMatch>,
+    /// The service account of the peer's identity.
     pub service_accounts: Vec<ServiceAccountMatch>,
+    /// None of these may be the service account of the peer's identity.
     pub not_service_accounts: Vec<ServiceAccountMatch>,
-    /// Compared with `<trust domain>/ns/<namespace>/sa/<service account>`.
+    /// The peer's identity as `<trust domain>/ns/<namespace>/sa/<service account>`.
     pub principals: Vec<StringMatch>,
+    /// None of these may be the peer's identity.
     pub not_principals: Vec<StringMatch>,
+    /// The peer's address.
     pub source_ips: Vec<IpBlock>,
+    /// None of these may hold the peer's address.
     pub not_source_ips: Vec<IpBlock>,
+    /// The application's address.
     pub destination_ips: Vec<IpBlock>,
+    /// None of these may hold the application's address.
     pub not_destination_ips: Vec<IpBlock>,
+    /// The application's port.
     pub destination_ports: Vec<u16>,
+    /// None of these may be the application's port.
     pub not_destination_ports: Vec<u16>,
 }
 
@@ -117,25 +99,27 @@ impl Match {
 /// A service account of one namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ServiceAccountMatch {
+    /// The account's namespace.
     pub namespace: Arc<str>,
+    /// The account's name.
     pub service_account: Arc<str>,
 }
 
 /// How a text is compared.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum StringMatch {
-    /// Equal.
+    /// Equal to this.
     Exact(Arc<str>),
-    /// Begins with.
+    /// Begins with this.
     Prefix(Arc<str>),
-    /// Ends with.
+    /// Ends with this.
     Suffix(Arc<str>),
-    /// There is one, whatever it says.
+    /// Not empty.
     Presence,
 }
 
 impl StringMatch {
-    /// Whether a text that is there compares as asked.
+    /// Whether the text matches.
     pub fn matches(&self, text: &str) -> bool {
         match self {
             Self::Exact(exact) => text == &**exact,

@@ -1,40 +1,32 @@
-//! Services: names and addresses that stand for several workloads.
+//! Services: host names and addresses with workloads as endpoints.
 
-use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{Identity, Waypoint};
+use super::identity::Identity;
+use super::key::ServiceKey;
+use super::locality::LocalityScope;
+use super::waypoint::Waypoint;
 
-/// Names a service: `<namespace>/<hostname>`, its resource name on the wire.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ServiceKey {
-    pub namespace: Arc<str>,
-    /// Fully qualified, for example `cart.shop.svc.cluster.local`.
-    pub hostname: Arc<str>,
-}
-
-impl fmt::Display for ServiceKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.hostname)
-    }
-}
-
-/// A service. Which workloads stand behind it is written on the workloads (`Workload::services`).
+/// A service. Its endpoints are the workloads that name it in `Workload::services`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
+    /// Its name on the wire.
     pub key: ServiceKey,
-    /// Its short name, for metrics.
+    /// The name of the Kubernetes object, for metrics.
     pub name: Arc<str>,
     /// Cluster, external and load-balancer addresses. Empty for headless services.
     pub addresses: Vec<IpAddr>,
+    /// The declared TCP ports.
     pub ports: Vec<ServicePort>,
-    /// Identities that may answer for the service besides its workloads' own.
+    /// Identities that endpoints may present besides their own.
     pub subject_alt_names: Vec<Identity>,
+    /// The waypoint that connections to the service must pass, if any.
     pub waypoint: Option<Waypoint>,
+    /// How an endpoint is chosen.
     pub load_balancing: LoadBalancing,
-    /// Its addresses mean something to the mesh only (a ServiceEntry's): nobody else routes them, so the
-    /// mesh carries connections to them whoever the endpoints are.
+    /// Its addresses are virtual (a ServiceEntry's): nothing outside the mesh routes them, so connections to
+    /// them are captured whether or not an endpoint is enrolled.
     pub virtual_addresses: bool,
 }
 
@@ -45,56 +37,56 @@ impl Service {
     }
 }
 
-/// A port of a service. `target_port` 0: each workload says its own (a named target port).
+/// A port of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ServicePort {
+    /// The port that clients connect to.
     pub port: u16,
+    /// The port that endpoints listen on; 0 where it differs by workload (a named target port).
     pub target_port: u16,
+    /// From `appProtocol` or the port's name.
     pub app_protocol: AppProtocol,
 }
 
-/// What the application speaks on a port, as declared.
+/// The declared protocol of a port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum AppProtocol {
+    /// Not declared.
     #[default]
     Unknown,
+    /// HTTP/1.1.
     Http11,
+    /// HTTP/2 without TLS.
     Http2,
+    /// gRPC.
     Grpc,
+    /// Plain TCP.
     Tcp,
+    /// TLS of the application's own.
     Tls,
 }
 
-/// How endpoints are preferred.
+/// How an endpoint is chosen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LoadBalancing {
-    /// Most significant first: an endpoint's rank is how many it shares with the client, from the start.
+    /// Most significant first. An endpoint's rank is the number of leading scopes it shares with the client.
     pub routing_preference: Vec<LocalityScope>,
+    /// What the ranks mean.
     pub mode: LoadBalancingMode,
-    /// Also endpoints that are not ready (`publishNotReadyAddresses`).
+    /// Endpoints that are not ready serve too (`publishNotReadyAddresses`).
     pub allow_unhealthy: bool,
+    /// `sessionAffinity`.
     pub affinity: Affinity,
 }
 
 /// Whether a client's connections stay with one endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Affinity {
-    /// Each connection is chosen for by itself.
+    /// An endpoint is chosen for each connection.
     #[default]
     None,
-    /// They stay, as long as the endpoint may serve (`sessionAffinity: ClientIP`).
+    /// They stay as long as the endpoint may serve (`sessionAffinity: ClientIP`).
     ClientIp,
-}
-
-/// What a routing preference compares.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum LocalityScope {
-    Region,
-    Zone,
-    Subzone,
-    Node,
-    Cluster,
-    Network,
 }
 
 /// Whether endpoints of lower preference may serve.
@@ -107,14 +99,6 @@ pub enum LoadBalancingMode {
     Strict,
     /// The best rank that has a healthy endpoint.
     Failover,
-    /// Go to the address the client asked for.
+    /// No choice: the connection goes to its original destination.
     Passthrough,
-}
-
-/// Where a workload runs.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Locality {
-    pub region: Arc<str>,
-    pub zone: Arc<str>,
-    pub subzone: Arc<str>,
 }

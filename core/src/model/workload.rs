@@ -1,75 +1,82 @@
-//! Workloads: the pods, processes and machines that speak and listen.
+//! Workloads: pods, and the processes and machines of WorkloadEntries.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{Identity, Locality, PolicyKey, Service, ServiceKey, TrustDomain};
+use super::identity::{Identity, TrustDomain};
+use super::key::{PolicyKey, ServiceKey, WorkloadUid};
+use super::locality::Locality;
+use super::service::Service;
+use super::waypoint::Waypoint;
 
-/// Names a workload: `<cluster>//Pod/<namespace>/<name>` for pods.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct WorkloadUid(pub Arc<str>);
-
-impl fmt::Display for WorkloadUid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// One workload, enrolled (`protocol` is HBONE) or merely known.
+/// A workload, enrolled (`protocol` is HBONE) or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Workload {
+    /// Its name on the wire.
     pub uid: WorkloadUid,
+    /// The name of the Kubernetes object.
     pub name: Arc<str>,
+    /// The namespace of the Kubernetes object; part of its identity.
     pub namespace: Arc<str>,
+    /// Part of its identity.
     pub service_account: Arc<str>,
+    /// Part of its identity.
     pub trust_domain: TrustDomain,
     /// The node it runs on; empty when unknown.
     pub node: Arc<str>,
+    /// The Kubernetes cluster it belongs to.
     pub cluster: Arc<str>,
+    /// Workloads of one network reach each other's addresses.
     pub network: Arc<str>,
+    /// Whether its addresses are its own.
     pub network_mode: NetworkMode,
     /// Canonical form (a v4-mapped address is written as IPv4).
     pub addresses: Vec<IpAddr>,
     /// How its peers must reach it.
     pub protocol: TunnelProtocol,
+    /// Its readiness.
     pub health: Health,
-    /// Which services it stands behind, and where it listens for each of their ports.
+    /// The services it is an endpoint of, and where it listens for each of their ports.
     pub services: BTreeMap<ServiceKey, Vec<PortMapping>>,
-    /// Policies of scope `WorkloadSelector` that concern it.
+    /// The policies of scope `WorkloadSelector` that apply to it.
     pub policies: Vec<PolicyKey>,
+    /// The waypoint that connections to the workload must pass, if any.
     pub waypoint: Option<Waypoint>,
+    /// Where it runs.
     pub locality: Locality,
-    /// Relative share among a service's endpoints.
+    /// Its relative share of a service's connections.
     pub capacity: u32,
+    /// What manages it, for metrics.
     pub kind: WorkloadKind,
     /// The name of what manages it (a Deployment's, …), for metrics.
     pub workload_name: Arc<str>,
+    /// Istio's canonical service name, for metrics.
     pub canonical_name: Arc<str>,
+    /// Istio's canonical service revision, for metrics.
     pub canonical_revision: Arc<str>,
-    /// Ports that the pod declares as probes; its own node may reach them under any policy.
+    /// The ports of the pod's probes; its own node may reach them under any policy.
     pub probe_ports: Vec<u16>,
-    /// Ports that the pod keeps out of capture.
+    /// Ports that are excluded from capture.
     pub excluded_ports: ExcludedPorts,
-    /// An endpoint that is reached by name: ztunnel resolves it when it connects, and `addresses` is empty.
+    /// The host name of an endpoint without `addresses`: ztunnel resolves it when it connects.
     pub hostname: Option<Arc<str>>,
     /// Whether its connections may take the direct path.
     pub direct: bool,
     /// Whether it demands TLS also from peers on its own node.
     pub same_node_tls: bool,
-    /// Other trust domains that are as good as its own: peers of these are let in, and its certificate may
+    /// Trust domains that are equivalent to its own: peers of these are accepted, and its certificate may
     /// name one.
     pub trust_domain_aliases: Arc<[TrustDomain]>,
 }
 
-/// Ports that a workload keeps out of capture.
+/// Ports of a workload that are excluded from capture.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ExcludedPorts {
-    /// Plaintext that arrives at these reaches the application under any policy. Tunnels to them stay under
-    /// policy.
+    /// Plaintext to these ports reaches the application under any policy. Tunnels to them need
+    /// authorization.
     pub inbound: BTreeSet<u16>,
-    /// Connections that it makes to these, as it dials them, are left alone.
+    /// Its connections to these ports are not captured.
     pub outbound: BTreeSet<u16>,
 }
 
@@ -83,7 +90,7 @@ impl Workload {
         }
     }
 
-    /// Its identity, and the same one in each of the trust domains that are as good as its own.
+    /// Its identity, and the same one in each of its trust domain's aliases.
     pub fn identities(&self) -> impl Iterator<Item = Identity> {
         let domains = std::iter::once(&self.trust_domain).chain(self.trust_domain_aliases.iter());
         domains.map(|domain| Identity { trust_domain: domain.clone(), ..self.identity() })
@@ -94,12 +101,12 @@ impl Workload {
         self.has_own_address() && self.addresses.contains(&address.to_canonical())
     }
 
-    /// Whether its addresses are its alone, not its node's.
+    /// Whether its addresses are its own, not its node's.
     pub fn has_own_address(&self) -> bool {
         self.network_mode == NetworkMode::Standard
     }
 
-    /// Where it listens for a port of a service that it stands behind.
+    /// Where it listens for a port of a service that it is an endpoint of.
     pub fn target_port(&self, service: &Service, port: u16) -> Option<u16> {
         let own = self.services.get(&service.key)?.iter().find(|mapping| mapping.service_port == port)?;
         let declared = || service.port(port).map(|declared| declared.target_port);
@@ -115,60 +122,54 @@ impl Workload {
 /// Where a workload listens for a service's port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PortMapping {
+    /// The service's port.
     pub service_port: u16,
+    /// The workload's port; 0 where the service's [`ServicePort`](super::ServicePort) has it.
     pub target_port: u16,
 }
 
 /// How peers reach a workload.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum TunnelProtocol {
-    /// Plainly.
+    /// By plain TCP.
     #[default]
     None,
-    /// Through HBONE.
+    /// Through HBONE tunnels.
     Hbone,
 }
 
-/// Whether a workload has an address of its own.
+/// Whether a workload has addresses of its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum NetworkMode {
+    /// It has a network namespace of its own.
     #[default]
     Standard,
-    /// Shares its node's address: never captured, never matched by address.
+    /// It shares its node's addresses: it is never captured, and never found by address.
     HostNetwork,
 }
 
-/// Readiness.
+/// The readiness of a workload.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Health {
+    /// Ready.
     #[default]
     Healthy,
+    /// Not ready.
     Unhealthy,
-    /// It is ending and still serves: chosen only where nobody is healthy.
+    /// Ready but terminating: chosen only where no endpoint is healthy.
     Draining,
 }
 
 /// What manages a workload.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum WorkloadKind {
+    /// A Deployment (through a ReplicaSet).
     Deployment,
+    /// A CronJob (through a Job).
     CronJob,
+    /// Nothing that is known, or it is no pod.
     #[default]
     Pod,
+    /// A Job.
     Job,
-}
-
-/// A proxy that stands before a service or workload.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Waypoint {
-    pub destination: WaypointDestination,
-    /// Its HBONE port, normally 15008.
-    pub hbone_port: u16,
-}
-
-/// How a waypoint is named.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum WaypointDestination {
-    Hostname(ServiceKey),
-    Address(IpAddr),
 }

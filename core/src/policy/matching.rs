@@ -1,5 +1,5 @@
-//! Whether a policy matches, in three values: what is not known about a peer may be left open, so that one
-//! engine serves both a connection at hand and the question what *every* peer of a kind would be told.
+//! Whether a policy matches, in three values. Attributes of a connection may be left open, so that one engine
+//! decides about a given connection and about *every* connection of a kind.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -31,49 +31,49 @@ impl From<bool> for Truth {
     }
 }
 
-/// Who the peer is.
+/// The peer's identity.
 #[derive(Clone, Debug)]
-pub(crate) enum Who<'a> {
-    /// Whoever it may be.
-    Anyone,
-    /// A peer without certificate.
-    Unidentified,
-    Identified {
+pub(crate) enum Principal<'a> {
+    /// With or without a certificate.
+    Any,
+    /// Without a certificate.
+    Unauthenticated,
+    Authenticated {
         identity: &'a Identity,
         principal: String,
     },
 }
 
-impl<'a> From<Option<&'a Identity>> for Who<'a> {
+impl<'a> From<Option<&'a Identity>> for Principal<'a> {
     fn from(identity: Option<&'a Identity>) -> Self {
         match identity {
-            Some(identity) => Self::Identified { identity, principal: identity.principal() },
-            None => Self::Unidentified,
+            Some(identity) => Self::Authenticated { identity, principal: identity.principal() },
+            None => Self::Unauthenticated,
         }
     }
 }
 
-/// Where the peer connects from.
+/// The peer's address.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Whence {
+pub(crate) enum SourceAddress {
     /// Any address of the destination's family.
-    Anywhere,
-    Address(IpAddr),
+    Any,
+    One(IpAddr),
 }
 
-/// What is known about a connection.
+/// The attributes of a connection that policies look at.
 #[derive(Clone, Debug)]
-pub(crate) struct Facts<'a> {
-    pub(crate) who: Who<'a>,
-    pub(crate) whence: Whence,
+pub(crate) struct Attributes<'a> {
+    pub(crate) principal: Principal<'a>,
+    pub(crate) source: SourceAddress,
     pub(crate) destination: SocketAddr,
 }
 
-/// Whether the policy matches, and by which rule (the first of the surest).
-pub(crate) fn policy(policy: &Authorization, facts: &Facts<'_>) -> (Truth, usize) {
+/// Whether the policy matches, and the index of the rule that does (the first of the most certain).
+pub(crate) fn policy(policy: &Authorization, attributes: &Attributes<'_>) -> (Truth, usize) {
     let mut best = (Truth::No, 0);
     for (index, candidate) in policy.rules.iter().enumerate() {
-        let truth = rule(candidate, facts);
+        let truth = rule(candidate, attributes);
         if truth > best.0 {
             best = (truth, index);
         }
@@ -84,41 +84,41 @@ pub(crate) fn policy(policy: &Authorization, facts: &Facts<'_>) -> (Truth, usize
     best
 }
 
-fn rule(rule: &Rule, facts: &Facts<'_>) -> Truth {
-    rule.clauses.iter().map(|c| clause(c, facts)).min().unwrap_or(Truth::Yes)
+fn rule(rule: &Rule, attributes: &Attributes<'_>) -> Truth {
+    rule.clauses.iter().map(|c| clause(c, attributes)).min().unwrap_or(Truth::Yes)
 }
 
-fn clause(clause: &Clause, facts: &Facts<'_>) -> Truth {
-    clause.matches.iter().map(|m| conditions(m, facts)).max().unwrap_or(Truth::Yes)
+fn clause(clause: &Clause, attributes: &Attributes<'_>) -> Truth {
+    clause.matches.iter().map(|m| conditions(m, attributes)).max().unwrap_or(Truth::Yes)
 }
 
-fn conditions(m: &Match, facts: &Facts<'_>) -> Truth {
+fn conditions(m: &Match, attributes: &Attributes<'_>) -> Truth {
     if m.is_empty() {
         return Truth::No;
     }
-    let namespace = |value: &StringMatch| match &facts.who {
-        Who::Anyone => Truth::Maybe,
-        Who::Unidentified => Truth::No,
-        Who::Identified { identity, .. } => value.matches(&identity.namespace).into(),
+    let namespace = |value: &StringMatch| match &attributes.principal {
+        Principal::Any => Truth::Maybe,
+        Principal::Unauthenticated => Truth::No,
+        Principal::Authenticated { identity, .. } => value.matches(&identity.namespace).into(),
     };
-    let principal = |value: &StringMatch| match &facts.who {
-        Who::Anyone => Truth::Maybe,
-        Who::Unidentified => Truth::No,
-        Who::Identified { principal, .. } => value.matches(principal).into(),
+    let principal = |value: &StringMatch| match &attributes.principal {
+        Principal::Any => Truth::Maybe,
+        Principal::Unauthenticated => Truth::No,
+        Principal::Authenticated { principal, .. } => value.matches(principal).into(),
     };
-    let account = |value: &ServiceAccountMatch| match &facts.who {
-        Who::Anyone => Truth::Maybe,
-        Who::Unidentified => Truth::No,
-        Who::Identified { identity, .. } => Truth::from(
+    let account = |value: &ServiceAccountMatch| match &attributes.principal {
+        Principal::Any => Truth::Maybe,
+        Principal::Unauthenticated => Truth::No,
+        Principal::Authenticated { identity, .. } => Truth::from(
             value.namespace == identity.namespace && value.service_account == identity.service_account,
         ),
     };
-    let source = |block: &IpBlock| match facts.whence {
-        Whence::Address(address) => block.contains(address).into(),
-        Whence::Anywhere => covers_family(block, facts.destination.ip()),
+    let source = |block: &IpBlock| match attributes.source {
+        SourceAddress::One(address) => block.contains(address).into(),
+        SourceAddress::Any => covers_family(block, attributes.destination.ip()),
     };
-    let destination = |block: &IpBlock| block.contains(facts.destination.ip()).into();
-    let port = |port: &u16| (*port == facts.destination.port()).into();
+    let destination = |block: &IpBlock| block.contains(attributes.destination.ip()).into();
+    let port = |port: &u16| (*port == attributes.destination.port()).into();
 
     // Cheapest first: most policies that do not match differ in the port.
     field(&m.destination_ports, &m.not_destination_ports, port)

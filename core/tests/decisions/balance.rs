@@ -1,16 +1,17 @@
-//! Balancing: who may serve, by which share, and who stays with whom.
+//! Load balancing: eligible endpoints, their shares, and session affinity.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use ambit_core::balance::{Avoid, Choice, sticky, table};
-use ambit_core::health::Ejected;
 use ambit_core::mesh::Mesh;
 use ambit_core::model::{
-    Affinity, Health, LoadBalancing, LoadBalancingMode, Locality, LocalityScope, Service, Waypoint,
-    WaypointDestination, Workload, WorkloadUid,
+    Affinity, Health, LoadBalancing, LoadBalancingMode, Locality, LocalityScope, Service, TunnelProtocol,
+    Waypoint, WaypointDestination, Workload, WorkloadUid,
 };
+use ambit_core::outlier::Ejected;
 use proptest::prelude::*;
+use proptest::test_runner::{RngAlgorithm, TestRng};
 
 use crate::build::{behind, ip, mesh, pod, service, service_key, socket, uid};
 
@@ -73,12 +74,12 @@ impl Scene {
         Choice { mesh, client, service, asked: socket(ASKED), avoid }
     }
 
-    /// How often each endpoint is picked over dice spread evenly over their range.
+    /// How often each endpoint is picked over evenly spread random numbers.
     fn shares(&self, avoid: Avoid, rolls: u64) -> BTreeMap<String, u64> {
         let mut shares = BTreeMap::new();
         for roll in 0..rolls {
-            let dice = roll * (u64::MAX / rolls) + u64::MAX / rolls / 2;
-            if let Some(picked) = self.choice(avoid).pick(dice) {
+            let random = roll * (u64::MAX / rolls) + u64::MAX / rolls / 2;
+            if let Some(picked) = self.choice(avoid).pick(random) {
                 *shares.entry(picked.workload.name.to_string()).or_default() += 1;
             }
         }
@@ -92,7 +93,7 @@ impl Scene {
 }
 
 #[test]
-fn preference() {
+fn endpoints_are_preferred_by_health_and_locality() {
     let near = || endpoint("near", "eu/a/n1", 1);
     let zone = || endpoint("zone", "eu/a/n2", 1);
     let region = || endpoint("region", "eu/b/n3", 1);
@@ -169,7 +170,7 @@ fn preference() {
             &["far"],
         ),
         (
-            "those that end serve where nobody else does",
+            "draining ones serve where no other does",
             vec![draining(near()), unready(far())],
             rule(anything, &[]),
             &["near"],
@@ -212,7 +213,7 @@ fn preference() {
 }
 
 #[test]
-fn those_to_avoid() {
+fn ejected_and_tried_endpoints_are_avoided() {
     let all = [
         endpoint("near-1", "eu/a/n1", 1),
         endpoint("near-2", "eu/a/n1", 1),
@@ -260,7 +261,7 @@ fn those_to_avoid() {
 }
 
 #[test]
-fn a_choice_that_was_made_already() {
+fn the_kernels_choice_is_accepted_if_eligible() {
     let at = |name, place, address| Workload { addresses: vec![ip(address)], ..endpoint(name, place, 1) };
     let endpoints = [
         at("near", "eu/a/n1", "10.1.0.1"),
@@ -276,7 +277,7 @@ fn a_choice_that_was_made_already() {
         ("an endpoint", &anything, "10.1.0.2:8080", &[] as &[&str], true),
         ("written as IPv6", &anything, "[::ffff:10.1.0.2]:8080", &[], true),
         ("another port", &anything, "10.1.0.2:80", &[], false),
-        ("nobody's address", &anything, "10.1.0.9:8080", &[], false),
+        ("no endpoint's address", &anything, "10.1.0.9:8080", &[], false),
         ("one that is not ready", &anything, "10.1.0.3:8080", &[], false),
         ("one that need not be ready", &not_ready, "10.1.0.3:8080", &[], true),
         ("a rank that is not the best any more", &failover, "10.1.0.2:8080", &[], true),
@@ -303,12 +304,12 @@ fn a_choice_that_was_made_already() {
     let scene = Scene::new(&[draining(endpoints[0].clone()), unready(endpoints[1].clone())], &anything);
     assert!(
         scene.choice(Avoid::NONE).accept(socket("10.1.0.1:8080")).is_some(),
-        "nobody but one that is ending"
+        "no endpoint but a draining one"
     );
 }
 
 #[test]
-fn tables_only_where_the_kernel_may_choose() {
+fn a_table_is_empty_where_the_kernel_must_not_choose() {
     let near = || Workload { addresses: vec![ip("10.1.0.1")], ..endpoint("near", "eu/a/n1", 3) };
     let far = || Workload { addresses: vec![ip("10.1.0.2")], ..endpoint("far", "us/a/n2", 2) };
     let waypoint = Waypoint { destination: WaypointDestination::Address(ip("10.1.9.9")), hbone_port: 15008 };
@@ -410,7 +411,7 @@ fn rules() -> impl Strategy<Value = LoadBalancing> {
     )
 }
 
-/// The shares, as slowly and plainly as can be: by lists.
+/// The shares, computed in the simplest way: by lists.
 fn reference(
     endpoints: &[Workload],
     client: &Workload,
@@ -462,16 +463,18 @@ fn reference(
 }
 
 proptest! {
-    /// The table is the reference's, and pick has exactly its shares: over all dice on a grid as fine as the total.
+    /// The table equals the reference, and `pick` has exactly its shares over all numbers on a grid as fine as the
+    /// total.
     #[test]
-    fn shares_are_the_references(specs in specs(), rule in rules()) {
+    fn shares_equal_the_reference(specs in specs(), rule in rules()) {
         let endpoints: Vec<_> = specs.iter().enumerate().map(made).collect();
-        let out: BTreeSet<_> = specs.iter().zip(&endpoints).filter(|(s, _)| s.2).map(|(_, w)| w.uid.clone()).collect();
+        let out = specs.iter().zip(&endpoints).filter(|(spec, _)| spec.2);
+        let out: BTreeSet<_> = out.map(|(_, workload)| workload.uid.clone()).collect();
         let ejected: Ejected = out.iter().map(|uid| (service_key("shop/cart"), 80, uid.clone())).collect();
         let client = place([0; 6], pod("shop/client", &["10.1.0.7"]));
-        // The endpoints are not enrolled, so that they are not clients of the node, whom the table would consider.
+        // The endpoints are not enrolled, so that the table does not consider them as clients of the node.
         let scene = Scene { client: client.clone(), ..Scene::new(&endpoints, &rule) };
-        let apart = endpoints.iter().map(|w| Workload { protocol: ambit_core::model::TunnelProtocol::None, ..w.clone() });
+        let apart = endpoints.iter().map(|w| Workload { protocol: TunnelProtocol::None, ..w.clone() });
         let scene = Scene { mesh: mesh(apart, [scene.service.clone()], []), ..scene };
         let expected = reference(&endpoints, &client, &rule, &out);
         let table = table(&scene.mesh, &client, &scene.service, socket(ASKED), &ejected);
@@ -480,26 +483,29 @@ proptest! {
         let total: u64 = expected.iter().map(|(_, share)| u64::from(*share)).sum();
         let mut counts: BTreeMap<SocketAddr, u64> = BTreeMap::new();
         for step in 0..total.max(1) {
-            let dice = u64::try_from(((u128::from(step) << 64) + (1 << 63)) / u128::from(total.max(1))).expect("in range");
-            if let Some(picked) = scene.choice(Avoid { ejected: &ejected, tried: &[] }).pick(dice) {
+            let scaled = ((u128::from(step) << 64) + (1 << 63)) / u128::from(total.max(1));
+            let random = u64::try_from(scaled).expect("in range");
+            if let Some(picked) = scene.choice(Avoid { ejected: &ejected, tried: &[] }).pick(random) {
                 *counts.entry(picked.address).or_default() += 1;
             }
         }
-        let expected: BTreeMap<_, _> = expected.into_iter().map(|(address, share)| (address, u64::from(share))).collect();
+        let expected = expected.into_iter().map(|(address, share)| (address, u64::from(share)));
+        let expected: BTreeMap<_, _> = expected.collect();
         prop_assert_eq!(counts, expected);
     }
 
-    /// With random dice the shares differ from the capacities by no more than chance: chi-squared below the value
-    /// that is exceeded once in a million tries (df = 3).
+    /// Random choices differ from the capacities by no more than chance: chi-squared stays below the value that is
+    /// exceeded once in a million tries (df = 3).
     #[test]
-    fn random_dice_give_fair_shares(seed in any::<[u8; 32]>()) {
+    fn random_choices_follow_the_shares(seed in any::<[u8; 32]>()) {
         let capacities = [1_u32, 2, 3, 4];
-        let scene = Scene::new(&capacities.map(|c| endpoint(&format!("e{c}"), "", c)), &LoadBalancing::default());
+        let endpoints = capacities.map(|capacity| endpoint(&format!("e{capacity}"), "", capacity));
+        let scene = Scene::new(&endpoints, &LoadBalancing::default());
         let rolls = 4_000_u32;
-        let mut dice = proptest::test_runner::TestRng::from_seed(proptest::test_runner::RngAlgorithm::ChaCha, &seed);
+        let mut random = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
         let mut counts = [0_u32; 4];
         for _ in 0..rolls {
-            let picked = scene.choice(Avoid::NONE).pick(dice.next_u64()).expect("one");
+            let picked = scene.choice(Avoid::NONE).pick(random.next_u64()).expect("one");
             counts[picked.workload.capacity as usize - 1] += 1;
         }
         let chi = chi_squared(&capacities, &counts);
@@ -507,15 +513,24 @@ proptest! {
     }
 
     #[test]
-    fn extreme_dice_are_in_range(capacity in 1_u32.., dice in prop_oneof![Just(0), Just(u64::MAX), any::<u64>()]) {
-        let scene = Scene::new(&[endpoint("a", "", capacity), endpoint("b", "", u32::MAX)], &LoadBalancing::default());
-        prop_assert!(scene.choice(Avoid::NONE).pick(dice).is_some());
+    fn extreme_random_numbers_choose_an_endpoint(
+        capacity in 1_u32..,
+        random in prop_oneof![Just(0), Just(u64::MAX), any::<u64>()],
+    ) {
+        let endpoints = [endpoint("a", "", capacity), endpoint("b", "", u32::MAX)];
+        let scene = Scene::new(&endpoints, &LoadBalancing::default());
+        prop_assert!(scene.choice(Avoid::NONE).pick(random).is_some());
     }
 
-    /// When an endpoint leaves, its clients move and nobody else; when it comes back, they are its clients again.
+    /// When an endpoint is removed, only its clients move. When it returns, they are its clients again.
     #[test]
-    fn only_the_clients_of_a_lost_endpoint_move(capacities in prop::collection::vec(1_u32..5, 2..8), lost in any::<prop::sample::Index>()) {
-        let endpoints: Vec<_> = capacities.iter().enumerate().map(|(n, c)| made((n, &(*c, Health::Healthy, false, [0; 6])))).collect();
+    fn only_the_clients_of_a_removed_endpoint_move(
+        capacities in prop::collection::vec(1_u32..5, 2..8),
+        lost in any::<prop::sample::Index>(),
+    ) {
+        let spec = |capacity: u32| (capacity, Health::Healthy, false, [0; 6]);
+        let endpoints = capacities.iter().enumerate().map(|(n, capacity)| made((n, &spec(*capacity))));
+        let endpoints: Vec<_> = endpoints.collect();
         let lost = lost.index(endpoints.len());
         let before = Scene::new(&endpoints, &affinity());
         let mut fewer = endpoints.clone();
@@ -524,7 +539,9 @@ proptest! {
         let out: Ejected = [(service_key("shop/cart"), 80, gone.uid.clone())].into_iter().collect();
         for number in 0..200 {
             let client = pod(&format!("shop/client-{number}"), &["10.1.0.7"]);
-            let of = |scene: &Scene, ejected: &Ejected| sticky(&scene.mesh, &client, &scene.service, socket(ASKED), ejected).expect("one");
+            let of = |scene: &Scene, ejected: &Ejected| {
+                sticky(&scene.mesh, &client, &scene.service, socket(ASKED), ejected).expect("one")
+            };
             let (was, is) = (of(&before, &Ejected::NONE), of(&after, &Ejected::NONE));
             prop_assert_ne!(is.ip(), gone.addresses[0]);
             if was.ip() != gone.addresses[0] {
@@ -548,7 +565,7 @@ fn chi_squared(weights: &[u32], counts: &[u32]) -> f64 {
     terms.sum()
 }
 
-/// Clients are named as real ones are. The names are fixed, and so is the answer: no chance is involved.
+/// The clients' names are fixed and realistic, so the result is deterministic.
 #[test]
 fn affinity_gives_each_endpoint_its_share_of_clients() {
     let capacities = [1_u32, 2, 3, 4];
@@ -560,7 +577,11 @@ fn affinity_gives_each_endpoint_its_share_of_clients() {
         let client = pod(&format!("shop/client-{number}"), &["10.1.0.7"]);
         let scene = Scene { client, service: scene.service.clone(), mesh: scene.mesh.clone() };
         let sticky = scene.choice(Avoid::NONE).make(number).expect("one");
-        assert_eq!(Some(sticky), scene.choice(Avoid::NONE).make(!number), "the dice do not matter");
+        assert_eq!(
+            Some(sticky),
+            scene.choice(Avoid::NONE).make(!number),
+            "the random number does not matter"
+        );
         counts[sticky.workload.capacity as usize - 1] += 1;
     }
     let chi = chi_squared(&capacities, &counts);

@@ -18,11 +18,11 @@ fn workload(lab: &Lab, name: &str) -> Workload {
 }
 
 #[test]
-fn who_is_enrolled() {
+fn enrolment_by_labels() {
     let mode = |value| vec![("istio.io/dataplane-mode", value)];
     let host = |pod: Pod| Pod { host_network: true, ..pod };
     let rows: Vec<(&str, &str, Vec<(&str, &str)>, bool, bool)> = vec![
-        ("nobody says anything", "", vec![], false, false),
+        ("no label", "", vec![], false, false),
         ("the namespace, Istio's word", "ambient", vec![], false, true),
         ("the namespace, ours", "ambit", vec![], false, true),
         ("the namespace, another mesh's", "sidecar", vec![], false, false),
@@ -45,7 +45,7 @@ fn who_is_enrolled() {
 }
 
 #[test]
-fn a_label_on_the_namespace_enrols_what_is_there() {
+fn a_namespace_label_enrols_existing_pods() {
     let mut lab = Lab::new([
         Object::Pod(pod("shop/a", &[], &["10.1.0.1"])),
         Object::Pod(pod("blog/b", &[], &["10.1.0.2"])),
@@ -61,7 +61,7 @@ fn a_label_on_the_namespace_enrols_what_is_there() {
 }
 
 #[test]
-fn life_of_a_pod() {
+fn a_pod_from_scheduling_to_its_end() {
     let selector = [("app", "cart")];
     let cart = service("shop/cart", &["10.96.0.1"], &selector, vec![service_port(80, "8080")]);
     let mut lab = Lab::new([namespace("shop", "ambient"), Object::Service(cart)]);
@@ -103,7 +103,7 @@ fn life_of_a_pod() {
 }
 
 #[test]
-fn a_finished_pods_address_is_the_next_ones() {
+fn a_finished_pods_address_belongs_to_its_next_pod() {
     for phase in [Phase::Succeeded, Phase::Failed] {
         let old = Pod { phase, ..pod("shop/a-job", &[], &["10.1.0.1"]) };
         let new = pod("shop/b-cart", &[], &["10.1.0.1"]);
@@ -169,7 +169,7 @@ fn target_ports() {
 }
 
 #[test]
-fn services_as_objects_become_services_as_the_mesh_has_them() {
+fn services_are_derived() {
     let plain = || service("shop/cart", &["10.96.0.1"], &[("app", "cart")], vec![service_port(80, "8080")]);
     let dual = Service {
         cluster_ips: vec![ip("10.96.0.1"), ip("fd96::1")],
@@ -202,7 +202,7 @@ fn services_as_objects_become_services_as_the_mesh_has_them() {
 }
 
 #[test]
-fn balancing_rules() {
+fn load_balancing_is_derived() {
     use LocalityScope::{Network, Node, Region, Subzone, Zone};
     let rows = [
         (false, TrafficDistribution::Unset, LoadBalancingMode::Unspecified, vec![]),
@@ -284,7 +284,7 @@ fn selectors_that_overlap() {
 }
 
 #[test]
-fn names_for_metrics() {
+fn names_of_owners_for_metrics() {
     let owned = |kind: &str, owner: &str| Some(Owner { kind: kind.into(), name: owner.into() });
     let hash = ("pod-template-hash", "5d8f");
     let rows: Vec<(&str, Option<Owner>, Vec<(&str, &str)>, WorkloadKind, &str)> = vec![
@@ -391,11 +391,11 @@ fn workload_entries() {
         assert_eq!(conditions[0].field.as_deref(), Some("spec.address"));
     }
     let (derived, _) = lab.put([Object::WorkloadEntry(entry(&[], Some("10.7.0.1")))]);
-    assert!(derived.conditions[0].accepted, "the complaint is taken back: {:?}", derived.conditions);
+    assert!(derived.conditions[0].accepted, "the condition is cleared: {:?}", derived.conditions);
 }
 
 #[test]
-fn a_batch_is_taken_as_a_whole() {
+fn a_batch_is_derived_as_a_whole() {
     let mut lab = Lab::new([namespace("shop", "ambient")]);
     let cart = || Object::Pod(pod("shop/cart", &[], &["10.1.0.1"]));
     let gone = ambit_core::derive::ObjectEvent::Delete(key(Kind::Pod, "shop/cart"));
@@ -407,7 +407,7 @@ fn a_batch_is_taken_as_a_whole() {
 }
 
 #[test]
-fn pods_are_where_their_nodes_are() {
+fn pods_have_their_nodes_locality() {
     use ambit_core::derive::Node;
     let node = |labels: &[(&str, &str)]| {
         let metadata = Metadata { namespace: String::new(), ..metadata("/node-a", labels) };

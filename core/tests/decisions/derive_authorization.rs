@@ -35,7 +35,7 @@ fn namespaces(values: &[&str]) -> Source {
 
 /// Rules as users write them, asked as `shop/web` at port 8080 of `shop/cart`.
 #[test]
-fn rules_as_written() {
+fn authorization_rules_are_derived() {
     let any = PolicyRule::default;
     let get = || Operation { methods: texts(&["GET"]), ..Operation::default() };
     let port = |ports: &[u16]| Operation { ports: ports.to_vec(), ..Operation::default() };
@@ -219,14 +219,14 @@ fn rules_as_written() {
 }
 
 #[test]
-fn whom_a_policy_concerns() {
+fn scopes_of_authorization_policies() {
     let deny = |name: &str, selector: &[(&str, &str)]| {
         Object::AuthorizationPolicy(authorization(name, selector, Deny, vec![PolicyRule::default()]))
     };
     let rows: [(&str, &str, &[(&str, &str)], Scope, [bool; 3]); 5] = [
         ("its namespace", "shop/p", &[], Scope::Namespace, [true, true, false]),
         ("those it selects", "shop/p", &[("app", "cart")], Scope::WorkloadSelector, [true, false, false]),
-        ("nobody it selects", "shop/p", &[("app", "x")], Scope::WorkloadSelector, [false, false, false]),
+        ("no workload it selects", "shop/p", &[("app", "x")], Scope::WorkloadSelector, [false, false, false]),
         ("the mesh", "ambit-system/p", &[], Scope::Global, [true, true, true]),
         (
             "those it selects, mesh-wide",
@@ -261,7 +261,7 @@ fn dry_run_is_an_annotation() {
 }
 
 #[test]
-fn what_is_said_about_a_policy() {
+fn conditions_of_authorization_policies() {
     let policy = |rules| authorization("shop/p", &[], Allow, rules);
     let method = Operation { methods: texts(&["GET"]), not_paths: texts(&["/x"]), ..Operation::default() };
     let accounts = |value: &str| Source { service_accounts: texts(&[value]), ..Source::default() };
@@ -358,7 +358,7 @@ fn what_is_said_about_a_policy() {
 }
 
 #[test]
-fn a_bad_version_leaves_the_last_good_one() {
+fn a_rejected_version_leaves_the_last_accepted_one() {
     let good = |namespace: &str| {
         let rules = vec![from(vec![namespaces(&[namespace])])];
         Object::AuthorizationPolicy(authorization("shop/p", &[("app", "cart")], Deny, rules))
@@ -418,7 +418,7 @@ fn a_bad_version_leaves_the_last_good_one() {
 }
 
 #[test]
-fn policies_come_before_and_go_after_the_workloads_that_name_them() {
+fn policies_are_put_before_and_removed_after_workloads_that_name_them() {
     let policy = || Object::AuthorizationPolicy(authorization("shop/p", &[("app", "cart")], Deny, vec![]));
     let mut lab = Lab::new(shop());
     let (derived, _) = lab.put([policy()]);
@@ -445,7 +445,7 @@ fn policies_come_before_and_go_after_the_workloads_that_name_them() {
 }
 
 #[test]
-fn policies_reach_workloads_that_come_later() {
+fn policies_apply_to_later_workloads() {
     let mut lab = Lab::new([
         Object::AuthorizationPolicy(authorization(
             "shop/p",

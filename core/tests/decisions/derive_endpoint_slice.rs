@@ -5,7 +5,7 @@ use ambit_core::derive::{
     Transport,
 };
 use ambit_core::model::{Health, PortMapping, TunnelProtocol, Workload};
-use ambit_core::outbound::{Flow, Plan, plan};
+use ambit_core::outbound::{Connection, Plan, plan};
 
 use crate::build::{ip, service_key, socket, uid};
 use crate::objects::{Lab, metadata, namespace, pod, service, service_port};
@@ -60,7 +60,7 @@ const POD: &str = "Kubernetes//Pod/shop/db-0";
 const FOREIGN: &str = "Kubernetes//Pod/data/db-0";
 
 #[test]
-fn addresses_outside_the_cluster() {
+fn listed_addresses_outside_the_cluster_become_endpoints() {
     let mut lab = world([slice("shop/db-1", vec![at("10.9.0.1")])]);
     assert_eq!(uids(&lab), [OUTSIDE]);
     let outside = endpoints(&lab)[0];
@@ -70,17 +70,14 @@ fn addresses_outside_the_cluster() {
         [PortMapping { service_port: 5432, target_port: 15432 }],
         "ports are matched by name; the service's other port has none"
     );
-    assert!(!lab.mesh.captures(ip("10.96.0.1")), "nothing in the mesh stands behind it: left to the kernel");
-    assert!(
-        lab.mesh.workload_by_address(ip("10.9.0.1")).is_none(),
-        "an address that is listed is nobody's own"
-    );
+    assert!(!lab.mesh.captures(ip("10.96.0.1")), "no enrolled endpoint: not captured");
+    assert!(lab.mesh.workload_by_address(ip("10.9.0.1")).is_none(), "a listed address has no workload");
     lab.delete(Kind::EndpointSlice, "shop/db-1");
     assert!(endpoints(&lab).is_empty());
 }
 
 #[test]
-fn a_label_on_a_slice_enrols_nobody() {
+fn labels_of_a_slice_do_not_enrol_its_endpoints() {
     let mut labelled = slice("shop/db-1", vec![at("10.9.0.1")]);
     labelled.metadata = metadata("shop/db-1", &[("istio.io/dataplane-mode", "ambient"), ("app", "db")]);
     let mut lab = world([labelled]);
@@ -91,11 +88,11 @@ fn a_label_on_a_slice_enrols_nobody() {
         vec![named("sql", 1)],
     ))]);
     assert_eq!(endpoints(&lab)[0].protocol, TunnelProtocol::None);
-    assert_eq!(endpoints(&lab)[0].services.len(), 1, "nor do selectors mean it");
+    assert_eq!(endpoints(&lab)[0].services.len(), 1, "no selector selects it");
 }
 
 #[test]
-fn addresses_of_pods() {
+fn listed_addresses_of_pods_are_the_pods() {
     let enrolled = || pod("shop/db-0", &[], &["10.9.0.1"]);
     let foreign = || pod("data/db-0", &[], &["10.9.0.1"]);
     let host = || Pod { host_network: true, ..enrolled() };
@@ -130,12 +127,12 @@ fn addresses_of_pods() {
 }
 
 #[test]
-fn a_pod_that_a_slice_lists_is_tunnelled_to() {
+fn connections_to_a_listed_pod_are_tunnelled() {
     let mut lab = world([slice("shop/db-1", vec![at("10.9.0.1")])]);
     let (_, touched) = lab.put([Object::Pod(pod("shop/db-0", &[], &["10.9.0.1"]))]);
     assert!(touched.addresses.contains(&ip("10.96.0.1")), "the service's address is captured from now on");
     assert!(lab.mesh.captures(ip("10.96.0.1")));
-    let flow = Flow { source: uid("shop/web"), destination: socket("10.96.0.1:5432"), chosen: None };
+    let flow = Connection { source: uid("shop/web"), destination: socket("10.96.0.1:5432"), chosen: None };
     let Ok(Plan::Tunnel(tunnel)) = plan(&lab.mesh, &flow, 0) else { panic!("not a tunnel") };
     assert_eq!(
         (tunnel.destination.uid.clone(), tunnel.authority),
@@ -144,7 +141,7 @@ fn a_pod_that_a_slice_lists_is_tunnelled_to() {
 }
 
 #[test]
-fn health_is_the_slices_for_what_it_lists() {
+fn the_slice_decides_the_health_of_its_endpoints() {
     let with = |health| SliceEndpoint { health, ..at("10.9.0.1") };
     for health in [Health::Healthy, Health::Draining, Health::Unhealthy] {
         let lab = world([slice("shop/db-1", vec![with(health)])]);
@@ -160,7 +157,7 @@ fn health_is_the_slices_for_what_it_lists() {
 }
 
 #[test]
-fn slices_of_selectors_say_nothing_that_pods_do_not() {
+fn slices_of_selectors_are_ignored() {
     let of_selector = |name, address| EndpointSlice { of_selector: true, ..slice(name, vec![at(address)]) };
     let mut lab = world([of_selector("shop/db-1", "10.9.0.1")]);
     assert!(endpoints(&lab).is_empty());
@@ -171,7 +168,7 @@ fn slices_of_selectors_say_nothing_that_pods_do_not() {
 }
 
 #[test]
-fn a_slice_beside_a_selector() {
+fn a_slice_adds_to_a_selectors_endpoints() {
     let mut lab = world([slice("shop/db-1", vec![at("10.9.0.1"), at("10.9.0.2")])]);
     let ports =
         vec![named("sql", 5432), ServicePort { target: PortRef::Name("adm".into()), ..named("admin", 80) }];
@@ -184,12 +181,12 @@ fn a_slice_beside_a_selector() {
     assert_eq!(
         *mapped,
         [PortMapping { service_port: 5432, target_port: 5432 }],
-        "the selector's word counts"
+        "the selector takes precedence"
     );
 }
 
 #[test]
-fn services_come_and_go_under_their_slices() {
+fn slices_follow_their_service() {
     let mut lab = world([slice("shop/db-1", vec![at("10.9.0.1")])]);
     let object = || service("shop/db", &["10.96.0.1"], &[], vec![named("sql", 5432)]);
     lab.delete(Kind::Service, "shop/db");
@@ -206,7 +203,7 @@ fn services_come_and_go_under_their_slices() {
 }
 
 #[test]
-fn where_an_endpoint_is() {
+fn locality_of_listed_endpoints() {
     let labels = [("topology.kubernetes.io/region", "eu"), ("topology.kubernetes.io/zone", "eu-1")];
     let node = Object::Node(Node { metadata: metadata("/node-a", &labels) });
     let rows = [

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use ambit_core::Denial;
 use ambit_core::derive::{Kind, MtlsMode, Object, PeerAuthentication};
-use ambit_core::inbound::{Mode, capture_mode};
-use ambit_core::policy::{Peer, authorize};
+use ambit_core::inbound::{PlaintextMode, plaintext_modes};
+use ambit_core::policy::{Request, authorize};
 
 use crate::build::{ip, uid};
 use crate::objects::{Lab, ask, peer, said, shop};
@@ -13,20 +13,20 @@ use crate::objects::{Lab, ask, peer, said, shop};
 use MtlsMode::{Disable, Permissive, Strict, Unset};
 
 /// The plaintext modes of `shop/cart` under these objects: for all ports, and the ports that differ.
-fn modes(objects: impl IntoIterator<Item = Object>) -> (Mode, Vec<(u16, Mode)>) {
+fn modes(objects: impl IntoIterator<Item = Object>) -> (PlaintextMode, Vec<(u16, PlaintextMode)>) {
     let lab = Lab::new(shop().into_iter().chain(objects));
-    let inbound = capture_mode(&lab.mesh, &uid("shop/cart"));
+    let inbound = plaintext_modes(&lab.mesh, &uid("shop/cart"));
     (inbound.default, inbound.ports.into_iter().collect())
 }
 
 #[test]
-fn inheritance_of_peer_authentication() {
+fn peer_authentication_inherits_from_namespace_and_mesh() {
     const CART: &[(&str, &str)] = &[("app", "cart")];
     let mesh = |mode| peer("ambit-system/default", &[], mode, &[], 1);
     let shop = |mode| peer("shop/default", &[], mode, &[], 2);
     let cart = |mode, ports: &[(u16, MtlsMode)]| peer("shop/cart", CART, mode, ports, 3);
-    let (open, strict) = (Mode::Open, Mode::Strict);
-    let rows: Vec<(&str, Vec<PeerAuthentication>, Mode, Vec<(u16, Mode)>)> = vec![
+    let (open, strict) = (PlaintextMode::Open, PlaintextMode::Strict);
+    let rows: Vec<(&str, Vec<PeerAuthentication>, PlaintextMode, Vec<(u16, PlaintextMode)>)> = vec![
         ("nothing said is PERMISSIVE", vec![], open, vec![]),
         ("the mesh is STRICT", vec![mesh(Strict)], strict, vec![]),
         ("the mesh is PERMISSIVE", vec![mesh(Permissive)], open, vec![]),
@@ -175,21 +175,21 @@ fn inheritance_of_peer_authentication() {
 }
 
 #[test]
-fn an_object_of_unknown_age_is_younger_than_any_other() {
+fn an_object_without_creation_time_counts_as_the_youngest() {
     let mut ageless = peer("shop/a", &[], Strict, &[], 0);
     ageless.metadata.created = None;
     let aged = peer("shop/b", &[], Permissive, &[], i64::from(u32::MAX));
-    assert_eq!(modes([ageless, aged].map(Object::PeerAuthentication)), (Mode::Open, vec![]));
+    assert_eq!(modes([ageless, aged].map(Object::PeerAuthentication)), (PlaintextMode::Open, vec![]));
 }
 
 #[test]
-fn strict_refuses_only_peers_without_identity_and_names_the_object() {
+fn strict_denies_unauthenticated_peers_and_names_the_object() {
     let strict = Object::PeerAuthentication(peer("shop/default", &[], Strict, &[], 1));
     let mut lab = Lab::new(shop().into_iter().chain([strict]));
     assert_eq!(ask(&lab, "", "shop/cart", 80), "policy_denied");
     assert_eq!(ask(&lab, "shop/web", "shop/cart", 80), "permitted");
     assert_eq!(ask(&lab, "", "blog/cms", 80), "permitted");
-    let peer = Peer {
+    let peer = Request {
         identity: None,
         source: ip("10.1.0.7"),
         destination: "10.1.0.1:80".parse().expect("an address"),
@@ -206,7 +206,7 @@ fn strict_refuses_only_peers_without_identity_and_names_the_object() {
 }
 
 #[test]
-fn what_is_said_about_peer_authentication() {
+fn conditions_of_peer_authentications() {
     let mut lab = Lab::new([
         Object::PeerAuthentication(peer("shop/a", &[], Strict, &[], 1)),
         Object::PeerAuthentication(peer("shop/b", &[], Strict, &[], 2)),

@@ -4,7 +4,7 @@ use ambit_core::derive::{
     EntryPort, Kind, Metadata, Object, Resolution, ServiceEntry, Transport, WorkloadEntry,
 };
 use ambit_core::model::ServiceKey;
-use ambit_core::outbound::{Flow, Plan, plan, resolved};
+use ambit_core::outbound::{Connection, Plan, plan, resolved};
 
 use crate::build::{ip, socket, uid};
 use crate::objects::{Lab, metadata, said, service, service_port, shop};
@@ -43,7 +43,8 @@ fn lab(entries: impl IntoIterator<Item = ServiceEntry>) -> Lab {
 
 /// Where a connection of `shop/api` to the entry's address goes: how, and to which address.
 fn goes(lab: &Lab) -> String {
-    let flow = Flow { source: uid("shop/api"), destination: socket(&format!("{VIRTUAL}:80")), chosen: None };
+    let flow =
+        Connection { source: uid("shop/api"), destination: socket(&format!("{VIRTUAL}:80")), chosen: None };
     describe(plan(&lab.mesh, &flow, 0))
 }
 
@@ -55,12 +56,12 @@ fn describe(plan: Result<Plan, ambit_core::Denial>) -> String {
             Some(name) => format!("name {name}:{}", direct.address.port()),
             None => format!("plain {}", direct.address),
         },
-        Err(denial) => denial.reason().to_owned(),
+        Err(denial) => denial.reason().to_string(),
     }
 }
 
 #[test]
-fn where_connections_go() {
+fn service_entries_are_planned() {
     use Resolution::{Dns, None, Static};
     let selecting = |label: &str| ServiceEntry {
         selector: [("app".to_owned(), label.to_owned())].into(),
@@ -86,7 +87,7 @@ fn where_connections_go() {
         ("an impossible endpoint", entry("shop/db", 1, Static, &["127.0.0.1"]), true, "no_endpoint"),
         ("the client's own choice", entry("shop/db", 1, None, &[]), false, "plain 240.0.0.1:80"),
         ("a selected pod", selecting("cart"), true, "tunnel 10.1.0.1:8080"),
-        ("a selector that selects nobody", selecting("x"), true, "no_endpoint"),
+        ("a selector without matches", selecting("x"), true, "no_endpoint"),
     ];
     for (name, entry, captured, expected) in rows {
         let mut lab = lab([entry]);
@@ -101,9 +102,10 @@ fn where_connections_go() {
 }
 
 #[test]
-fn a_resolved_name_is_asked_about_again() {
+fn a_resolved_address_is_planned_again() {
     let lab = lab([entry("shop/db", 1, Resolution::Dns, &["db.far.example"])]);
-    let flow = Flow { source: uid("shop/api"), destination: socket(&format!("{VIRTUAL}:80")), chosen: None };
+    let flow =
+        Connection { source: uid("shop/api"), destination: socket(&format!("{VIRTUAL}:80")), chosen: None };
     let Ok(Plan::Passthrough(named)) = plan(&lab.mesh, &flow, 0) else { panic!("a name") };
     let rows = [
         ("192.0.2.9", Some("plain 192.0.2.9:8080")),
@@ -121,7 +123,7 @@ fn a_resolved_name_is_asked_about_again() {
 }
 
 #[test]
-fn a_host_has_one_owner() {
+fn a_host_belongs_to_one_object() {
     let key = |host: &str| ServiceKey { namespace: "shop".into(), hostname: host.into() };
     let mut lab = lab([
         entry("shop/young", 2, Resolution::Static, &["192.0.2.2"]),
@@ -152,7 +154,7 @@ fn a_host_has_one_owner() {
 }
 
 #[test]
-fn what_is_said_of_an_entry() {
+fn conditions_of_service_entries() {
     let plain = || entry("shop/db", 1, Resolution::Static, &["192.0.2.9"]);
     let rows = [
         (

@@ -1,16 +1,16 @@
-//! What the kernel may remember, and what it must not believe any more.
+//! Which verdicts the kernel may cache, and which become stale.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use ambit_core::direct::{Refusal, Sources, concerned, stays, verdict};
+use ambit_core::direct::{Refusal, Sources, affected, may_stay, verdict};
 use ambit_core::mesh::{Change, Mesh, Touched};
 use ambit_core::model::{
     Action, Authorization, Identity, NetworkMode, PolicyKey, Scope, TunnelProtocol, Waypoint,
     WaypointDestination, Workload, WorkloadUid,
 };
-use ambit_core::policy::{Peer, authorize};
+use ambit_core::policy::{Request, authorize};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -31,7 +31,7 @@ fn with(mut workload: Workload, change: impl FnOnce(&mut Workload)) -> Workload 
 }
 
 #[test]
-fn what_may_be_remembered() {
+fn cacheable_verdicts() {
     let off = |w| with(w, |w| w.direct = false);
     let waypoint = Waypoint { destination: WaypointDestination::Address(ip("10.1.0.9")), hbone_port: 15008 };
     let from_web = m! { principals: ["cluster.local/ns/shop/sa/default"] };
@@ -153,7 +153,7 @@ fn what_may_be_remembered() {
 }
 
 #[test]
-fn what_is_open_stays_open_unless_it_is_forbidden() {
+fn open_connections_stay_unless_denied_or_disabled() {
     let deny_web = || deny("shop/a", vec![only(m! { principals: ["cluster.local/ns/shop/sa/default"] })]);
     let from_there = allow("shop/a", vec![only(m! { source_ips: ["10.1.0.1"] })]);
     let rows: Vec<(&str, Workload, Vec<Workload>, Vec<Authorization>, Option<&str>)> = vec![
@@ -187,7 +187,8 @@ fn what_is_open_stays_open_unless_it_is_forbidden() {
     ];
     for (name, source, workloads, policies, expected) in rows {
         let mesh = mesh(workloads, [], policies);
-        let said = stays(&mesh, &source, &uid("shop/cart"), socket("10.1.0.1:4000"), socket("10.1.0.2:80"));
+        let said =
+            may_stay(&mesh, &source, &uid("shop/cart"), socket("10.1.0.1:4000"), socket("10.1.0.2:80"));
         match (expected, said) {
             (None, Ok(())) => {}
             (Some(why), Err(refusal)) => assert!(refusal.to_string().contains(why), "{name}: {refusal}"),
@@ -197,7 +198,7 @@ fn what_is_open_stays_open_unless_it_is_forbidden() {
 }
 
 #[test]
-fn a_change_concerns_those_whose_answers_it_may_change() {
+fn a_change_affects_destinations_whose_verdicts_it_may_change() {
     let api = || pod("blog/api", &["10.1.0.3"]);
     let selected = || with(cart(), |w| w.policies = vec![policy_key("shop/mine")]);
     let scoped = |scope, name| Authorization { scope, ..deny(name, vec![]) };
@@ -212,7 +213,7 @@ fn a_change_concerns_those_whose_answers_it_may_change() {
         ),
         ("a namespace's", cart(), policy(scoped(Scope::Namespace, "shop/p")), &["shop/cart", "shop/web"]),
         ("named", selected(), policy(scoped(Scope::WorkloadSelector, "shop/mine")), &["shop/cart"]),
-        ("named by nobody", cart(), policy(scoped(Scope::WorkloadSelector, "shop/mine")), &[]),
+        ("named by no workload", cart(), policy(scoped(Scope::WorkloadSelector, "shop/mine")), &[]),
         (
             "taken back before it came",
             selected(),
@@ -250,17 +251,17 @@ fn a_change_concerns_those_whose_answers_it_may_change() {
         let touched = after.apply([change]);
         let local = [uid("shop/web"), uid("shop/cart"), uid("blog/api")];
         let expected: BTreeSet<_> = expected.iter().map(|name| uid(name)).collect();
-        assert_eq!(concerned(&before, &after, &touched, &local), expected, "{name}");
+        assert_eq!(affected(&before, &after, &touched, &local), expected, "{name}");
     }
     let before = mesh([web(), cart()], [], [deny("shop/p", vec![])]);
     let mut after = before.clone();
     let touched = after.apply([policy(scoped(Scope::WorkloadSelector, "shop/p"))]);
     let both = BTreeSet::from([uid("shop/cart"), uid("shop/web")]);
-    assert_eq!(concerned(&before, &after, &touched, &both), both, "a policy that leaves its scope");
+    assert_eq!(affected(&before, &after, &touched, &both), both, "a policy that leaves its scope");
 }
 
 #[test]
-fn sources_are_who_they_were_until_they_are_somebody_else() {
+fn sources_change_only_with_their_attributes() {
     let local = [uid("shop/web")];
     let mut sources = Sources::default();
     let mut follow = |workloads: Vec<Workload>| sources.follow(&mesh(workloads, [], []), &local);
@@ -275,30 +276,29 @@ fn sources_are_who_they_were_until_they_are_somebody_else() {
     assert!(follow(vec![with(web(), |w| w.direct = false)]), "switched off");
     let outside = |w: &mut Workload| w.protocol = TunnelProtocol::None;
     assert!(follow(vec![with(web(), outside)]), "it leaves the mesh");
-    assert!(!follow(vec![web()]), "it joins the mesh: nobody said yes to it before");
+    assert!(!follow(vec![web()]), "it joins the mesh: it had no verdicts");
     follow(vec![with(web(), outside)]);
     assert!(follow(vec![with(web(), |w| w.service_account = "other".into())]), "it joins as another");
     sources.forget(&uid("shop/web"));
-    assert!(!sources.follow(&mesh([web()], [], []), &local), "a new enrolment has no answers yet");
+    assert!(!sources.follow(&mesh([web()], [], []), &local), "a new enrolment has no verdicts yet");
 }
 
-// The property: whatever happens in whatever order, a yes whose generation is current is one that the newest
-// policy gives too.
+// The property: in any interleaving, a cached verdict of the current generation equals the newest policy's.
 
 const PODS: [&str; 3] = ["shop/web", "shop/cart", "blog/api"];
 
-/// One step of one of those who act at the same time.
+/// A step of one of the concurrent actors.
 #[derive(Clone, Debug)]
 enum Step {
     /// The daemon takes changes in: publishes the new mesh…
     Publish(Vec<Change>),
-    /// …and then makes the yeses void that it concerns.
+    /// …and then makes the affected verdicts stale.
     Bump,
     /// One of two deciders reads the generation of a destination,
     ReadGeneration { decider: usize, source: usize, destination: usize },
     /// then loads the mesh and decides,
     Decide { decider: usize },
-    /// then writes the yes, if it is one.
+    /// then caches the verdict, if it permits.
     Write { decider: usize },
 }
 
@@ -308,7 +308,7 @@ struct Decision {
     destination: WorkloadUid,
     address: SocketAddr,
     generation: u64,
-    yes: Option<bool>,
+    permitted: Option<bool>,
 }
 
 /// The kernel's maps and the daemon, without the sockets.
@@ -340,16 +340,16 @@ impl Node {
                 let generation = self.generations.get(&destination).copied().unwrap_or(1);
                 let address = SocketAddr::new(address_of(&destination), 80);
                 self.deciders[decider] =
-                    Some(Decision { source, destination, address, generation, yes: None });
+                    Some(Decision { source, destination, address, generation, permitted: None });
             }
             Step::Decide { decider } => {
                 if let Some(decision) = &mut self.deciders[decider] {
                     let said = verdict(&self.mesh, &decision.source, &decision.destination, decision.address);
-                    decision.yes = Some(said.is_ok());
+                    decision.permitted = Some(said.is_ok());
                 }
             }
             Step::Write { decider } => {
-                if let Some(Decision { source, destination, address, generation, yes: Some(true) }) =
+                if let Some(Decision { source, destination, address, generation, permitted: Some(true) }) =
                     self.deciders[decider].take()
                 {
                     self.verdicts.insert((source, address), (destination, generation));
@@ -361,7 +361,7 @@ impl Node {
     fn bump(&mut self) {
         let Some((before, touched)) = self.pending.take() else { return };
         let local: Vec<_> = PODS.iter().map(|name| uid(name)).collect();
-        let mut stale = concerned(&before, &self.mesh, &touched, &local);
+        let mut stale = affected(&before, &self.mesh, &touched, &local);
         if self.sources.follow(&self.mesh, &local) {
             stale.extend(local);
         }
@@ -379,7 +379,7 @@ impl Node {
         let valid = self.verdicts.iter().filter(|(_, (to, generation))| current(to) == *generation);
         let forbidden = valid.filter(|((from, address), (to, _))| {
             let identity = &self.identities[from];
-            let peer = Peer { identity: Some(identity), source: address_of(from), destination: *address };
+            let peer = Request { identity: Some(identity), source: address_of(from), destination: *address };
             let open = |uid| self.mesh.workload(uid).is_none_or(|w| w.direct);
             let tls = self.mesh.workload(to).is_some_and(|w| w.same_node_tls);
             authorize(&self.mesh, to, &peer).outcome.is_err() || !open(from) || !open(to) || tls
@@ -480,7 +480,7 @@ proptest! {
 }
 
 #[test]
-fn the_property_can_fail() {
+fn the_property_fails_when_an_invariant_is_broken() {
     let mut node = peaceful();
     node.take(Step::ReadGeneration { decider: 0, source: 0, destination: 1 });
     node.take(Step::Decide { decider: 0 });

@@ -1,9 +1,9 @@
-//! Who should be in the mesh, who is announced, and what holds in between.
+//! Which pods should be enrolled, which are announced, and what applies in between.
 
 use ambit_core::derive::{Kind, MtlsMode, Object, Phase, Pod, Settings};
-use ambit_core::enrolment::{Answer, Labels, Subject, is_redirected, wrote};
-use ambit_core::inbound::{Inbound, Mode, capture_mode};
-use ambit_core::outbound::{Flow, Plan, plan};
+use ambit_core::enrolment::{Candidate, Eligibility, Labels, is_annotated_by_us, is_redirected};
+use ambit_core::inbound::{PlaintextMode, PlaintextModes, plaintext_modes};
+use ambit_core::outbound::{Connection, Plan, plan};
 
 use crate::build::{ip, socket, uid};
 use crate::objects::{Lab, ask, namespace, peer, pod};
@@ -16,11 +16,11 @@ fn labels(mode: &str) -> Labels {
 }
 
 #[test]
-fn who_should_be_in_the_mesh() {
-    use Answer::{Desired, Finished, HostNetwork, NotLabelled, OptedOut, System};
+fn eligibility_of_pods() {
+    use Eligibility::{Desired, Finished, HostNetwork, NotLabelled, OptedOut, System};
     let rows = [
         // name, namespace, its label, the pod's label, host network, finished, answer
-        ("nobody says anything", "shop", "", "", false, false, NotLabelled),
+        ("no label", "shop", "", "", false, false, NotLabelled),
         ("the namespace, Istio's word", "shop", "ambient", "", false, false, Desired),
         ("the namespace, ours", "shop", "ambit", "", false, false, Desired),
         ("the namespace opts out", "shop", "none", "", false, false, OptedOut),
@@ -42,7 +42,7 @@ fn who_should_be_in_the_mesh() {
     ];
     for (name, namespace, of_namespace, of_pod, host_network, finished, expected) in rows {
         let (of_namespace, of_pod) = (labels(of_namespace), labels(of_pod));
-        let subject = Subject {
+        let subject = Candidate {
             namespace,
             namespace_labels: Some(&of_namespace),
             pod_labels: Some(&of_pod),
@@ -50,17 +50,17 @@ fn who_should_be_in_the_mesh() {
             finished,
             system_namespace: SYSTEM,
         };
-        assert_eq!(subject.judge(), expected, "{name}");
+        assert_eq!(subject.evaluate(), expected, "{name}");
         let told = matches!(expected, HostNetwork | System);
         assert_eq!(expected.not_captured().is_some(), told, "{name}: what the annotation says");
     }
 }
 
 #[test]
-fn without_a_namespace_the_pod_has_the_word() {
+fn a_pod_label_decides_when_the_namespace_is_unknown() {
     let (ambient, none) = (labels("ambient"), Labels::new());
     let judge = |pod_labels| {
-        Subject {
+        Candidate {
             namespace: "shop",
             namespace_labels: None,
             pod_labels,
@@ -68,15 +68,15 @@ fn without_a_namespace_the_pod_has_the_word() {
             finished: false,
             system_namespace: SYSTEM,
         }
-        .judge()
+        .evaluate()
     };
-    assert_eq!(judge(Some(&ambient)), Answer::Desired);
-    assert_eq!(judge(Some(&none)), Answer::NotLabelled);
-    assert_eq!(judge(None), Answer::NotLabelled);
+    assert_eq!(judge(Some(&ambient)), Eligibility::Desired);
+    assert_eq!(judge(Some(&none)), Eligibility::NotLabelled);
+    assert_eq!(judge(None), Eligibility::NotLabelled);
 }
 
 #[test]
-fn the_annotation_counts_to_the_letter() {
+fn only_the_exact_annotation_means_redirected() {
     let with = |value: &str| Labels::from([("ambient.istio.io/redirection".to_owned(), value.to_owned())]);
     assert!(is_redirected(&with("enabled")));
     for other in ["", "disabled", "pending", "Enabled", "true"] {
@@ -101,7 +101,7 @@ fn announced(lab: &Lab, name: &str) -> bool {
 }
 
 #[test]
-fn who_is_announced_on_kubernetes() {
+fn pods_are_announced_when_desired_and_annotated() {
     let host = |pod: Pod| Pod { host_network: true, ..pod };
     let plain = || pod("shop/cart", &[], &["10.1.0.1"]);
     let rows = [
@@ -127,7 +127,7 @@ fn who_is_announced_on_kubernetes() {
 }
 
 #[test]
-fn one_change_for_each_step_of_an_enrolment() {
+fn each_step_of_an_enrolment_is_one_change() {
     let mut lab = cluster([namespace("shop", ""), Object::Pod(pod("shop/cart", &[], &["10.1.0.1"]))]);
     assert!(
         lab.put([namespace("shop", "ambient")]).0.changes.is_empty(),
@@ -161,9 +161,9 @@ fn in_between() -> [(&'static str, Lab); 2] {
 }
 
 #[test]
-fn what_a_pod_sends_has_its_identity_though_it_is_not_announced() {
+fn a_pod_connects_with_its_identity_before_it_is_announced() {
     for (name, lab) in in_between() {
-        let flow = |to: &str| Flow { source: uid("shop/cart"), destination: socket(to), chosen: None };
+        let flow = |to: &str| Connection { source: uid("shop/cart"), destination: socket(to), chosen: None };
         let Ok(Plan::Tunnel(tunnel)) = plan(&lab.mesh, &flow("10.1.0.2:80"), 0) else {
             panic!("{name}: a mesh destination is reached through a tunnel");
         };
@@ -177,7 +177,7 @@ fn what_a_pod_sends_has_its_identity_though_it_is_not_announced() {
             "{name}: others"
         );
         assert!(matches!(plan(&lab.mesh, &flow("10.1.0.1:80"), 0), Ok(Plan::Local(_))), "{name}: itself");
-        let flow = Flow { source: uid("blog/cms"), destination: socket("10.1.0.1:80"), chosen: None };
+        let flow = Connection { source: uid("blog/cms"), destination: socket("10.1.0.1:80"), chosen: None };
         assert!(
             matches!(plan(&lab.mesh, &flow, 0), Ok(Plan::Passthrough(_))),
             "{name}: from a peer, plainly"
@@ -186,21 +186,21 @@ fn what_a_pod_sends_has_its_identity_though_it_is_not_announced() {
 }
 
 #[test]
-fn what_a_pod_takes_follows_its_policies_though_it_is_not_announced() {
+fn a_pods_policies_apply_before_it_is_announced() {
     for (name, mut lab) in in_between() {
         assert_eq!(ask(&lab, "blog/default", "shop/cart", 80), "permitted", "{name}: a tunnel");
         assert_eq!(ask(&lab, "", "shop/cart", 80), "permitted", "{name}: plaintext");
-        let open = Inbound { default: Mode::Open, ports: [].into(), probe_ports: [].into() };
-        assert_eq!(capture_mode(&lab.mesh, &uid("shop/cart")), open, "{name}");
+        let open = PlaintextModes { default: PlaintextMode::Open, ports: [].into(), probe_ports: [].into() };
+        assert_eq!(plaintext_modes(&lab.mesh, &uid("shop/cart")), open, "{name}");
         lab.put([Object::PeerAuthentication(peer("shop/strict", &[], MtlsMode::Strict, &[], 1))]);
         assert_eq!(ask(&lab, "blog/default", "shop/cart", 80), "permitted", "{name}: a tunnel under STRICT");
         assert_eq!(ask(&lab, "", "shop/cart", 80), "policy_denied", "{name}: plaintext under STRICT");
-        assert_eq!(capture_mode(&lab.mesh, &uid("shop/cart")).default, Mode::Strict, "{name}");
+        assert_eq!(plaintext_modes(&lab.mesh, &uid("shop/cart")).default, PlaintextMode::Strict, "{name}");
     }
 }
 
 #[test]
-fn only_what_was_written_under_our_name_is_ours_to_take_off() {
+fn annotations_of_other_field_managers_are_not_ours() {
     let rows = [
         ("ours", "ambient.istio.io/redirection", ["kubelet", "ambit"], true),
         ("what is not captured", "ambit.dev/not-captured", ["ambit", "kubelet"], true),
@@ -209,7 +209,7 @@ fn only_what_was_written_under_our_name_is_ours_to_take_off() {
     ];
     for (name, annotation, managers, expected) in rows {
         let annotations = Labels::from([(annotation.to_owned(), "enabled".to_owned())]);
-        assert_eq!(wrote(Some(&annotations), managers.into_iter()), expected, "{name}");
+        assert_eq!(is_annotated_by_us(Some(&annotations), managers.into_iter()), expected, "{name}");
     }
-    assert!(!wrote(None, ["ambit"].into_iter()), "no annotations");
+    assert!(!is_annotated_by_us(None, ["ambit"].into_iter()), "no annotations");
 }

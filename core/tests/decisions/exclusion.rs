@@ -1,14 +1,13 @@
-//! Ports that a pod keeps out of capture: what its annotations say, and what follows from it.
+//! Ports that a pod excludes from capture: its annotations, and their effect.
 
 use std::collections::BTreeSet;
 
-use ambit_core::Denial;
 use ambit_core::derive::{Kind, Metadata, Object};
 use ambit_core::enrolment::Labels;
-use ambit_core::enrolment::exclusion::{INBOUND_PORTS, MOST_PORTS, OUTBOUND_PORTS, describe, read};
-use ambit_core::inbound::{Mode, capture_mode, request};
+use ambit_core::enrolment::exclusion::{INBOUND_PORTS, MAX_PORTS, OUTBOUND_PORTS, describe, read};
+use ambit_core::inbound::{PlaintextMode, authorize_tunnel, plaintext_modes};
 use ambit_core::model::{Authorization, ExcludedPorts, Workload};
-use ambit_core::policy::{Peer, authorize};
+use ambit_core::policy::{Request, authorize};
 
 use crate::build::{With as _, allow, deny, identity, ip, m, mesh, only, pod, policy_key, socket, uid};
 use crate::objects::{self, Lab, namespace};
@@ -19,9 +18,9 @@ fn annotations(inbound: Option<&str>, outbound: Option<&str>) -> Labels {
 }
 
 #[test]
-fn what_annotations_say() {
+fn excluded_ports_are_read_from_annotations() {
     let most = |count: usize| (1..=count).map(|port| port.to_string()).collect::<Vec<_>>().join(",");
-    let (enough, too_many) = (most(MOST_PORTS), most(MOST_PORTS + 1));
+    let (enough, too_many) = (most(MAX_PORTS), most(MAX_PORTS + 1));
     let rows: [(&str, &str, Result<Vec<u16>, &str>); 16] = [
         ("nothing", "", Ok(vec![])),
         ("blanks", "  ", Ok(vec![])),
@@ -63,7 +62,7 @@ fn what_annotations_say() {
 }
 
 #[test]
-fn what_is_said_to_people() {
+fn excluded_ports_are_described() {
     let rows = [
         ("nothing", annotations(None, None), None),
         ("empty", annotations(Some(""), Some(" ")), None),
@@ -90,7 +89,7 @@ fn what_is_said_to_people() {
 }
 
 #[test]
-fn from_objects_to_workloads() {
+fn excluded_ports_reach_workloads() {
     let subject = |annotations| {
         let subject = objects::pod("shop/cart", &[], &["10.1.0.1"]);
         let metadata = Metadata { annotations, ..subject.metadata.clone() };
@@ -118,8 +117,8 @@ fn from_objects_to_workloads() {
     assert!(said.message.contains("\"x\" is not a port"), "{}", said.message);
 
     lab.put([subject(annotations(None, None))]);
-    assert_eq!(excluded(&lab), ExcludedPorts::default(), "taken back");
-    assert_eq!(lab.conditions(Kind::Pod, "shop/cart").len(), 0, "the complaint is taken back");
+    assert_eq!(excluded(&lab), ExcludedPorts::default(), "removed");
+    assert_eq!(lab.conditions(Kind::Pod, "shop/cart").len(), 0, "the condition is cleared");
 }
 
 fn excluding(ports: &[u16], policies: &[&Authorization]) -> Workload {
@@ -130,33 +129,33 @@ fn excluding(ports: &[u16], policies: &[&Authorization]) -> Workload {
 }
 
 #[test]
-fn plaintext_at_excluded_ports_is_let_through() {
+fn excluded_ports_are_open_to_plaintext() {
     let strict = || deny("shop/s", vec![only(m! { not_principals: ["*"] })]);
     let on_port = || deny("shop/s", vec![only(m! { not_principals: ["*"], destination_ports: ["9090"] })]);
     let many = || deny("shop/s", vec![only(m! {}.with(|m| m.destination_ports = (1..=1025).collect()))]);
-    let rows: [(&str, Vec<Authorization>, Mode, &[(u16, Mode)]); 4] = [
-        ("no policy", vec![], Mode::Open, &[]),
-        ("STRICT", vec![strict()], Mode::Strict, &[(9090, Mode::Open)]),
-        ("STRICT on that port", vec![on_port()], Mode::Open, &[]),
-        ("more ports than may be", vec![many()], Mode::Check, &[(9090, Mode::Open)]),
+    let rows: [(&str, Vec<Authorization>, PlaintextMode, &[(u16, PlaintextMode)]); 4] = [
+        ("no policy", vec![], PlaintextMode::Open, &[]),
+        ("STRICT", vec![strict()], PlaintextMode::Strict, &[(9090, PlaintextMode::Open)]),
+        ("STRICT on that port", vec![on_port()], PlaintextMode::Open, &[]),
+        ("more ports than may be", vec![many()], PlaintextMode::Check, &[(9090, PlaintextMode::Open)]),
     ];
     for (name, policies, default, ports) in rows {
         let cart = excluding(&[9090], &policies.iter().collect::<Vec<_>>());
         let mesh = mesh([cart], [], policies);
-        let inbound = capture_mode(&mesh, &uid("shop/cart"));
+        let inbound = plaintext_modes(&mesh, &uid("shop/cart"));
         assert_eq!((inbound.default, inbound.ports), (default, ports.iter().copied().collect()), "{name}");
     }
     let late = Workload { policies: vec![policy_key("shop/late")], ..excluding(&[9090], &[]) };
-    let inbound = capture_mode(&mesh([late], [], []), &uid("shop/cart"));
+    let inbound = plaintext_modes(&mesh([late], [], []), &uid("shop/cart"));
     assert_eq!(
         (inbound.default, inbound.ports),
-        (Mode::Check, [(9090, Mode::Open)].into()),
+        (PlaintextMode::Check, [(9090, PlaintextMode::Open)].into()),
         "a policy that is not known yet"
     );
 }
 
 #[test]
-fn the_daemon_decides_as_the_kernel_does_and_tunnels_stay_under_policy() {
+fn excluded_ports_permit_plaintext_and_not_tunnels() {
     let strict = deny("shop/s", vec![only(m! { not_principals: ["*"] })]);
     let only_web = allow("shop/w", vec![only(m! { principals: ["*/sa/web"] })]);
     let cart = excluding(&[9090], &[&strict, &only_web]);
@@ -169,14 +168,20 @@ fn the_daemon_decides_as_the_kernel_does_and_tunnels_stay_under_policy() {
         ("tunnel, not allowed", Some("shop/api"), "10.1.0.1:9090", Some("policy_not_allowed")),
     ];
     for (name, peer, to, refused) in rows {
-        let plaintext = Peer { identity: None, source: ip("10.9.9.9"), destination: socket(to) };
+        let plaintext = Request { identity: None, source: ip("10.9.9.9"), destination: socket(to) };
         let decision = match peer {
-            Some(peer) => request(&mesh, &uid("shop/cart"), socket(to), &identity(peer), ip("10.1.0.7")),
+            Some(peer) => {
+                authorize_tunnel(&mesh, &uid("shop/cart"), socket(to), &identity(peer), ip("10.1.0.7"))
+            }
             None => authorize(&mesh, &uid("shop/cart"), &plaintext),
         };
-        assert_eq!(decision.outcome.as_ref().err().map(Denial::reason), refused, "{name}: {decision:?}");
+        assert_eq!(
+            decision.outcome.as_ref().err().map(|denial| denial.reason().name()),
+            refused,
+            "{name}: {decision:?}"
+        );
     }
-    let inbound = capture_mode(&mesh, &uid("shop/cart"));
-    assert_eq!(inbound.ports, [(9090, Mode::Open)].into());
+    let inbound = plaintext_modes(&mesh, &uid("shop/cart"));
+    assert_eq!(inbound.ports, [(9090, PlaintextMode::Open)].into());
     assert_eq!(inbound.probe_ports, BTreeSet::new());
 }

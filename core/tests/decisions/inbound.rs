@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use ambit_core::Denial;
-use ambit_core::inbound::{Inbound, Mode, capture_mode, request};
+use ambit_core::inbound::{PlaintextMode, PlaintextModes, authorize_tunnel, plaintext_modes};
 use ambit_core::model::{Authorization, Scope, Workload};
 
 use crate::build::{With as _, allow, deny, identity, ip, m, mesh, only, pod, policy_key, rule, socket, uid};
 
 #[test]
-fn tunnel_requests() {
+fn tunnels_are_authorized() {
     let denied = deny("shop/d", vec![only(m! { namespaces: ["blog"] })]);
     let mesh =
         mesh([pod("shop/cart", &["10.1.0.1", "fd00::1"]), pod("shop/api", &["10.1.0.2"])], [], [denied]);
@@ -27,25 +26,30 @@ fn tunnel_requests() {
         ("refused by policy", "blog/cms", "10.1.0.1:8080", Some("policy_denied")),
     ];
     for (name, peer, authority, refused) in rows {
-        let decision = request(&mesh, &uid("shop/cart"), socket(authority), &identity(peer), ip("10.1.0.7"));
-        assert_eq!(decision.outcome.as_ref().err().map(Denial::reason), refused, "{name}: {decision:?}");
+        let decision =
+            authorize_tunnel(&mesh, &uid("shop/cart"), socket(authority), &identity(peer), ip("10.1.0.7"));
+        assert_eq!(
+            decision.outcome.as_ref().err().map(|denial| denial.reason().name()),
+            refused,
+            "{name}: {decision:?}"
+        );
     }
 }
 
-fn modes(policies: Vec<Authorization>) -> (Mode, BTreeMap<u16, Mode>) {
+fn modes(policies: Vec<Authorization>) -> (PlaintextMode, BTreeMap<u16, PlaintextMode>) {
     let mut cart = pod("shop/cart", &["10.1.0.1", "fd00::1"]);
     cart.policies =
         policies.iter().filter(|p| p.scope == Scope::WorkloadSelector).map(|p| p.key.clone()).collect();
-    let inbound = capture_mode(&mesh([cart], [], policies), &uid("shop/cart"));
+    let inbound = plaintext_modes(&mesh([cart], [], policies), &uid("shop/cart"));
     (inbound.default, inbound.ports)
 }
 
 #[test]
-fn plaintext_modes() {
-    use Mode::{Check, Open, Strict};
+fn plaintext_modes_follow_policies() {
+    use PlaintextMode::{Check, Open, Strict};
     let unidentified = || m! { not_principals: ["*"] };
     let dry = |policy: Authorization| Authorization { dry_run: true, ..policy };
-    let rows: Vec<(&str, Vec<Authorization>, Mode, &[(u16, Mode)])> = vec![
+    let rows: Vec<(&str, Vec<Authorization>, PlaintextMode, &[(u16, PlaintextMode)])> = vec![
         ("no policy", vec![], Open, &[]),
         ("STRICT", vec![deny("shop/s", vec![only(unidentified())])], Strict, &[]),
         (
@@ -168,21 +172,22 @@ fn plaintext_modes() {
 }
 
 #[test]
-fn what_is_not_known_is_checked() {
-    let unknown = Inbound { default: Mode::Check, ports: BTreeMap::new(), probe_ports: [].into() };
-    assert_eq!(capture_mode(&mesh([], [], []), &uid("shop/gone")), unknown, "an unknown workload");
+fn plaintext_to_unknown_workloads_is_checked() {
+    let unknown =
+        PlaintextModes { default: PlaintextMode::Check, ports: BTreeMap::new(), probe_ports: [].into() };
+    assert_eq!(plaintext_modes(&mesh([], [], []), &uid("shop/gone")), unknown, "an unknown workload");
 
     let late = Workload { policies: vec![policy_key("shop/late")], ..pod("shop/cart", &["10.1.0.1"]) };
-    assert_eq!(capture_mode(&mesh([late], [], []), &uid("shop/cart")), unknown, "an unknown policy");
+    assert_eq!(plaintext_modes(&mesh([late], [], []), &uid("shop/cart")), unknown, "an unknown policy");
 
     let pending = pod("shop/cart", &[]);
-    assert_eq!(capture_mode(&mesh([pending], [], []), &uid("shop/cart")), unknown, "an unknown address");
+    assert_eq!(plaintext_modes(&mesh([pending], [], []), &uid("shop/cart")), unknown, "an unknown address");
 }
 
 #[test]
-fn probes_are_named_whatever_the_policy() {
+fn probe_ports_are_listed_under_any_policy() {
     let probed = Workload { probe_ports: vec![8081, 9090], ..pod("shop/cart", &["10.1.0.1"]) };
     let strict = deny("shop/s", vec![only(m! { not_principals: ["*"] })]);
-    let inbound = capture_mode(&mesh([probed], [], [strict]), &uid("shop/cart"));
-    assert_eq!((inbound.default, inbound.probe_ports), (Mode::Strict, [8081, 9090].into()));
+    let inbound = plaintext_modes(&mesh([probed], [], [strict]), &uid("shop/cart"));
+    assert_eq!((inbound.default, inbound.probe_ports), (PlaintextMode::Strict, [8081, 9090].into()));
 }

@@ -27,7 +27,7 @@ fn outside(workload: Workload) -> Workload {
 }
 
 #[test]
-fn a_change_that_changes_nothing_touches_nothing() {
+fn equal_values_touch_nothing() {
     let cart = service("shop/cart", &["10.96.0.1"], &[(80, 8080)]);
     let changes = || {
         [
@@ -49,7 +49,7 @@ fn a_change_that_changes_nothing_touches_nothing() {
 }
 
 #[test]
-fn a_snapshot_stays_as_it_was() {
+fn a_snapshot_is_immutable() {
     let mut mesh = mesh([pod("shop/cart", &["10.1.0.1"])], [], []);
     let snapshot = mesh.clone();
     mesh.apply([Change::RemoveWorkload(uid("shop/cart"))]);
@@ -58,7 +58,7 @@ fn a_snapshot_stays_as_it_was() {
 }
 
 #[test]
-fn a_pod_that_moves_leaves_nothing_behind() {
+fn a_changed_workload_is_reindexed() {
     let cart = service("shop/cart", &["10.96.0.1"], &[(80, 8080)]);
     let first = behind(pod("shop/cart-1", &["10.1.0.1", "fd00::1"]), &cart);
     let mut mesh = mesh([first.clone()], [cart.clone()], []);
@@ -81,7 +81,7 @@ fn a_pod_that_moves_leaves_nothing_behind() {
 }
 
 #[test]
-fn what_is_captured() {
+fn captured_addresses() {
     let cart = service("shop/cart", &["10.96.0.1", "fd96::1"], &[(80, 8080)]);
     let legacy = service("old/db", &["10.96.0.2"], &[(80, 8080)]);
     let fronted = Service {
@@ -124,7 +124,7 @@ fn what_is_captured() {
 }
 
 #[test]
-fn a_service_is_captured_from_its_first_enrolled_endpoint_on() {
+fn a_service_is_captured_while_an_endpoint_is_enrolled() {
     let cart = service("shop/cart", &["10.96.0.1"], &[(80, 8080)]);
     let mut mesh = mesh([behind(outside(pod("shop/cart-1", &["10.1.0.1"])), &cart)], [cart.clone()], []);
     assert!(!mesh.captures(ip("10.96.0.1")));
@@ -137,13 +137,13 @@ fn a_service_is_captured_from_its_first_enrolled_endpoint_on() {
 }
 
 #[test]
-fn several_claim_an_address() {
+fn an_address_of_several_workloads_has_one_owner() {
     let (old, new) = (pod("shop/a-old", &["10.1.0.1"]), pod("shop/b-new", &["10.1.0.1"]));
     let by = |mesh: &Mesh| mesh.workload_by_address(ip("10.1.0.1")).map(|w| w.name.to_string());
 
     for order in [[&old, &new], [&new, &old]] {
         let both = mesh(order.map(Clone::clone), [], []);
-        assert_eq!(by(&both).as_deref(), Some("a-old"), "the first by uid, whoever came first");
+        assert_eq!(by(&both).as_deref(), Some("a-old"), "the first by uid, in any order of arrival");
     }
     let mut both = mesh([outside(old), new], [], []);
     assert_eq!(by(&both).as_deref(), Some("b-new"), "an enrolled one before one outside");
@@ -152,7 +152,7 @@ fn several_claim_an_address() {
 }
 
 #[test]
-fn policies_follow_their_scope() {
+fn policies_apply_by_scope() {
     let scoped =
         |name: &str, scope| Authorization { scope, ..allow(name, vec![only(m! { namespaces: ["x"] })]) };
     let mut cart = pod("shop/cart", &["10.1.0.1"]);
@@ -183,7 +183,7 @@ fn policies_follow_their_scope() {
 }
 
 #[test]
-fn policies_that_are_missing_and_policies_that_were_taken_back() {
+fn missing_policies_differ_from_removed_ones() {
     let named = || Authorization { scope: Scope::WorkloadSelector, ..allow("shop/p", vec![]) };
     let naming = |name: &str, policies: &[&str]| {
         let policies = policies.iter().map(|name| policy_key(name)).collect();
@@ -199,7 +199,7 @@ fn policies_that_are_missing_and_policies_that_were_taken_back() {
     assert_eq!(missing(&mesh), None);
 
     let touched = mesh.apply([Change::RemovePolicy(policy_key("shop/p"))]);
-    assert_eq!((missing(&mesh), touched.policies.len()), (None, 1), "taken back before the workload's news");
+    assert_eq!((missing(&mesh), touched.policies.len()), (None, 1), "removed before the workload's update");
     assert!(mesh.apply([Change::RemovePolicy(policy_key("shop/p"))]).is_empty(), "once");
     mesh.apply([put(naming("shop/api", &["shop/p"]))]);
     mesh.apply([put(naming("shop/cart", &[]))]);
@@ -208,17 +208,13 @@ fn policies_that_are_missing_and_policies_that_were_taken_back() {
 
     mesh.apply([put(naming("shop/cart", &[])), Change::RemoveWorkload(uid("shop/api"))]);
     mesh.apply([put(naming("shop/cart", &["shop/p"]))]);
-    assert_eq!(missing(&mesh).as_deref(), Some("shop/p"), "named anew, it is to come anew");
+    assert_eq!(missing(&mesh).as_deref(), Some("shop/p"), "named again, it is missing again");
 
     let touched = mesh.apply([Change::RemovePolicy(policy_key("shop/p"))]);
-    assert_eq!(
-        (missing(&mesh), touched.policies.len()),
-        (None, 1),
-        "taken back although it never was readable"
-    );
+    assert_eq!((missing(&mesh), touched.policies.len()), (None, 1), "removed although it was never decoded");
     mesh.apply([Change::PutPolicy(Arc::new(named())), Change::RemoveWorkload(uid("shop/cart"))]);
     mesh.apply([Change::RemovePolicy(policy_key("shop/p"))]);
-    assert_eq!(mesh, Mesh::new(), "nothing is remembered for nobody");
+    assert_eq!(mesh, Mesh::new(), "no state remains");
 }
 
 /// A small universe, so that changes meet.

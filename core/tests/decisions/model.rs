@@ -82,7 +82,11 @@ proptest! {
     }
 
     #[test]
-    fn identities_survive_their_text(domain in "[a-z0-9._-]{1,20}", namespace in "[a-z0-9-]{1,20}", account in "[a-z0-9][a-z0-9.-]{0,20}") {
+    fn identities_round_trip_as_text(
+        domain in "[a-z0-9._-]{1,20}",
+        namespace in "[a-z0-9-]{1,20}",
+        account in "[a-z0-9][a-z0-9.-]{0,20}",
+    ) {
         let identity = Identity {
             trust_domain: domain.parse().expect("valid"),
             namespace: namespace.as_str().into(),

@@ -6,7 +6,7 @@ use ambit_core::derive::{
     ServicePort, Settings, Transport, World,
 };
 use ambit_core::mesh::{Mesh, Touched};
-use ambit_core::policy::{Peer, authorize};
+use ambit_core::policy::{Request, authorize};
 
 use crate::build::{identity, ip, uid};
 
@@ -157,10 +157,11 @@ pub(crate) fn shop() -> Vec<Object> {
 pub(crate) fn ask(lab: &Lab, who: &str, destination: &str, port: u16) -> String {
     let address = lab.mesh.workload(&uid(destination)).expect("a workload").addresses[0];
     let who = (!who.is_empty()).then(|| identity(who));
-    let peer = Peer { identity: who.as_ref(), source: ip("10.1.0.7"), destination: (address, port).into() };
+    let peer =
+        Request { identity: who.as_ref(), source: ip("10.1.0.7"), destination: (address, port).into() };
     match authorize(&lab.mesh, &uid(destination), &peer).outcome {
         Ok(_) => "permitted".to_owned(),
-        Err(denial) => denial.reason().to_owned(),
+        Err(denial) => denial.reason().to_string(),
     }
 }
 

@@ -9,7 +9,7 @@ use ambit_core::model::{
     Affinity, Health, LoadBalancing, LoadBalancingMode, LocalityScope, NetworkMode, Service, TunnelProtocol,
     Waypoint, WaypointDestination, Workload,
 };
-use ambit_core::outbound::{Flow, Plan, another, plan};
+use ambit_core::outbound::{Connection, Plan, another, plan};
 
 use crate::build::{behind, identity, ip, mesh, pod, service, socket, uid};
 
@@ -56,17 +56,17 @@ fn shop() -> Mesh {
 }
 
 fn describe(mesh: &Mesh, destination: &str) -> String {
-    let flow = Flow { source: uid("shop/web"), destination: socket(destination), chosen: None };
+    let flow = Connection { source: uid("shop/web"), destination: socket(destination), chosen: None };
     match plan(mesh, &flow, 0) {
         Ok(Plan::Tunnel(t)) => format!("tunnel {} for {} to {}", t.peer, t.authority, t.destination.name),
         Ok(Plan::Local(d)) => format!("local {}", d.address),
         Ok(Plan::Passthrough(d)) => format!("passthrough {}", d.address),
-        Err(denial) => denial.reason().to_owned(),
+        Err(denial) => denial.reason().to_string(),
     }
 }
 
 #[test]
-fn plans() {
+fn connections_are_planned_by_destination() {
     let mesh = shop();
     let rows = [
         ("a pod", "10.1.0.1:9090", "tunnel 10.1.0.1:15008 for 10.1.0.1:9090 to cart-1"),
@@ -106,13 +106,13 @@ fn plans() {
 }
 
 #[test]
-fn an_unknown_client_is_refused() {
-    let flow = Flow { source: uid("shop/gone"), destination: socket("10.1.0.1:80"), chosen: None };
+fn an_unknown_client_is_denied() {
+    let flow = Connection { source: uid("shop/gone"), destination: socket("10.1.0.1:80"), chosen: None };
     assert_eq!(plan(&shop(), &flow, 0), Err(Denial::SourceUnknown(uid("shop/gone"))));
 }
 
 #[test]
-fn identities_that_may_answer() {
+fn a_tunnel_expects_the_endpoints_identities() {
     let cart = Service {
         subject_alt_names: vec![identity("shop/gateway")],
         ..service("shop/cart", &["10.96.0.1"], &[(80, 8080)])
@@ -121,7 +121,7 @@ fn identities_that_may_answer() {
         Workload { service_account: "cart".into(), ..behind(pod("shop/cart-1", &["10.1.0.1"]), &cart) };
     let mesh = mesh([pod("shop/web", &["10.1.0.7"]), endpoint], [cart], []);
     let identities = |destination: &str| {
-        let flow = Flow { source: uid("shop/web"), destination: socket(destination), chosen: None };
+        let flow = Connection { source: uid("shop/web"), destination: socket(destination), chosen: None };
         match plan(&mesh, &flow, 0) {
             Ok(Plan::Tunnel(tunnel)) => tunnel.identities,
             other => panic!("{destination}: {other:?}"),
@@ -136,7 +136,7 @@ fn identities_that_may_answer() {
 }
 
 #[test]
-fn services_that_share_an_address() {
+fn of_services_with_one_address_the_clients_namespaces_is_chosen() {
     let shared = |name: &str, port| service(name, &["10.96.0.1"], &[(port, port)]);
     let (a, b, other) = (shared("bank/a", 80), shared("shop/b", 80), shared("aaa/c", 443));
     let workloads = [
@@ -160,7 +160,7 @@ fn services_that_share_an_address() {
 }
 
 #[test]
-fn a_service_may_have_a_pods_address() {
+fn a_service_takes_precedence_over_a_pod_with_its_address() {
     let external = service("shop/external", &["10.1.0.1"], &[(80, 8080)]);
     let workloads = [pod("shop/web", &["10.1.0.7"]), behind(pod("shop/cart", &["10.1.0.1"]), &external)];
     let mesh = mesh(workloads, [external], []);
@@ -173,17 +173,17 @@ fn a_service_may_have_a_pods_address() {
 }
 
 #[test]
-fn an_endpoint_serves_only_the_ports_it_maps() {
+fn endpoints_serve_only_the_ports_they_map() {
     let cart = service("shop/cart", &["10.96.0.1"], &[(80, 8080), (90, 0)]);
     let mut partial = behind(pod("shop/cart-1", &["10.1.0.1"]), &cart);
     partial.services.get_mut(&cart.key).expect("its service").truncate(1);
     let unnamed = behind(pod("shop/cart-2", &["10.1.0.2"]), &cart);
     let mesh = mesh([pod("shop/web", &["10.1.0.7"]), partial, unnamed], [cart], []);
-    assert_eq!(describe(&mesh, "10.96.0.1:90"), "no_endpoint", "nobody says where port 90 is served");
+    assert_eq!(describe(&mesh, "10.96.0.1:90"), "no_endpoint", "no endpoint maps port 90");
 }
 
 #[test]
-fn passthrough_mode_goes_where_the_client_said_but_never_plainly_into_the_mesh() {
+fn passthrough_keeps_the_destination_and_never_sends_plaintext_into_the_mesh() {
     let passing = |name, address| Service {
         load_balancing: LoadBalancing { mode: LoadBalancingMode::Passthrough, ..LoadBalancing::default() },
         ..service(name, &[address], &[(80, 8080)])
@@ -205,7 +205,7 @@ fn passthrough_mode_goes_where_the_client_said_but_never_plainly_into_the_mesh()
 }
 
 #[test]
-fn endpoints_share_the_connections() {
+fn connections_are_spread_over_endpoints() {
     let cart = Service {
         load_balancing: LoadBalancing {
             mode: LoadBalancingMode::Failover,
@@ -230,7 +230,7 @@ fn endpoints_share_the_connections() {
     );
     let mut shares: BTreeMap<String, u32> = BTreeMap::new();
     for roll in 0..100_u64 {
-        let flow = Flow { source: uid("shop/web"), destination: socket("10.96.0.1:80"), chosen: None };
+        let flow = Connection { source: uid("shop/web"), destination: socket("10.96.0.1:80"), chosen: None };
         match plan(&mesh, &flow, roll * (u64::MAX / 100) + u64::MAX / 200) {
             Ok(Plan::Tunnel(tunnel)) => *shares.entry(tunnel.destination.name.to_string()).or_default() += 1,
             other => panic!("{other:?}"),
@@ -240,7 +240,7 @@ fn endpoints_share_the_connections() {
 }
 
 #[test]
-fn others_are_tried_each_once() {
+fn retries_use_each_endpoint_once() {
     let mesh = shop();
     let rows = [
         ("a service", "10.96.0.1:80", 1),
@@ -255,7 +255,7 @@ fn others_are_tried_each_once() {
     let changes = endpoints.map(|w| ambit_core::mesh::Change::PutWorkload(w.into())).collect::<Vec<_>>();
     mesh.apply([ambit_core::mesh::Change::PutService(many.clone().into())].into_iter().chain(changes));
     for (name, destination, count) in rows {
-        let flow = Flow { source: uid("shop/web"), destination: socket(destination), chosen: None };
+        let flow = Connection { source: uid("shop/web"), destination: socket(destination), chosen: None };
         let mut tried = Vec::new();
         let mut next = Some(plan(&mesh, &flow, 7).expect(name));
         while let Some(plan) = next {
@@ -272,7 +272,7 @@ fn others_are_tried_each_once() {
 }
 
 #[test]
-fn the_kernels_choice_is_taken() {
+fn the_kernels_choice_is_used_if_eligible() {
     let cart = service("shop/cart", &["10.96.0.1"], &[(80, 8080)]);
     let sticky = Service {
         load_balancing: LoadBalancing { affinity: Affinity::ClientIp, ..LoadBalancing::default() },
@@ -283,8 +283,11 @@ fn the_kernels_choice_is_taken() {
     let endpoints: Vec<_> = endpoints.collect();
     let mesh = mesh([pod("shop/web", &["10.1.0.7"])].into_iter().chain(endpoints), [cart, sticky], []);
     let went = |destination: &str, chosen: Option<&str>, dice| {
-        let flow =
-            Flow { source: uid("shop/web"), destination: socket(destination), chosen: chosen.map(socket) };
+        let flow = Connection {
+            source: uid("shop/web"),
+            destination: socket(destination),
+            chosen: chosen.map(socket),
+        };
         match plan(&mesh, &flow, dice) {
             Ok(Plan::Tunnel(tunnel)) => tunnel.authority,
             other => panic!("{other:?}"),

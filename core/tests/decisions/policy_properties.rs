@@ -3,11 +3,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use ambit_core::inbound::{Mode, capture_mode};
+use ambit_core::inbound::{PlaintextMode, plaintext_modes};
 use ambit_core::model::{
     Action, Authorization, Clause, Identity, IpBlock, Match, Rule, Scope, ServiceAccountMatch, StringMatch,
 };
-use ambit_core::policy::{Peer, authorize};
+use ambit_core::policy::{Request, authorize};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -193,7 +193,7 @@ proptest! {
         port in select(PORTS.to_vec()),
     ) {
         let destination = SocketAddr::new(ip(own), port);
-        let peer = Peer { identity: who.as_ref(), source: ip(source), destination };
+        let peer = Request { identity: who.as_ref(), source: ip(source), destination };
         let decision = authorize(&world(&policies), &uid("shop/cart"), &peer);
         prop_assert_eq!(
             decision.outcome.is_ok(),
@@ -202,7 +202,8 @@ proptest! {
         );
         prop_assert_eq!(decision.dry_run.len(), policies.iter().filter(|policy| policy.dry_run).count());
         for dry in decision.dry_run {
-            let mut policy = policies.iter().find(|policy| policy.key == dry.policy).expect("its own").clone();
+            let policy = policies.iter().find(|policy| policy.key == dry.policy);
+            let mut policy = policy.expect("its own").clone();
             policy.dry_run = false;
             let alone = reference(&[policy], who.as_ref(), ip(source), destination);
             prop_assert_eq!(dry.matched, (dry.action == Action::Allow) == alone);
@@ -213,23 +214,28 @@ proptest! {
     #[test]
     fn plaintext_modes_agree_with_authorize(policies in policies()) {
         let mesh = world(&policies);
-        let inbound = capture_mode(&mesh, &uid("shop/cart"));
+        let inbound = plaintext_modes(&mesh, &uid("shop/cart"));
         for port in PORTS.into_iter().chain([1234]) {
             let mode = inbound.ports.get(&port).copied().unwrap_or(inbound.default);
             for own in OWN {
                 for source in SOURCES.into_iter().filter(|source| ip(source).is_ipv4() == ip(own).is_ipv4()) {
-                    let peer = Peer { identity: None, source: ip(source), destination: (ip(own), port).into() };
+                    let destination = (ip(own), port).into();
+                    let peer = Request { identity: None, source: ip(source), destination };
                     let permitted = authorize(&mesh, &uid("shop/cart"), &peer).outcome.is_ok();
                     match mode {
-                        Mode::Open => prop_assert!(permitted, "port {} is OPEN, {} refused", port, source),
-                        Mode::Strict => prop_assert!(!permitted, "port {} is STRICT, {} permitted", port, source),
-                        Mode::Check => {}
+                        PlaintextMode::Open => {
+                            prop_assert!(permitted, "port {} is OPEN, {} refused", port, source);
+                        }
+                        PlaintextMode::Strict => {
+                            prop_assert!(!permitted, "port {} is STRICT, {} permitted", port, source);
+                        }
+                        PlaintextMode::Check => {}
                     }
                 }
             }
         }
         if !policies.is_empty() && policies.iter().any(|policy| policy.action == Action::Allow) {
-            prop_assert_ne!(inbound.default, Mode::Open, "an ALLOW policy concerns every port");
+            prop_assert_ne!(inbound.default, PlaintextMode::Open, "an ALLOW policy concerns every port");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use ambit_core::derive::{Kind, Object, Pod, Service};
 use ambit_core::model::Affinity;
-use ambit_core::outbound::{Flow, Plan, plan};
+use ambit_core::outbound::{Connection, Plan, plan};
 
 use crate::build::{ip, socket, uid};
 use crate::objects::{Lab, metadata, namespace, pod, service, service_port};
@@ -26,19 +26,19 @@ fn lab(service: Service) -> Lab {
     ])
 }
 
-/// Where connections of `shop/web` go: where each of them may end, over dice spread evenly.
+/// The destinations of `shop/web`'s connections, over evenly spread random numbers.
 fn goes(lab: &Lab, destination: &str) -> Vec<String> {
     let destination = socket(destination);
     if !lab.mesh.captures(destination.ip()) {
         return vec!["native".into()];
     }
-    let flow = Flow { source: uid("shop/web"), destination, chosen: None };
+    let flow = Connection { source: uid("shop/web"), destination, chosen: None };
     let mut ways: Vec<String> = (0..16)
         .map(|roll| match plan(&lab.mesh, &flow, roll * (u64::MAX / 16)) {
             Ok(Plan::Tunnel(tunnel)) => format!("tunnel {}", tunnel.authority),
             Ok(Plan::Passthrough(direct)) => format!("plain {}", direct.address),
             Ok(Plan::Local(direct)) => format!("local {}", direct.address),
-            Err(denial) => denial.reason().to_owned(),
+            Err(denial) => denial.reason().to_string(),
         })
         .collect();
     ways.sort();
@@ -50,7 +50,7 @@ const BOTH: &[&str] = &["tunnel 10.1.0.1:8080", "tunnel 10.1.0.2:8080"];
 const NATIVE: &[&str] = &["native"];
 
 #[test]
-fn where_a_connection_goes() {
+fn each_kind_of_service_is_planned() {
     let headless = || Service { cluster_ips: vec![], ..cart() };
     let outside = || Service { external_ips: vec![ip("203.0.113.5")], ..cart() };
     let dual = || Service { cluster_ips: vec![ip("10.96.0.1"), ip("fd96::1")], ..cart() };
@@ -93,7 +93,7 @@ fn where_a_connection_goes() {
 }
 
 #[test]
-fn readiness_and_the_end_of_pods() {
+fn unready_and_terminating_pods_get_no_connections() {
     let with = |service: Service, change: &dyn Fn(Pod) -> Pod| {
         let mut lab = lab(service);
         lab.put([Object::Pod(change(pod("shop/cart-0", &APP, &["10.1.0.1"])))]);
@@ -117,7 +117,7 @@ fn readiness_and_the_end_of_pods() {
 }
 
 #[test]
-fn affinity_and_the_client_itself() {
+fn affinity_and_a_client_that_is_its_own_endpoint() {
     let sticky = lab(Service { affinity: Affinity::ClientIp, ..cart() });
     assert_eq!(goes(&sticky, "10.96.0.1:80").len(), 1, "one endpoint, whatever the dice");
 
@@ -133,7 +133,7 @@ fn affinity_and_the_client_itself() {
 }
 
 #[test]
-fn a_service_with_pods_in_the_mesh_and_outside() {
+fn services_with_enrolled_and_other_endpoints() {
     let mut lab = lab(cart());
     let opted_out =
         pod("shop/cart-1", &[("app", "cart"), ("istio.io/dataplane-mode", "none")], &["10.1.0.2"]);
@@ -149,5 +149,5 @@ fn a_service_with_pods_in_the_mesh_and_outside() {
     let mut metadata = metadata("shop/cart-0", &APP);
     metadata.labels.insert("istio.io/dataplane-mode".into(), "none".into());
     lab.put([Object::Pod(Pod { metadata, ..pod("shop/cart-0", &APP, &["10.1.0.1"]) })]);
-    assert_eq!(goes(&lab, "10.96.0.1:80"), NATIVE, "nobody in the mesh: left to Kubernetes");
+    assert_eq!(goes(&lab, "10.96.0.1:80"), NATIVE, "no enrolled endpoint: not captured");
 }

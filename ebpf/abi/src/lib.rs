@@ -27,7 +27,7 @@ pub use maps::{
 };
 pub use number::{NetnsCookie, WorkloadNumber};
 pub use path::Path;
-pub use reason::Reason;
+pub use reason::KernelReason;
 pub use record::{Record, RecordKind};
 
 /// The version of this interface; maps and links of different versions never meet.

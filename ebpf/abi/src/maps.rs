@@ -22,7 +22,7 @@ pub mod names {
     pub const HANDOFFS: &str = "HANDOFFS";
     /// Socket → [`Socket`](super::Socket), in the socket's own storage.
     pub const SOCKETS: &str = "SOCKETS";
-    /// [`Reason`](crate::Reason) → how often (u64 for each CPU).
+    /// [`KernelReason`](crate::KernelReason) → how often (u64 for each CPU).
     pub const REFUSALS: &str = "REFUSALS";
 
     /// [`WorkloadNumber`](crate::WorkloadNumber) → u64: the generation of a destination's policy.

@@ -41,7 +41,7 @@ pub struct Record {
     pub flags: u8,
     /// Zero.
     pub reserved: u8,
-    /// [`Reason`](crate::Reason).
+    /// [`KernelReason`](crate::KernelReason).
     pub reason: u32,
     /// The client, where it is enrolled on this node.
     pub source: WorkloadNumber,

@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use ambit_abi::{
-    Address, Flow, FlowKey, Handoff, ListenerKey, NetnsCookie, Place, Pod, PodName, PortKey, PortRule,
-    Reason, Role, Service, Slot, SlotKey, Socket, Towards, Tuple, WorkloadNumber, Yes, names,
+    Address, Flow, FlowKey, Handoff, KernelReason, ListenerKey, NetnsCookie, Place, Pod, PodName, PortKey,
+    PortRule, Role, Service, Slot, SlotKey, Socket, Towards, Tuple, WorkloadNumber, Yes, names,
 };
 use parking_lot::Mutex;
 
@@ -156,12 +156,12 @@ impl Dataplane {
     }
 
     /// How often the kernel refused something, for each reason, since the instance was attached.
-    pub fn counters(&self) -> Result<Vec<(Reason, u64)>, Error> {
-        Reason::ALL.iter().map(|reason| Ok((*reason, self.counter(*reason)?))).collect()
+    pub fn counters(&self) -> Result<Vec<(KernelReason, u64)>, Error> {
+        KernelReason::ALL.iter().map(|reason| Ok((*reason, self.counter(*reason)?))).collect()
     }
 
     /// How often this happened.
-    pub fn counter(&self, reason: Reason) -> Result<u64, Error> {
+    pub fn counter(&self, reason: KernelReason) -> Result<u64, Error> {
         let counts = bpf::lookup_each_cpu(&self.refusals, reason as u32, self.cpus);
         let error = |source| Error::Map { operation: "read from", map: names::REFUSALS, source };
         counts.map(|counts| counts.iter().sum()).map_err(error)

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use ambit_abi::{NetnsCookie, Path, Place, Reason, RecordKind, Tuple, WorkloadNumber};
+use ambit_abi::{KernelReason, NetnsCookie, Path, Place, RecordKind, Tuple, WorkloadNumber};
 
 /// A connection that the kernel lets pass by itself and that is open.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub struct Record {
     /// The path it took, or would have taken.
     pub path: Path,
     /// Why it was refused or how it ended.
-    pub reason: Option<Reason>,
+    pub reason: Option<KernelReason>,
     /// The client, where its address is one of an enrolled pod's.
     pub source: Option<WorkloadNumber>,
     /// The server, where it is enrolled here.
@@ -105,7 +105,7 @@ impl Record {
         Some(Self {
             kind: RecordKind::from_number(record.kind)?,
             path: Path::from_number(record.path)?,
-            reason: Reason::from_number(record.reason),
+            reason: KernelReason::from_number(record.reason),
             source: known(record.source),
             destination: known(record.destination),
             netns: record.netns,

@@ -22,7 +22,7 @@ mod settings;
 mod socket;
 mod table;
 
-pub use ambit_abi::{HBONE_PORT, InboundMode, NetnsCookie, Path, Reason, RecordKind, WorkloadNumber};
+pub use ambit_abi::{HBONE_PORT, InboundMode, KernelReason, NetnsCookie, Path, RecordKind, WorkloadNumber};
 
 pub use dataplane::{Captured, Dataplane};
 pub use detach::detach;

@@ -7,7 +7,7 @@
 use core::mem::offset_of;
 
 use ambit_abi::{
-    Address, NetnsCookie, Path, Place, Pod, PortKey, Reason, Role, Socket, Tuple, WorkloadNumber,
+    Address, KernelReason, NetnsCookie, Path, Place, Pod, PortKey, Role, Socket, Tuple, WorkloadNumber,
 };
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr};
@@ -37,7 +37,7 @@ enum Verdict {
     Capture(u16),
     /// Straight to a pod of this node.
     Direct(Place),
-    Refuse(Reason),
+    Refuse(KernelReason),
 }
 
 #[cgroup_sock_addr(connect4)]
@@ -109,8 +109,8 @@ pub fn connect6(context: SockAddrContext) -> i32 {
 }
 
 #[inline(always)]
-fn refuse(context: &SockAddrContext, destination: Address, reason: Reason) -> i32 {
-    if matches!(reason, Reason::PodUnknown) {
+fn refuse(context: &SockAddrContext, destination: Address, reason: KernelReason) -> i32 {
+    if matches!(reason, KernelReason::PodUnknown) {
         // The daemon's own socket: it will say itself what failed.
         count(reason);
         return REFUSE;
@@ -184,10 +184,10 @@ fn decide(context: &SockAddrContext, destination: Address) -> Verdict {
     }
     let listener = if destination.v4().is_some() { pod.outbound_v4 } else { pod.outbound_v6 };
     if listener == 0 {
-        return Verdict::Refuse(Reason::OutboundListenerMissing);
+        return Verdict::Refuse(KernelReason::OutboundListenerMissing);
     }
     if sockets::exhausted(netns) {
-        return Verdict::Refuse(Reason::HandoffsExhausted);
+        return Verdict::Refuse(KernelReason::HandoffsExhausted);
     }
     let chosen = match choice {
         Choice::Endpoint(endpoint) => endpoint,
@@ -197,7 +197,7 @@ fn decide(context: &SockAddrContext, destination: Address) -> Verdict {
     // `getpeername()` asks the whole, the rest happens to the subflow.
     let kept = whole.is_none_or(|whole| sockets::set(whole, client)) && sockets::set(sk, client);
     if !kept {
-        return Verdict::Refuse(Reason::KernelMemory);
+        return Verdict::Refuse(KernelReason::KernelMemory);
     }
     Verdict::Capture(listener)
 }
@@ -239,10 +239,10 @@ fn direct(sk: *mut bpf_sock, netns: NetnsCookie, pod: &Pod, asked: Place, choice
 #[inline(always)]
 fn towards_app(netns: NetnsCookie) -> Verdict {
     if PODS.get_ptr(netns).is_none() {
-        return Verdict::Refuse(Reason::PodUnknown);
+        return Verdict::Refuse(KernelReason::PodUnknown);
     }
     if sockets::exhausted(netns) {
-        return Verdict::Refuse(Reason::HandoffsExhausted);
+        return Verdict::Refuse(KernelReason::HandoffsExhausted);
     }
     Verdict::Leave
 }

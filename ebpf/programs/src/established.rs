@@ -8,7 +8,7 @@
 //! also by a reset, perhaps before that FIN could leave: there it is watched for among what is sent.
 
 use ambit_abi::{
-    Accepted, Flow, InboundMode, NetnsCookie, Path, Pod, PortKey, PortRule, Reason, RecordKind, Tuple,
+    Accepted, Flow, InboundMode, KernelReason, NetnsCookie, Path, Pod, PortKey, PortRule, RecordKind, Tuple,
     WorkloadNumber,
 };
 use aya_ebpf::bindings::{
@@ -33,9 +33,9 @@ const HEADER: usize = 20;
 #[inline(always)]
 pub fn opened(context: &SockOpsContext, sk: *mut bpf_sock, netns: NetnsCookie, pod: &Pod, tuple: &Tuple) {
     if !add_flags(context, BPF_SOCK_OPS_STATE_CB_FLAG) {
-        return count(Reason::KernelMemory);
+        return count(KernelReason::KernelMemory);
     }
-    let Some(accepted) = sockets::accept(sk) else { return count(Reason::KernelMemory) };
+    let Some(accepted) = sockets::accept(sk) else { return count(KernelReason::KernelMemory) };
     let cookie = socket_cookie(context);
     accepted.tuple = *tuple;
     // SAFETY: entries are replaced, not changed in place, and the kernel keeps them until the program ends.
@@ -47,10 +47,10 @@ pub fn opened(context: &SockOpsContext, sk: *mut bpf_sock, netns: NetnsCookie, p
         accepted.flow.server_netns = netns;
         flows::take_over(tuple, &accepted.flow);
         accepted.probable = accepted.flow.source;
-        record(RecordKind::Opened, Reason::Closed, accepted, 0, 0);
+        record(RecordKind::Opened, KernelReason::Closed, accepted, 0, 0);
         // The policy may have changed since the SYN passed.
         if !flows::is_current(pod.number, accepted.flow.generation) {
-            record(RecordKind::Stale, Reason::FlowStale, accepted, 0, 0);
+            record(RecordKind::Stale, KernelReason::FlowStale, accepted, 0, 0);
         }
         return;
     }
@@ -69,10 +69,10 @@ pub fn opened(context: &SockOpsContext, sk: *mut bpf_sock, netns: NetnsCookie, p
     accepted.flow.path = if direct { Path::Direct as u8 } else { Path::Native as u8 };
     accepted.flow.flags = if probe { Flow::PROBE } else { 0 };
     flows::list(tuple, &accepted.flow);
-    record(RecordKind::Opened, Reason::Closed, accepted, 0, 0);
+    record(RecordKind::Opened, KernelReason::Closed, accepted, 0, 0);
     if !open {
-        count(Reason::FlowGone);
-        record(RecordKind::Stale, Reason::FlowGone, accepted, 0, 0);
+        count(KernelReason::FlowGone);
+        record(RecordKind::Stale, KernelReason::FlowGone, accepted, 0, 0);
     }
 }
 
@@ -122,7 +122,7 @@ fn closed(context: &SockOpsContext, accepted: &mut Accepted, old: u32) {
         BPF_TCP_FIN_WAIT2 => (seen, true),
         _ => (false, false),
     };
-    let reason = if ours { Reason::Closed } else { Reason::Reset };
+    let reason = if ours { KernelReason::Closed } else { KernelReason::Reset };
     record(
         RecordKind::Closed,
         reason,

@@ -1,7 +1,7 @@
 //! Verdicts, and the list of connections that no daemon carries.
 
 use ambit_abi::{
-    Flow, NetnsCookie, Place, Reason, Service, SlotKey, Towards, Tuple, WorkloadNumber, Yes, limits,
+    Flow, KernelReason, NetnsCookie, Place, Service, SlotKey, Towards, Tuple, WorkloadNumber, Yes, limits,
 };
 use aya_ebpf::bindings::{BPF_ANY, BPF_EXIST, BPF_NOEXIST};
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
@@ -117,12 +117,12 @@ pub fn take_over(tuple: &Tuple, flow: &Flow) {
 #[inline(always)]
 pub fn list(tuple: &Tuple, flow: &Flow) {
     if exhausted(holder(flow)) {
-        return count(Reason::FlowsExhausted);
+        return count(KernelReason::FlowsExhausted);
     }
     if FLOWS.insert(tuple, flow, BPF_NOEXIST.into()).is_ok() {
         counted(holder(flow), 1);
     } else if !replace(tuple, flow) {
-        count(Reason::FlowsExhausted);
+        count(KernelReason::FlowsExhausted);
     }
 }
 

@@ -2,8 +2,8 @@
 //! pod, because the helper that tells the namespace is not to be had here: the cookie is in read-only data.
 
 use ambit_abi::{
-    Address, HBONE_PORT, InboundMode, ListenerKey, ListenerSlot, NetnsCookie, Path, Place, Pod, PortKey,
-    Reason, Tuple, WorkloadNumber,
+    Address, HBONE_PORT, InboundMode, KernelReason, ListenerKey, ListenerSlot, NetnsCookie, Path, Place, Pod,
+    PortKey, Tuple, WorkloadNumber,
 };
 use aya_ebpf::Global;
 use aya_ebpf::bindings::bpf_sk_lookup;
@@ -37,7 +37,7 @@ pub fn inbound(context: SkLookupContext) -> u32 {
 }
 
 #[inline(always)]
-fn decide(context: &SkLookupContext) -> Result<(), Reason> {
+fn decide(context: &SkLookupContext) -> Result<(), KernelReason> {
     let lookup = context.lookup;
     // SAFETY: fields of this hook's context.
     let (protocol, family, port, interface) = unsafe {
@@ -65,25 +65,25 @@ fn decide(context: &SkLookupContext) -> Result<(), Reason> {
     }
     if port == HBONE_PORT {
         let slot = if v4 { ListenerSlot::HboneV4 } else { ListenerSlot::HboneV6 };
-        return assign(context, netns, slot).map_err(|()| Reason::HboneListenerMissing);
+        return assign(context, netns, slot).map_err(|()| KernelReason::HboneListenerMissing);
     }
-    let Some(pod) = pod else { return Err(Reason::PodUnknown) };
+    let Some(pod) = pod else { return Err(KernelReason::PodUnknown) };
     let mode = rule.map(|rule| rule.mode).filter(|mode| *mode != 0).unwrap_or(pod.mode);
     match InboundMode::from_number(mode) {
         // What could not be listed could not be cut later: the daemon carries it.
         Some(InboundMode::Open) if !exhausted(netns) => Ok(()),
         Some(InboundMode::Open | InboundMode::Check) => {
             let slot = if v4 { ListenerSlot::PlaintextV4 } else { ListenerSlot::PlaintextV6 };
-            assign(context, netns, slot).map_err(|()| Reason::PlaintextListenerMissing)
+            assign(context, netns, slot).map_err(|()| KernelReason::PlaintextListenerMissing)
         }
-        Some(InboundMode::Strict) | None => Err(Reason::PlaintextRefused),
+        Some(InboundMode::Strict) | None => Err(KernelReason::PlaintextRefused),
     }
 }
 
 /// A direct connection that a pod of this node has announced: the kernel let it pass there, for this pod,
 /// under a policy that must still be the same. None: nobody has.
 #[inline(always)]
-fn announced(pod: Option<&Pod>, tuple: &Tuple) -> Option<Result<(), Reason>> {
+fn announced(pod: Option<&Pod>, tuple: &Tuple) -> Option<Result<(), KernelReason>> {
     // SAFETY: the kernel keeps the entry until the program ends; what is read is not changed in place.
     let flow = unsafe { FLOWS.get(tuple) }.filter(|flow| flow.path == Path::Direct as u8)?;
     Some(match pod {
@@ -91,20 +91,20 @@ fn announced(pod: Option<&Pod>, tuple: &Tuple) -> Option<Result<(), Reason>> {
             if is_current(flow.destination, flow.generation) {
                 Ok(())
             } else {
-                Err(Reason::FlowStale)
+                Err(KernelReason::FlowStale)
             }
         }
-        _ => Err(Reason::FlowMisdirected),
+        _ => Err(KernelReason::FlowMisdirected),
     })
 }
 
 #[inline(always)]
-fn refuse(context: &SkLookupContext, reason: Reason) {
+fn refuse(context: &SkLookupContext, reason: KernelReason) {
     // SAFETY: a field of this hook's context.
     let v4 = unsafe { field!(context.lookup, bpf_sk_lookup.family) } == AF_INET;
     let netns = NetnsCookie(NETNS_COOKIE.load());
     let tuple = tuple(context, v4);
-    let direct = matches!(reason, Reason::FlowStale | Reason::FlowMisdirected);
+    let direct = matches!(reason, KernelReason::FlowStale | KernelReason::FlowMisdirected);
     let refused = Refused {
         reason,
         path: if direct { Path::Direct } else { Path::Native },

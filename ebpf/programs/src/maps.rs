@@ -2,8 +2,8 @@
 //! entries.
 
 use ambit_abi::{
-    Accepted, Address, Flow, FlowKey, Handoff, ListenerKey, NetnsCookie, Place, Pod, PodName, PortKey,
-    PortRule, Reason, Service, Slot, SlotKey, Socket, Towards, Tuple, WorkloadNumber, Yes, limits,
+    Accepted, Address, Flow, FlowKey, Handoff, KernelReason, ListenerKey, NetnsCookie, Place, Pod, PodName,
+    PortKey, PortRule, Service, Slot, SlotKey, Socket, Towards, Tuple, WorkloadNumber, Yes, limits,
 };
 use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_map_type};
 use aya_ebpf::btf_maps::SkStorage;
@@ -38,7 +38,7 @@ pub static LISTENERS: SockHash<ListenerKey> = SockHash::with_max_entries(limits:
 pub static HANDOFFS: HashMap<FlowKey, Handoff> = HashMap::with_max_entries(limits::HANDOFFS, ON_DEMAND);
 
 #[map]
-static REFUSALS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Reason::COUNTERS, 0);
+static REFUSALS: PerCpuArray<u64> = PerCpuArray::with_max_entries(KernelReason::COUNTERS, 0);
 
 #[map]
 pub static GENERATIONS: HashMap<WorkloadNumber, u64> = HashMap::with_max_entries(limits::PODS, ON_DEMAND);
@@ -101,7 +101,7 @@ impl InheritedStorage {
 
 /// Counts one refusal.
 #[inline(always)]
-pub fn count(reason: Reason) {
+pub fn count(reason: KernelReason) {
     if let Some(counter) = REFUSALS.get_ptr_mut(reason as u32) {
         // SAFETY: the slot is this CPU's own, and programs are not interrupted by programs of the same kind;
         // one increment lost between two kinds would be a counter that is off by one.

@@ -2,7 +2,8 @@
 //! unless the buffer fills faster.
 
 use ambit_abi::{
-    Accepted, Address, NetnsCookie, Path, Place, Reason, Record, RecordKind, Tuple, WorkloadNumber, limits,
+    Accepted, Address, KernelReason, NetnsCookie, Path, Place, Record, RecordKind, Tuple, WorkloadNumber,
+    limits,
 };
 use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_NO_WAKEUP};
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
@@ -31,7 +32,7 @@ pub fn probably(address: Address) -> WorkloadNumber {
 /// Writes a record, field by field into the buffer itself: the programs' stack is small.
 #[inline(always)]
 fn write(fill: impl FnOnce(*mut Record)) {
-    let Some(mut entry) = RECORDS.reserve::<Record>(0) else { return count(Reason::RecordLost) };
+    let Some(mut entry) = RECORDS.reserve::<Record>(0) else { return count(KernelReason::RecordLost) };
     fill(entry.as_mut_ptr());
     let wake = RECORDS.query(BPF_RB_AVAIL_DATA.into()) > PLENTY;
     entry.submit(if wake { 0 } else { BPF_RB_NO_WAKEUP.into() });
@@ -41,7 +42,7 @@ fn write(fill: impl FnOnce(*mut Record)) {
 #[inline(always)]
 pub fn established(
     kind: RecordKind,
-    reason: Reason,
+    reason: KernelReason,
     accepted: &Accepted,
     from_client: u64,
     from_server: u64,
@@ -71,7 +72,7 @@ pub fn established(
 
 /// Who was refused, as far as the hook knows.
 pub struct Refused {
-    pub reason: Reason,
+    pub reason: KernelReason,
     pub path: Path,
     pub source: WorkloadNumber,
     pub destination: WorkloadNumber,

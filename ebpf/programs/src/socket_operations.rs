@@ -5,7 +5,9 @@
 //! an app hands the real client's address to the app's accepted socket the same way. Direct connections are
 //! listed at that moment; their servers' ends, and those of native connections, are in `established`.
 
-use ambit_abi::{Address, Flow, FlowKey, Handoff, NetnsCookie, Path, Place, Reason, Role, Socket, Tuple};
+use ambit_abi::{
+    Address, Flow, FlowKey, Handoff, KernelReason, NetnsCookie, Path, Place, Role, Socket, Tuple,
+};
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{
     BPF_SOCK_OPS_HDR_OPT_LEN_CB, BPF_SOCK_OPS_PARSE_HDR_OPT_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
@@ -75,14 +77,14 @@ fn connecting(context: &SockOpsContext, sk: *mut bpf_sock) {
         unused: 0,
     };
     if !sockets::leave(&flow, &handoff) {
-        count(Reason::HandoffLost);
+        count(KernelReason::HandoffLost);
         return;
     }
     socket.flow = flow;
     if !add_flags(context, BPF_SOCK_OPS_STATE_CB_FLAG) {
         // Nobody would take the hand-off away when the socket closes early.
         sockets::take(&flow);
-        count(Reason::HandoffLost);
+        count(KernelReason::HandoffLost);
     }
 }
 
@@ -94,7 +96,7 @@ fn announce(context: &SockOpsContext, socket: &Socket) {
     // decides. (With nothing to compare it was decided by an earlier build's program.)
     let goes = Place::new(tuple.server, tuple.server_port);
     if !socket.chosen.is_none() && socket.chosen != goes {
-        return count(Reason::FlowMisdirected);
+        return count(KernelReason::FlowMisdirected);
     }
     let flow = Flow {
         source: socket.source,
@@ -111,11 +113,11 @@ fn announce(context: &SockOpsContext, socket: &Socket) {
         reserved: [0; 2],
     };
     if !flows::announce(&tuple, &flow) {
-        count(Reason::FlowTaken);
+        count(KernelReason::FlowTaken);
     } else if !add_flags(context, BPF_SOCK_OPS_STATE_CB_FLAG) {
         // Nobody would take it off the list when the socket closes early.
         flows::client_closed(&tuple, flow.client_cookie);
-        count(Reason::FlowTaken);
+        count(KernelReason::FlowTaken);
     }
 }
 
@@ -154,7 +156,7 @@ fn accepted(context: &SockOpsContext, sk: *mut bpf_sock) {
     let role = if handoff.role == Role::Captured as u32 { Role::Captured } else { Role::Server };
     let known = Socket { chosen: handoff.chosen, ..Socket::new(role, handoff.address, handoff.port) };
     if !sockets::set(sk, known) {
-        count(Reason::HandoffLost);
+        count(KernelReason::HandoffLost);
     }
     sockets::take(&flow);
 }

@@ -4,7 +4,8 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use ambit_core::mesh::Mesh;
-use ambit_core::model::{Service, Workload};
+use ambit_core::model::Workload;
+use ambit_core::{inbound, outbound};
 use ambit_daemon_kit::telemetry::connection::{Direction, End, Facts, Path};
 use ambit_loader::{Flow, Record, WorkloadNumber};
 
@@ -62,8 +63,8 @@ impl Seen {
         };
         let client = self.client.unwrap_or_else(|| unbound(source.as_deref(), self.server));
         let service = match self.asked {
-            Some(asked) => asked_for(mesh, source.as_deref(), asked),
-            None => behind(mesh, destination.as_deref(), self.server),
+            Some(asked) => outbound::service_at(mesh, source.as_deref(), asked),
+            None => destination.as_deref().and_then(|d| inbound::service_behind(mesh, d, self.server.port())),
         };
         let facts = |direction| Facts {
             direction,
@@ -76,7 +77,7 @@ impl Seen {
                 workload: destination.clone(),
             },
             hbone_address: None,
-            service: service.clone(),
+            service: service.cloned(),
         };
         match (self.client, path) {
             (None, _) => vec![facts(Direction::Outbound)],
@@ -93,25 +94,6 @@ impl Seen {
             ambit_loader::Path::Waypoint => Path::Waypoint,
         }
     }
-}
-
-/// The service that a client asked for, if it was one: as `core::outbound` finds it.
-fn asked_for(mesh: &Mesh, source: Option<&Workload>, asked: SocketAddr) -> Option<Arc<Service>> {
-    let serving =
-        || mesh.services_by_address(asked.ip()).filter(|service| service.port(asked.port()).is_some());
-    let own = || serving().find(|service| source.is_some_and(|s| s.namespace == service.key.namespace));
-    own().or_else(|| serving().next()).cloned()
-}
-
-/// The service that a workload stands behind with this port; several may share one, and with one there is no
-/// question.
-fn behind(mesh: &Mesh, destination: Option<&Workload>, server: SocketAddr) -> Option<Arc<Service>> {
-    let mut serving = destination?
-        .services
-        .iter()
-        .filter(|(_, ports)| ports.iter().any(|port| port.target_port == server.port()));
-    let first = serving.next().filter(|_| serving.next().is_none());
-    first.and_then(|(key, _)| mesh.service(key).cloned())
 }
 
 /// A client's end that was refused before it had a port.

@@ -6,13 +6,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ambit_core::Denial;
-use ambit_core::direct::{Refusal, stays};
+use ambit_core::direct::Refusal;
 use ambit_core::mesh::Mesh;
 use ambit_core::model::WorkloadUid;
-use ambit_core::policy::{Peer, authorize};
+use ambit_core::policy::{Request, authorize};
+use ambit_core::{Denial, Reason};
 use ambit_daemon_kit::telemetry::connection::{self, Bytes, Direction, Ending, observed};
-use ambit_loader::{Flow, Path, Reason};
+use ambit_loader::{Flow, Path};
 use nix::time::{ClockId, clock_gettime};
 
 use super::facts::Seen;
@@ -63,12 +63,18 @@ fn may_stay(node: &Node, mesh: &Mesh, destination: &WorkloadUid, flow: &Flow) ->
         _ if flow.probe => Ok(()),
         Path::Direct => {
             if !node.direct.settings.enabled {
-                return Err(Refusal::SwitchedOff(destination.clone()));
+                return Err(Refusal::Disabled(destination.clone()));
             }
             // Nobody knows whose it is: an earlier daemon let it pass, and its pod has left since.
             let unknown = || Denial::SourceUnknown(WorkloadUid("".into()));
             let source = flow.source.and_then(|number| node.direct.names.workload(number));
-            stays(mesh, &*source.ok_or_else(unknown)?, destination, flow.client, flow.server)
+            ambit_core::direct::may_stay(
+                mesh,
+                &*source.ok_or_else(unknown)?,
+                destination,
+                flow.client,
+                flow.server,
+            )
         }
         _ => Ok(may_stay_native(mesh, destination, flow.client, flow.server)?),
     }
@@ -81,7 +87,7 @@ pub(super) fn may_stay_native(
     client: SocketAddr,
     server: SocketAddr,
 ) -> Result<(), Denial> {
-    let peer = Peer { identity: None, source: client.ip(), destination: server };
+    let peer = Request { identity: None, source: client.ip(), destination: server };
     authorize(mesh, destination, &peer).outcome.map(drop)
 }
 
@@ -89,7 +95,7 @@ fn ending(refusal: &Refusal) -> Ending {
     let ended = |reason: Reason| report::broken(reason, refusal.to_string());
     match refusal {
         Refusal::Denied(denial) => report::denied(denial),
-        Refusal::SwitchedOff(_) | Refusal::AskAgain => ended(Reason::DirectDisabled),
+        Refusal::Disabled(_) | Refusal::NotCacheable => ended(Reason::DirectDisabled),
         Refusal::TlsDemanded(_) => ended(Reason::TlsDemanded),
     }
 }
@@ -104,7 +110,7 @@ fn cut(node: &Node, destination: &WorkloadUid, flow: &Flow, ending: Ending) -> R
         client = %flow.client,
         server = %flow.server,
         path = flow.path.name(),
-        reason = ending.reason,
+        reason = ending.reason.name(),
         "a connection is no longer allowed"
     );
     let key = (flow.client, flow.server);

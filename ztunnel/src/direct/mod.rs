@@ -25,12 +25,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use ambit_core::direct::{Sources, concerned, verdict};
+use ambit_core::direct::{Sources, affected, verdict};
 use ambit_core::mesh::{Mesh, Touched};
 use ambit_core::model::WorkloadUid;
 use ambit_core::outbound::Tunnel;
 use ambit_daemon_kit::telemetry::connection::Ending;
-use ambit_loader::{Dataplane, Reason, Verdict, WorkloadNumber};
+use ambit_loader::{Dataplane, KernelReason, Verdict, WorkloadNumber};
 use parking_lot::Mutex;
 
 use crate::config;
@@ -218,7 +218,7 @@ impl Direct {
         let another = sources.follow(after, enrolled.iter().map(|(_, uid)| uid));
         let whom = match (before, touched) {
             (Some(before), Some(touched)) if !another => {
-                Whom::These(concerned(before, after, touched, enrolled.iter().map(|(_, uid)| uid)))
+                Whom::These(affected(before, after, touched, enrolled.iter().map(|(_, uid)| uid)))
             }
             _ => Whom::Everyone,
         };
@@ -352,7 +352,7 @@ fn watch(node: &Node, asked: &Asked) {
 
 /// How many records the kernel had no room for.
 fn lost_records(node: &Node) -> Option<u64> {
-    let lost = node.kernel.dataplane().counter(Reason::RecordLost);
+    let lost = node.kernel.dataplane().counter(KernelReason::RecordLost);
     lost.inspect_err(|error| tracing::error!(error = chain(error), "reading how many records were lost")).ok()
 }
 

@@ -4,16 +4,17 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use ambit_core::Reason;
 use ambit_core::mesh::Mesh;
 use ambit_core::model::{PolicyKey, WorkloadUid};
 use ambit_daemon_kit::telemetry::connection::observed;
 use ambit_daemon_kit::telemetry::connection::{Bytes, Ending};
-use ambit_loader::{Path, Reason, Record, RecordKind};
+use ambit_loader::{KernelReason, Path, Record, RecordKind};
 
 use super::facts::Seen;
 use super::{Whom, flows};
 use crate::daemon::Node;
-use crate::report;
+use crate::{reason, report};
 
 /// Reports what the kernel recorded since the last time. Returns whose connections must be looked at again.
 ///
@@ -47,7 +48,7 @@ fn take(node: &Node, mesh: &Mesh, record: &Record) -> Option<WorkloadUid> {
         }
         RecordKind::Closed => {
             let ending = record.client.and_then(|client| was_cut(node, client, record.server));
-            let ending = ending.unwrap_or_else(|| closed(record.reason));
+            let ending = ending.unwrap_or_else(|| closed(record.reason.map(reason::from_kernel)));
             let total = Bytes { from_client: record.from_client, from_server: record.from_server };
             let carried = direct.counted.closed(record.server_cookie, total);
             let duration = Duration::from_nanos(record.at.saturating_sub(record.opened));
@@ -56,7 +57,8 @@ fn take(node: &Node, mesh: &Mesh, record: &Record) -> Option<WorkloadUid> {
             }
         }
         RecordKind::Refused => {
-            let ending = by_policy(node, mesh, record).unwrap_or_else(|| refused(record.reason));
+            let ending = by_policy(node, mesh, record)
+                .unwrap_or_else(|| refused(record.reason.map(reason::from_kernel)));
             for facts in &reports {
                 observed::refused(facts, &ending);
             }
@@ -82,7 +84,7 @@ fn was_cut(node: &Node, client: SocketAddr, server: SocketAddr) -> Option<Ending
 
 /// The policy that has the kernel refuse plaintext, where it is not a PeerAuthentication's demand for TLS.
 fn by_policy(node: &Node, mesh: &Mesh, record: &Record) -> Option<Ending> {
-    let client = record.client.filter(|_| record.reason == Some(Reason::PlaintextRefused))?;
+    let client = record.client.filter(|_| record.reason == Some(KernelReason::PlaintextRefused))?;
     let uid = node.direct.names.uid(record.destination?)?;
     let denial = flows::may_stay_native(mesh, &uid, client, record.server).err()?;
     let demands_tls = denial.policy().is_some_and(PolicyKey::is_of_peer_authentication);
@@ -119,20 +121,20 @@ mod tests {
     #[test]
     fn endings_say_what_happened() {
         let rows = [
-            ("in order", closed(Some(Reason::Closed)), "closed", Flag::None, false),
-            ("by reset", closed(Some(Reason::Reset)), "reset", Flag::None, true),
+            ("in order", closed(Some(Reason::Closed)), Reason::Closed, Flag::None, false),
+            ("by reset", closed(Some(Reason::Reset)), Reason::Reset, Flag::None, true),
             (
                 "a policy's no",
                 refused(Some(Reason::PlaintextRefused)),
-                "plaintext_refused",
+                Reason::PlaintextRefused,
                 Flag::Denied,
                 true,
             ),
-            ("overtaken", refused(Some(Reason::FlowStale)), "flow_stale", Flag::Denied, true),
+            ("overtaken", refused(Some(Reason::FlowStale)), Reason::FlowStale, Flag::Denied, true),
             (
                 "no daemon",
                 refused(Some(Reason::OutboundListenerMissing)),
-                "outbound_listener_missing",
+                Reason::OutboundListenerMissing,
                 Flag::ConnectFailed,
                 true,
             ),

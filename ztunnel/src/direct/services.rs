@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use ambit_core::balance;
 use ambit_core::direct::eligible;
-use ambit_core::health::Ejected;
 use ambit_core::mesh::{Mesh, Touched};
 use ambit_core::model::{Affinity, Service, ServiceKey, Workload, WorkloadUid};
 use ambit_core::outbound::Tunnel;
+use ambit_core::outlier::Ejected;
 use ambit_loader::{Dataplane, Table, WorkloadNumber};
 use parking_lot::Mutex;
 

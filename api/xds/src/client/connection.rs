@@ -1,5 +1,4 @@
-//! How the controller is reached, trusted and spoken to: [`Connection`], and [`Credentials`] where it comes
-//! from.
+//! How the controller is reached and authenticated: [`Connection`], and [`Credentials`] that give it.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,30 +9,30 @@ use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 use crate::Error;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A controller that is silent for an interval gets a ping; one that does not answer it in time is gone. Some
-/// gRPC servers (Istio's control plane) end connections that ping more often than every 15 s.
+/// A controller that is silent for this long gets a ping. gRPC servers may end connections that ping more
+/// often (Istio's control plane: than every 15 s).
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a daemon needs to know of its controller.
+/// How a daemon connects to its controller.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Connection {
     /// `https://host:port`
     pub endpoint: String,
     /// The name in the controller's certificate.
     pub server_name: String,
-    /// The roots that may vouch for it, PEM.
+    /// The roots of the controller's certificate, PEM.
     pub root_pem: String,
-    /// The daemon's own credential.
+    /// The daemon's bearer token.
     pub token: String,
     /// The node the daemon is on.
     pub node: String,
 }
 
-/// Where the way to the controller is asked for, anew for every connection and every call: tokens and roots
-/// are replaced while a daemon runs. A [`Connection`] is the one that never changes.
+/// Gives the current [`Connection`], for every connection and every call: tokens and roots are rotated while
+/// a daemon runs. A [`Connection`] is its own constant credentials.
 pub trait Credentials: Send + Sync + 'static {
-    /// What is to be used now.
+    /// The current connection settings.
     fn connection(&self) -> Result<Connection, Error>;
 }
 
@@ -54,15 +53,14 @@ impl fmt::Debug for Connection {
 }
 
 impl Connection {
-    /// An endpoint that trusts only the given roots, and notices when the controller is gone.
+    /// An endpoint that trusts only these roots, with keepalives.
     pub(crate) fn endpoint(&self) -> Result<Endpoint, Error> {
-        // Without a root every handshake would fail, for a reason that is harder to find.
+        // Without a root every handshake would fail, with a less clear error.
         if !self.root_pem.contains("-----BEGIN CERTIFICATE-----") {
             return Err(Error::NoRoot);
         }
         let unusable = |source| Error::Endpoint { endpoint: self.endpoint.clone(), source };
-        // Said here although tonic would take it: another crate's feature must not change who does the
-        // cryptography.
+        // Set explicitly, so that another crate's feature cannot change the cryptography provider.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let tls = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(&self.root_pem))

@@ -1,4 +1,4 @@
-//! What the client holds, as a pure state machine: responses become changes and answers.
+//! The client's resources, as a pure state machine: [`State`] turns responses into changes and requests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use ambit_core::mesh::Change;
 use ambit_core::model::{PolicyKey, ServiceKey, WorkloadUid};
 use prost::Message;
 
-use super::Rejected;
+use super::rejected::Rejected;
 use crate::convert::{decode_authorization, decode_service, decode_workload};
 use crate::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource, Status};
 use crate::proto::istio::security::Authorization;
@@ -16,10 +16,10 @@ use crate::resource::ResourceType;
 
 /// `INVALID_ARGUMENT`
 const INVALID: i32 = 3;
-/// Problems named in one NACK.
-const NAMED: usize = 10;
+/// The most problems that a NACK lists.
+const MAX_LISTED: usize = 10;
 
-/// Everything held, by type and name.
+/// The resources in force, by type and name.
 #[derive(Debug, Default)]
 pub(super) struct State {
     types: [Held; 2],
@@ -38,7 +38,7 @@ struct Known {
     key: Key,
 }
 
-/// What a name stands for in the mesh.
+/// The resource of a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Key {
     Workload(WorkloadUid),
@@ -64,7 +64,7 @@ impl Key {
     }
 }
 
-/// A response, decoded; to be handed back to [`State::answer`] when its changes are applied.
+/// A decoded response. Goes to [`State::answer`] when its changes have been applied.
 #[derive(Debug)]
 pub(super) struct Received {
     pub(super) changes: Vec<Change>,
@@ -82,13 +82,13 @@ impl Received {
 }
 
 impl State {
-    /// How many resources of a type are held.
+    /// The number of resources of a type.
     pub(super) fn held(&self, kind: ResourceType) -> usize {
         self.types[kind.index()].resources.len()
     }
 
-    /// The first request of a type on a new stream: everything, and what is held of it.
-    pub(super) fn hello(&self, kind: ResourceType, node: &str) -> DeltaDiscoveryRequest {
+    /// The first request of a type on a new stream: a wildcard subscription with the held versions.
+    pub(super) fn subscribe(&self, kind: ResourceType, node: &str) -> DeltaDiscoveryRequest {
         let held = &self.types[kind.index()].resources;
         DeltaDiscoveryRequest {
             node: Some(Node {
@@ -106,12 +106,12 @@ impl State {
         }
     }
 
-    /// Every type has been answered at least once.
+    /// Whether every type has had a response.
     pub(super) fn synced(&self) -> bool {
         self.types.iter().all(|held| held.answered)
     }
 
-    /// Decodes a response; none if it is of a type that was not asked for.
+    /// Decodes a response. `None` if its type was not subscribed to.
     pub(super) fn receive(&mut self, response: DeltaDiscoveryResponse) -> Option<Received> {
         let kind = ResourceType::from_type_url(&response.type_url)?;
         let held = &mut self.types[kind.index()];
@@ -124,7 +124,7 @@ impl State {
             put: Vec::with_capacity(response.resources.len()),
             removed: response.removed_resources,
         };
-        // What leaves comes first: an address may pass from a workload that is gone to a new one.
+        // Removals first: an address may pass from a removed workload to a new one.
         for name in &received.removed {
             if let Some(known) = held.resources.get(name.as_str()) {
                 received.changes.push(known.key.clone().remove());
@@ -148,8 +148,7 @@ impl State {
         Some(received)
     }
 
-    /// The request that answers a response, once its changes are in force except for those of `refused`
-    /// resources.
+    /// The ACK or NACK of a response whose changes are in force, except for the `refused` resources.
     pub(super) fn answer(&mut self, received: Received, refused: &[Rejected]) -> DeltaDiscoveryRequest {
         let held = &mut self.types[received.kind.index()].resources;
         for name in &received.removed {
@@ -169,15 +168,15 @@ impl State {
 
 fn refusal(problems: &[&Rejected]) -> Status {
     let named: Vec<String> =
-        problems.iter().take(NAMED).map(|p| format!("{}: {}", p.resource, p.reason)).collect();
+        problems.iter().take(MAX_LISTED).map(|p| format!("{}: {}", p.resource, p.reason)).collect();
     let mut message = named.join("; ");
-    if problems.len() > NAMED {
-        message = format!("{message}; and {} more", problems.len() - NAMED);
+    if problems.len() > MAX_LISTED {
+        message = format!("{message}; and {} more", problems.len() - MAX_LISTED);
     }
     Status { code: INVALID, message, details: Vec::new() }
 }
 
-/// The resource as a change, or the field that prevents it.
+/// Decodes a resource; the error names the field.
 fn decode(kind: ResourceType, resource: &Resource) -> Result<(Key, Change), String> {
     let body = resource.resource.as_ref().ok_or("resource: is missing")?;
     if body.type_url != kind.type_url() {
@@ -203,9 +202,12 @@ fn decode(kind: ResourceType, resource: &Resource) -> Result<(Key, Change), Stri
             (Key::Policy(policy.key.clone()), Change::PutPolicy(policy.into()))
         }
     };
-    // Removals come by name: under another one this resource could never be taken back.
+    // Removals are by name: under another name this resource could never be removed.
     if key.name() != resource.name {
         return Err(format!("name: the resource calls itself {:?}", key.name()));
     }
     Ok((key, change))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,4 @@
-//! Pieces that several messages share: addresses, ports, enums, keys, waypoints.
+//! What several messages share: addresses, ports, enums, keys, waypoints.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use ambit_core::model::{PolicyKey, ServiceKey, Waypoint, WaypointDestination};
 use super::Problem;
 use crate::proto::istio::workload::{GatewayAddress, NamespacedHostname, NetworkAddress, gateway_address};
 
-/// The port of a waypoint that does not say one.
+/// The default port of a waypoint.
 const HBONE_PORT: u16 = 15008;
 
 pub(super) fn encode_ip(ip: IpAddr) -> Vec<u8> {
@@ -18,7 +18,7 @@ pub(super) fn encode_ip(ip: IpAddr) -> Vec<u8> {
     }
 }
 
-/// Four or sixteen bytes; a v4-mapped address becomes IPv4, as the model has it.
+/// Four or sixteen bytes. A v4-mapped address becomes IPv4, as in the model.
 pub(super) fn decode_ip(field: &str, bytes: &[u8]) -> Result<IpAddr, Problem> {
     decode_ip_as_is(field, bytes).map(|ip| ip.to_canonical())
 }
@@ -38,7 +38,7 @@ pub(super) fn decode_port(field: impl FnOnce() -> String, port: u32) -> Result<u
     u16::try_from(port).map_err(|_| Problem::new(field(), format!("{port} is not a port")))
 }
 
-/// An enum's value, or a problem that says the number.
+/// An enum's value; the problem shows the number.
 pub(super) fn decode_enum<T: TryFrom<i32>>(field: &str, number: i32) -> Result<T, Problem> {
     T::try_from(number).map_err(|_| Problem::new(field, format!("unknown value {number}")))
 }
@@ -47,7 +47,7 @@ pub(super) fn required(field: &str, text: &str) -> Result<Arc<str>, Problem> {
     if text.is_empty() { Err(Problem::new(field, "must not be empty")) } else { Ok(text.into()) }
 }
 
-/// Decodes every element, naming the one that fails by its index.
+/// Decodes every element; the problem's field has the element's index.
 pub(super) fn each<W, T>(
     field: &str,
     items: &[W],
@@ -118,7 +118,7 @@ pub(super) fn decode_network_address(field: &str, address: &NetworkAddress) -> R
     let ip = decode_ip(&format!("{field}.address"), &address.address)?;
     let whole = u32::try_from(address.address.len() * 8).unwrap_or(u32::MAX);
     match address.length {
-        // A range would have to be matched by prefix; taking its base address for all of it would be wrong.
+        // A range would have to be matched by prefix.
         Some(length) if length != whole => {
             Err(Problem::new(format!("{field}.length"), format!("a range (/{length}) is not supported")))
         }

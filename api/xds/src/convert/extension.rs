@@ -1,4 +1,4 @@
-//! What is Ambit's alone, carried in Istio's messages as named extensions.
+//! Ambit's own fields, as named extensions of Istio's messages.
 
 use prost::Message;
 use prost_types::Any;
@@ -7,7 +7,7 @@ use super::Problem;
 use crate::proto::istio::workload as wire;
 use crate::resource::type_url;
 
-/// An extension; `None` where all of it is as it would be without one.
+/// The extension; `None` if all its fields have their defaults.
 pub(super) fn encode<M: Message + Default + PartialEq>(
     name: &str,
     message_name: &str,
@@ -19,7 +19,7 @@ pub(super) fn encode<M: Message + Default + PartialEq>(
     })
 }
 
-/// The extension of that name among others'; the default where there is none.
+/// The extension of that name; the default if there is none.
 pub(super) fn decode<M: Message + Default>(
     extensions: &[wire::Extension],
     name: &str,
@@ -36,7 +36,7 @@ pub(super) fn decode<M: Message + Default>(
     M::decode(config.value.as_slice()).map_err(|e| problem(e.to_string()))
 }
 
-/// How problems name an extension.
+/// An extension's field in problems.
 pub(super) fn field(name: &str) -> String {
     format!("extensions[{name}]")
 }

@@ -10,7 +10,7 @@ use super::{DecodeError, Problem};
 use crate::proto::istio::security as wire;
 use crate::proto::istio::security::string_match::MatchType;
 
-/// A policy as its message.
+/// Encodes a policy.
 pub fn encode_authorization(policy: &Authorization) -> wire::Authorization {
     let clause =
         |clause: &Clause| wire::Clause { matches: clause.matches.iter().map(encode_match).collect() };
@@ -78,7 +78,7 @@ fn encode_block(block: &IpBlock) -> wire::Address {
     wire::Address { address: encode_ip(block.0.addr()), length: block.0.prefix_len().into() }
 }
 
-/// A message as a policy.
+/// Decodes a policy.
 pub fn decode_authorization(policy: &wire::Authorization) -> Result<Authorization, DecodeError> {
     decode(policy).map_err(|problem| problem.of(format!("{}/{}", policy.namespace, policy.name)))
 }
@@ -109,9 +109,8 @@ fn decode(policy: &wire::Authorization) -> Result<Authorization, Problem> {
     })
 }
 
-/// A match with an extension has a condition that is unknown here, and ignoring it must not permit more: in
-/// an ALLOW policy such a match never matches, in a DENY policy the rest of it does, or everything if nothing
-/// else is left.
+/// An extension of a match is an unknown condition. Ignoring it must not permit more: in an ALLOW policy the
+/// match never matches; in a DENY policy its other conditions match, or everything if there are none.
 fn decode_clause(clause: &wire::Clause, action: Action) -> Result<Clause, Problem> {
     let mut matches = Vec::with_capacity(clause.matches.len());
     let mut denies_all = false;

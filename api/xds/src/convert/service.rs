@@ -14,10 +14,10 @@ use crate::proto::ambit::v1::{ServiceExtension, service_extension};
 use crate::proto::istio::workload as wire;
 use crate::proto::istio::workload::load_balancing::{HealthPolicy, Mode, Scope};
 
-/// The name under which what is Ambit's alone travels in `Service.extensions`.
+/// The name of Ambit's extension in `Service.extensions`.
 pub const SERVICE_EXTENSION: &str = "ambit.dev/service";
 
-/// A service as its message.
+/// Encodes a service.
 pub fn encode_service(service: &Service) -> wire::Service {
     wire::Service {
         name: service.name.to_string(),
@@ -29,7 +29,7 @@ pub fn encode_service(service: &Service) -> wire::Service {
         waypoint: service.waypoint.as_ref().map(encode_waypoint),
         load_balancing: encode_load_balancing(&service.load_balancing),
         extensions: encode_extension(service).into_iter().collect(),
-        // What the model does not have.
+        // Not in the model.
         ip_families: wire::IpFamilies::Automatic.into(),
         canonical: false,
         ingress_use_waypoint: false,
@@ -54,7 +54,7 @@ fn encode_port(port: ServicePort) -> wire::Port {
     }
 }
 
-/// None where there is nothing to say in Istio's words.
+/// `None` if all fields have their defaults.
 fn encode_load_balancing(balancing: &LoadBalancing) -> Option<wire::LoadBalancing> {
     let scope = |scope: &LocalityScope| match scope {
         LocalityScope::Region => Scope::Region.into(),
@@ -93,7 +93,7 @@ fn encode_extension(service: &Service) -> Option<wire::Extension> {
     extension::encode(SERVICE_EXTENSION, "ambit.v1.ServiceExtension", &extension)
 }
 
-/// A message as a service.
+/// Decodes a service.
 pub fn decode_service(service: &wire::Service) -> Result<Service, DecodeError> {
     decode(service).map_err(|problem| problem.of(format!("{}/{}", service.namespace, service.hostname)))
 }
@@ -124,7 +124,7 @@ fn decode(service: &wire::Service) -> Result<Service, Problem> {
     })
 }
 
-/// A DNS name is legal on the wire, but no peer of a tunnel proves one: only identities are kept.
+/// The identities among the names. DNS names are legal, but a tunnel's peer cannot present them.
 fn decode_identities(names: &[String]) -> Result<Vec<Identity>, Problem> {
     let mut identities = Vec::with_capacity(names.len());
     for (index, name) in names.iter().enumerate().filter(|(_, name)| name.starts_with("spiffe://")) {

@@ -65,8 +65,10 @@ fn mapping() -> impl Strategy<Value = PortMapping> {
 
 prop_compose! {
     fn workload()(
-        (uid, name, namespace, service_account, node, cluster) in (text(), any_text(), text(), text(), any_text(), any_text()),
-        (network, workload_name, canonical_name, canonical_revision) in (any_text(), any_text(), any_text(), any_text()),
+        (uid, name, namespace, service_account) in (text(), any_text(), text(), text()),
+        (node, cluster) in (any_text(), any_text()),
+        (network, workload_name) in (any_text(), any_text()),
+        (canonical_name, canonical_revision) in (any_text(), any_text()),
         (region, zone, subzone) in (any_text(), any_text(), any_text()),
         (trust_domain, addresses, waypoint) in (trust_domain(), vec(ip(), 0..4), option::of(waypoint())),
         services in btree_map(service_key(), vec(mapping(), 0..4), 0..4),
@@ -76,7 +78,10 @@ prop_compose! {
         (hostname, aliases) in (option::of(text()), vec(trust_domain(), 0..3)),
         (excluded_in, excluded_out) in (btree_set(any::<u16>(), 0..3), btree_set(any::<u16>(), 0..3)),
         kind in prop_oneof![
-            Just(WorkloadKind::Deployment), Just(WorkloadKind::CronJob), Just(WorkloadKind::Pod), Just(WorkloadKind::Job),
+            Just(WorkloadKind::Deployment),
+            Just(WorkloadKind::CronJob),
+            Just(WorkloadKind::Pod),
+            Just(WorkloadKind::Job),
         ],
     ) -> Workload {
         Workload {
@@ -96,9 +101,13 @@ prop_compose! {
 
 prop_compose! {
     fn service()(
-        (key, name, addresses, waypoint) in (service_key(), any_text(), vec(ip(), 0..4), option::of(waypoint())),
+        (key, name, addresses) in (service_key(), any_text(), vec(ip(), 0..4)),
+        waypoint in option::of(waypoint()),
         ports in vec((any::<u16>(), any::<u16>(), prop_oneof![
-            Just(AppProtocol::Unknown), Just(AppProtocol::Http11), Just(AppProtocol::Http2), Just(AppProtocol::Grpc),
+            Just(AppProtocol::Unknown),
+            Just(AppProtocol::Http11),
+            Just(AppProtocol::Http2),
+            Just(AppProtocol::Grpc),
             Just(AppProtocol::Tcp), Just(AppProtocol::Tls),
         ]), 0..4),
         subject_alt_names in vec(identity(), 0..3),
@@ -107,7 +116,9 @@ prop_compose! {
             Just(LocalityScope::Node), Just(LocalityScope::Cluster), Just(LocalityScope::Network),
         ], 0..4),
         mode in prop_oneof![
-            Just(LoadBalancingMode::Unspecified), Just(LoadBalancingMode::Strict), Just(LoadBalancingMode::Failover),
+            Just(LoadBalancingMode::Unspecified),
+            Just(LoadBalancingMode::Strict),
+            Just(LoadBalancingMode::Failover),
             Just(LoadBalancingMode::Passthrough),
         ],
         (allow_unhealthy, virtual_addresses) in any::<(bool, bool)>(),
@@ -156,12 +167,14 @@ prop_compose! {
         (namespaces, not_namespaces, principals, not_principals) in
             (string_matches(), string_matches(), string_matches(), string_matches()),
         (service_accounts, not_service_accounts) in (accounts(), accounts()),
-        (source_ips, not_source_ips, destination_ips, not_destination_ips) in (blocks(), blocks(), blocks(), blocks()),
+        (source_ips, not_source_ips) in (blocks(), blocks()),
+        (destination_ips, not_destination_ips) in (blocks(), blocks()),
         (destination_ports, not_destination_ports) in (vec(any::<u16>(), 0..3), vec(any::<u16>(), 0..3)),
     ) -> Match {
         Match {
             namespaces, not_namespaces, service_accounts, not_service_accounts, principals, not_principals,
-            source_ips, not_source_ips, destination_ips, not_destination_ips, destination_ports, not_destination_ports,
+            source_ips, not_source_ips, destination_ips, not_destination_ips,
+            destination_ports, not_destination_ports,
         }
     }
 }
@@ -223,7 +236,11 @@ proptest! {
 
     /// Neither may a good message with one bit turned.
     #[test]
-    fn no_damage_is_too_strange(policy in authorization(), at in any::<prop::sample::Index>(), bit in 0..8_u8) {
+    fn damaged_messages_are_decoded_without_panic(
+        policy in authorization(),
+        at in any::<prop::sample::Index>(),
+        bit in 0..8_u8,
+    ) {
         let mut bytes = encode_authorization(&policy).encode_to_vec();
         let at = at.index(bytes.len());
         bytes[at] ^= 1 << bit;
@@ -243,7 +260,7 @@ fn good_workload() -> wire::Workload {
 }
 
 #[test]
-fn what_is_left_out_has_istios_defaults() {
+fn absent_fields_have_istios_defaults() {
     let workload = decode_workload(&good_workload()).expect("a workload");
     assert_eq!(workload.identity().to_string(), "spiffe://cluster.local/ns/shop/sa/default");
     assert_eq!(workload.capacity, 1);
@@ -258,7 +275,7 @@ fn what_is_left_out_has_istios_defaults() {
 }
 
 #[test]
-fn bad_workloads_are_refused_by_field() {
+fn invalid_workloads_are_rejected_by_field() {
     type Row = (&'static str, fn(&mut wire::Workload));
     let rows: [Row; 14] = [
         ("cart: uid: must not be empty", |w| (w.uid, w.name) = (String::new(), "cart".into())),
@@ -301,7 +318,7 @@ fn bad_workloads_are_refused_by_field() {
 }
 
 #[test]
-fn bad_services_are_refused_by_field() {
+fn invalid_services_are_rejected_by_field() {
     type Row = (&'static str, fn(&mut wire::Service));
     let rows: [Row; 7] = [
         ("/cart.shop: namespace: must not be empty", |s| s.namespace.clear()),
@@ -351,7 +368,7 @@ fn policy_of(
 }
 
 #[test]
-fn bad_policies_are_refused_by_field() {
+fn invalid_policies_are_rejected_by_field() {
     const AT: &str = "rules[0].clauses[0].matches[1]";
     type Row = (&'static str, fn(&mut security_wire::Match));
     let rows: [Row; 6] = [
@@ -384,7 +401,7 @@ fn bad_policies_are_refused_by_field() {
 }
 
 #[test]
-fn bad_heads_of_policies_are_refused_by_field() {
+fn invalid_policy_headers_are_rejected_by_field() {
     type Row = (&'static str, fn(&mut security_wire::Authorization));
     let rows: [Row; 3] = [
         ("shop/p: action: unknown value 2", |p| p.action = 2),

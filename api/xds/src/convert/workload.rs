@@ -16,10 +16,10 @@ use super::{DecodeError, Problem, extension};
 use crate::proto::ambit::v1::WorkloadExtension;
 use crate::proto::istio::workload as wire;
 
-/// The name under which what is Ambit's alone travels in `Workload.extensions`.
+/// The name of Ambit's extension in `Workload.extensions`.
 pub const WORKLOAD_EXTENSION: &str = "ambit.dev/workload";
 
-/// A workload as its message.
+/// Encodes a workload.
 pub fn encode_workload(workload: &Workload) -> wire::Workload {
     wire::Workload {
         uid: workload.uid.to_string(),
@@ -71,7 +71,7 @@ pub fn encode_workload(workload: &Workload) -> wire::Workload {
         capacity: (workload.capacity != 1).then_some(workload.capacity),
         extensions: encode_extension(workload).into_iter().collect(),
         hostname: workload.hostname.as_deref().unwrap_or_default().to_owned(),
-        // What the model does not have.
+        // Not in the model.
         network_gateway: None,
         native_tunnel: false,
         application_tunnel: None,
@@ -101,7 +101,7 @@ fn encode_extension(workload: &Workload) -> Option<wire::Extension> {
     extension::encode(WORKLOAD_EXTENSION, "ambit.v1.WorkloadExtension", &extension)
 }
 
-/// A message as a workload.
+/// Decodes a workload.
 pub fn decode_workload(workload: &wire::Workload) -> Result<Workload, DecodeError> {
     let resource = if workload.uid.is_empty() { &workload.name } else { &workload.uid };
     decode(workload).map_err(|problem| problem.of(resource))
@@ -129,8 +129,7 @@ fn decode(workload: &wire::Workload) -> Result<Workload, Problem> {
         addresses: each("addresses", &workload.addresses, |field, bytes| decode_ip(field, bytes))?,
         protocol: match decode_enum("tunnel_protocol", workload.tunnel_protocol)? {
             wire::TunnelProtocol::Hbone => TunnelProtocol::Hbone,
-            // A sidecar's own mutual TLS is not ours to speak: such a peer is reached plainly and refuses
-            // what it must.
+            // A sidecar's own mutual TLS is not supported: the peer gets plaintext and refuses it if it must.
             wire::TunnelProtocol::None | wire::TunnelProtocol::LegacyIstioMtls => TunnelProtocol::None,
         },
         health: match decode_enum("status", workload.status)? {
@@ -170,7 +169,7 @@ fn decode(workload: &wire::Workload) -> Result<Workload, Problem> {
     })
 }
 
-/// Istio leaves the default out.
+/// Istio omits the default.
 fn decode_trust_domain(text: &str) -> Result<TrustDomain, Problem> {
     if text.is_empty() {
         return Ok(TrustDomain::default());

@@ -1,6 +1,6 @@
-//! Connections: accepted, bounded in number, and past their TLS handshake within a deadline.
+//! Accepts connections, bounded in number, and completes their TLS handshakes within a deadline.
 //!
-//! tonic's own accept loop ends at errors that pass (no descriptor free), and its handshakes are not bounded.
+//! tonic's own accept loop ends at transient errors (such as EMFILE), and its handshakes are not bounded.
 
 use std::io;
 use std::pin::Pin;
@@ -20,13 +20,14 @@ use tonic::transport::server::Connected;
 
 use crate::Error;
 
-/// Connections at once, those in their handshake included. More wait in the listener's queue.
+/// The most connections, including those in their handshake. Others wait in the listener's queue.
 const MAX_CONNECTIONS: usize = 8_192;
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
-/// How long accepting rests when the process is out of something.
+/// The pause after an error of accepting.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// TLS 1.3 for `serve`, from PEM texts: the server's chain (leaf first) and its key.
+/// A TLS 1.3 configuration for [`Server::serve`](super::Server::serve), from the PEMs of the server's chain
+/// (leaf first) and key.
 pub fn tls_config(chain_pem: &str, key_pem: &str) -> Result<Arc<ServerConfig>, Error> {
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain_pem.as_bytes()).collect();
     let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(Error::ServerPem)?;
@@ -48,21 +49,21 @@ pub(super) fn connections(
 ) -> mpsc::Receiver<io::Result<Connection>> {
     let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
-        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let accept = async {
             loop {
-                let Ok(place) = places.clone().acquire_owned().await else { return };
+                let Ok(permit) = permits.clone().acquire_owned().await else { return };
                 match listener.accept().await {
                     Ok((socket, _)) => {
                         tokio::spawn(handshake(
                             socket,
                             TlsAcceptor::from(tls.clone()),
-                            place,
+                            permit,
                             sender.clone(),
                         ));
                     }
                     Err(error) => {
-                        tracing::warn!(%error, "accept xDS connection");
+                        tracing::warn!(%error, "failed to accept xDS connection");
                         tokio::time::sleep(PAUSE).await;
                     }
                 }
@@ -79,24 +80,24 @@ pub(super) fn connections(
 async fn handshake(
     socket: TcpStream,
     tls: TlsAcceptor,
-    place: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
     sender: mpsc::Sender<io::Result<Connection>>,
 ) {
     let peer = socket.peer_addr().ok();
     let _ = socket.set_nodelay(true);
     match tokio::time::timeout(HANDSHAKE_DEADLINE, tls.accept(socket)).await {
         Ok(Ok(stream)) => {
-            let _ = sender.send(Ok(Connection { stream, _place: place })).await;
+            let _ = sender.send(Ok(Connection { stream, _permit: permit })).await;
         }
-        Ok(Err(error)) => tracing::debug!(?peer, %error, "TLS handshake of xDS connection"),
-        Err(_) => tracing::debug!(?peer, "TLS handshake of xDS connection: took too long"),
+        Ok(Err(error)) => tracing::debug!(?peer, %error, "TLS handshake of xDS connection failed"),
+        Err(_) => tracing::debug!(?peer, "TLS handshake of xDS connection timed out"),
     }
 }
 
-/// A connection past its handshake, holding its place among [`MAX_CONNECTIONS`].
+/// A connection after its handshake, with its permit of [`MAX_CONNECTIONS`].
 pub(super) struct Connection {
     stream: TlsStream<TcpStream>,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Connected for Connection {

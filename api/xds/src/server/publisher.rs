@@ -1,4 +1,4 @@
-//! Takes what the mesh says was touched and wakes the sessions if their clients would see a difference.
+//! Publishes what a change of the mesh touched, and wakes the sessions if resources differ.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,10 +11,10 @@ use super::reply::Whole;
 use super::store::Store;
 use crate::resource::{Encoded, ResourceType};
 
-/// What all clients should know. Clones share it.
+/// The resources of all clients. Clones share them.
 ///
-/// Until the first [`publish`](Self::publish) clients get no answer: publish once the objects have been read,
-/// even if there are none, or a restarted controller would tell its clients that everything is gone.
+/// Clients get no response before the first [`publish`](Self::publish). Publish when all objects have been
+/// read, even if there are none: otherwise a restarted controller would remove all resources of its clients.
 #[derive(Clone, Debug, Default)]
 pub struct Publisher {
     inner: Arc<Inner>,
@@ -28,7 +28,7 @@ struct Inner {
     whole: Whole,
 }
 
-/// Counted by the sessions of a publisher.
+/// The counters of a publisher's sessions.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     pub(super) clients: AtomicU64,
@@ -38,34 +38,34 @@ pub(super) struct Counters {
     pub(super) nacks: AtomicU64,
 }
 
-/// What a publisher holds and has done, for metrics.
+/// A publisher's state and counters, for metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Streams open now.
+    /// Open streams.
     pub clients: u64,
-    /// Workloads and services held.
+    /// Workloads and services.
     pub addresses: u64,
-    /// Policies held.
+    /// Policies.
     pub authorizations: u64,
-    /// Resources sent to all clients together.
+    /// Resources sent, to all clients.
     pub sent: u64,
-    /// Removals sent to all clients together.
+    /// Removals sent, to all clients.
     pub removed: u64,
-    /// Responses that clients took.
+    /// Responses that clients accepted as a whole.
     pub acks: u64,
-    /// Responses of which clients refused at least one resource.
+    /// Responses of which clients rejected a resource.
     pub nacks: u64,
 }
 
 impl Publisher {
-    /// An empty one.
+    /// Without resources.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Encodes what was touched, as `mesh` now has it, and sends what is different from before.
+    /// Encodes the touched resources of `mesh`, and sends those that differ.
     pub fn publish(&self, mesh: &Mesh, touched: &Touched) {
-        // Encoding happens before the lock is taken: sessions read meanwhile.
+        // Encodes before locking, so that sessions can read meanwhile.
         let policies: Vec<_> = touched
             .policies
             .iter()
@@ -102,7 +102,7 @@ impl Publisher {
         }
     }
 
-    /// What it holds and has done.
+    /// The current state and counters.
     pub fn stats(&self) -> Stats {
         let store = self.inner.store.read();
         let count = |kind| store.len(kind) as u64;

@@ -1,5 +1,5 @@
-//! A response on its way out: what a session says, and the bytes of it. Resources are encoded once, when they
-//! are published, and whoever is sent everything there is shares one piece of memory with all others who are.
+//! Responses and their bytes. Resources are encoded once, when they are published. Responses with all
+//! resources share one buffer.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,21 +17,21 @@ use super::store::Changed;
 use crate::proto::discovery::DeltaDiscoveryResponse;
 use crate::resource::{Encoded, ResourceType};
 
-/// What a session says to its client.
+/// A response of a session.
 #[derive(Debug)]
 pub(super) struct Reply {
     pub(super) type_url: String,
     pub(super) nonce: String,
     pub(super) changed: Changed,
-    /// It has all resources of a type as of a revision of the store: what every client without any is sent.
+    /// Set if it has all resources of a type as of a revision of the store, as for every new client.
     pub(super) whole: Option<(ResourceType, u64)>,
 }
 
-/// By type, all its resources as of a revision: the last that were asked for.
+/// The encoded resources of each type as of a revision: the last that was sent.
 #[derive(Debug, Default)]
 pub(super) struct Whole(Mutex<[Option<(u64, Bytes)>; 2]>);
 
-/// A gRPC message in two pieces.
+/// A gRPC message in two buffers.
 #[derive(Debug)]
 pub(super) struct Pieces {
     head: Bytes,
@@ -39,7 +39,7 @@ pub(super) struct Pieces {
 }
 
 impl Reply {
-    /// Its bytes. An error if gRPC cannot frame so many (4 GiB).
+    /// Encodes it. Fails if it exceeds gRPC's frame size (4 GiB).
     pub(super) fn encode(&self, whole: &Whole) -> Result<Pieces, Status> {
         let own = DeltaDiscoveryResponse {
             type_url: self.type_url.clone(),
@@ -64,7 +64,7 @@ impl Reply {
 
 impl Whole {
     fn get(&self, kind: ResourceType, revision: u64, all: &[Arc<Encoded>]) -> Bytes {
-        // Held while joining: the others who wait here want the same.
+        // Locked while joining: other sessions that wait need the same bytes.
         let mut held = self.0.lock();
         let held = &mut held[kind.index()];
         match held {
@@ -83,8 +83,8 @@ fn join(resources: &[Arc<Encoded>]) -> Bytes {
     bytes.freeze()
 }
 
-/// A stream's response body: replies as they come, then the status. tonic's own would keep the room of its
-/// largest message for as long as the stream lives.
+/// The response body of a stream: replies, then the status. tonic's own body keeps a buffer of its largest
+/// message's size for the life of the stream.
 #[derive(Debug)]
 pub(super) struct Replies {
     from: mpsc::Receiver<Result<Pieces, Status>>,
@@ -123,7 +123,7 @@ impl Body for Replies {
         self.ended = true;
         let mut trailers = HeaderMap::new();
         if let Err(other) = status.add_header(&mut trailers) {
-            tracing::error!(%status, %other, "status of an xDS stream");
+            tracing::error!(%status, error = %other, "failed to encode status of xDS stream");
         }
         Poll::Ready(Some(Ok(Frame::trailers(trailers))))
     }
@@ -131,7 +131,7 @@ impl Body for Replies {
 
 #[cfg(test)]
 impl Pieces {
-    /// The message that a client reads.
+    /// Decodes the message, as a client does.
     pub(super) fn decode(&self) -> DeltaDiscoveryResponse {
         let length = u32::from_be_bytes(self.head[1..5].try_into().expect("four bytes"));
         let message = [&self.head[5..], &self.resources].concat();
@@ -139,8 +139,8 @@ impl Pieces {
         DeltaDiscoveryResponse::decode(message.as_slice()).expect("a response")
     }
 
-    /// Where its resources lie.
-    pub(super) fn place(&self) -> *const u8 {
+    /// The address of its resources.
+    pub(super) fn address(&self) -> *const u8 {
         self.resources.as_ptr()
     }
 }

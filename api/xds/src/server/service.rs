@@ -1,5 +1,4 @@
-//! The discovery service: authenticates a stream, then moves requests and responses between it and its
-//! session.
+//! The discovery service: authenticates streams, and runs a session for each.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -18,24 +17,24 @@ use tonic_prost::ProstCodec;
 
 use super::publisher::Publisher;
 use super::reply::{Pieces, Replies};
-use super::session::{Heard, Session};
+use super::session::{Received, Session};
 use crate::auth::{Authenticate, NodeName, authenticate};
 use crate::proto::discovery::aggregated_discovery_service_server::SERVICE_NAME;
 use crate::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 
-/// The largest request: a claim of some 200,000 resources.
+/// The largest request: one with the versions of some 200,000 resources.
 const MAX_REQUEST: usize = 32 << 20;
-/// Streams of one node at once: two daemons during an upgrade, and those that a broken network has not ended
-/// yet.
+/// The most streams of one node: two daemons during an upgrade, and streams that broke and have not timed
+/// out.
 const STREAMS_PER_NODE: usize = 8;
 
-/// What is served of the service: the incremental protocol.
+/// The only method that is served: the incremental protocol's.
 const METHOD: &str = "DeltaAggregatedResources";
 
 type Request = http::Request<tonic::body::Body>;
 type Response = http::Response<tonic::body::Body>;
 
-/// The service over what `publisher` holds; its streams end when `stopping` becomes true.
+/// The service of `publisher`'s resources. Its streams end when `stopping` becomes true.
 pub(super) fn discovery(
     publisher: Publisher,
     authenticate: Arc<dyn Authenticate>,
@@ -44,7 +43,7 @@ pub(super) fn discovery(
     Discovery { publisher, authenticate, stopping, nodes: Arc::default() }
 }
 
-/// By hand rather than by tonic's generated code for the sake of [`Replies`].
+/// Written by hand, because tonic's generated code cannot use [`Replies`].
 #[derive(Clone)]
 pub(super) struct Discovery {
     publisher: Publisher,
@@ -80,26 +79,26 @@ impl Discovery {
         }
         let (parts, body) = request.into_parts();
         let node = authenticate(&*self.authenticate, &MetadataMap::from_headers(parts.headers)).await?;
-        let place = Place::take(&self.nodes, &self.publisher, node)?;
+        let slot = Slot::take(&self.nodes, &self.publisher, node)?;
         let mut codec = ProstCodec::<DeltaDiscoveryResponse, DeltaDiscoveryRequest>::default();
         let requests = Streaming::new_request(codec.decoder(), body, None, Some(MAX_REQUEST));
-        // One response waits here at most; the session makes the next when this one has left.
+        // At most one response waits; the session makes the next one when it has been sent.
         let (replies, receiver) = mpsc::channel(1);
-        tokio::spawn(converse(requests, replies, self.publisher, self.stopping, place));
+        tokio::spawn(converse(requests, replies, self.publisher, self.stopping, slot));
         let mut response = Response::new(tonic::body::Body::new(Replies::new(receiver)));
         response.headers_mut().insert(http::header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
         Ok(response)
     }
 }
 
-/// A stream's place among its node's.
-struct Place {
+/// A stream's slot of [`STREAMS_PER_NODE`].
+struct Slot {
     node: NodeName,
     nodes: Arc<Mutex<HashMap<NodeName, usize>>>,
     publisher: Publisher,
 }
 
-impl Place {
+impl Slot {
     fn take(
         nodes: &Arc<Mutex<HashMap<NodeName, usize>>>,
         publisher: &Publisher,
@@ -116,7 +115,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         self.publisher.counters().clients.fetch_sub(1, Ordering::Relaxed);
         let mut counts = self.nodes.lock();
@@ -135,20 +134,22 @@ async fn converse(
     replies: mpsc::Sender<Result<Pieces, Status>>,
     publisher: Publisher,
     mut stopping: watch::Receiver<bool>,
-    place: Place,
+    slot: Slot,
 ) {
-    let node = &place.node;
+    let node = &slot.node;
     tracing::info!(%node, "xDS client connected");
     let mut session = Session::default();
     let mut revision = publisher.watch();
     let mut look = false;
     let end = loop {
         tokio::select! {
-            _ = stopping.wait_for(|stop| *stop) => break Some(Status::unavailable("the controller is stopping")),
+            _ = stopping.wait_for(|stop| *stop) => {
+                break Some(Status::unavailable("the controller is stopping"));
+            }
             request = requests.message() => match request {
                 Ok(Some(request)) => match session.receive(request) {
-                    Ok(heard) => {
-                        note(&publisher, node, &heard);
+                    Ok(received) => {
+                        count(&publisher, node, &received);
                         look = true;
                     }
                     Err(violation) => break Some(Status::resource_exhausted(violation.to_string())),
@@ -160,14 +161,14 @@ async fn converse(
                 }
             },
             Ok(()) = revision.changed() => look = true,
-            place = replies.reserve(), if look => {
-                let Ok(place) = place else { break None };
+            permit = replies.reserve(), if look => {
+                let Ok(permit) = permit else { break None };
                 match publisher.read(|store| session.next(store)) {
                     Ok(Some(reply)) => {
                         let (counters, changed) = (publisher.counters(), &reply.changed);
                         counters.sent.fetch_add(changed.put.len() as u64, Ordering::Relaxed);
                         counters.removed.fetch_add(changed.removed.len() as u64, Ordering::Relaxed);
-                        place.send(reply.encode(publisher.whole()));
+                        permit.send(reply.encode(publisher.whole()));
                     }
                     Ok(None) => look = false,
                     Err(_) => break Some(Status::aborted("too far behind; connect again with what you hold")),
@@ -181,21 +182,21 @@ async fn converse(
         tracing::info!(%node, "xDS client disconnected");
     }
     if let Some(status) = end {
-        // Not waiting: a client that does not read would hold this task, and the dropped channel ends its
+        // Does not wait: a client that does not read would hold this task. The dropped channel ends the
         // stream too.
         let _ = replies.try_send(Err(status));
     }
 }
 
-fn note(publisher: &Publisher, node: &NodeName, heard: &Heard) {
-    match heard {
-        Heard::Ack => {
+fn count(publisher: &Publisher, node: &NodeName, received: &Received) {
+    match received {
+        Received::Ack => {
             publisher.counters().acks.fetch_add(1, Ordering::Relaxed);
         }
-        Heard::Nack { kind, message } => {
+        Received::Nack { kind, message } => {
             publisher.counters().nacks.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(%node, ?kind, message, "xDS client refused resources");
+            tracing::warn!(%node, ?kind, message, "xDS client rejected resources");
         }
-        Heard::Subscribed | Heard::Stale | Heard::Foreign => {}
+        Received::Subscribed | Received::Stale | Received::Unknown => {}
     }
 }

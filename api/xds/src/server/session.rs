@@ -1,8 +1,8 @@
-//! One client's side of the delta protocol, as a pure state machine: requests go in, the next response comes
-//! out.
+//! The delta protocol with one client, as a pure state machine: [`Session`] takes requests and gives
+//! responses.
 //!
-//! At most one response of a type is under way: the next one is made when the client has answered the last,
-//! from what is true then. So what changes often is sent as often as the client can take it.
+//! At most one response of a type is unanswered. The next one is made from the store's state when the client
+//! has answered, so a resource that changes often is sent as often as the client can handle.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -12,48 +12,47 @@ use super::store::{Behind, Changed, Store};
 use crate::proto::discovery::DeltaDiscoveryRequest;
 use crate::resource::{Encoded, ResourceType};
 
-/// Names that a client may subscribe to one by one.
+/// The most names that a client may subscribe to.
 const MAX_NAMES: usize = 10_000;
-/// How long such a name may be.
+/// The longest name, in bytes.
 const MAX_NAME: usize = 1_024;
-/// Types unknown here that a client may ask for; a newer daemon may know some.
-const MAX_FOREIGN: usize = 16;
+/// The most unknown types that a client may subscribe to: a newer daemon may know some.
+const MAX_UNKNOWN: usize = 16;
 
 const WILDCARD: &str = "*";
 
-/// What a request said.
+/// The meaning of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Heard {
-    /// Interest in resources, and nothing about a response.
+pub(super) enum Received {
+    /// A subscription, without an answer to a response.
     Subscribed,
-    /// The last response was taken.
+    /// The last response was accepted.
     Ack,
-    /// Part of the last response was refused.
+    /// A resource of the last response was rejected.
     Nack { kind: ResourceType, message: String },
-    /// An answer to a response that is not the last one.
+    /// An answer to an earlier response.
     Stale,
-    /// A type that is not served here.
-    Foreign,
+    /// A type that is not served.
+    Unknown,
 }
 
-/// The client asks for more than a session may hold.
+/// A client exceeds a limit.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Violation {
     #[error("subscribed to more than {MAX_NAMES} resources by name")]
-    Names,
+    TooManyNames,
     #[error("subscribed to a resource name longer than {MAX_NAME} bytes")]
-    NameLength,
-    #[error("asked for more than {MAX_FOREIGN} unknown types")]
-    Foreign,
+    LongName,
+    #[error("asked for more than {MAX_UNKNOWN} unknown types")]
+    UnknownTypes,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Session {
     subscriptions: [Option<Subscription>; 2],
-    /// Unknown types: they get one empty answer each, so that a client that waits for it does not wait
-    /// forever.
-    foreign: BTreeSet<String>,
-    foreign_unanswered: VecDeque<String>,
+    /// Unknown types. Each gets one empty response, because a client may wait for it.
+    unknown: BTreeSet<String>,
+    unknown_unanswered: VecDeque<String>,
     responses: u64,
 }
 
@@ -61,21 +60,21 @@ pub(super) struct Session {
 struct Subscription {
     wildcard: bool,
     names: BTreeSet<Arc<str>>,
-    /// What the client said it holds; taken when the first response is made.
+    /// The versions that the client holds; taken when the first response is made.
     claimed: Option<BTreeMap<String, String>>,
-    /// Names to be sent whether they changed or not.
-    asked: BTreeSet<Arc<str>>,
-    /// The store's revision that the client has been told of.
-    told: u64,
-    /// The nonce of the response that is not answered yet.
+    /// Names to be sent even if they are unchanged.
+    requested: BTreeSet<Arc<str>>,
+    /// The store's revision that the client has been sent.
+    sent: u64,
+    /// The nonce of the unanswered response.
     unanswered: Option<String>,
 }
 
 impl Session {
-    /// Takes a request.
-    pub(super) fn receive(&mut self, request: DeltaDiscoveryRequest) -> Result<Heard, Violation> {
+    /// Processes a request.
+    pub(super) fn receive(&mut self, request: DeltaDiscoveryRequest) -> Result<Received, Violation> {
         let Some(kind) = ResourceType::from_type_url(&request.type_url) else {
-            return self.receive_foreign(request);
+            return self.receive_unknown(request);
         };
         let Some(subscription) = &mut self.subscriptions[kind.index()] else {
             let mut subscription = Subscription {
@@ -85,42 +84,42 @@ impl Session {
             };
             subscription.subscribe(request.resource_names_subscribe)?;
             self.subscriptions[kind.index()] = Some(subscription);
-            return Ok(Heard::Subscribed);
+            return Ok(Received::Subscribed);
         };
-        let heard = if request.response_nonce.is_empty() {
-            Heard::Subscribed
+        let received = if request.response_nonce.is_empty() {
+            Received::Subscribed
         } else if subscription.unanswered.as_deref() != Some(request.response_nonce.as_str()) {
-            Heard::Stale
+            Received::Stale
         } else {
             subscription.unanswered = None;
             match request.error_detail {
-                Some(status) => Heard::Nack { kind, message: status.message },
-                None => Heard::Ack,
+                Some(status) => Received::Nack { kind, message: status.message },
+                None => Received::Ack,
             }
         };
         subscription.subscribe(request.resource_names_subscribe)?;
         subscription.unsubscribe(&request.resource_names_unsubscribe);
-        Ok(heard)
+        Ok(received)
     }
 
-    fn receive_foreign(&mut self, request: DeltaDiscoveryRequest) -> Result<Heard, Violation> {
-        if self.foreign.contains(&request.type_url) {
-            return Ok(Heard::Foreign);
+    fn receive_unknown(&mut self, request: DeltaDiscoveryRequest) -> Result<Received, Violation> {
+        if self.unknown.contains(&request.type_url) {
+            return Ok(Received::Unknown);
         }
-        if self.foreign.len() == MAX_FOREIGN || request.type_url.len() > MAX_NAME {
-            return Err(Violation::Foreign);
+        if self.unknown.len() == MAX_UNKNOWN || request.type_url.len() > MAX_NAME {
+            return Err(Violation::UnknownTypes);
         }
-        self.foreign.insert(request.type_url.clone());
-        self.foreign_unanswered.push_back(request.type_url);
-        Ok(Heard::Foreign)
+        self.unknown.insert(request.type_url.clone());
+        self.unknown_unanswered.push_back(request.type_url);
+        Ok(Received::Unknown)
     }
 
-    /// The next response, if there is anything to say.
+    /// The next response, if there is one.
     pub(super) fn next(&mut self, store: &Store) -> Result<Option<Reply>, Behind> {
         if !store.ready() {
             return Ok(None);
         }
-        if let Some(type_url) = self.foreign_unanswered.pop_front() {
+        if let Some(type_url) = self.unknown_unanswered.pop_front() {
             return Ok(Some(Reply {
                 type_url,
                 nonce: self.nonce(),
@@ -155,7 +154,7 @@ impl Subscription {
     fn subscribe(&mut self, names: Vec<String>) -> Result<(), Violation> {
         for name in names {
             if name.len() > MAX_NAME {
-                return Err(Violation::NameLength);
+                return Err(Violation::LongName);
             }
             if name == WILDCARD {
                 if !self.wildcard {
@@ -165,10 +164,10 @@ impl Subscription {
                 continue;
             }
             let name: Arc<str> = name.into();
-            self.asked.insert(name.clone());
+            self.requested.insert(name.clone());
             self.names.insert(name);
             if self.names.len() > MAX_NAMES {
-                return Err(Violation::Names);
+                return Err(Violation::TooManyNames);
             }
         }
         Ok(())
@@ -179,29 +178,29 @@ impl Subscription {
             if name == WILDCARD {
                 self.wildcard = false;
             } else if let Some(name) = self.names.take(name.as_str()) {
-                // A wildcard still covers it, and the client may have dropped it: send it again.
+                // The wildcard still covers it, but the client may have removed it: send it again.
                 if self.wildcard {
-                    self.asked.insert(name);
+                    self.requested.insert(name);
                 } else {
-                    self.asked.remove(&name);
+                    self.requested.remove(&name);
                 }
             }
         }
     }
 
-    /// What the client should be told now; the first time always something, if only that there is nothing.
+    /// What the client lacks. The first response is sent even if it is empty.
     fn changed(&mut self, kind: ResourceType, store: &Store) -> Result<Option<Changed>, Behind> {
         let (first, changed) = if let Some(claimed) = self.claimed.take() {
-            self.asked.clear();
+            self.requested.clear();
             (true, self.difference(kind, store, &claimed))
         } else {
             (false, self.since(kind, store)?)
         };
-        self.told = store.revision();
+        self.sent = store.revision();
         Ok((first || !changed.put.is_empty() || !changed.removed.is_empty()).then_some(changed))
     }
 
-    /// What the client lacks and what it holds in vain, by its own account.
+    /// What differs from the versions that the client holds.
     fn difference(&self, kind: ResourceType, store: &Store, claimed: &BTreeMap<String, String>) -> Changed {
         let lacks = |resource: &&Arc<Encoded>| {
             claimed.get(&*resource.name).is_none_or(|version| **version != *resource.version)
@@ -209,10 +208,10 @@ impl Subscription {
         let gone = |name: &&str| store.get(kind, name).is_none();
         if self.wildcard {
             let named = self.names.iter().map(|name| &**name).filter(|name| !claimed.contains_key(*name));
-            let in_vain = claimed.keys().map(String::as_str).chain(named).filter(gone);
+            let removed = claimed.keys().map(String::as_str).chain(named).filter(gone);
             Changed {
                 put: store.all(kind).filter(lacks).cloned().collect(),
-                removed: in_vain.map(Into::into).collect(),
+                removed: removed.map(Into::into).collect(),
                 whole: claimed.is_empty(),
             }
         } else {
@@ -225,19 +224,19 @@ impl Subscription {
         }
     }
 
-    /// What changed since the client was last told, and what it asked for again.
+    /// What changed since the last response, and what was requested again.
     fn since(&mut self, kind: ResourceType, store: &Store) -> Result<Changed, Behind> {
-        let mut changed = store.since(kind, self.told)?;
+        let mut changed = store.since(kind, self.sent)?;
         if !self.wildcard {
             changed.put.retain(|resource| self.names.contains(&resource.name));
             changed.removed.retain(|name| self.names.contains(name));
         }
-        if !self.asked.is_empty() {
-            let mut asked = std::mem::take(&mut self.asked);
+        if !self.requested.is_empty() {
+            let mut requested = std::mem::take(&mut self.requested);
             for name in changed.put.iter().map(|resource| &resource.name).chain(&changed.removed) {
-                asked.remove(name);
+                requested.remove(name);
             }
-            for name in asked {
+            for name in requested {
                 match store.get(kind, &name) {
                     Some(resource) => changed.put.push(resource.clone()),
                     None => changed.removed.push(name),
@@ -247,3 +246,6 @@ impl Subscription {
         Ok(changed)
     }
 }
+
+#[cfg(test)]
+mod tests;

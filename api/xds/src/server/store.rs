@@ -1,19 +1,18 @@
-//! What is published: every resource by name, and the order in which resources last changed.
+//! The published resources, by name and in the order of their last change: [`Store`].
 //!
-//! A session remembers only how far it has read. Whatever changed since then is found in the order, once for
-//! each resource however often it changed, so a client that reads slowly costs no memory. Removals are
-//! remembered up to a limit; a session that is further behind than that starts again from what its client
-//! says it holds.
+//! A session holds only the revision that it has read. All later changes are found by the order, once for
+//! each resource, so a client that reads slowly costs no memory. The number of removals is limited. A session
+//! that is further behind must start again with the versions that its client holds.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::resource::{Encoded, ResourceType};
 
-/// Removals of one type that are remembered. Where more resources than this live, as many as they are.
+/// The most removals of a type that are kept, unless it has more resources: then as many as those.
 const REMOVALS: usize = 10_000;
 
-/// The session has read less than what is still remembered.
+/// The session's revision is older than the oldest removal that is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Behind;
 
@@ -22,7 +21,7 @@ pub(super) struct Behind;
 pub(super) struct Changed {
     pub(super) put: Vec<Arc<Encoded>>,
     pub(super) removed: Vec<Arc<str>>,
-    /// `put` is all that there is of the type.
+    /// Whether `put` has all resources of the type.
     pub(super) whole: bool,
 }
 
@@ -42,7 +41,7 @@ struct Table {
     /// Removed names, and the same by when they were.
     tombstones: HashMap<Arc<str>, u64>,
     removed: BTreeMap<u64, Arc<str>>,
-    /// Removals up to here are not remembered.
+    /// Removals up to this revision are not kept.
     forgotten: u64,
 }
 
@@ -63,8 +62,8 @@ impl Store {
         Self { ready: false, revision: 0, removals, tables: Default::default() }
     }
 
-    /// Until this is called nothing is answered: an empty store would tell reconnecting clients that all is
-    /// gone.
+    /// Sessions respond from now on. Before, an empty store would remove all resources of reconnecting
+    /// clients.
     pub(super) fn set_ready(&mut self) {
         self.ready = true;
     }
@@ -73,7 +72,7 @@ impl Store {
         self.ready
     }
 
-    /// Grows with every change.
+    /// Increases with every change.
     pub(super) fn revision(&self) -> u64 {
         self.revision
     }
@@ -82,7 +81,7 @@ impl Store {
         self.tables[kind.index()].resources.len()
     }
 
-    /// Whether anything changed.
+    /// Returns whether the resource has changed.
     pub(super) fn put(&mut self, kind: ResourceType, resource: Encoded) -> bool {
         let table = &mut self.tables[kind.index()];
         if let Some(held) = table.resources.get(&resource.name) {
@@ -101,7 +100,7 @@ impl Store {
         true
     }
 
-    /// Whether anything changed.
+    /// Returns whether there was a resource.
     pub(super) fn remove(&mut self, kind: ResourceType, name: &str) -> bool {
         let table = &mut self.tables[kind.index()];
         let Some((name, entry)) = table.resources.remove_entry(name) else { return false };
@@ -125,7 +124,7 @@ impl Store {
         self.tables[kind.index()].resources.values().map(|entry| &entry.resource)
     }
 
-    /// Everything that changed after `revision`, oldest change first.
+    /// The changes after `revision`, oldest first.
     pub(super) fn since(&self, kind: ResourceType, revision: u64) -> Result<Changed, Behind> {
         let table = &self.tables[kind.index()];
         if revision < table.forgotten {

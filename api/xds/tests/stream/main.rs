@@ -85,7 +85,7 @@ async fn first_sync_then_changes_then_removals() {
 }
 
 #[tokio::test]
-async fn an_empty_mesh_is_an_answer() {
+async fn an_empty_mesh_gets_an_empty_response() {
     let root = Root::new();
     let controller = Controller::start(&root, Vec::new()).await;
     let mut daemon = Daemon::start(controller.connection(&root, "node-a"));
@@ -156,7 +156,7 @@ async fn a_restarted_controller_with_the_same_content_sends_nothing_again() {
 }
 
 #[tokio::test]
-async fn a_restarted_controller_says_nothing_before_it_has_read_its_objects() {
+async fn a_restarted_controller_sends_nothing_before_it_is_ready() {
     let root = Root::new();
     let controller = Controller::start(&root, vec![put("a", [10, 0, 0, 1])]).await;
     let mut raw = Raw::open(&controller.connection(&root, "node-a")).await.expect("a stream");
@@ -183,7 +183,7 @@ async fn a_restarted_controller_says_nothing_before_it_has_read_its_objects() {
     let answer = soon("an answer", raw.responses.message()).await.expect("no error").expect("a response");
     assert_eq!((answer.resources.len(), answer.removed_resources.len()), (0, 0));
 
-    // Where it really is gone, it is taken back from whoever claims it.
+    // A resource that has been removed is removed from clients that hold it.
     controller.apply(vec![Change::RemoveWorkload(uid("a"))]);
     let mut raw = Raw::open(&controller.connection(&root, "node-a")).await.expect("a stream");
     raw.requests.send(held()).await.expect("an open stream");
@@ -193,7 +193,7 @@ async fn a_restarted_controller_says_nothing_before_it_has_read_its_objects() {
 }
 
 #[tokio::test]
-async fn a_refused_resource_keeps_its_last_good_form_and_the_others_arrive() {
+async fn a_rejected_resource_stays_and_the_others_are_applied() {
     let root = Root::new();
     let mut controller =
         Controller::start(&root, vec![put("a", [10, 0, 0, 1]), put("b", [10, 0, 0, 2])]).await;
@@ -225,7 +225,7 @@ async fn a_refused_resource_keeps_its_last_good_form_and_the_others_arrive() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_costs_nothing_and_disturbs_nobody() {
+async fn a_client_that_does_not_read_does_not_affect_others() {
     let root = Root::new();
     let changes = (0..200).map(|n| put(&format!("w{n}"), [10, 0, 0, n])).collect();
     let mut controller = Controller::start(&root, changes).await;
@@ -274,7 +274,7 @@ async fn unknown_tokens_are_refused() {
 }
 
 #[tokio::test]
-async fn a_controller_with_another_root_or_name_is_not_spoken_to() {
+async fn a_controller_with_another_root_or_name_is_refused() {
     let (root, other) = (Root::new(), Root::new());
     let controller = Controller::start(&root, vec![put("a", [10, 0, 0, 1])]).await;
     let good = controller.connection(&root, "node-a");
@@ -297,9 +297,9 @@ async fn settings_that_can_never_work_are_an_error_at_once() {
     let root = Root::new();
     let good = connection("127.0.0.1:1".parse().expect("an address"), &root, "node-a");
     let rows = [
-        ("use controller endpoint", Connection { endpoint: "not a url".into(), ..good.clone() }),
-        ("read root certificates", Connection { root_pem: "nothing".into(), ..good.clone() }),
-        ("use token", Connection { token: "two\nlines".into(), ..good }),
+        ("failed to use controller endpoint", Connection { endpoint: "not a url".into(), ..good.clone() }),
+        ("failed to read root certificates", Connection { root_pem: "nothing".into(), ..good.clone() }),
+        ("failed to use token", Connection { token: "two\nlines".into(), ..good }),
     ];
     for (expected, connection) in rows {
         let (status, _) = tokio::sync::watch::channel(Status::default());
@@ -364,7 +364,7 @@ async fn a_flooding_client_is_bounded_and_the_others_are_served() {
 }
 
 #[tokio::test]
-async fn a_controller_that_vanishes_without_a_word_is_noticed() {
+async fn a_controller_that_vanishes_is_detected() {
     let root = Root::new();
     let controller = Controller::start(&root, vec![put("a", [10, 0, 0, 1])]).await;
     let road = Road::to(controller.address).await;
@@ -396,7 +396,7 @@ fn code(error: &ambit_xds::Error) -> Option<Code> {
 }
 
 #[tokio::test]
-async fn certificates_are_given_or_refused_with_the_right_code() {
+async fn certificates_are_signed_or_refused_with_the_right_code() {
     let root = Root::new();
     let controller = Controller::start(&root, Vec::new()).await;
     let connection = controller.connection(&root, "node-a");
@@ -414,16 +414,16 @@ async fn certificates_are_given_or_refused_with_the_right_code() {
     for (name, csr, identity, expected) in rows {
         let error = certificate(&connection, csr, identity).await.expect_err(name);
         assert_eq!(code(&error), Some(expected), "{name}: {error}");
-        assert_eq!(error.to_string(), format!("create certificate for {identity}"));
+        assert_eq!(error.to_string(), format!("failed to create certificate for {identity}"));
     }
     controller.stop().await;
 
-    let error = certificate(&connection, "csr", &own).await.expect_err("nobody there");
+    let error = certificate(&connection, "csr", &own).await.expect_err("no server");
     assert_eq!(code(&error), Some(Code::Unavailable));
 }
 
 #[tokio::test]
-async fn open_streams_do_not_keep_a_controller_from_stopping() {
+async fn open_streams_do_not_prevent_a_stop() {
     let root = Root::new();
     let controller = Controller::start(&root, vec![policy("p", Action::Deny)]).await;
     let mut daemon = Daemon::start(controller.connection(&root, "node-a"));

@@ -8,7 +8,7 @@ use std::net::{Shutdown, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use ambit_loader::{Inbound, InboundMode, Path, Reason, Record, RecordKind};
+use ambit_loader::{Inbound, InboundMode, KernelReason, Path, Record, RecordKind};
 use socket2::Socket;
 
 use crate::lab::{accept, address, at, local, until};
@@ -58,7 +58,7 @@ fn until_arrived(socket: &Socket, length: usize) {
 
 /// A row: its name, what the ends do, what they have sent, and how the record says that it ended; none: that
 /// depends on whether the kernel acknowledged a FIN before the reset.
-type Row = (&'static str, fn(Socket, Socket), (u64, u64), Option<Reason>);
+type Row = (&'static str, fn(Socket, Socket), (u64, u64), Option<KernelReason>);
 
 const ROWS: [Row; 19] = [
     (
@@ -69,7 +69,7 @@ const ROWS: [Row; 19] = [
             at_end(&server);
         },
         (100, 100),
-        Some(Reason::Closed),
+        Some(KernelReason::Closed),
     ),
     (
         "the server closes first",
@@ -79,7 +79,7 @@ const ROWS: [Row; 19] = [
             at_end(&client);
         },
         (100, 100),
-        Some(Reason::Closed),
+        Some(KernelReason::Closed),
     ),
     (
         "both at once",
@@ -88,7 +88,7 @@ const ROWS: [Row; 19] = [
             drop((client, server));
         },
         (100, 100),
-        Some(Reason::Closed),
+        Some(KernelReason::Closed),
     ),
     (
         "no data, the client first",
@@ -97,7 +97,7 @@ const ROWS: [Row; 19] = [
             at_end(&server);
         },
         (0, 0),
-        Some(Reason::Closed),
+        Some(KernelReason::Closed),
     ),
     (
         "no data, the server first",
@@ -106,7 +106,7 @@ const ROWS: [Row; 19] = [
             at_end(&client);
         },
         (0, 0),
-        Some(Reason::Closed),
+        Some(KernelReason::Closed),
     ),
     (
         "only the client sends",
@@ -116,7 +116,7 @@ const ROWS: [Row; 19] = [
             at_end(&server);
         },
         (5, 0),
-        Some(Reason::Closed),
+        Some(KernelReason::Closed),
     ),
     (
         "only the server sends",
@@ -126,7 +126,7 @@ const ROWS: [Row; 19] = [
             at_end(&client);
         },
         (0, 5),
-        Some(Reason::Closed),
+        Some(KernelReason::Closed),
     ),
     (
         "1 MiB both ways, the client first",
@@ -136,7 +136,7 @@ const ROWS: [Row; 19] = [
             at_end(&server);
         },
         (MIB as u64, MIB as u64),
-        Some(Reason::Closed),
+        Some(KernelReason::Closed),
     ),
     (
         "1 MiB both ways, the server first",
@@ -146,7 +146,7 @@ const ROWS: [Row; 19] = [
             at_end(&client);
         },
         (MIB as u64, MIB as u64),
-        Some(Reason::Closed),
+        Some(KernelReason::Closed),
     ),
     (
         "the client's half first, then the server sends on",
@@ -159,7 +159,7 @@ const ROWS: [Row; 19] = [
             at_end(&client);
         },
         (10, MIB as u64),
-        Some(Reason::Closed),
+        Some(KernelReason::Closed),
     ),
     (
         "the server's half first, then the client sends on",
@@ -172,7 +172,7 @@ const ROWS: [Row; 19] = [
             at_end(&server);
         },
         (MIB as u64, 10),
-        Some(Reason::Closed),
+        Some(KernelReason::Closed),
     ),
     (
         "the server's half, the client's last bytes with its end",
@@ -188,7 +188,7 @@ const ROWS: [Row; 19] = [
             assert_eq!(text, "last");
         },
         (4, 0),
-        Some(Reason::Closed),
+        Some(KernelReason::Closed),
     ),
     (
         "both halves, then both close",
@@ -200,7 +200,7 @@ const ROWS: [Row; 19] = [
             at_end(&client);
         },
         (3, 3),
-        Some(Reason::Closed),
+        Some(KernelReason::Closed),
     ),
     (
         "the client resets",
@@ -210,7 +210,7 @@ const ROWS: [Row; 19] = [
             until_reset(&server);
         },
         (100, 100),
-        Some(Reason::Reset),
+        Some(KernelReason::Reset),
     ),
     (
         "the server resets",
@@ -220,7 +220,7 @@ const ROWS: [Row; 19] = [
             drop(client);
         },
         (100, 100),
-        Some(Reason::Reset),
+        Some(KernelReason::Reset),
     ),
     (
         "the server closes with data unread",
@@ -231,7 +231,7 @@ const ROWS: [Row; 19] = [
             drop(client);
         },
         (100, 0),
-        Some(Reason::Reset),
+        Some(KernelReason::Reset),
     ),
     (
         "the client closes with data unread",
@@ -242,7 +242,7 @@ const ROWS: [Row; 19] = [
             until_reset(&server);
         },
         (0, 100),
-        Some(Reason::Reset),
+        Some(KernelReason::Reset),
     ),
     (
         "the server has closed, the client closes with data unread",
@@ -266,15 +266,15 @@ const ROWS: [Row; 19] = [
             until_reset(&server);
         },
         (100, 100),
-        Some(Reason::Reset),
+        Some(KernelReason::Reset),
     ),
 ];
 
-fn assert_ended(name: &str, closed: &Record, sent: (u64, u64), reason: Option<Reason>) {
+fn assert_ended(name: &str, closed: &Record, sent: (u64, u64), reason: Option<KernelReason>) {
     assert_eq!((closed.from_client, closed.from_server), sent, "{name}");
     match reason {
         Some(_) => assert_eq!(closed.reason, reason, "{name}"),
-        None => assert!(matches!(closed.reason, Some(Reason::Closed | Reason::Reset)), "{name}"),
+        None => assert!(matches!(closed.reason, Some(KernelReason::Closed | KernelReason::Reset)), "{name}"),
     }
 }
 
@@ -308,7 +308,7 @@ fn a_server_that_is_done_does_not_wait_for_the_clients_end() {
     drop(server);
     // The client's kernel acknowledges the end after a while, and the server's socket is gone.
     let closed = world.record(RecordKind::Closed, from);
-    assert_ended("without the client's end", &closed, (100, 100), Some(Reason::Closed));
+    assert_ended("without the client's end", &closed, (100, 100), Some(KernelReason::Closed));
     world.until_none_is_listed();
     // What the client sends now reaches no app.
     (&client).write_all(b"late").expect("writing");
@@ -343,7 +343,7 @@ fn a_full_window_is_counted_exactly() {
         let there = waiting(&client);
         reset(client);
         let closed = world.record(RecordKind::Closed, from);
-        assert_ended(if half { "half" } else { "whole" }, &closed, (0, there), Some(Reason::Reset));
+        assert_ended(if half { "half" } else { "whole" }, &closed, (0, there), Some(KernelReason::Reset));
         world.until_none_is_listed();
     }
 }

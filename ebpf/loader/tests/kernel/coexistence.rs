@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 
-use ambit_loader::{Dataplane, Error, Path, Reason, RecordKind, Settings, Table};
+use ambit_loader::{Dataplane, Error, KernelReason, Path, RecordKind, Settings, Table};
 use socket2::{Domain, Socket};
 
 use crate::foreign::{self, Does, Foreign, Hook, Order};
@@ -107,10 +107,10 @@ fn services_that_only_they_know_end_by_the_destinations_rules() {
         drop((client, theirs));
 
         let theirs = balancer(&world, service, endpoint, Order::After);
-        let before = counter(&world.dataplane, Reason::PlaintextRefused);
+        let before = counter(&world.dataplane, KernelReason::PlaintextRefused);
         let refused = failure(world.pods[CLIENT].connect(service), "ours first, a strict pod");
         assert_eq!(refused, ErrorKind::ConnectionRefused, "{service}");
-        let after = counter(&world.dataplane, Reason::PlaintextRefused);
+        let after = counter(&world.dataplane, KernelReason::PlaintextRefused);
         assert!(after > before, "{service}: at the destination");
         drop(theirs);
     }
@@ -148,13 +148,13 @@ fn what_others_change_after_us_meets_the_destinations_rules() {
             let theirs = Does::Replace(from, elsewhere);
             let theirs = Foreign::attach(world.pods[CLIENT].cookie, Hook::Connect, theirs, Order::After)
                 .expect("attached");
-            let before = counter(&world.dataplane, Reason::PlaintextRefused);
+            let before = counter(&world.dataplane, KernelReason::PlaintextRefused);
             assert_eq!(
                 failure(world.pods[CLIENT].connect(to), &name),
                 ErrorKind::ConnectionRefused,
                 "{name}"
             );
-            let after = counter(&world.dataplane, Reason::PlaintextRefused);
+            let after = counter(&world.dataplane, KernelReason::PlaintextRefused);
             assert!(after > before, "{name}: at the destination");
             drop(theirs);
             assert_eq!(world.flows(), [], "{name}: nothing is listed");
@@ -170,7 +170,7 @@ fn what_others_change_after_us_meets_the_destinations_rules() {
         }
     }
     assert_eq!(
-        counter(&world.dataplane, Reason::FlowMisdirected),
+        counter(&world.dataplane, KernelReason::FlowMisdirected),
         4,
         "what was decided was not what was done"
     );

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use ambit_loader::{Path, Reason, RecordKind};
+use ambit_loader::{KernelReason, Path, RecordKind};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::lab::{Namespace, accept, address, at, local, peer, until};
@@ -161,7 +161,7 @@ fn what_is_not_announced_is_refused() {
         let result = socket.connect_timeout(&to.into(), Duration::from_millis(300));
         assert!(result.is_err(), "{from}");
         let refused = world.record(RecordKind::Refused, from);
-        assert_eq!(refused.reason, Some(Reason::PlaintextRefused));
+        assert_eq!(refused.reason, Some(KernelReason::PlaintextRefused));
         assert_eq!((refused.path, refused.server), (Path::Native, to));
         assert_eq!(refused.destination, Some(world.number(SERVER)));
         let probable = (from.ip() == address(V4[CLIENT])).then(|| world.number(CLIENT));
@@ -213,7 +213,7 @@ fn forged_packets_find_no_way_in() {
     let refused = |name: &str, source: SocketAddr| {
         forge(&world.pods[OTHER], source, to);
         let record = world.record(RecordKind::Refused, source);
-        assert_eq!((record.reason, record.server), (Some(Reason::PlaintextRefused), to), "{name}");
+        assert_eq!((record.reason, record.server), (Some(KernelReason::PlaintextRefused), to), "{name}");
     };
     // A packet like this is looked at at all: where plaintext is welcome it is no refusal.
     refused("out of the blue", at(V4[CLIENT], 40_000));
@@ -257,7 +257,7 @@ fn a_change_on_the_way_is_seen() {
     world.dataplane.bump(server).expect("bumped");
     client.write_all(b"ping").expect("writing");
     let stale = world.record(RecordKind::Stale, local(&client));
-    assert_eq!((stale.reason, stale.path), (Some(Reason::FlowStale), Path::Direct));
+    assert_eq!((stale.reason, stale.path), (Some(KernelReason::FlowStale), Path::Direct));
     assert_eq!(stale.source, Some(world.number(CLIENT)));
     let (accepted, _) = accept(&app);
     assert_eq!(stale.server_cookie, accepted.cookie().ok(), "the daemon can close it by that");
@@ -274,11 +274,11 @@ fn a_change_on_the_way_is_seen() {
     until("it is listed", || world.flows().len() == 1);
     let flow = world.flows().remove(0);
     world.dataplane.bump(server).expect("bumped");
-    let before = counter(&world.dataplane, Reason::FlowStale);
+    let before = counter(&world.dataplane, KernelReason::FlowStale);
     link("up");
     let refused = world.record(RecordKind::Refused, flow.client);
-    assert_eq!((refused.reason, refused.path), (Some(Reason::FlowStale), Path::Direct));
-    assert!(counter(&world.dataplane, Reason::FlowStale) > before, "it is counted");
+    assert_eq!((refused.reason, refused.path), (Some(KernelReason::FlowStale), Path::Direct));
+    assert!(counter(&world.dataplane, KernelReason::FlowStale) > before, "it is counted");
     until("the client learns it", || client.take_error().expect("its error").is_some());
     world.until_none_is_listed();
 }
@@ -292,7 +292,7 @@ fn listed_for_one_pod_it_does_not_reach_another() {
     world.allow(CLIENT, SERVER, to);
     let error = world.pods[CLIENT].connect(to).expect_err("refused");
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
-    assert_eq!(counter(&world.dataplane, Reason::FlowMisdirected), 1);
+    assert_eq!(counter(&world.dataplane, KernelReason::FlowMisdirected), 1);
     world.until_none_is_listed();
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ambit_loader::{Inbound, InboundMode, Reason, RecordKind};
+use ambit_loader::{Inbound, InboundMode, KernelReason, RecordKind};
 use aya::maps::{HashMap, Map, MapData};
 
 use crate::lab::{accept, at, local, until};
@@ -49,11 +49,11 @@ fn nothing_is_left_of_many_connections() {
     assert_eq!(world.listed(CLIENT), 0, "nor is one counted");
     // The ring buffer holds fewer records than there were: each is there or counted as lost.
     let rest = world.rest();
-    let lost = counter(&world.dataplane, Reason::RecordLost);
+    let lost = counter(&world.dataplane, KernelReason::RecordLost);
     assert!(lost > 0, "{} records fit", rest.len());
     // One whose entry was gone when it was established, which happened once in many runs on a busy machine,
     // has one more.
-    let gone = counter(&world.dataplane, Reason::FlowGone);
+    let gone = counter(&world.dataplane, KernelReason::FlowGone);
     assert!(gone < 10, "{gone} entries were gone");
     assert_eq!(rest.len() as u64 + lost, 2 * 2 * EACH as u64 + gone, "one when opened and one when closed");
     for pod in &world.pods {
@@ -96,7 +96,7 @@ fn a_pods_list_has_an_end() {
     let other = world.pods[OTHER].connect(to).expect("taken by the daemon");
     drop((other, accept(&world.daemons[SERVER].plaintext_v4)));
     assert_eq!(world.flows(), []);
-    assert_eq!(counter(&world.dataplane, Reason::FlowsExhausted), 0);
+    assert_eq!(counter(&world.dataplane, KernelReason::FlowsExhausted), 0);
     world.set_listed(CLIENT, 0);
     world.dataplane.renew_lease(LEASE).expect("a lease");
     let client = world.pods[CLIENT].connect(to).expect("direct again");

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
-use ambit_loader::{HBONE_PORT, Inbound, InboundMode, Listeners, Reason};
+use ambit_loader::{HBONE_PORT, Inbound, InboundMode, KernelReason, Listeners};
 use socket2::{Domain, Socket};
 
 use crate::lab::{
@@ -135,13 +135,13 @@ fn plaintext_goes_by_mode_and_port() {
         let inbound =
             Inbound { default, ports: rule.into_iter().collect(), probe_ports: probe.into_iter().collect() };
         dataplane.set_inbound(pod.cookie, &inbound).expect("inbound rules");
-        let before = counter(&dataplane, Reason::PlaintextRefused);
+        let before = counter(&dataplane, KernelReason::PlaintextRefused);
         assert_eq!(arrivals.end(NODE_V4, at(POD_V4, port)), from_node, "{name}, node, IPv4");
         assert_eq!(arrivals_v6.end(NODE_V6, at(POD_V6, port)), from_node, "{name}, node, IPv6");
         assert_eq!(arrivals.end(STRANGER_V4, at(POD_V4, port)), from_stranger, "{name}, stranger, IPv4");
         assert_eq!(arrivals_v6.end(STRANGER_V6, at(POD_V6, port)), from_stranger, "{name}, stranger, IPv6");
         let refusals = [&from_node, &from_stranger].iter().filter(|end| ***end == End::Refused).count();
-        let counted = counter(&dataplane, Reason::PlaintextRefused) - before;
+        let counted = counter(&dataplane, KernelReason::PlaintextRefused) - before;
         assert!(
             counted >= 2 * refusals as u64,
             "{name}: {counted} refusals counted, {refusals} twice expected"
@@ -191,12 +191,12 @@ fn a_dead_daemon_is_not_bypassed() {
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{to}");
         assert!(counter(&dataplane, reason) > before, "{to}: it is counted");
     };
-    refused(at(POD_V4, 8080), Reason::PlaintextListenerMissing);
-    refused(at(POD_V4, HBONE_PORT), Reason::HboneListenerMissing);
+    refused(at(POD_V4, 8080), KernelReason::PlaintextListenerMissing);
+    refused(at(POD_V4, HBONE_PORT), KernelReason::HboneListenerMissing);
     dataplane.set_inbound(pod.cookie, &mode(InboundMode::Strict)).expect("a mode");
-    refused(at(POD_V4, 8080), Reason::PlaintextRefused);
+    refused(at(POD_V4, 8080), KernelReason::PlaintextRefused);
     dataplane.set_inbound(pod.cookie, &mode(InboundMode::Open)).expect("a mode");
-    refused(at(POD_V4, HBONE_PORT), Reason::HboneListenerMissing);
+    refused(at(POD_V4, HBONE_PORT), KernelReason::HboneListenerMissing);
     let client = arrive(&pod, NODE_V4, at(POD_V4, 8080)).expect("an open port does not need the daemon");
     assert_joined("open", &client, &accept(&app).0);
 
@@ -208,7 +208,7 @@ fn a_dead_daemon_is_not_bypassed() {
     let _client = arrive(&pod, NODE_V4, at(POD_V4, 8080)).expect("accepted");
     assert_eq!(local(&accept(&next).0), at(POD_V4, 8080));
     dataplane.set_listeners(pod.cookie, &Listeners::default()).expect("no listeners");
-    refused(at(POD_V4, 8080), Reason::PlaintextListenerMissing);
+    refused(at(POD_V4, 8080), KernelReason::PlaintextListenerMissing);
 }
 
 #[test]
@@ -277,5 +277,5 @@ fn the_daemon_cannot_hide_behind_a_pod_that_is_not_enrolled() {
     dataplane.mark_inbound(daemon.as_fd(), at(MESH_V4, 1)).expect("the mark");
     let error = daemon.connect(&at(POD_V4, port(&app)).into()).expect_err("refused");
     assert_eq!(error.kind(), ErrorKind::PermissionDenied);
-    assert_eq!(counter(&dataplane, Reason::PodUnknown), 1);
+    assert_eq!(counter(&dataplane, KernelReason::PodUnknown), 1);
 }

@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
-use ambit_loader::{Dataplane, Listeners, Reason};
+use ambit_loader::{Dataplane, KernelReason, Listeners};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::lab::{
@@ -12,7 +12,7 @@ use crate::lab::{
     port, until,
 };
 
-pub(crate) fn counter(dataplane: &Dataplane, reason: Reason) -> u64 {
+pub(crate) fn counter(dataplane: &Dataplane, reason: KernelReason) -> u64 {
     let counters = dataplane.counters().expect("counters");
     counters.into_iter().find(|(it, _)| *it == reason).expect("every reason is listed").1
 }
@@ -123,14 +123,14 @@ fn without_listener_it_is_refused() {
     ];
     for (name, listeners, destination, reached) in rows {
         dataplane.set_listeners(pod.cookie, &listeners).expect("listeners");
-        let before = counter(&dataplane, Reason::OutboundListenerMissing);
+        let before = counter(&dataplane, KernelReason::OutboundListenerMissing);
         let result = pod.connect(at(destination, 80));
         assert_eq!(
             result.as_ref().err().map(std::io::Error::kind),
             (!reached).then_some(ErrorKind::PermissionDenied),
             "{name}"
         );
-        let counted = counter(&dataplane, Reason::OutboundListenerMissing) - before;
+        let counted = counter(&dataplane, KernelReason::OutboundListenerMissing) - before;
         assert_eq!(counted, u64::from(!reached), "{name}: the refusal is counted");
     }
     dataplane.set_listeners(pod.cookie, &daemon.listeners()).expect("listeners");
@@ -273,7 +273,7 @@ fn one_pods_flood_does_not_touch_another() {
     });
     let listeners = Listeners { outbound_v4: Some(port(&full)), ..daemon.listeners() };
     dataplane.set_listeners(flooder.cookie, &listeners).expect("listeners");
-    let before = counter(&dataplane, Reason::HandoffsExhausted);
+    let before = counter(&dataplane, KernelReason::HandoffsExhausted);
     let (waiting, refused) = flooder.run(|| {
         let mut waiting = Vec::new();
         for _ in 0..5000 {
@@ -287,7 +287,7 @@ fn one_pods_flood_does_not_touch_another() {
         (waiting, false)
     });
     assert!(refused, "{} connections were allowed to wait", waiting.len());
-    assert!(counter(&dataplane, Reason::HandoffsExhausted) > before, "it is counted");
+    assert!(counter(&dataplane, KernelReason::HandoffsExhausted) > before, "it is counted");
     assert!(dataplane.pending_handoffs().expect("hand-offs") > 4000, "they are what waits");
 
     let _client = other.connect(at(MESH_V4, 80)).expect("another pod goes on");

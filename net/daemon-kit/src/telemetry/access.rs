@@ -36,7 +36,7 @@ pub(super) fn write(facts: &Facts, bytes: Bytes, duration: Duration, ending: &En
                     bytes_sent = record.bytes_sent,
                     bytes_recv = record.bytes_recv,
                     duration = record.duration,
-                    reason = ending.reason,
+                    reason = ending.reason.name(),
                     policy = ending.policy.as_ref().map(display),
                     error = ending.error.as_deref(),
                     "connection complete"

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Duration, Instant};
 
+use ambit_core::Reason;
 use ambit_core::model::{Identity, PolicyKey, Service, Workload};
 use parking_lot::Mutex;
 
@@ -173,8 +174,7 @@ impl Flag {
 /// Why it ended, or never began.
 #[derive(Clone, Debug)]
 pub struct Ending {
-    /// The stable name of the reason (`Reason`'s names).
-    pub reason: &'static str,
+    pub reason: Reason,
     pub flag: Flag,
     /// What to tell an operator; none for an orderly end.
     pub error: Option<String>,
@@ -248,7 +248,7 @@ fn report_failed(facts: &Facts, tried: Duration, ending: &Ending) {
 
 /// What every ending leaves, once.
 fn report_end(facts: &Facts, bytes: Bytes, duration: Duration, ending: &Ending) {
-    ENDED.count([ending.reason, facts.direction.as_str(), facts.path.as_str()]);
+    ENDED.count([ending.reason.name(), facts.direction.as_str(), facts.path.as_str()]);
     access::write(facts, bytes, duration, ending);
     recent::remember(facts, bytes, duration, ending);
 }
@@ -296,7 +296,7 @@ impl Drop for OpenConnection {
     fn drop(&mut self) {
         if !self.reported {
             self.report(&Ending {
-                reason: "abandoned",
+                reason: Reason::Abandoned,
                 flag: Flag::None,
                 error: Some("its task ended before the connection did".to_owned()),
                 policy: None,

@@ -46,6 +46,8 @@ fn push(recent: &mut VecDeque<Ended>, ended: Ended) {
 
 #[cfg(test)]
 mod tests {
+    use ambit_core::Reason;
+
     use super::*;
     use crate::telemetry::connection::{Flag, observed};
     use crate::telemetry::tests::facts;
@@ -56,7 +58,7 @@ mod tests {
             facts: facts("recent", "cart"),
             bytes: Bytes { from_client: number, from_server: 0 },
             duration: Duration::ZERO,
-            ending: Ending { reason: "closed", flag: Flag::None, error: None, policy: None },
+            ending: Ending { reason: Reason::Closed, flag: Flag::None, error: None, policy: None },
         }
     }
 
@@ -72,7 +74,7 @@ mod tests {
     #[test]
     fn every_way_to_end_is_kept() {
         let refusal = Ending {
-            reason: "plaintext_refused",
+            reason: Reason::PlaintextRefused,
             flag: Flag::Denied,
             error: Some("no".to_owned()),
             policy: None,
@@ -80,6 +82,6 @@ mod tests {
         observed::refused(&facts("recent-refused", "cart"), &refusal);
         let name = |ended: &Ended| ended.facts.source.workload.as_ref().map(|w| w.workload_name.to_string());
         let found = recent().into_iter().find(|ended| name(ended).as_deref() == Some("recent-refused"));
-        assert_eq!(found.expect("it is kept").ending.reason, "plaintext_refused");
+        assert_eq!(found.expect("it is kept").ending.reason, Reason::PlaintextRefused);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ambit_core::model::{PolicyKey, Workload, WorkloadKind};
-use ambit_core::testing;
+use ambit_core::{Reason, testing};
 use parking_lot::Mutex;
 
 use super::connection::observed::{self, Carried};
@@ -48,12 +48,12 @@ pub(crate) fn facts(source: &str, destination: &str) -> Facts {
 }
 
 fn orderly() -> Ending {
-    Ending { reason: "closed", flag: Flag::None, error: None, policy: None }
+    Ending { reason: Reason::Closed, flag: Flag::None, error: None, policy: None }
 }
 
 fn denied() -> Ending {
     Ending {
-        reason: "policy_denied",
+        reason: Reason::PolicyDenied,
         flag: Flag::Denied,
         error: Some("connection refused by policy".to_owned()),
         policy: Some(PolicyKey { namespace: "shop".into(), name: "cart".into() }),
@@ -284,18 +284,18 @@ fn what_the_kernel_carries_is_counted_once_whatever_is_seen_of_it() {
 
 #[test]
 fn every_ending_is_counted_with_its_reason() {
-    let ended = |reason: &'static str| Ending { reason, ..orderly() };
+    let ended = |reason: Reason| Ending { reason, ..orderly() };
     let native = Facts { path: Path::Native, direction: Direction::Inbound, ..facts("ended", "cart") };
-    opened(native.clone()).closed(Bytes::default(), &ended("reason_a"));
-    failed(&native, Instant::now(), &ended("reason_b"));
-    observed::refused(&facts("ended", "cart"), &ended("reason_b"));
+    opened(native.clone()).closed(Bytes::default(), &ended(Reason::BadRequest));
+    failed(&native, Instant::now(), &ended(Reason::ReservedPort));
+    observed::refused(&facts("ended", "cart"), &ended(Reason::ReservedPort));
     let mut all = Exposition::default();
     show(&mut all);
     let text = all.into_text();
     for line in [
-        r#"ambit_connections_ended_total{reason="reason_a",direction="inbound",path="native"} 1"#,
-        r#"ambit_connections_ended_total{reason="reason_b",direction="inbound",path="native"} 1"#,
-        r#"ambit_connections_ended_total{reason="reason_b",direction="outbound",path="tunnel"} 1"#,
+        r#"ambit_connections_ended_total{reason="bad_request",direction="inbound",path="native"} 1"#,
+        r#"ambit_connections_ended_total{reason="reserved_port",direction="inbound",path="native"} 1"#,
+        r#"ambit_connections_ended_total{reason="reserved_port",direction="outbound",path="tunnel"} 1"#,
     ] {
         assert!(text.lines().any(|l| l == line), "{line} is not in {text}");
     }

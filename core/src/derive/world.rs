@@ -1,105 +1,37 @@
-//! Objects → changes: from what users write (Kubernetes or files, already parsed) to what the mesh holds.
-//!
-//! The way in is [`World::apply`]: events in, [`Change`]s and status [`Condition`]s out. An object that
-//! cannot be derived becomes a condition, and its last good version stays in force.
-
-mod authorization;
-mod dirty;
-mod endpoint_slice;
-mod object;
-mod peer_authentication;
-mod service;
-mod service_entry;
-mod store;
-mod workload;
+//! The objects and what is derived from them: [`World`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::condition::Condition;
+use super::context::{self, Context};
+use super::dirty::Dirty;
+use super::object::{Kind, Object, ObjectEvent, ObjectKey};
+use super::report::Report;
+use super::settings::Settings;
+use super::steps::{Replaced, Steps, replace};
+use super::store::Store;
+use super::{authorization, endpoint_slice, peer_authentication, service_entry, workload};
 use crate::mesh::Change;
-use crate::model::{self, Authorization, PolicyKey, ServiceKey, TrustDomain, WorkloadUid};
+use crate::model::{self, Authorization, PolicyKey, ServiceKey, WorkloadUid};
 
-use dirty::Dirty;
-use store::Store;
-
-pub use object::{
-    AuthorizationPolicy, ContainerPort, EndpointSlice, EntryPort, Kind, LocalityText, Metadata, MtlsMode,
-    Namespace, Node, Object, ObjectEvent, ObjectKey, Operation, Owner, PeerAuthentication, Phase, Pod,
-    PolicyAction, PolicyRule, PortRef, Resolution, Selector, Service, ServiceEntry, ServicePort,
-    SliceEndpoint, SlicePort, Source, TargetRef, TrafficDistribution, Transport, When, WorkloadEntry,
-};
-
-/// What objects do not say themselves.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
-    pub trust_domain: TrustDomain,
-    /// Trust domains that are as good as `trust_domain`: in policies, and on peers' certificates.
-    pub trust_domain_aliases: Arc<[TrustDomain]>,
-    /// Policies without selector in this namespace concern the whole mesh.
-    pub root_namespace: String,
-    pub cluster: String,
-    /// The DNS domain of services.
-    pub domain: String,
-    pub network: String,
-    /// A pod is announced as reachable by HBONE only once its node has annotated it; else its label is
-    /// enough.
-    pub enrolled_by_annotation: bool,
-    /// Where the mesh's own pods are: they are never in it.
-    pub system_namespace: String,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            trust_domain: TrustDomain::default(),
-            trust_domain_aliases: [].into(),
-            root_namespace: "ambit-system".to_owned(),
-            cluster: "Kubernetes".to_owned(),
-            domain: "cluster.local".to_owned(),
-            network: String::new(),
-            enrolled_by_annotation: false,
-            system_namespace: "ambit-system".to_owned(),
-        }
-    }
-}
-
-/// What is to be said about an object, in its status or to whoever wrote it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Condition {
-    pub object: ObjectKey,
-    /// The field concerned, as a path in the object (`spec.rules[0].from[1].source.serviceAccounts`).
-    pub field: Option<String>,
-    /// Whether the object is in force, if only in the way the message says. A version that is not accepted
-    /// leaves the last accepted one in force.
-    pub accepted: bool,
-    /// Empty where there is nothing to say.
-    pub message: String,
-}
-
-impl Condition {
-    fn accepted(object: ObjectKey) -> Self {
-        Self { object, field: None, accepted: true, message: String::new() }
-    }
-}
-
-/// What a batch of events leads to.
+/// What a batch of events changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Derived {
-    /// In an order that is safe to apply and publish one by one: policies come before the workloads that
-    /// name them and go after them.
+    /// In an order that is safe to apply and publish one by one: policies are put before the workloads that
+    /// name them, and removed after them.
     pub changes: Vec<Change>,
-    /// All conditions of every object whose conditions changed, which need not be one of the events'
-    /// objects.
+    /// All conditions of every object whose conditions changed: not only of the events' objects.
     pub conditions: Vec<Condition>,
 }
 
-/// The objects, and what was derived from them.
+/// The objects and what is derived from them.
 #[derive(Clone, Debug)]
 pub struct World {
     settings: Settings,
     store: Store,
     workloads: BTreeMap<WorkloadUid, Arc<model::Workload>>,
-    /// The workloads that are endpoints written out in service entries and endpoint slices.
+    /// The workloads of inline endpoints, by the service entry or endpoint slice that lists them.
     endpoints: BTreeMap<ObjectKey, BTreeSet<WorkloadUid>>,
     services: BTreeMap<ServiceKey, Arc<model::Service>>,
     policies: BTreeMap<PolicyKey, Arc<Authorization>>,
@@ -107,6 +39,7 @@ pub struct World {
 }
 
 impl World {
+    /// Without objects.
     pub fn new(settings: Settings) -> Self {
         Self {
             settings,
@@ -119,17 +52,17 @@ impl World {
         }
     }
 
+    /// The settings that objects are derived with.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// What there is to say about the objects now.
+    /// The current conditions of all objects.
     pub fn conditions(&self) -> impl Iterator<Item = &Condition> {
         self.conditions.values().flatten()
     }
 
-    /// Takes events in and says what changes in the mesh. Only what the events can have touched is derived
-    /// again.
+    /// Applies events and returns what they change. Only what the events can have touched is derived again.
     pub fn apply(&mut self, events: impl IntoIterator<Item = ObjectEvent>) -> Derived {
         let mut dirty = Dirty::default();
         let mut report = Report::default();
@@ -162,7 +95,7 @@ impl World {
         if let Object::EndpointSlice(slice) = &object
             && slice.of_selector
         {
-            // What was kept under its name was somebody else's.
+            // The slice of that name was not a selector's before.
             if self.store.endpoint_slice(&key).is_some() {
                 self.delete(&key, dirty, report);
             }
@@ -206,7 +139,7 @@ impl World {
             if let Some(entry) = self.store.service_entry(key) {
                 let claims = service_entry::Claims::of(entry, &self.store, &self.settings);
                 report.set(key.clone(), claims.conditions(key));
-                let context = workload::Context::new(&self.store, &self.settings, &key.namespace);
+                let context = Context::new(&self.store, &self.settings, &key.namespace);
                 new = claims.endpoints(&context).map(|workload| (workload.uid.clone(), workload)).collect();
             }
             self.put_endpoints(key, new, steps);
@@ -215,7 +148,7 @@ impl World {
 
     fn derive_endpoint_slices(&mut self, dirty: &Dirty, steps: &mut Steps) {
         for key in dirty.endpoint_slices() {
-            let context = workload::Context::new(&self.store, &self.settings, &key.namespace);
+            let context = Context::new(&self.store, &self.settings, &key.namespace);
             let slice = self.store.endpoint_slice(key);
             let new =
                 slice.into_iter().flat_map(|slice| endpoint_slice::workloads(slice, &self.store, &context));
@@ -224,7 +157,7 @@ impl World {
         }
     }
 
-    /// Puts what an object writes out, and removes what it wrote out before.
+    /// Puts the workloads that an object lists, and removes those it listed before.
     fn put_endpoints(
         &mut self,
         key: &ObjectKey,
@@ -262,10 +195,10 @@ impl World {
             let name = PolicyKey { namespace: key.namespace.as_str().into(), name: key.name.as_str().into() };
             match derived {
                 Some(Ok(derived)) => {
-                    report.set_unless_said(key.clone(), derived.conditions(key));
+                    report.set_if_absent(key.clone(), derived.conditions(key));
                     steps.policy(replace(&mut self.policies, name.clone(), derived.policy), name);
                 }
-                // Only accepted versions are kept.
+                // Only accepted versions are in the store.
                 Some(Err(problem)) => report.set(key.clone(), vec![problem.into_condition(key.clone())]),
                 None => steps.policy(replace(&mut self.policies, name.clone(), None), name),
             }
@@ -286,113 +219,19 @@ impl World {
 
     fn derive_workloads(&mut self, dirty: &Dirty, steps: &mut Steps, report: &mut Report) {
         for key in dirty.workloads() {
-            let uid = workload::uid(key, &self.settings);
-            let context = workload::Context::new(&self.store, &self.settings, &key.namespace);
+            let uid = context::uid(key, &self.settings);
+            let context = Context::new(&self.store, &self.settings, &key.namespace);
             let new = match key.kind {
                 Kind::WorkloadEntry => self.store.workload_entry(key).map(|entry| {
                     report.set(key.clone(), workload::entry_conditions(entry));
-                    context.entry(entry)
+                    workload::entry(&context, entry)
                 }),
                 _ => self.store.pod(key).and_then(|pod| {
                     report.set(key.clone(), workload::pod_conditions(key, pod));
-                    context.pod(pod)
+                    workload::pod(&context, pod)
                 }),
             };
             self.put_workload(uid, new, steps);
         }
-    }
-}
-
-enum Replaced<T> {
-    Put(Arc<T>),
-    Removed,
-}
-
-/// Puts or removes a derived value; `None` where that changes nothing.
-fn replace<K: Ord, T: PartialEq>(
-    map: &mut BTreeMap<K, Arc<T>>,
-    key: K,
-    new: Option<T>,
-) -> Option<Replaced<T>> {
-    match new {
-        Some(new) if map.get(&key).is_some_and(|old| **old == new) => None,
-        Some(new) => {
-            let new = Arc::new(new);
-            map.insert(key, new.clone());
-            Some(Replaced::Put(new))
-        }
-        None => map.remove(&key).map(|_| Replaced::Removed),
-    }
-}
-
-/// The changes of a batch, by what may come when.
-#[derive(Default)]
-struct Steps {
-    put_policies: Vec<Change>,
-    put_services: Vec<Change>,
-    put_workloads: Vec<Change>,
-    removed_workloads: Vec<Change>,
-    removed_services: Vec<Change>,
-    removed_policies: Vec<Change>,
-}
-
-impl Steps {
-    fn policy(&mut self, replaced: Option<Replaced<Authorization>>, key: PolicyKey) {
-        match replaced {
-            Some(Replaced::Put(policy)) => self.put_policies.push(Change::PutPolicy(policy)),
-            Some(Replaced::Removed) => self.removed_policies.push(Change::RemovePolicy(key)),
-            None => {}
-        }
-    }
-
-    fn into_changes(self) -> Vec<Change> {
-        let Self {
-            put_policies,
-            put_services,
-            put_workloads,
-            removed_workloads,
-            removed_services,
-            removed_policies,
-        } = self;
-        [put_policies, put_services, put_workloads, removed_workloads, removed_services, removed_policies]
-            .concat()
-    }
-}
-
-/// What a batch has to say about objects; an empty list means that the object is gone.
-#[derive(Default)]
-struct Report {
-    said: BTreeMap<ObjectKey, Vec<Condition>>,
-}
-
-impl Report {
-    fn set(&mut self, key: ObjectKey, conditions: Vec<Condition>) {
-        self.said.insert(key, conditions);
-    }
-
-    /// For conditions of the version in force: a newer version that was refused in this batch has the word.
-    fn set_unless_said(&mut self, key: ObjectKey, conditions: Vec<Condition>) {
-        self.said.entry(key).or_insert(conditions);
-    }
-
-    fn forget(&mut self, key: &ObjectKey) {
-        self.said.remove(key);
-    }
-
-    fn has(&self, key: &ObjectKey) -> bool {
-        self.said.contains_key(key)
-    }
-
-    fn finish(self, known: &mut BTreeMap<ObjectKey, Vec<Condition>>) -> Vec<Condition> {
-        let mut changed = Vec::new();
-        for (key, conditions) in self.said {
-            if conditions.is_empty() {
-                known.remove(&key);
-            } else if known.get(&key) != Some(&conditions) {
-                changed.extend(conditions.iter().cloned());
-                known.insert(key, conditions);
-            }
-        }
-        changed
     }
 }

@@ -1,5 +1,4 @@
-//! The model to messages and back. Encoding cannot fail; decoding is where the wire is parsed, and a failure
-//! names the resource and the field.
+//! The model as messages, and back. Encoding cannot fail. A decoding error names the resource and the field.
 
 mod common;
 mod extension;
@@ -13,7 +12,7 @@ pub use policy::{decode_authorization, encode_authorization};
 pub use service::{SERVICE_EXTENSION, decode_service, encode_service};
 pub use workload::{WORKLOAD_EXTENSION, decode_workload, encode_workload};
 
-/// Why a message is not a value of the model.
+/// Why a message cannot be decoded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{resource}: {field}: {problem}")]
 pub struct DecodeError {
@@ -25,7 +24,7 @@ pub struct DecodeError {
     pub problem: String,
 }
 
-/// A problem whose resource is not known yet; fields are prefixed on the way up.
+/// A [`DecodeError`] without its resource. Callers prefix the field.
 #[derive(Debug)]
 struct Problem {
     field: String,
@@ -37,7 +36,7 @@ impl Problem {
         Self { field: field.into(), problem: problem.into() }
     }
 
-    /// The same, seen from the message that holds the field's message.
+    /// Prefixes the field with that of the outer message.
     fn within(self, outer: &str) -> Self {
         Self { field: format!("{outer}.{}", self.field), problem: self.problem }
     }

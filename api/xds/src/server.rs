@@ -1,15 +1,13 @@
-//! The controller's end: a [`Publisher`] that holds what every daemon should know, and [`Server::serve`],
-//! which answers delta xDS and certificate requests over TLS.
+//! The controller's side: a [`Publisher`] with the resources of all daemons, and [`Server::serve`], which
+//! serves delta xDS and certificate signing over TLS.
 //!
-//! Each stream is a [`session::Session`], a pure state machine between requests and the [`store::Store`].
+//! Each stream has a [`session::Session`], a pure state machine that reads the [`store::Store`].
 
 mod accept;
 mod publisher;
 mod reply;
 mod service;
 mod session;
-#[cfg(test)]
-mod session_tests;
 mod store;
 
 use std::future::Future;
@@ -27,19 +25,19 @@ pub use publisher::{Publisher, Stats};
 use crate::Error;
 use crate::ca::{self, SignCertificate};
 
-/// A daemon that does not answer a ping for this long is gone.
+/// The interval of pings, and the deadline of their responses.
 const KEEPALIVE: Duration = Duration::from_secs(20);
-/// How long streams have to end when the server stops.
+/// The time that streams have to end when the server stops.
 const GRACE: Duration = Duration::from_secs(5);
-/// Streams one connection may have open: one for configuration, and certificates being asked for.
+/// The most streams of one connection: one for xDS, the others for certificate requests.
 const STREAMS_PER_CONNECTION: u32 = 64;
 
-/// What is served, and to whom.
+/// The controller's server.
 #[derive(Clone)]
 pub struct Server {
-    /// The configuration.
+    /// The resources.
     pub publisher: Publisher,
-    /// Which node a token stands for.
+    /// Authenticates nodes by their tokens.
     pub authenticate: Arc<dyn Authenticate>,
     /// The CA.
     pub signer: Arc<dyn SignCertificate>,
@@ -74,12 +72,12 @@ impl Server {
             result = &mut served => return result.map_err(Error::Serve),
             () = shutdown => stopping.send_replace(true),
         };
-        // A peer that never closes its connection must not keep the controller from stopping.
+        // A peer that does not close its connection must not prevent the stop.
         tokio::time::timeout(GRACE, served).await.unwrap_or(Ok(())).map_err(Error::Serve)
     }
 }
 
-/// Resolves when the flag is set, or nobody can set it any more.
+/// Resolves when the flag is set or its sender is dropped.
 async fn wait_for(mut flag: watch::Receiver<bool>) {
     let _ = flag.wait_for(|set| *set).await;
 }

@@ -1,15 +1,15 @@
-//! Ejection: what a row of failures and successes leads to.
+//! Outlier detection: ejections after sequences of failures and successes.
 
 use std::time::Duration;
 
-use ambit_core::health::{Effect, Health, ServicePort, Settings};
 use ambit_core::model::WorkloadUid;
+use ambit_core::outlier::{Detector, Effect, ServicePortKey, Settings};
 use proptest::prelude::*;
 
 use crate::build::{service_key, uid};
 
-fn port() -> ServicePort {
-    ServicePort { service: service_key("shop/cart"), port: 80 }
+fn port() -> ServicePortKey {
+    ServicePortKey { service: service_key("shop/cart"), port: 80 }
 }
 
 fn endpoints(count: usize) -> Vec<WorkloadUid> {
@@ -23,9 +23,9 @@ fn seconds(seconds: u64) -> Duration {
 /// What happens: at a second, an endpoint's connection fails (`-`), is made (`+`), or time passes (`.`).
 type Step = (u64, char, usize);
 
-/// Plays steps; who is ejected after each, and what was said.
+/// Plays the steps. Returns the effect of each, and who is ejected after it.
 fn play(settings: &Settings, count: usize, steps: &[Step]) -> Vec<(Effect, Vec<usize>)> {
-    let (mut health, all) = (Health::new(settings.clone()), endpoints(count));
+    let (mut health, all) = (Detector::new(settings.clone()), endpoints(count));
     let mut played = Vec::new();
     for (at, what, who) in steps {
         let now = seconds(*at);
@@ -43,7 +43,7 @@ fn play(settings: &Settings, count: usize, steps: &[Step]) -> Vec<(Effect, Vec<u
 }
 
 #[test]
-fn ejections() {
+fn endpoints_are_ejected_after_consecutive_failures() {
     let out = |time| Effect::Ejected(seconds(time));
     let rows: Vec<(&str, usize, Vec<Step>, Effect, Vec<usize>)> = vec![
         ("two failures", 2, vec![(0, '-', 0), (0, '-', 0)], Effect::None, vec![]),
@@ -145,8 +145,8 @@ fn ejections() {
 }
 
 #[test]
-fn ejections_grow_up_to_the_longest() {
-    let (mut health, all) = (Health::new(Settings::default()), endpoints(2));
+fn ejection_time_doubles_up_to_the_longest() {
+    let (mut health, all) = (Detector::new(Settings::default()), endpoints(2));
     let (mut now, mut times) = (seconds(0), Vec::new());
     while times.len() < 8 {
         health.advance(now);
@@ -162,8 +162,8 @@ fn ejections_grow_up_to_the_longest() {
 }
 
 #[test]
-fn ports_and_services_are_apart() {
-    let (mut health, all) = (Health::new(Settings::default()), endpoints(2));
+fn ejections_are_per_port_of_a_service() {
+    let (mut health, all) = (Detector::new(Settings::default()), endpoints(2));
     for _ in 0..3 {
         health.failed(&port(), &all[0], &all, seconds(0));
     }
@@ -171,12 +171,12 @@ fn ports_and_services_are_apart() {
     assert!(ejected.contains(&port().service, 80, &all[0]));
     assert!(!ejected.contains(&port().service, 81, &all[0]));
     assert!(!ejected.contains(&service_key("shop/other"), 80, &all[0]));
-    assert!(ejected.concerns(&port().service) && !ejected.concerns(&service_key("shop/other")));
+    assert!(ejected.affects(&port().service) && !ejected.affects(&service_key("shop/other")));
 }
 
 #[test]
-fn the_past_takes_no_memory() {
-    let (mut health, all) = (Health::new(Settings::default()), endpoints(100));
+fn old_failures_are_forgotten() {
+    let (mut health, all) = (Detector::new(Settings::default()), endpoints(100));
     for endpoint in &all {
         health.failed(&port(), endpoint, &all, seconds(0));
     }
@@ -189,16 +189,23 @@ fn the_past_takes_no_memory() {
 }
 
 proptest! {
-    /// Whatever happens: never more are ejected than may be, nobody for longer than the longest time, and nobody who
-    /// has not failed as often in a row as it takes, or again on trial.
+    /// After any sequence: no more endpoints are ejected than allowed, none for longer than the longest time, and
+    /// none that has not failed often enough in a row, or again on trial.
     #[test]
-    fn bounds_hold(
-        steps in prop::collection::vec((0_u64..30, prop::sample::select(vec!['-', '-', '-', '+']), 0_usize..5), 0..120),
+    fn ejections_stay_within_the_settings(
+        steps in prop::collection::vec(
+            (0_u64..30, prop::sample::select(vec!['-', '-', '-', '+']), 0_usize..5),
+            0..120,
+        ),
         percent in 0_u8..=100,
     ) {
         let settings = Settings { most_ejected_percent: percent, ..Settings::default() };
         let mut now = 0;
-        let steps: Vec<Step> = steps.into_iter().map(|(pause, what, who)| { now += pause; (now, what, who) }).collect();
+        let steps = steps.into_iter().map(|(pause, what, who)| {
+            now += pause;
+            (now, what, who)
+        });
+        let steps: Vec<Step> = steps.collect();
         let mut streaks = [0_u32; 5];
         let mut before: Vec<usize> = Vec::new();
         let mut ever = [false; 5];
@@ -207,7 +214,8 @@ proptest! {
             streaks[*who] = if *what == '-' { streaks[*who] + 1 } else { 0 };
             if let Effect::Ejected(time) = effect {
                 prop_assert!(time <= settings.longest_ejection && time >= settings.first_ejection);
-                prop_assert!(streaks[*who] >= settings.consecutive_failures || (ever[*who] && streaks[*who] > 0));
+                let again = ever[*who] && streaks[*who] > 0;
+                prop_assert!(streaks[*who] >= settings.consecutive_failures || again);
                 prop_assert!(!before.contains(who) || ever[*who]);
                 ever[*who] = true;
             }

@@ -5,8 +5,8 @@ use ambit_core::model::{PolicyKey, WorkloadUid};
 use prost::Message;
 use prost_types::Any;
 
-use super::Rejected;
-use super::state::State;
+use super::State;
+use crate::client::Rejected;
 use crate::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
 use crate::proto::istio::security::Authorization;
 use crate::proto::istio::workload::{Address, Service, Workload, address};
@@ -61,7 +61,7 @@ fn take(state: &mut State, mesh: &mut Mesh, response: DeltaDiscoveryResponse) ->
 }
 
 fn held(state: &State, kind: ResourceType) -> Vec<String> {
-    let hello = state.hello(kind, "node-a");
+    let hello = state.subscribe(kind, "node-a");
     hello.initial_resource_versions.iter().map(|(name, version)| format!("{name}={version}")).collect()
 }
 
@@ -72,7 +72,7 @@ fn problem(answer: &DeltaDiscoveryRequest) -> &str {
 #[test]
 fn a_stream_from_its_first_answer_to_a_reconnect() {
     let (mut state, mut mesh) = (State::default(), Mesh::default());
-    let hello = state.hello(ADDRESS, "node-a");
+    let hello = state.subscribe(ADDRESS, "node-a");
     assert_eq!(hello.resource_names_subscribe, ["*"]);
     assert_eq!(hello.node.as_ref().map(|n| n.id.as_str()), Some("node-a"));
     assert!(hello.initial_resource_versions.is_empty());
@@ -96,7 +96,7 @@ fn a_stream_from_its_first_answer_to_a_reconnect() {
 }
 
 #[test]
-fn a_bad_resource_leaves_the_last_good_one_and_the_others() {
+fn an_invalid_resource_leaves_its_last_version_and_the_others() {
     let (mut state, mut mesh) = (State::default(), Mesh::default());
     let put = vec![policy("shop/a", "1", 1), policy("shop/b", "1", 0)];
     take(&mut state, &mut mesh, response(POLICY, "n1", put, &[]));
@@ -115,7 +115,7 @@ fn a_bad_resource_leaves_the_last_good_one_and_the_others() {
 }
 
 #[test]
-fn resources_that_are_not_what_they_say_are_refused() {
+fn resources_with_a_wrong_name_or_type_are_rejected() {
     let good = workload("w1", "1", &[10, 0, 0, 1]);
     let rows = [
         ("w1: resource: is missing", Resource { resource: None, ..good.clone() }),
@@ -146,7 +146,7 @@ fn resources_that_are_not_what_they_say_are_refused() {
 }
 
 #[test]
-fn what_the_caller_refuses_is_reported_and_not_held() {
+fn resources_that_the_caller_rejects_are_reported_and_not_held() {
     let mut state = State::default();
     let put = vec![workload("w1", "1", &[10, 0, 0, 1]), workload("w2", "1", &[10, 0, 0, 2])];
     let received = state.receive(response(ADDRESS, "n1", put, &[])).expect("addresses");
@@ -158,7 +158,7 @@ fn what_the_caller_refuses_is_reported_and_not_held() {
 }
 
 #[test]
-fn a_nack_names_ten_problems_at_most() {
+fn a_nack_lists_at_most_ten_problems() {
     let (mut state, mut mesh) = (State::default(), Mesh::default());
     let put = (0..25).map(|n| policy(&format!("shop/p{n:02}"), "1", 9)).collect();
     let answer = take(&mut state, &mut mesh, response(POLICY, "n", put, &[]));
@@ -170,7 +170,7 @@ fn a_nack_names_ten_problems_at_most() {
 }
 
 #[test]
-fn a_name_that_changes_its_meaning_takes_the_old_one_back() {
+fn a_name_with_another_resource_removes_the_old_one() {
     let (mut state, mut mesh) = (State::default(), Mesh::default());
     take(&mut state, &mut mesh, response(ADDRESS, "n1", vec![service("shop/x", "1")], &[]));
     let received = state.receive(response(ADDRESS, "n2", vec![workload("shop/x", "2", &[10, 0, 0, 1])], &[]));
@@ -182,7 +182,7 @@ fn a_name_that_changes_its_meaning_takes_the_old_one_back() {
 }
 
 #[test]
-fn types_that_were_not_asked_for_are_ignored() {
+fn types_without_subscription_are_ignored() {
     let unknown = DeltaDiscoveryResponse { type_url: "type/other".into(), ..Default::default() };
     assert!(State::default().receive(unknown).is_none());
 }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::reply::Whole;
-use super::session::{Heard, Session, Violation};
-use super::store::{Behind, Store};
+use super::{Received, Session, Violation};
 use crate::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Status};
 use crate::resource::{Encoded, ResourceType};
+use crate::server::reply::Whole;
+use crate::server::store::{Behind, Store};
 
 const ADDRESS: ResourceType = ResourceType::Address;
 const POLICY: ResourceType = ResourceType::Authorization;
@@ -72,7 +72,7 @@ fn silent(session: &mut Session, store: &Store) -> bool {
 type Row = (&'static str, &'static [&'static str], &'static [(&'static str, &'static str)], &'static str);
 
 #[test]
-fn first_answers() {
+fn first_responses() {
     let published = [(ADDRESS, "a", "1"), (ADDRESS, "b", "1"), (ADDRESS, "c", "1")];
     let rows: [Row; 8] = [
         ("wildcard by leaving names out", &[], &[], "+a=1 +b=1 +c=1"),
@@ -87,7 +87,7 @@ fn first_answers() {
     for (name, names, held, expected) in rows {
         let store = store(&published);
         let mut session = Session::default();
-        assert_eq!(session.receive(subscribe(ADDRESS, names, held)), Ok(Heard::Subscribed), "{name}");
+        assert_eq!(session.receive(subscribe(ADDRESS, names, held)), Ok(Received::Subscribed), "{name}");
         let response = next(&mut session, &store);
         assert_eq!(told(&response), expected, "{name}");
         session.receive(ack(&response)).expect("an ack");
@@ -96,7 +96,7 @@ fn first_answers() {
 }
 
 #[test]
-fn who_is_sent_everything_is_sent_the_same_bytes() {
+fn full_responses_share_their_bytes() {
     let mut store = store(&[(ADDRESS, "a", "1"), (ADDRESS, "b", "1")]);
     let whole = Whole::default();
     let first = |store: &Store, held: &[(&str, &str)]| {
@@ -107,7 +107,7 @@ fn who_is_sent_everything_is_sent_the_same_bytes() {
     };
     let one = first(&store, &[]);
     let other = first(&store, &[]);
-    assert_eq!(one.place(), other.place());
+    assert_eq!(one.address(), other.address());
     assert_eq!(told(&other.decode()), "+a=1 +b=1");
     assert_eq!(told(&first(&store, &[("a", "1")]).decode()), "+b=1", "the difference is its own");
     store.put(ADDRESS, resource("c", "1"));
@@ -142,12 +142,12 @@ fn changes_are_coalesced_until_the_client_answers() {
     session.receive(ack(&first)).expect("an ack");
     let second = next(&mut session, &store);
     assert_eq!(told(&second), "+a=99 -fleeting -b");
-    assert_eq!(session.receive(ack(&second)), Ok(Heard::Ack));
+    assert_eq!(session.receive(ack(&second)), Ok(Received::Ack));
     assert!(silent(&mut session, &store));
 }
 
 #[test]
-fn equal_content_is_no_change() {
+fn equal_content_is_not_sent_again() {
     let mut store = store(&[(ADDRESS, "a", "1")]);
     let mut session = Session::default();
     session.receive(subscribe(ADDRESS, &["*"], &[])).expect("a request");
@@ -175,20 +175,23 @@ fn policies_go_first_and_types_do_not_wait_for_each_other() {
 }
 
 #[test]
-fn a_refused_resource_is_not_sent_again_until_it_changes() {
+fn a_rejected_resource_is_not_sent_again_until_it_changes() {
     let mut store = store(&[(POLICY, "p", "1")]);
     let mut session = Session::default();
     session.receive(subscribe(POLICY, &["*"], &[])).expect("a request");
     let response = next(&mut session, &store);
-    let heard = session.receive(nack(&response, "p: action: unknown value 9"));
-    assert_eq!(heard, Ok(Heard::Nack { kind: POLICY, message: "p: action: unknown value 9".to_owned() }));
+    let received = session.receive(nack(&response, "p: action: unknown value 9"));
+    assert_eq!(
+        received,
+        Ok(Received::Nack { kind: POLICY, message: "p: action: unknown value 9".to_owned() })
+    );
     assert!(silent(&mut session, &store));
     store.put(POLICY, resource("p", "2"));
     assert_eq!(told(&next(&mut session, &store)), "+p=2");
 }
 
 #[test]
-fn an_answer_to_an_older_response_is_no_answer() {
+fn an_answer_to_an_earlier_response_is_ignored() {
     let mut store = store(&[(ADDRESS, "a", "1")]);
     let mut session = Session::default();
     session.receive(subscribe(ADDRESS, &["*"], &[])).expect("a request");
@@ -197,9 +200,9 @@ fn an_answer_to_an_older_response_is_no_answer() {
     store.put(ADDRESS, resource("a", "2"));
     let second = next(&mut session, &store);
     store.put(ADDRESS, resource("a", "3"));
-    assert_eq!(session.receive(ack(&first)), Ok(Heard::Stale));
+    assert_eq!(session.receive(ack(&first)), Ok(Received::Stale));
     assert!(silent(&mut session, &store));
-    assert_eq!(session.receive(ack(&second)), Ok(Heard::Ack));
+    assert_eq!(session.receive(ack(&second)), Ok(Received::Ack));
     assert_eq!(told(&next(&mut session, &store)), "+a=3");
 }
 
@@ -235,25 +238,25 @@ fn subscriptions_by_name_change() {
 }
 
 #[test]
-fn what_a_client_makes_the_server_keep_is_bounded() {
+fn a_clients_state_is_bounded() {
     let store = store(&[]);
     let mut session = Session::default();
     for n in 0..16 {
         let request = DeltaDiscoveryRequest { type_url: format!("type/{n}"), ..Default::default() };
-        assert_eq!(session.receive(request.clone()), Ok(Heard::Foreign));
+        assert_eq!(session.receive(request.clone()), Ok(Received::Unknown));
         let response = next(&mut session, &store);
         assert_eq!((response.type_url.as_str(), told(&response).as_str()), (request.type_url.as_str(), ""));
-        assert_eq!(session.receive(ack(&response)), Ok(Heard::Foreign));
+        assert_eq!(session.receive(ack(&response)), Ok(Received::Unknown));
         assert!(silent(&mut session, &store), "one answer is enough");
     }
     let one_more = DeltaDiscoveryRequest { type_url: "one more".into(), ..Default::default() };
-    assert_eq!(session.receive(one_more), Err(Violation::Foreign));
+    assert_eq!(session.receive(one_more), Err(Violation::UnknownTypes));
 
     let names: Vec<String> = (0..10_001).map(|n| n.to_string()).collect();
     let many = DeltaDiscoveryRequest { resource_names_subscribe: names, ..request(ADDRESS) };
-    assert_eq!(Session::default().receive(many), Err(Violation::Names));
+    assert_eq!(Session::default().receive(many), Err(Violation::TooManyNames));
     let long = "x".repeat(1_025);
-    assert_eq!(Session::default().receive(subscribe(ADDRESS, &[&long], &[])), Err(Violation::NameLength));
+    assert_eq!(Session::default().receive(subscribe(ADDRESS, &[&long], &[])), Err(Violation::LongName));
 }
 
 #[test]
@@ -391,7 +394,7 @@ proptest! {
                 store.all(kind).map(|r: &Arc<Encoded>| (r.name.to_string(), r.version.to_string())).collect();
             prop_assert_eq!(&client.held[kind.index()], &published);
         }
-        // And whoever connects again is told nothing.
+        // A client that reconnects gets an empty response.
         client.connect();
         while client.read(&store) {
             let response = client.unanswered.last().expect("a response");

@@ -1,25 +1,25 @@
-//! Which endpoints are kept out of the choice because connections to them fail: [`Health`], fed with how
-//! connections went, gives the [`Ejected`].
+//! Outlier detection: endpoints to which connections fail are ejected from load balancing. A [`Detector`] is
+//! told the outcome of each connection and gives the endpoints that are [`Ejected`].
 //!
-//! An endpoint that fails several times in a row is ejected for a while. Then it is on trial: one more
-//! failure ejects it for twice as long, one success sets it free. Time is whatever the caller counts, from
-//! any beginning.
+//! An endpoint that fails several times in a row is ejected for a time. After it the endpoint is on trial:
+//! one more failure ejects it for twice as long, one success ends the trial. Times are durations since any
+//! fixed instant of the caller's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::model::{ServiceKey, WorkloadUid};
 
-/// When endpoints are ejected, and for how long.
+/// When endpoints are ejected, and for how long. The fields are those of Envoy's outlier detection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// How many failures in a row eject; from 1.
+    /// The number of failures in a row that ejects; at least 1.
     pub consecutive_failures: u32,
-    /// How long the first ejection lasts; each one after it lasts twice as long as the one before.
+    /// The first ejection's duration; each further one lasts twice as long as the one before.
     pub first_ejection: Duration,
-    /// How long one lasts at most. Who has been in good standing for as long is a first offender again.
+    /// The longest ejection's duration. After as long without a failure, the next ejection is a first one.
     pub longest_ejection: Duration,
-    /// Which share of the endpoints of a service's port may be ejected at once.
+    /// The share of a service port's endpoints that may be ejected at the same time.
     pub most_ejected_percent: u8,
 }
 
@@ -34,55 +34,59 @@ impl Default for Settings {
     }
 }
 
-/// A port of a service.
+/// The name of a service's port.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ServicePort {
+pub struct ServicePortKey {
+    /// The service.
     pub service: ServiceKey,
+    /// The service's port, not the target port.
     pub port: u16,
 }
 
-/// What a report changed.
+/// The effect of a connection's outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
+    /// Nothing changed.
     None,
-    /// The endpoint is ejected for so long.
+    /// The endpoint is ejected for this long.
     Ejected(Duration),
-    /// It may serve again.
+    /// The endpoint's ejection is over.
     Returned,
 }
 
-/// How endpoints are doing. Only those that failed lately take up memory.
+/// The outcomes of connections by endpoint. Only endpoints that have failed lately are held.
 #[derive(Clone, Debug)]
-pub struct Health {
+pub struct Detector {
     settings: Settings,
-    records: BTreeMap<ServicePort, BTreeMap<WorkloadUid, Record>>,
+    records: BTreeMap<ServicePortKey, BTreeMap<WorkloadUid, Record>>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Record {
-    /// In a row, since the last success or return.
+    /// In a row, since the last success or ejection.
     failures: u32,
-    /// How often it was ejected, forgotten after a while.
+    /// The number of ejections, until it has not failed for `longest_ejection`.
     ejections: u32,
     ejected: bool,
-    /// An ejection has ended and nothing was heard since.
+    /// An ejection has ended and no connection has been made since.
     on_trial: bool,
-    /// When the ejection ends, or when the last thing happened.
+    /// When the ejection ends, or the time of the last outcome.
     at: Duration,
 }
 
-impl Health {
+impl Detector {
+    /// No endpoint has failed.
     pub fn new(settings: Settings) -> Self {
         Self { settings, records: BTreeMap::new() }
     }
 
-    /// Whether there is nothing to say of anybody: then a success changes nothing either.
+    /// Whether no endpoint is held: then a success has no effect.
     pub fn is_empty(&self) -> bool {
         self.records.is_empty()
     }
 
-    /// A connection to the endpoint was made.
-    pub fn succeeded(&mut self, port: &ServicePort, endpoint: &WorkloadUid, now: Duration) -> Effect {
+    /// A connection to the endpoint was established.
+    pub fn succeeded(&mut self, port: &ServicePortKey, endpoint: &WorkloadUid, now: Duration) -> Effect {
         let Some(record) = self.records.get_mut(port).and_then(|records| records.get_mut(endpoint)) else {
             return Effect::None;
         };
@@ -94,11 +98,10 @@ impl Health {
         effect
     }
 
-    /// A connection to the endpoint could not be made. `all`: the endpoints that the port has, this one among
-    /// them.
+    /// A connection to the endpoint failed. `all` are the endpoints of the port, including this one.
     pub fn failed<'a>(
         &mut self,
-        port: &ServicePort,
+        port: &ServicePortKey,
         endpoint: &WorkloadUid,
         all: impl IntoIterator<Item = &'a WorkloadUid>,
         now: Duration,
@@ -111,7 +114,7 @@ impl Health {
 
         let record = records.entry(endpoint.clone()).or_default();
         if record.ejected {
-            // Nobody else was left, so it served all the same.
+            // An ejected endpoint serves where no other is left.
             return Effect::None;
         }
         record.failures = record.failures.saturating_add(1);
@@ -127,8 +130,9 @@ impl Health {
         Effect::Ejected(time)
     }
 
-    /// Ends the ejections whose time is over and forgets what is long past. Who may serve again is given.
-    pub fn advance(&mut self, now: Duration) -> Vec<(ServicePort, WorkloadUid)> {
+    /// Ends the ejections whose time is over and forgets old outcomes. Returns the endpoints whose ejection
+    /// ended.
+    pub fn advance(&mut self, now: Duration) -> Vec<(ServicePortKey, WorkloadUid)> {
         let mut returned = Vec::new();
         let memory = self.settings.longest_ejection;
         for (port, records) in &mut self.records {
@@ -144,15 +148,15 @@ impl Health {
         returned
     }
 
-    /// Those that are ejected now.
+    /// The endpoints that are ejected now.
     pub fn ejected(&self) -> Ejected {
         self.ejections()
             .map(|(port, endpoint, _)| (port.service.clone(), port.port, endpoint.clone()))
             .collect()
     }
 
-    /// Those that are ejected now, each with the time at which that ends.
-    pub fn ejections(&self) -> impl Iterator<Item = (&ServicePort, &WorkloadUid, Duration)> {
+    /// The endpoints that are ejected now, each with the time at which the ejection ends.
+    pub fn ejections(&self) -> impl Iterator<Item = (&ServicePortKey, &WorkloadUid, Duration)> {
         let records =
             self.records.iter().flat_map(|(port, records)| records.iter().map(move |(e, r)| (port, e, r)));
         records
@@ -160,7 +164,7 @@ impl Health {
             .map(|(port, endpoint, record)| (port, endpoint, record.at))
     }
 
-    fn forget(&mut self, port: &ServicePort, endpoint: &WorkloadUid) {
+    fn forget(&mut self, port: &ServicePortKey, endpoint: &WorkloadUid) {
         if let Some(records) = self.records.get_mut(port) {
             records.remove(endpoint);
             if records.is_empty() {
@@ -170,22 +174,22 @@ impl Health {
     }
 }
 
-/// The endpoints that are ejected now, each for one port of one service.
+/// The ejected endpoints, each for one port of one service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ejected(BTreeMap<ServiceKey, BTreeMap<WorkloadUid, BTreeSet<u16>>>);
 
 impl Ejected {
-    /// Nobody.
+    /// No endpoint.
     pub const NONE: Self = Self(BTreeMap::new());
 
-    /// Whether an endpoint is among them, for this port of the service.
+    /// Whether the endpoint is ejected for this port of the service.
     pub fn contains(&self, service: &ServiceKey, port: u16, endpoint: &WorkloadUid) -> bool {
         let ports = || self.0.get(service)?.get(endpoint);
         ports().is_some_and(|ports| ports.contains(&port))
     }
 
-    /// Whether the service has any.
-    pub fn concerns(&self, service: &ServiceKey) -> bool {
+    /// Whether any of the service's endpoints is ejected.
+    pub fn affects(&self, service: &ServiceKey) -> bool {
         self.0.contains_key(service)
     }
 }

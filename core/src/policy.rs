@@ -1,21 +1,22 @@
-//! Whether a peer may reach a workload: [`authorize`], the one place that makes a [`Permit`].
+//! Whether a peer may connect to a workload: [`authorize`], the only function that makes a [`Permit`].
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::mesh::Mesh;
 use crate::model::{Action, Authorization, Identity, PolicyKey, Workload, WorkloadUid};
-use crate::{Asked, Denial};
+use crate::{Access, Denial};
 
 pub(crate) mod matching;
 
-use matching::{Facts, Truth, Whence};
+use matching::{Attributes, SourceAddress, Truth};
 
-/// Who asks for what.
+/// An inbound connection that needs authorization.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Peer<'a> {
+pub struct Request<'a> {
     /// From the peer's certificate; `None` for plaintext.
     pub identity: Option<&'a Identity>,
+    /// The peer's address.
     pub source: IpAddr,
     /// The application's address and port.
     pub destination: SocketAddr,
@@ -31,7 +32,7 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// The workload that may be reached.
+    /// The destination workload.
     pub fn workload(&self) -> &Arc<Workload> {
         &self.workload
     }
@@ -41,22 +42,23 @@ impl Permit {
         self.address
     }
 
-    /// The ALLOW policy that matched; `None` where no ALLOW policy concerns the workload.
+    /// The ALLOW policy that matched; `None` where no ALLOW policy applies to the workload.
     pub fn policy(&self) -> Option<&PolicyKey> {
         self.policy.as_ref()
     }
 
-    /// Whether another source address could have had another answer: such a permit must not be remembered.
+    /// Whether the decision could differ for another source address: such a permit must not be cached.
     pub fn depends_on_source(&self) -> bool {
         self.depends_on_source
     }
 }
 
-/// What was decided, and what dry-run policies would have said.
+/// The outcome of an authorization, and what dry-run policies would have decided.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Decision {
+    /// The permit, or why there is none.
     pub outcome: Result<Permit, Denial>,
-    /// One entry for each dry-run policy that concerns the workload.
+    /// One entry for each dry-run policy that applies to the workload.
     pub dry_run: Vec<DryRun>,
 }
 
@@ -66,40 +68,45 @@ impl Decision {
     }
 }
 
-/// How a policy in dry run stands to a connection.
+/// What a dry-run policy would have decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DryRun {
+    /// The dry-run policy.
     pub policy: PolicyKey,
+    /// The policy's action.
     pub action: Action,
-    /// Whether it matches.
+    /// Whether the policy matches.
     pub matched: bool,
 }
 
-/// Decides whether the peer may reach the workload. Order: plaintext to a port that the workload excludes
-/// from capture is let through; a DENY match denies; where ALLOW policies concern the workload, one must
-/// match; else the answer is yes.
-pub fn authorize(mesh: &Mesh, destination: &WorkloadUid, peer: &Peer<'_>) -> Decision {
+/// Decides whether a connection to the workload is permitted. In this order:
+///
+/// 1. Plaintext to a port that the workload excludes from capture is permitted.
+/// 2. A DENY policy that matches denies.
+/// 3. Where ALLOW policies apply to the workload, one of them must match.
+/// 4. Everything else is permitted.
+pub fn authorize(mesh: &Mesh, destination: &WorkloadUid, request: &Request<'_>) -> Decision {
     let Some(workload) = mesh.workload(destination) else {
         return Decision::refused(Denial::WorkloadUnknown(destination.clone()));
     };
-    let address = SocketAddr::new(peer.destination.ip().to_canonical(), peer.destination.port());
+    let address = SocketAddr::new(request.destination.ip().to_canonical(), request.destination.port());
     if !workload.has_address(address.ip()) {
         return Decision::refused(Denial::AddressMismatch {
             workload: destination.clone(),
             address: address.ip(),
         });
     }
-    if peer.identity.is_none() && workload.excluded_ports.inbound.contains(&address.port()) {
+    if request.identity.is_none() && workload.excluded_ports.inbound.contains(&address.port()) {
         let permit = Permit { workload: workload.clone(), address, policy: None, depends_on_source: false };
         return Decision { outcome: Ok(permit), dry_run: Vec::new() };
     }
-    let facts = Facts {
-        who: peer.identity.into(),
-        whence: Whence::Address(peer.source.to_canonical()),
+    let attributes = Attributes {
+        principal: request.identity.into(),
+        source: SourceAddress::One(request.source.to_canonical()),
         destination: address,
     };
     let (dry, enforced): (Vec<_>, Vec<_>) = mesh.policies_for(workload).into_iter().partition(|p| p.dry_run);
-    let outcome = enforce(mesh, workload, &enforced, &facts, peer).map(|policy| Permit {
+    let outcome = enforce(mesh, workload, &enforced, &attributes, request).map(|policy| Permit {
         workload: workload.clone(),
         address,
         policy,
@@ -108,46 +115,46 @@ pub fn authorize(mesh: &Mesh, destination: &WorkloadUid, peer: &Peer<'_>) -> Dec
     let dry_run = dry.into_iter().map(|policy| DryRun {
         policy: policy.key.clone(),
         action: policy.action,
-        matched: matching::policy(policy, &facts).0 == Truth::Yes,
+        matched: matching::policy(policy, &attributes).0 == Truth::Yes,
     });
     Decision { outcome, dry_run: dry_run.collect() }
 }
 
-/// The ALLOW policy that matched, if any had to.
+/// The ALLOW policy that matched, where one had to.
 fn enforce(
     mesh: &Mesh,
     workload: &Workload,
     policies: &[&Arc<Authorization>],
-    facts: &Facts<'_>,
-    peer: &Peer<'_>,
+    attributes: &Attributes<'_>,
+    request: &Request<'_>,
 ) -> Result<Option<PolicyKey>, Denial> {
-    // It may deny.
+    // A policy that is not known may be a DENY policy.
     if let Some(policy) = mesh.missing_policy(workload) {
         return Err(Denial::PolicyMissing { policy: policy.clone(), workload: workload.uid.clone() });
     }
-    let asked = || {
-        Box::new(Asked {
-            identity: peer.identity.cloned(),
-            source: peer.source.to_canonical(),
+    let access = || {
+        Box::new(Access {
+            identity: request.identity.cloned(),
+            source: request.source.to_canonical(),
             workload: workload.uid.clone(),
-            destination: facts.destination,
+            destination: attributes.destination,
         })
     };
     let of_action = |action| policies.iter().filter(move |policy| policy.action == action);
     for policy in of_action(Action::Deny) {
-        let (truth, rule) = matching::policy(policy, facts);
+        let (truth, rule) = matching::policy(policy, attributes);
         if truth != Truth::No {
-            return Err(Denial::PolicyDenied { policy: policy.key.clone(), rule, asked: asked() });
+            return Err(Denial::PolicyDenied { policy: policy.key.clone(), rule, access: access() });
         }
     }
-    let mut selected = false;
+    let mut has_allow = false;
     for policy in of_action(Action::Allow) {
-        selected = true;
-        if matching::policy(policy, facts).0 == Truth::Yes {
+        has_allow = true;
+        if matching::policy(policy, attributes).0 == Truth::Yes {
             return Ok(Some(policy.key.clone()));
         }
     }
-    if selected { Err(Denial::PolicyNotAllowed(asked())) } else { Ok(None) }
+    if has_allow { Err(Denial::PolicyNotAllowed(access())) } else { Ok(None) }
 }
 
 fn names_sources(policy: &Authorization) -> bool {

@@ -1,10 +1,8 @@
-//! A daemon's end: [`run`] keeps the caller's mesh equal to the controller's, through whatever happens to the
-//! connection.
+//! The daemon's side: [`run`] keeps the caller's mesh equal to the controller's, across reconnects.
 
 mod connection;
+mod rejected;
 mod state;
-#[cfg(test)]
-mod state_tests;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -17,74 +15,68 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Request;
 
 pub use connection::{Connection, Credentials};
+pub use rejected::Rejected;
 
 use crate::Error;
 use crate::proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use crate::resource::ResourceType;
 use state::State;
 
-/// The first answer holds all of a mesh: some hundred thousand workloads fit.
+/// The first response has all resources of a mesh: some hundred thousand workloads fit.
 const MAX_RESPONSE: usize = 256 << 20;
-/// How long connecting, and opening the stream, may take.
+/// The deadline of connecting and opening the stream.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 const FIRST_RETRY: Duration = Duration::from_millis(250);
 const LAST_RETRY: Duration = Duration::from_secs(15);
 
-/// What one answer of the controller changes.
+/// The changes of one response.
 #[derive(Debug)]
 pub struct Update {
-    /// To be applied to the mesh together.
+    /// To be applied together.
     pub changes: Vec<Change>,
-    /// Every type has had its first full answer: the mesh is complete.
+    /// Whether every type has had its first full response: the mesh is complete.
     pub synced: bool,
 }
 
-/// A resource that was not taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rejected {
-    /// Its name on the wire: a workload's uid, `<namespace>/<hostname>`, `<namespace>/<policy>`.
-    pub resource: String,
-    /// The field and what is wrong with it.
-    pub reason: String,
-}
-
-/// How the client is doing.
+/// The state of the client.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
-    /// There is a stream on which the controller has answered.
+    /// Whether there is a stream on which the controller has responded.
     pub connected: bool,
-    /// Every type has had its first full answer, now or before the connection was lost.
+    /// Whether every type has had its first full response, on this stream or an earlier one.
     pub synced: bool,
     /// Why the last connection failed or ended.
     pub error: Option<String>,
     /// When the controller last sent something.
     pub updated: Option<SystemTime>,
-    /// What is held of each type, by the type's short name.
+    /// The resources in force, by the type's short name.
     pub types: BTreeMap<&'static str, HeldType>,
-    /// Responses that were taken.
+    /// Responses that were accepted as a whole.
     pub acknowledged: u64,
-    /// Responses of which something was refused.
+    /// Responses of which a resource was rejected.
     pub refused: u64,
-    /// Resources that were refused.
+    /// Resources that were rejected.
     pub rejected: u64,
     /// Connections that failed or ended.
     pub lost: u64,
 }
 
-/// What is held of one type.
+/// The resources of one type.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeldType {
+    /// The number of resources in force.
     pub resources: usize,
-    /// Of the response that was answered last.
+    /// The nonce of the last response that was answered.
     pub nonce: String,
 }
 
-/// Keeps the caller's mesh up to date, for ever: `on_update` gets what changes, and says what it refuses of
-/// it.
+/// Keeps the caller's mesh up to date, forever: `on_update` gets the changes, and returns the resources it
+/// rejects.
 ///
-/// While the controller is away nothing is taken back. When it returns, it is told what is held, and sends
-/// the rest. A resource that cannot be decoded, or that `on_update` refuses, is reported to the controller
-/// and stays as it last was. Returns only if what `credentials` gave at first can never work.
+/// While the controller is unreachable, all resources stay in force. On a new stream, the controller learns
+/// which versions are held and sends the difference. A resource that cannot be decoded, or that `on_update`
+/// rejects, is reported to the controller, and its last version stays in force. Returns only if the first
+/// `credentials` can never work.
 pub async fn run(
     credentials: impl Credentials,
     status: watch::Sender<Status>,
@@ -99,7 +91,7 @@ pub async fn run(
             Ok((connection, endpoint)) => {
                 converse(&connection, &endpoint, &status, &mut state, &mut on_update).await
             }
-            // What is wrong with it from the beginning, and is no file that may yet come, stays wrong.
+            // Settings that are wrong at the first attempt stay wrong. A file may appear later.
             Err(error) if first && !matches!(error, Error::Credentials { .. }) => return Err(error),
             Err(error) => chain(&error),
         };
@@ -118,7 +110,7 @@ pub async fn run(
     }
 }
 
-/// The way to the controller as it is now.
+/// The current connection settings, checked.
 fn usable(credentials: &impl Credentials) -> Result<(Connection, tonic::transport::Endpoint), Error> {
     let connection = credentials.connection()?;
     let endpoint = connection.endpoint()?;
@@ -126,7 +118,7 @@ fn usable(credentials: &impl Credentials) -> Result<(Connection, tonic::transpor
     Ok((connection, endpoint))
 }
 
-/// One stream, from connecting to its end, and why it ended.
+/// Runs one stream, from connecting to its end. Returns why it ended.
 async fn converse(
     connection: &Connection,
     endpoint: &tonic::transport::Endpoint,
@@ -136,8 +128,8 @@ async fn converse(
 ) -> String {
     let (requests, receiver) = mpsc::channel(ResourceType::ALL.len() * 2);
     for kind in ResourceType::ALL {
-        // There is room: the channel is new.
-        let _ = requests.try_send(state.hello(kind, &connection.node));
+        // A new channel has room.
+        let _ = requests.try_send(state.subscribe(kind, &connection.node));
     }
     let open = async {
         let channel = endpoint.connect().await.map_err(|error| chain(&error))?;
@@ -163,7 +155,7 @@ async fn converse(
         let changes = std::mem::take(&mut received.changes);
         let rejected = on_update(Update { changes, synced: state.synced() });
         for Rejected { resource, reason } in received.rejected.iter().chain(&rejected) {
-            tracing::warn!(resource, reason, "refused a resource; what was known of it stays");
+            tracing::warn!(resource, reason, "resource rejected; its last version stays in force");
         }
         let problems = received.rejected.len() + rejected.len();
         let kind = received.kind();

@@ -1,0 +1,30 @@
+//! Objects → changes: from what users write (Kubernetes or files, already parsed) to what the mesh holds.
+//!
+//! Entry point: [`World::apply`], events in, [`Change`](crate::mesh::Change)s and status [`Condition`]s out.
+//! An object that cannot be derived becomes a condition, and its last good version stays in force.
+
+mod authorization;
+mod condition;
+mod context;
+mod dirty;
+mod endpoint_slice;
+mod object;
+mod peer_authentication;
+mod report;
+mod service;
+mod service_entry;
+mod settings;
+mod steps;
+mod store;
+mod workload;
+mod world;
+
+pub use condition::Condition;
+pub use object::{
+    AuthorizationPolicy, ContainerPort, EndpointSlice, EntryPort, Kind, LocalityText, Metadata, MtlsMode,
+    Namespace, Node, Object, ObjectEvent, ObjectKey, Operation, Owner, PeerAuthentication, Phase, Pod,
+    PolicyAction, PolicyRule, PortRef, Resolution, Selector, Service, ServiceEntry, ServicePort,
+    SliceEndpoint, SlicePort, Source, TargetRef, TrafficDistribution, Transport, When, WorkloadEntry,
+};
+pub use settings::Settings;
+pub use world::{Derived, World};
