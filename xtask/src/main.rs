@@ -5,10 +5,12 @@ mod bench;
 mod build;
 mod cluster;
 mod crds;
+mod cycles;
 mod demo;
 mod ebpf;
 mod fuzz;
 mod image;
+mod layout;
 mod lint;
 mod setup;
 mod test;
@@ -28,8 +30,8 @@ struct Arguments {
 enum Verb {
     /// Build the eBPF programs with whichever toolchain this machine has.
     Ebpf,
-    /// Formatting, clippy, licences and bans, the arrows between crates, files no module declares.
-    Lint,
+    /// Formatting, clippy, licences and bans, the arrows between crates, cycles of modules, orphan files.
+    Lint(lint::Options),
     /// Show a mesh of two nodes on this machine, with real traffic.
     Demo(demo::Options),
     /// Write deploy/crds from the types that read the objects.
@@ -52,11 +54,7 @@ fn main() -> Result<()> {
             setup::ensure(&setup::EBPF)?;
             ebpf::run().map(drop)
         }
-        Verb::Lint => {
-            setup::ensure(&setup::EBPF)?;
-            ebpf::run()?;
-            lint::run(lint::Depth::Full)
-        }
+        Verb::Lint(options) => lint::verb(&options),
         Verb::Demo(options) => demo::run(&options),
         Verb::Crds => crds::run(),
         Verb::Cluster(options) => cluster::run(&options),
