@@ -53,7 +53,7 @@ pub(crate) fn step(what: &str, command: &mut Command) -> Result<()> {
 /// Runs a command to its end with our own terminal.
 pub(crate) fn status(command: &mut Command) -> Result<ExitStatus> {
     let program = command.get_program().to_owned();
-    command.status().with_context(|| format!("cannot start {}", program.display()))
+    command.status().with_context(|| format!("failed to start {}", program.display()))
 }
 
 /// One line of progress.

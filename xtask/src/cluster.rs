@@ -142,7 +142,7 @@ fn status(cluster: &Cluster) -> Result<()> {
 fn load(cluster: &Cluster, archives: &[PathBuf]) -> Result<()> {
     for archive in archives {
         let start = Instant::now();
-        cluster.load(archive).with_context(|| format!("cannot load {}", archive.display()))?;
+        cluster.load(archive).with_context(|| format!("failed to load {}", archive.display()))?;
         build::say(&format!("{}: in every node after {} ms", archive.display(), start.elapsed().as_millis()));
     }
     Ok(())

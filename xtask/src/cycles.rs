@@ -4,8 +4,8 @@
 //! followed to the file that defines the item. `mod` declarations, re-exports of a module's own descendants,
 //! and code under `#[cfg(test)]` are no dependency. Method calls on values are not seen: they need no import.
 //!
-//! Entry point: [`all`]. `tree` reads the modules of a crate, `names` finds what a path means, `graph` finds the
-//! cycles.
+//! Entry point: [`all`]. `tree` reads the modules of a crate, `names` finds what a path means, `graph` finds
+//! the cycles.
 
 use std::path::{Path, PathBuf};
 

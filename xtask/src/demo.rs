@@ -34,7 +34,7 @@ pub(crate) struct Options {
     clean: bool,
 }
 
-/// How long the live table runs where nobody can press Ctrl-C.
+/// How long the live table runs without a terminal in which Ctrl-C could be pressed.
 const UNATTENDED: Duration = Duration::from_secs(10);
 
 /// Builds what is missing, then shows the mesh.
@@ -78,7 +78,7 @@ fn show(keep: bool) -> Result<()> {
             std::process::exit(130);
         }
     })
-    .context("cannot catch Ctrl-C")?;
+    .context("failed to catch Ctrl-C")?;
 
     let lab = start()?;
     let mut table = Table::new();
@@ -113,7 +113,7 @@ fn start() -> Result<Lab> {
     build::say("laying out two nodes and their pods, starting the controller and a ztunnel on each node");
     let began = Instant::now();
     let lab = lab().binaries(&build::binaries()).start()?;
-    build::say(&format!("the mesh stands after {:.1} s", began.elapsed().as_secs_f32()));
+    build::say(&format!("the mesh is up after {:.1} s", began.elapsed().as_secs_f32()));
     Ok(lab)
 }
 

@@ -73,7 +73,9 @@ fn folder() -> PathBuf {
 
 fn targets() -> Result<Vec<String>> {
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder().join("fuzz_targets")).context("cannot list fuzz/fuzz_targets")? {
+    for entry in
+        std::fs::read_dir(folder().join("fuzz_targets")).context("failed to list fuzz/fuzz_targets")?
+    {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "rs") {
             found.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
@@ -94,7 +96,7 @@ fn compile() -> Result<PathBuf> {
         .current_dir(folder())
         .env("CARGO_TARGET_DIR", &target)
         .env("CARGO_ENCODED_RUSTFLAGS", COVERAGE.join("\u{1f}"));
-    build::step("building the fuzz targets, with all they stand on", &mut command)?;
+    build::step("building the fuzz targets and their dependencies", &mut command)?;
     Ok(target.join(host).join("debug"))
 }
 
@@ -103,7 +105,7 @@ fn host() -> Result<String> {
     let output = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()))
         .arg("-vV")
         .output()
-        .context("cannot ask rustc for its host")?;
+        .context("failed to ask rustc for its host")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let host = text.lines().find_map(|line| line.strip_prefix("host: "));
     host.map(str::to_owned).context("rustc names no host")
@@ -117,7 +119,7 @@ fn one(binaries: &Path, target: &str, span: Duration) -> Result<bool> {
     let found = build::target().join("fuzz/corpus").join(target);
     let artifacts = folder().join("artifacts").join(target);
     for folder in [&found, &artifacts] {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        std::fs::create_dir_all(folder).with_context(|| format!("failed to create {}", folder.display()))?;
     }
     build::say(&format!("fuzzing {target} for {} s", span.as_secs()));
     let mut command = Command::new(binaries.join(target));
@@ -130,11 +132,11 @@ fn one(binaries: &Path, target: &str, span: Duration) -> Result<bool> {
         .args(["-print_final_stats=1", "-verbosity=0"])
         .args([&found, &seeds])
         .stdin(Stdio::null());
-    let output = command.output().with_context(|| format!("cannot start {target}"))?;
+    let output = command.output().with_context(|| format!("failed to start {target}"))?;
     let text = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
         eprintln!("{text}");
-        eprintln!("{target}: the input lies in {}", artifacts.display());
+        eprintln!("{target}: the input is in {}", artifacts.display());
         return Ok(false);
     }
     let executions = text
@@ -143,7 +145,7 @@ fn one(binaries: &Path, target: &str, span: Duration) -> Result<bool> {
         .and_then(|number| number.trim().parse::<u64>().ok());
     match executions {
         Some(executions @ 1..) => println!("{target}: {executions} inputs"),
-        _ => bail!("{target} says nothing of inputs it has tried:\n{text}"),
+        _ => bail!("{target} does not report how many inputs it has tried:\n{text}"),
     }
     Ok(true)
 }

@@ -1,6 +1,8 @@
 //! `cargo xtask image`: OCI archives of everything that runs in a cluster, made without a container engine.
 //!
-//! The programs are linked statically, so an image is one layer with nothing in it but them. Way in: [`run`].
+//! The programs are linked statically, so an image is one layer with nothing else in it.
+//!
+//! Entry point: [`run`].
 
 mod oci;
 
@@ -90,7 +92,7 @@ pub(crate) fn test_folder() -> PathBuf {
 fn write(images: &[&Image], options: &Options, folder: &Path) -> Result<Vec<PathBuf>> {
     let programs = compile(options.profile)?;
     std::fs::create_dir_all(folder.join("programs"))
-        .with_context(|| format!("cannot make {}", folder.display()))?;
+        .with_context(|| format!("failed to create {}", folder.display()))?;
     let mut archives = Vec::new();
     for image in images {
         let mut files = Vec::new();
@@ -100,7 +102,7 @@ fn write(images: &[&Image], options: &Options, folder: &Path) -> Result<Vec<Path
             let copy = folder.join("programs").join(name);
             std::fs::write(&copy, &content)
                 .and_then(|()| std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)))
-                .with_context(|| format!("cannot write {}", copy.display()))?;
+                .with_context(|| format!("failed to write {}", copy.display()))?;
             files.push(oci::File { path: (*name).to_owned(), content });
         }
         let name = format!("{}/ambit/{}:{}", options.registry, image.component, options.tag);
@@ -133,14 +135,14 @@ fn stripped(program: &Path) -> Result<Vec<u8>> {
     strip.arg("-o").arg(&output).arg(program);
     let status = build::status(&mut strip)?;
     ensure!(status.success(), "strip (binutils) ended with {status} for {}", program.display());
-    let content = std::fs::read(&output).with_context(|| format!("cannot read {}", output.display()))?;
-    std::fs::remove_file(&output).with_context(|| format!("cannot remove {}", output.display()))?;
+    let content = std::fs::read(&output).with_context(|| format!("failed to read {}", output.display()))?;
+    std::fs::remove_file(&output).with_context(|| format!("failed to remove {}", output.display()))?;
     Ok(content)
 }
 
 /// An image from scratch has no loader: a program that asks for one would not start.
 fn ensure_static(program: &Path) -> Result<()> {
-    let content = std::fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
+    let content = std::fs::read(program).with_context(|| format!("failed to read {}", program.display()))?;
     ensure!(!asks_for_loader(&content), "{} is not linked statically", program.display());
     Ok(())
 }
@@ -164,7 +166,7 @@ mod tests {
     use super::asks_for_loader;
 
     #[test]
-    fn who_asks_for_a_loader() {
+    fn program_interpreter_is_found() {
         assert!(asks_for_loader(b""), "what is not understood is not taken");
         assert!(asks_for_loader(&std::fs::read("/bin/ls").unwrap()), "Debian's are dynamic");
         let mut elf = vec![0; 176];

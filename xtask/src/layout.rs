@@ -13,7 +13,7 @@ use crate::build;
 const RUST_COLUMNS: usize = 110;
 /// The width of Markdown prose.
 const PROSE_COLUMNS: usize = 120;
-/// Folders whose files nobody writes.
+/// Folders with generated files.
 const GENERATED: [&str; 3] = ["target", ".git", "corpus"];
 
 /// Every problem in the repository, one line each.

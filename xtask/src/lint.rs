@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::{arrows, build, cycles, ebpf, layout, setup};
+use crate::{arrows, build, cycles, documents, ebpf, layout, setup};
 
 /// How much is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +17,7 @@ pub(crate) enum Depth {
 /// What to check.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Only this check: `fmt`, `arrows`, `orphans`, `cycles`, `layout`, `clippy` or `deny`.
+    /// Only this check: `fmt`, `arrows`, `orphans`, `cycles`, `layout`, `documents`, `clippy` or `deny`.
     #[arg(long, value_name = "CHECK")]
     only: Option<String>,
 }
@@ -26,12 +26,13 @@ pub(crate) struct Options {
 type Check = (&'static str, fn() -> Result<()>);
 
 /// The checks in the order in which they run, the quick ones first.
-const CHECKS: [Check; 7] = [
+const CHECKS: [Check; 8] = [
     ("fmt", formatting),
     ("arrows", || none_wrong("arrows between crates", arrows::crates())),
     ("orphans", || none_wrong("files that no module declares", arrows::orphans())),
     ("cycles", || report_only("cycles of modules", cycles::all())),
     ("layout", || report_only("layout of files", layout::problems())),
+    ("documents", || report_only("what documents point at", documents::problems())),
     ("clippy", clippy),
     ("deny", deny),
 ];

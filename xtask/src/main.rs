@@ -7,6 +7,7 @@ mod cluster;
 mod crds;
 mod cycles;
 mod demo;
+mod documents;
 mod ebpf;
 mod fuzz;
 mod image;

@@ -1,6 +1,6 @@
 //! What a verb needs on the machine, and installing it where we may: root on Debian, with its packages.
 //!
-//! Way in: [`ensure`]. Elsewhere it prints exactly what to run, and stops.
+//! Entry point: [`ensure`]. Elsewhere it prints exactly what to run, and stops.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -207,7 +207,7 @@ fn venv_present() -> bool {
     modules.is_ok_and(|status| status.success())
 }
 
-/// Where there is Go, nobody needs Python to get it.
+/// With Go on the machine, Python is not needed to get it.
 fn venv_or_go() -> bool {
     cluster::go_present() || venv_present()
 }

@@ -81,7 +81,7 @@ fn needs_cluster(suite: &str) -> bool {
 fn suites() -> Result<Vec<String>> {
     let folder = build::root().join("tests/suites/tests");
     let mut wired = Vec::new();
-    for entry in std::fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))? {
+    for entry in std::fs::read_dir(&folder).with_context(|| format!("failed to list {}", folder.display()))? {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "rs") {
             wired.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
@@ -125,7 +125,7 @@ fn run_suite(suite: &str, all: bool) -> Result<Count> {
 fn counted(mut command: Command) -> Result<Count> {
     command.env("AMBIT_BIN_DIR", build::binaries()).env("AMBIT_IMAGES", image::test_folder());
     command.stdout(Stdio::piped()).stdin(Stdio::null());
-    let mut child = command.spawn().context("cannot start cargo test")?;
+    let mut child = command.spawn().context("failed to start cargo test")?;
     let output = child.stdout.take().context("cargo test has no output")?;
     let (lines, received) = mpsc::channel();
     std::thread::spawn(move || {
@@ -148,14 +148,14 @@ fn counted(mut command: Command) -> Result<Count> {
             }
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
             Err(mpsc::RecvTimeoutError::Timeout) => {
-                child.kill().context("cannot stop a suite that hangs")?;
+                child.kill().context("failed to stop a suite that hangs")?;
                 eprintln!("the suite did not end within {} minutes", LIMIT.as_secs() / 60);
                 count.failed += 1;
                 break;
             }
         }
     }
-    let status = child.wait().context("cannot wait for cargo test")?;
+    let status = child.wait().context("failed to wait for cargo test")?;
     // It did not compile, or a test process died without a result line.
     if !status.success() && count.failed == 0 {
         count.failed = 1;

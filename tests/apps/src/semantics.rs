@@ -47,7 +47,7 @@ fn listen(address: SocketAddr) -> Result<Socket> {
 fn listen_with(address: SocketAddr, protocol: Option<Protocol>) -> Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, protocol).context("socket")?;
     socket.set_reuse_address(true)?;
-    socket.bind(&address.into()).with_context(|| format!("cannot bind {address}"))?;
+    socket.bind(&address.into()).with_context(|| format!("failed to bind {address}"))?;
     socket.listen(4096)?;
     Ok(socket)
 }
@@ -64,7 +64,7 @@ fn connect(to: SocketAddr) -> Result<TcpStream> {
 
 /// Tells the other part that it may go on.
 fn go(stream: &mut TcpStream) -> Result<()> {
-    stream.write_all(b"!").context("cannot tell the other part to go on")
+    stream.write_all(b"!").context("failed to let the peer go on")
 }
 
 /// Waits for the other part's [`go`].

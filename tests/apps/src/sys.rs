@@ -40,23 +40,6 @@ pub(crate) fn disconnect(socket: &impl AsRawFd) -> io::Result<()> {
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// `sendto()` with MSG_FASTOPEN: connects and sends in one call.
-pub(crate) fn send_fast_open(socket: &impl AsRawFd, data: &[u8], to: SocketAddr) -> io::Result<usize> {
-    let to = SockAddr::from(to);
-    // SAFETY: the kernel reads `data` and the address, both alive through the call.
-    let sent = unsafe {
-        libc::sendto(
-            socket.as_raw_fd(),
-            data.as_ptr().cast(),
-            data.len(),
-            libc::MSG_FASTOPEN,
-            to.as_ptr().cast(),
-            to.len(),
-        )
-    };
-    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
-}
-
 /// Throws received bytes away without reading them: `recv()` with MSG_TRUNC and no buffer.
 pub(crate) fn discard(socket: &impl AsRawFd, length: usize) -> io::Result<usize> {
     // SAFETY: with MSG_TRUNC a TCP socket writes nothing to the buffer, so it may be null.

@@ -45,9 +45,9 @@ impl Archive {
     pub fn program(mut self, path: &Path) -> Result<Self> {
         let name = path.file_name().context("a program has a name")?.to_string_lossy().into_owned();
         let read =
-            |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+            |path: &Path| std::fs::read(path).with_context(|| format!("failed to read {}", path.display()));
         self.files.push((format!("bin/{name}"), Content::Program(read(path)?)));
-        let output = Command::new("ldd").arg(path).output().context("cannot start ldd")?;
+        let output = Command::new("ldd").arg(path).output().context("failed to start ldd")?;
         // `libc.so.6 => /lib/…/libc.so.6 (0x…)`, and the loader without an arrow; a static program has no
         // lines like that.
         let text = String::from_utf8_lossy(&output.stdout);
@@ -66,7 +66,7 @@ impl Archive {
         self
     }
 
-    /// Who the program runs as; root unless said.
+    /// The user that the program runs as; root by default.
     #[must_use]
     pub fn user(mut self, user: u32) -> Self {
         self.user = user;
@@ -101,7 +101,7 @@ impl Archive {
 
         let temporary = path.with_extension("part");
         let file =
-            File::create(&temporary).with_context(|| format!("cannot write {}", temporary.display()))?;
+            File::create(&temporary).with_context(|| format!("failed to write {}", temporary.display()))?;
         let mut out = BufWriter::new(file);
         entry(&mut out, "manifest.json", 0o644, b'0', &serde_json::to_vec(&manifest)?)?;
         entry(&mut out, &name, 0o644, b'0', &config)?;
@@ -113,7 +113,7 @@ impl Archive {
     }
 }
 
-/// As Go calls this machine's.
+/// This machine's architecture, by Go's name.
 fn architecture() -> &'static str {
     if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use ambit_harness::within;
 use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::control::{self, Part};
@@ -14,12 +15,11 @@ use crate::node::Node;
 use crate::parts::{self, Parts};
 use crate::pki::Pki;
 use crate::state::{self, Lock, State};
-use crate::wait::within;
 
 /// What kind of cluster.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// For people.
+    /// A name for logs and messages.
     pub name: String,
     /// How many nodes.
     pub nodes: usize,
@@ -67,7 +67,7 @@ pub struct Cluster {
     kubeconfig: PathBuf,
     /// Whether dropping removes it.
     owned: bool,
-    /// While it is ours.
+    /// Held for as long as this process owns the cluster.
     lock: Option<Lock>,
 }
 
@@ -79,7 +79,7 @@ impl Cluster {
         ensure!(parts::on_path("nft").is_some(), "nft is missing: install the package nftables");
         state::clear(&options.state)?;
         std::fs::create_dir_all(&options.state)
-            .with_context(|| format!("cannot make {}", options.state.display()))?;
+            .with_context(|| format!("failed to create {}", options.state.display()))?;
         let folder = options.state.canonicalize()?;
         let lock = Lock::new(&folder)?;
         let helper = options.helper.canonicalize().with_context(|| {
@@ -182,7 +182,7 @@ impl Cluster {
         self.output(&arguments).map(drop)
     }
 
-    /// The administrator's.
+    /// The administrator's kubeconfig.
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
     }

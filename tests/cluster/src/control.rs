@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use ambit_harness::within;
 use anyhow::{Result, anyhow};
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +12,6 @@ use crate::machine::Machine;
 use crate::network::{self, Subnet};
 use crate::parts::Parts;
 use crate::pki::{Pki, Subject};
-use crate::wait::within;
 
 /// A program of the control plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,7 +37,7 @@ impl Part {
 }
 
 /// How long a program is given to end before it is killed.
-const PATIENCE: Duration = Duration::from_secs(10);
+const GRACE: Duration = Duration::from_secs(10);
 /// Generous: it only costs time when something is broken.
 const READY: Duration = Duration::from_mins(5);
 
@@ -87,7 +87,7 @@ pub(crate) fn start(machine: &Machine, parts: &Parts, pki: &Path, subnet: Subnet
 /// Ends one program.
 pub(crate) fn stop(machine: &Machine, part: Part) -> Result<()> {
     match machine.service(part.program())? {
-        Some(process) => process.end(PATIENCE),
+        Some(process) => process.end(GRACE),
         None => Ok(()),
     }
 }
@@ -103,7 +103,7 @@ fn ready(machine: &Machine, parts: &Parts, pki: &Path, part: Part) -> Result<()>
             let arguments = ["--kubeconfig", &config, "get", "--raw", "/readyz"];
             network::done(&mut machine.run(&kubectl, &arguments))?;
         }
-        // The apiserver waits for etcd; the others have nobody who waits for them.
+        // The API server waits for etcd; nothing waits for the others.
         Ok(Ok(()))
     })?
 }
@@ -120,7 +120,7 @@ fn etcd(folder: &Path) -> Vec<String> {
         "--listen-peer-urls=http://127.0.0.1:2380",
         "--initial-advertise-peer-urls=http://127.0.0.1:2380",
         "--initial-cluster=ambit=http://127.0.0.1:2380",
-        // One member has nobody to hear from: fewer ticks.
+        // A single member has no peers to wait for: fewer ticks.
         "--heartbeat-interval=500",
         "--election-timeout=5000",
         // What a power cut would lose is no loss here.

@@ -28,7 +28,7 @@ apiVersion: v1
 kind: ConfigMap
 metadata: {{name: coredns, namespace: kube-system}}
 data:
-  # Names outside the cluster do not exist: there is nobody to ask.
+  # Names outside the cluster do not exist: there is no upstream server.
   Corefile: |
     cluster.local:53 in-addr.arpa:53 ip6.arpa:53 {{
         errors

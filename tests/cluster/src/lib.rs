@@ -1,7 +1,7 @@
 //! A real Kubernetes on one machine: control plane, nodes, containerd, CoreDNS, each node in namespaces of
 //! its own.
 //!
-//! [`Cluster::up`] is the way in; [`parts`] builds what it runs, once.
+//! Entry point: [`Cluster::up`]; [`parts`] builds what it runs, once.
 //!
 //! ```no_run
 //! use ambit_cluster::{Cluster, Options};
@@ -24,7 +24,6 @@ mod node;
 mod parts;
 mod pki;
 mod state;
-mod wait;
 
 pub use cluster::{Cluster, Options};
 pub use control::Part;

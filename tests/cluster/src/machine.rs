@@ -56,7 +56,7 @@ impl Machine {
     /// Makes its namespaces and waits until its init has mounted its file system.
     pub(crate) fn boot(&self) -> Result<()> {
         let Spec { name, folder, helper, detached, .. } = &self.spec;
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        std::fs::create_dir_all(folder).with_context(|| format!("failed to create {}", folder.display()))?;
         cgroup::make(&self.spec.cgroup)?;
         let description = folder.join("spec.json");
         std::fs::write(&description, serde_json::to_vec_pretty(&self.spec)?)?;
@@ -64,7 +64,7 @@ impl Machine {
         let mut command = Command::new(helper);
         command.arg("start").arg(&description).stderr(File::create(&log)?);
         command.stdin(if *detached { Stdio::null() } else { Stdio::piped() }).stdout(Stdio::piped());
-        let mut child = command.spawn().with_context(|| format!("cannot start {}", helper.display()))?;
+        let mut child = command.spawn().with_context(|| format!("failed to start {}", helper.display()))?;
         *self.alive.lock().unwrap_or_else(PoisonError::into_inner) = child.stdin.take();
         let output = child.wait_with_output()?;
         let errors = std::fs::read_to_string(&log).unwrap_or_default();
@@ -177,6 +177,6 @@ fn remember(printed: &[u8], file: &Path) -> Result<()> {
 
 /// Reads a machine's description.
 fn spec(path: &Path) -> Result<Spec> {
-    let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = std::fs::read(path).with_context(|| format!("failed to read {}", path.display()))?;
     Ok(serde_json::from_slice(&text)?)
 }

@@ -52,12 +52,12 @@ impl Subnet {
         self.host(HOST)
     }
 
-    /// Of a node, counted from 1.
+    /// The addresses of a node, counted from 1.
     pub(crate) fn node(self, number: u8) -> (Ipv4Addr, Ipv6Addr) {
         self.host(NODES + number)
     }
 
-    /// The host's end of its link.
+    /// The addresses of the host's end of its link.
     pub(crate) fn link(self) -> String {
         format!("ambit-c{}", self.0)
     }
@@ -71,9 +71,9 @@ pub(crate) fn pods(node: u8) -> (String, String) {
 /// Chosen subnets stay ours until the host's link is made: others wait.
 pub(crate) struct Claim(#[expect(dead_code, reason = "held")] Flock<File>);
 
-/// A subnet that nobody on this machine uses.
+/// A subnet that is not in use on this machine.
 pub(crate) fn claim() -> Result<(Subnet, Claim)> {
-    let folder = File::open("/run").context("cannot open /run")?;
+    let folder = File::open("/run").context("failed to open /run")?;
     let lock = Flock::lock(folder, FlockArg::LockExclusive).map_err(|(_, error)| error)?;
     let routes = output("ip", &["-4", "route", "show", "table", "all"])?;
     let taken = |number: u8| {
@@ -96,7 +96,7 @@ pub(crate) fn hub(control: &Machine, subnet: Subnet, id: &str) -> Result<()> {
              up\naddress add {v4}/24 dev br0\naddress add {v6}/64 dev br0 nodad\n"
         ),
     )?;
-    // Traffic between machines is the wire: nobody filters it.
+    // Traffic between machines is the wire: it is not filtered.
     let quiet = "for it in /proc/sys/net/bridge/bridge-nf-call-*; do [ -e $it ] && echo 0 >$it; done; true";
     done(&mut control.run("sh", &["-c", quiet]))?;
     let text = format!(
@@ -161,7 +161,7 @@ fn batch(machine: &Machine, text: &str) -> Result<()> {
 pub(crate) fn feed(command: &mut Command, input: &str) -> Result<()> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let what = command.get_program().display().to_string();
-    let mut child = command.spawn().with_context(|| format!("cannot start {what}"))?;
+    let mut child = command.spawn().with_context(|| format!("failed to start {what}"))?;
     let written = child.stdin.take().context("no input")?.write_all(input.as_bytes());
     let output = child.wait_with_output()?;
     ensure!(output.status.success(), "{what}: {}", String::from_utf8_lossy(&output.stderr).trim_end());
@@ -173,7 +173,7 @@ pub(crate) fn done(command: &mut Command) -> Result<String> {
     let output = command
         .stdin(Stdio::null())
         .output()
-        .with_context(|| format!("cannot start {}", command.get_program().display()))?;
+        .with_context(|| format!("failed to start {}", command.get_program().display()))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }

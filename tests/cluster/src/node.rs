@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use ambit_harness::within;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
@@ -13,7 +14,6 @@ use crate::network::{self, Subnet, done};
 use crate::parts::Parts;
 use crate::parts::versions::PAUSE_IMAGE;
 use crate::pki::{Pki, Subject};
-use crate::wait::within;
 
 /// What containerd listens on, in each node.
 const CONTAINERD: &str = "/run/containerd/containerd.sock";
@@ -128,7 +128,7 @@ impl Node {
     /// Loads the images of an archive.
     pub(crate) fn load(&self, archive: &Path) -> Result<()> {
         let file =
-            std::fs::File::open(archive).with_context(|| format!("cannot open {}", archive.display()))?;
+            std::fs::File::open(archive).with_context(|| format!("failed to open {}", archive.display()))?;
         // Through its input: not every path of the host is to be seen in there.
         let mut command = self.ctr(&["images", "import", "-"]);
         let output = command.stdin(file).output()?;
@@ -151,7 +151,7 @@ impl Node {
         }
         let write = |path: &str, text: &str| {
             std::fs::write(root.join(path), text)
-                .with_context(|| format!("cannot write {path} of {}", self.name()))
+                .with_context(|| format!("failed to write {path} of {}", self.name()))
         };
         write("etc/containerd/config.toml", &containerd_config())?;
         write("etc/kubernetes/kubelet.yaml", &format!("{:#}\n", self.kubelet_config()?))?;
@@ -236,7 +236,7 @@ impl Node {
             "resolvConf": "/etc/kubernetes/resolv.conf",
             "registerWithTaints": taints,
             "maxPods": 250,
-            // Nothing is ever evicted or collected: a full disk of the developer's is not the cluster's business.
+            // Nothing is evicted or collected, however full the developer's disk is.
             "imageGCHighThresholdPercent": 100,
             "evictionHard": {
                 "memory.available": "0%",
@@ -314,7 +314,12 @@ fn containerd_config() -> String {
         r#"version = 2
 root = "/var/lib/containerd"
 state = "/run/containerd"
-disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs"]
+disabled_plugins = [
+  "io.containerd.snapshotter.v1.aufs",
+  "io.containerd.snapshotter.v1.btrfs",
+  "io.containerd.snapshotter.v1.devmapper",
+  "io.containerd.snapshotter.v1.zfs",
+]
 
 [grpc]
   address = "{CONTAINERD}"

@@ -1,7 +1,7 @@
 //! The programs a cluster is made of: fetched and built once, at pinned versions, into one folder.
 //!
-//! Way in: [`parts`]. Building takes some minutes and says so; it may be interrupted at any time and goes on
-//! where it was.
+//! Entry point: [`parts`]. Building takes some minutes and says so; it may be interrupted at any time and
+//! goes on where it was.
 
 mod go;
 mod pause;
@@ -60,7 +60,7 @@ pub fn folder(target: &Path) -> PathBuf {
 
 /// The parts in this folder; builds what is missing.
 pub fn parts(folder: &Path) -> Result<Parts> {
-    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    std::fs::create_dir_all(folder).with_context(|| format!("failed to create {}", folder.display()))?;
     let folder = folder.canonicalize()?;
     let parts = Parts { folder: folder.clone() };
     // Two builds at once would do everything twice.
@@ -110,7 +110,7 @@ fn debian(folder: &Path) -> Result<bool> {
             bail!("{name} is missing: install containerd and runc");
         };
         let temporary = bin.join(format!(".{name}"));
-        std::fs::copy(&found, &temporary).with_context(|| format!("cannot copy {}", found.display()))?;
+        std::fs::copy(&found, &temporary).with_context(|| format!("failed to copy {}", found.display()))?;
         std::fs::rename(&temporary, bin.join(name))?;
     }
     if unpacked.exists() {
@@ -148,7 +148,7 @@ fn fresh(folder: &Path) -> Result<PathBuf> {
     if folder.exists() {
         std::fs::remove_dir_all(folder)?;
     }
-    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    std::fs::create_dir_all(folder).with_context(|| format!("failed to create {}", folder.display()))?;
     Ok(folder.to_path_buf())
 }
 
@@ -156,7 +156,7 @@ fn run(what: &str, command: &mut Command) -> Result<()> {
     say(what);
     let started = Instant::now();
     let status =
-        command.status().with_context(|| format!("cannot start {}", command.get_program().display()))?;
+        command.status().with_context(|| format!("failed to start {}", command.get_program().display()))?;
     ensure!(status.success(), "{what}: {} ended with {status}", command.get_program().display());
     let seconds = started.elapsed().as_secs();
     if seconds > 1 {

@@ -1,4 +1,4 @@
-//! The certificates of a cluster: one authority, and a certificate for everyone who takes part.
+//! The certificates of a cluster: one authority, and a certificate for each component.
 
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
@@ -14,7 +14,7 @@ use serde_json::json;
 
 /// Longer than any cluster of this kind lives.
 const VALID: Duration = Duration::from_hours(24 * 365);
-/// Clocks of one machine agree; a certificate made this second must be valid all the same.
+/// Certificates are valid from this long ago: one that is made in this second must be valid too.
 const BEFORE: Duration = Duration::from_mins(5);
 
 /// The folder of certificates and the authority that writes them.
@@ -23,7 +23,7 @@ pub(crate) struct Pki {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
-/// Who a certificate is for.
+/// The subject of a certificate.
 pub(crate) struct Subject<'a> {
     /// The user, as the apiserver sees it.
     pub(crate) user: &'a str,
@@ -36,7 +36,7 @@ pub(crate) struct Subject<'a> {
 impl Pki {
     /// A new authority in this folder, and the key that service-account tokens are signed with.
     pub(crate) fn new(folder: &Path) -> Result<Self> {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        std::fs::create_dir_all(folder).with_context(|| format!("failed to create {}", folder.display()))?;
         let mut params = params("ambit-cluster", None);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
@@ -103,7 +103,7 @@ impl Pki {
 
     fn write(&self, name: &str, text: &str) -> Result<()> {
         let path = self.path(name);
-        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        std::fs::write(&path, text).with_context(|| format!("failed to write {}", path.display()))?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
         Ok(())
     }

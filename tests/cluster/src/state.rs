@@ -34,13 +34,13 @@ impl State {
     pub(crate) fn write(&self, folder: &Path) -> Result<()> {
         let path = folder.join(FILE);
         std::fs::write(&path, format!("{:#}\n", serde_json::to_value(self)?))
-            .with_context(|| format!("cannot write {}", path.display()))
+            .with_context(|| format!("failed to write {}", path.display()))
     }
 
     pub(crate) fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(FILE);
         let text = std::fs::read(&path).with_context(|| format!("no cluster in {}", folder.display()))?;
-        serde_json::from_slice(&text).with_context(|| format!("cannot read {}", path.display()))
+        serde_json::from_slice(&text).with_context(|| format!("failed to read {}", path.display()))
     }
 
     pub(crate) fn control(&self, folder: &Path) -> Machine {
@@ -71,7 +71,7 @@ impl State {
         }
     }
 
-    /// For a new cluster with this subnet.
+    /// The state of a new cluster with this subnet.
     pub(crate) fn new_id(subnet: Subnet) -> Result<String> {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
         Ok(format!("{}-{:x}", subnet.0, now.as_micros()))
@@ -93,14 +93,14 @@ impl State {
     }
 }
 
-/// Held by whoever makes a cluster or owns it.
+/// Held by the process that makes or owns a cluster.
 #[derive(Debug)]
 pub(crate) struct Lock(#[expect(dead_code, reason = "held")] Flock<File>);
 
 impl Lock {
-    /// Of a folder that nobody else holds.
+    /// Takes the lock of a folder that no other process holds.
     pub(crate) fn new(folder: &Path) -> Result<Self> {
-        let file = File::open(folder).with_context(|| format!("cannot open {}", folder.display()))?;
+        let file = File::open(folder).with_context(|| format!("failed to open {}", folder.display()))?;
         let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| error);
         Ok(Self(
             lock.with_context(|| {
@@ -115,7 +115,7 @@ pub(crate) fn remove(folder: &Path) -> Result<()> {
     if let Ok(state) = State::read(folder) {
         state.remove(folder)?;
     }
-    std::fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))
+    std::fs::remove_dir_all(folder).with_context(|| format!("failed to remove {}", folder.display()))
 }
 
 /// [`remove`] for a folder that may not be there.

@@ -1,4 +1,6 @@
-//! Building a lab: what it will consist of, and in which order it is made. Way in: [`crate::Lab::builder`].
+//! Building a lab: what it will consist of, and in which order it is made.
+//!
+//! Entry point: [`crate::Lab::builder`].
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -52,7 +54,7 @@ impl Builder {
         }
     }
 
-    /// How many nodes; two unless told.
+    /// How many nodes; two by default.
     #[must_use]
     pub fn nodes(mut self, nodes: usize) -> Self {
         self.nodes = nodes;
@@ -66,7 +68,7 @@ impl Builder {
         self
     }
 
-    /// How many worker threads each ztunnel has; two unless told.
+    /// How many worker threads each ztunnel has; two by default.
     #[must_use]
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = workers;
@@ -212,7 +214,7 @@ fn start_mesh(lab: &Lab) -> Result<()> {
         let mut bootstrap = lab.controller.command("bootstrap");
         bootstrap.args(["--node", &node.name, "--address", &format!("{}:{XDS}", network::CONTROL)]);
         bootstrap.arg("--output").arg(node.dir.join("bootstrap.yaml"));
-        let output = bootstrap.output().context("cannot run controller bootstrap")?;
+        let output = bootstrap.output().context("failed to run controller bootstrap")?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "controller bootstrap: {}: {said}", output.status);
     }
@@ -295,8 +297,8 @@ pub fn binaries() -> Result<PathBuf> {
 fn mount_bpffs(dir: &Path) -> Result<()> {
     let none: Option<&str> = None;
     nix::mount::mount(Some("bpffs"), dir, Some("bpf"), nix::mount::MsFlags::empty(), none)
-        .with_context(|| format!("cannot mount bpffs on {}", dir.display()))?;
-    // A lab's pins are nobody else's business.
+        .with_context(|| format!("failed to mount bpffs on {}", dir.display()))?;
+    // A lab's pins do not show in other mount namespaces.
     nix::mount::mount(none, dir, none, nix::mount::MsFlags::MS_PRIVATE, none)
-        .context("cannot make the mount private")
+        .context("failed to make the mount private")
 }

@@ -17,7 +17,7 @@ use nix::sys::time::TimeVal;
 use crate::netns::Netns;
 use crate::sys;
 
-/// More than this is a test's mistake: a capture is searched in memory.
+/// A capture is searched in memory: more than this is a mistake of the test.
 const LIMIT: usize = 1 << 30;
 /// What the kernel may hold for us while the machine is busy with the daemons.
 const BUFFER: usize = 256 << 20;
@@ -34,7 +34,7 @@ pub struct Capture {
 impl Capture {
     /// Begins to listen to all that passes the interfaces of a namespace.
     pub fn start(netns: &Netns) -> Result<Self> {
-        let socket = netns.run(open)?.context("cannot open a packet socket")?;
+        let socket = netns.run(open)?.context("failed to open a packet socket")?;
         let stop = Arc::new(AtomicBool::new(false));
         let ask = Arc::clone(&stop);
         let thread = std::thread::spawn(move || read(&socket, &ask));
@@ -82,7 +82,7 @@ fn read(socket: &OwnedFd, stop: &AtomicBool) -> Result<Trace> {
             Err(error) => match std::io::Error::from(error).kind() {
                 ErrorKind::WouldBlock if stopping => break,
                 ErrorKind::WouldBlock | ErrorKind::Interrupted => {}
-                _ => return Err(error).context("cannot read from the packet socket"),
+                _ => return Err(error).context("failed to read from the packet socket"),
             },
         }
     }
@@ -140,7 +140,7 @@ impl Trace {
     }
 }
 
-/// An Ethernet frame's IP packet; none for ARP, neighbour discovery's kin and what is cut short.
+/// An Ethernet frame's IP packet; none for other protocols and truncated frames.
 fn packet(frame: &[u8]) -> Option<Packet<'_>> {
     let ip = frame.get(14..)?;
     let (protocol, ttl, source, destination, rest): (u8, u8, IpAddr, IpAddr, &[u8]) =

@@ -31,7 +31,7 @@ impl Daemon {
         Self { name: name.to_owned(), netns: netns.clone(), program, config, log, child: Mutex::new(None) }
     }
 
-    /// `<program> run --config <file>`. Returns when the process exists; readiness is another matter.
+    /// `<program> run --config <file>`. Returns when the process exists; it may not be ready yet.
     pub fn spawn(&self) -> Result<()> {
         let mut child = self.child();
         ensure!(child.is_none(), "{} runs already", self.name);
@@ -40,7 +40,8 @@ impl Daemon {
         command.arg("run").arg("--config").arg(&self.config);
         // A group of its own, so that Ctrl-C in a terminal leaves the order of ending to the lab.
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
-        *child = Some(command.spawn().with_context(|| format!("cannot start {}", self.program.display()))?);
+        *child =
+            Some(command.spawn().with_context(|| format!("failed to start {}", self.program.display()))?);
         Ok(())
     }
 
@@ -49,7 +50,7 @@ impl Daemon {
         self.child().as_ref().map(Child::id)
     }
 
-    /// An error when it is not running (any more): so that nobody waits for a dead daemon.
+    /// An error when it is not running, so that no test waits for a dead daemon.
     pub fn check(&self) -> Result<()> {
         match self.child().as_mut() {
             None => bail!("{} is not running", self.name),
@@ -60,12 +61,12 @@ impl Daemon {
         }
     }
 
-    /// SIGTERM, and wait for its end.
+    /// SIGTERM, and waits for its end.
     pub fn stop(&self) -> Result<ExitStatus> {
         self.end(Signal::SIGTERM)
     }
 
-    /// SIGKILL: it dies without any farewell.
+    /// SIGKILL: it ends without a clean-up.
     pub fn kill(&self) -> Result<ExitStatus> {
         self.end(Signal::SIGKILL)
     }
@@ -74,7 +75,7 @@ impl Daemon {
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let pid = self.pid().with_context(|| format!("{} is not running", self.name))?;
         let pid = Pid::from_raw(i32::try_from(pid)?);
-        kill(pid, signal).with_context(|| format!("cannot send {signal} to {}", self.name))
+        kill(pid, signal).with_context(|| format!("failed to send {signal} to {}", self.name))
     }
 
     /// Waits for its end.
@@ -112,7 +113,7 @@ impl Daemon {
         });
         match read {
             Ok(_) => String::from_utf8_lossy(&text).into_owned(),
-            Err(error) => format!("cannot read {}: {error}", self.log.display()),
+            Err(error) => format!("failed to read {}: {error}", self.log.display()),
         }
     }
 
@@ -140,7 +141,7 @@ impl Daemon {
     /// How many descriptors it has open.
     pub fn descriptors(&self) -> Result<u64> {
         let pid = self.pid().with_context(|| format!("{} is not running", self.name))?;
-        let open = std::fs::read_dir(format!("/proc/{pid}/fd")).context("cannot list its descriptors")?;
+        let open = std::fs::read_dir(format!("/proc/{pid}/fd")).context("failed to list its descriptors")?;
         Ok(u64::try_from(open.count())?)
     }
 
@@ -148,7 +149,7 @@ impl Daemon {
     fn status(&self, field: &str) -> Result<u64> {
         let pid = self.pid().with_context(|| format!("{} is not running", self.name))?;
         let status =
-            std::fs::read_to_string(format!("/proc/{pid}/status")).context("cannot read its status")?;
+            std::fs::read_to_string(format!("/proc/{pid}/status")).context("failed to read its status")?;
         let line = status.lines().find_map(|line| line.strip_prefix(field));
         let line = line.with_context(|| format!("no {field}"))?;
         line.split_whitespace().next().context("no number")?.parse().context("not a number")

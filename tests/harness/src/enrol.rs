@@ -36,7 +36,7 @@ impl Enrolment {
         // Longer than the daemon's own bounded wait for its first configuration.
         setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(60, 0))?;
         connect(socket.as_raw_fd(), &UnixAddr::new(path)?)
-            .with_context(|| format!("cannot connect to {}", path.display()))?;
+            .with_context(|| format!("failed to connect to {}", path.display()))?;
         let this = Self { socket };
         this.send(&json!({"hello": {"version": 1, "source": source}}), None)?;
         Ok(this)
@@ -46,24 +46,24 @@ impl Enrolment {
     pub fn add(&self, pod: &Pod) -> Result<()> {
         let spec = &pod.spec;
         let message = json!({"add": {"uid": spec.uid(), "namespace": spec.namespace, "name": spec.name}});
-        self.send(&message, Some(pod.netns.fd())).with_context(|| format!("cannot enrol {}", spec.key()))
+        self.send(&message, Some(pod.netns.fd())).with_context(|| format!("failed to enrol {}", spec.key()))
     }
 
     /// Says that a pod which an earlier daemon enrolled is still wanted.
     pub fn keep(&self, pod: &Pod) -> Result<()> {
         self.send(&json!({"keep": {"uid": pod.spec.uid()}}), None)
-            .with_context(|| format!("cannot keep {}", pod.spec.key()))
+            .with_context(|| format!("failed to keep {}", pod.spec.key()))
     }
 
     /// Lets a pod go.
     pub fn delete(&self, pod: &Pod) -> Result<()> {
         let message = json!({"delete": {"uid": pod.spec.uid()}});
-        self.send(&message, None).with_context(|| format!("cannot release {}", pod.spec.key()))
+        self.send(&message, None).with_context(|| format!("failed to release {}", pod.spec.key()))
     }
 
     /// Everything wanted has been added or kept; the daemon releases the rest.
     pub fn snapshot_sent(&self) -> Result<()> {
-        self.send(&json!("snapshot_sent"), None).context("cannot end the snapshot")
+        self.send(&json!("snapshot_sent"), None).context("failed to end the snapshot")
     }
 
     /// Sends any message and waits for its acknowledgement.
@@ -73,7 +73,7 @@ impl Enrolment {
         let control: Vec<_> = descriptors.iter().map(|fds| ControlMessage::ScmRights(fds)).collect();
         let data = [IoSlice::new(text.as_bytes())];
         sendmsg::<()>(self.socket.as_raw_fd(), &data, &control, MsgFlags::MSG_NOSIGNAL, None)
-            .context("cannot send")?;
+            .context("failed to send")?;
         let mut answer = vec![0; 64 << 10];
         let length =
             recv(self.socket.as_raw_fd(), &mut answer, MsgFlags::empty()).context("no acknowledgement")?;

@@ -37,27 +37,27 @@ impl Janitor {
     /// Makes the directory of a new lab and starts its child.
     pub(crate) fn new(prefix: &str, bin: &Path) -> Result<Self> {
         let dir = Path::new(LABS).join(prefix);
-        std::fs::create_dir_all(LABS).with_context(|| format!("cannot make {LABS}"))?;
-        std::fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        std::fs::create_dir_all(LABS).with_context(|| format!("failed to create {LABS}"))?;
+        std::fs::create_dir(&dir).with_context(|| format!("failed to create {}", dir.display()))?;
         // Others may pass through and see nothing: so tests of refusals meet the daemon and not this folder.
         std::fs::set_permissions(&dir, Permissions::from_mode(0o711))?;
         let mut alive = Flock::lock(File::create(dir.join(ALIVE))?, FlockArg::LockExclusive)
             .map_err(|(_, error)| error)
-            .context("cannot lock a new lab")?;
+            .context("failed to lock a new lab")?;
         write!(alive, "{}", std::process::id())?;
         let script = dir.join(SCRIPT);
         std::fs::write(&script, cleanup(prefix, &dir, bin))
-            .with_context(|| format!("cannot write {}", script.display()))?;
+            .with_context(|| format!("failed to write {}", script.display()))?;
         let mut command = Command::new("sh");
         command.arg(&script).arg("wait").stdin(Stdio::piped()).stdout(Stdio::null());
         command.stderr(File::create(dir.join("cleanup.log"))?).process_group(0);
-        let child = command.spawn().context("cannot start the lab's janitor")?;
+        let child = command.spawn().context("failed to start the lab's janitor")?;
         Ok(Self { dir, child: Some(child), _alive: alive })
     }
 
     /// Leaves the lab running when its process ends.
     pub(crate) fn keep(mut self) -> Result<PathBuf> {
-        File::create(self.dir.join(KEPT)).context("cannot mark the lab as kept")?;
+        File::create(self.dir.join(KEPT)).context("failed to mark the lab as kept")?;
         self.end("keep\n")?;
         Ok(self.dir.clone())
     }
@@ -70,7 +70,7 @@ impl Janitor {
     fn end(&mut self, word: &str) -> Result<()> {
         let Some(mut child) = self.child.take() else { return Ok(()) };
         child.stdin.take().context("the janitor has no input")?.write_all(word.as_bytes())?;
-        let status = child.wait().context("cannot wait for the lab's janitor")?;
+        let status = child.wait().context("failed to wait for the lab's janitor")?;
         ensure!(status.success(), "clean-up of {} failed: {status}", self.dir.display());
         Ok(())
     }
@@ -102,12 +102,12 @@ pub fn sweep(kept: bool) -> Result<Vec<String>> {
         // Its own janitor may be at it this moment.
         let gone =
             || if dir.exists() { Err(anyhow::anyhow!("{} is still there", dir.display())) } else { Ok(()) };
-        let patience = if dir.join(KEPT).exists() { Duration::ZERO } else { Duration::from_secs(5) };
-        if wait::within(patience, "its janitor removes a dead lab", gone).is_ok() {
+        let grace = if dir.join(KEPT).exists() { Duration::ZERO } else { Duration::from_secs(5) };
+        if wait::within(grace, "its janitor removes a dead lab", gone).is_ok() {
             continue;
         }
         let script = dir.join(SCRIPT);
-        let status = Command::new("sh").arg(&script).status().context("cannot run a clean-up script")?;
+        let status = Command::new("sh").arg(&script).status().context("failed to run a clean-up script")?;
         ensure!(status.success(), "{} failed: {status}", script.display());
         removed.extend(dir.file_name().map(|name| name.to_string_lossy().into_owned()));
     }
@@ -139,13 +139,15 @@ for netns in $(namespaces); do
     for pid in $(ip netns pids "$netns"); do kill -9 "$pid" 2>/dev/null; done
 done
 for config in {dir}/node*/ztunnel.yaml; do
-    # Without the program that made them (its checkout is gone) the pins go with their file system, and the programs with the pins.
+    # Without the program that made them (its checkout is gone) the pins go with their file system, and the
+    # programs with the pins.
     [ -e "$config" ] && [ -x "{bin}/ztunnel" ] || continue
     "{bin}/ztunnel" detach --config "$config" >&2 || failed=1
 done
 if [ -d {dir}/bpffs ] && mountpoint -q {dir}/bpffs; then umount -l {dir}/bpffs || failed=1; fi
 for netns in $(namespaces); do ip netns del "$netns" || failed=1; done
-if [ "$failed" = 0 ]; then rm -rf {dir}; else echo "clean-up of {prefix} failed:" >&2; cat {dir}/cleanup.log >&2; fi
+if [ "$failed" = 0 ]; then rm -rf {dir}
+else echo "clean-up of {prefix} failed:" >&2; cat {dir}/cleanup.log >&2; fi
 exit $failed
 "#
     )

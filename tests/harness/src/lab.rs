@@ -1,7 +1,7 @@
 //! The lab: a two-node (or larger) cluster as network namespaces, with a controller, a ztunnel per node, and
 //! real pods.
 //!
-//! [`Lab::builder`] is the way in. Everything a lab makes has its prefix or lies in its directory, and goes
+//! Entry point: [`Lab::builder`]. Everything a lab makes has its prefix or lies in its directory, and goes
 //! when it is dropped.
 
 use std::collections::BTreeMap;
@@ -97,14 +97,14 @@ impl Lab {
     /// Writes a file into the controller's folder, whole at once.
     pub fn apply(&self, name: &str, yaml: &str) -> Result<()> {
         let (draft, file) = (self.dir().join("draft"), self.objects().join(format!("{name}.yaml")));
-        std::fs::write(&draft, yaml).with_context(|| format!("cannot write {}", draft.display()))?;
-        std::fs::rename(&draft, &file).with_context(|| format!("cannot place {}", file.display()))
+        std::fs::write(&draft, yaml).with_context(|| format!("failed to write {}", draft.display()))?;
+        std::fs::rename(&draft, &file).with_context(|| format!("failed to rename {}", file.display()))
     }
 
     /// Removes a file from the controller's folder.
     pub fn remove(&self, name: &str) -> Result<()> {
         let file = self.objects().join(format!("{name}.yaml"));
-        std::fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))
+        std::fs::remove_file(&file).with_context(|| format!("failed to remove {}", file.display()))
     }
 
     /// Adds a service.

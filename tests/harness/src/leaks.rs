@@ -28,8 +28,8 @@ impl Objects {
         let mut found = Self::default();
         for path in files(dir)? {
             let name = CString::new(path.as_os_str().as_bytes())?;
-            let object = bpf_pinned(&name).with_context(|| format!("cannot open {}", path.display()))?;
-            found.add(&object).with_context(|| format!("cannot describe {}", path.display()))?;
+            let object = bpf_pinned(&name).with_context(|| format!("failed to open {}", path.display()))?;
+            found.add(&object).with_context(|| format!("failed to inspect {}", path.display()))?;
         }
         Ok(found)
     }

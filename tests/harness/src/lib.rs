@@ -1,7 +1,7 @@
 //! Labs: a cluster on one machine, for the suites and the demo.
 //!
 //! Nodes and pods are network namespaces with the layout a CNI plugin would give them; the daemons and the
-//! clients are the real programs, run as processes. [`Lab::builder`] is the way in:
+//! clients are the real programs, run as processes. [`Lab::builder`] is the entry point:
 //!
 //! ```no_run
 //! use ambit_harness::{Family, Lab, NamespaceSpec, PodSpec, ServiceSpec};
@@ -22,6 +22,7 @@
 
 mod builder;
 mod capture;
+pub mod chart;
 mod daemon;
 mod enrol;
 pub mod http;

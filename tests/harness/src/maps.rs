@@ -1,5 +1,4 @@
-//! How full an instance's maps are, read from their pins: what a daemon says of itself is one thing, what it
-//! left behind another.
+//! How full an instance's maps are, read from their pins rather than from the daemon.
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -20,7 +19,7 @@ pub(crate) fn entries(dir: &Path) -> Result<BTreeMap<String, usize>> {
     let mut found = BTreeMap::new();
     for path in files(dir)? {
         let name = CString::new(path.as_os_str().as_bytes())?;
-        let object = bpf_pinned(&name).with_context(|| format!("cannot open {}", path.display()))?;
+        let object = bpf_pinned(&name).with_context(|| format!("failed to open {}", path.display()))?;
         let kind = std::fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&object)))?;
         if kind.to_string_lossy() != "anon_inode:bpf-map" {
             continue;
@@ -32,7 +31,7 @@ pub(crate) fn entries(dir: &Path) -> Result<BTreeMap<String, usize>> {
         }
         let (key_size, most) = (usize::try_from(info[2])?, usize::try_from(info[4])?);
         let count = count(object.as_fd(), key_size, most)
-            .with_context(|| format!("cannot count the entries of {}", path.display()))?;
+            .with_context(|| format!("failed to count the entries of {}", path.display()))?;
         let name = path.file_name().context("a pin without a name")?.to_string_lossy().into_owned();
         ensure!(found.insert(name.clone(), count).is_none(), "two maps are named {name}");
     }

@@ -34,13 +34,13 @@ impl Netns {
     /// Opens a namespace that exists.
     pub fn open(name: &str) -> Result<Self> {
         let path = PathBuf::from(NAMES).join(name);
-        let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        let file = File::open(&path).with_context(|| format!("failed to open {}", path.display()))?;
         Ok(Self { name: name.into(), file: Arc::new(file) })
     }
 
-    /// Opens a namespace that somebody else made: `/proc/PID/ns/net`, for people called `name`.
+    /// Opens a namespace that exists already, as `/proc/PID/ns/net`, and shows it as `name`.
     pub fn at(path: &Path, name: &str) -> Result<Self> {
-        let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        let file = File::open(path).with_context(|| format!("failed to open {}", path.display()))?;
         Ok(Self { name: name.into(), file: Arc::new(file) })
     }
 
@@ -59,7 +59,7 @@ impl Netns {
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
                 setns(self.fd(), CloneFlags::CLONE_NEWNET)
-                    .with_context(|| format!("cannot enter the namespace {}", self.name))?;
+                    .with_context(|| format!("failed to enter the namespace {}", self.name))?;
                 Ok(work())
             });
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -78,12 +78,12 @@ impl Netns {
         ip(Some(&self.name), batch)
     }
 
-    /// Writes settings below /proc/sys/net, which show the namespace of whoever opens them.
+    /// Writes settings below /proc/sys/net, which show the namespace of the process that opens them.
     pub fn sysctl(&self, settings: &[(&str, &str)]) -> Result<()> {
         self.run(|| {
             for (key, value) in settings {
                 let path = format!("/proc/sys/net/{key}");
-                std::fs::write(&path, value).with_context(|| format!("cannot write {path}"))?;
+                std::fs::write(&path, value).with_context(|| format!("failed to write {path}"))?;
             }
             Ok(())
         })?
@@ -100,14 +100,14 @@ fn ip(netns: Option<&str>, batch: &str) -> Result<()> {
     command.args(["-batch", "-"]);
     command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null());
     command.stderr(std::process::Stdio::piped());
-    let mut child = command.spawn().context("cannot start `ip` (package iproute2)")?;
+    let mut child = command.spawn().context("failed to start `ip` (package iproute2)")?;
     child
         .stdin
         .take()
         .context("ip has no input")?
         .write_all(batch.as_bytes())
-        .context("cannot write to ip")?;
-    let output = child.wait_with_output().context("cannot wait for ip")?;
+        .context("failed to write to ip")?;
+    let output = child.wait_with_output().context("failed to wait for ip")?;
     if !output.status.success() {
         bail!(
             "ip{}: {}in: {batch}",

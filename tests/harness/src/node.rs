@@ -114,7 +114,7 @@ impl Node {
 
     /// `ztunnel detach`: removes the instance from the kernel.
     pub fn detach(&self) -> Result<()> {
-        let output = self.ztunnel.command("detach").output().context("cannot run ztunnel detach")?;
+        let output = self.ztunnel.command("detach").output().context("failed to run ztunnel detach")?;
         ensure!(
             output.status.success(),
             "ztunnel detach: {}: {}{}",

@@ -64,7 +64,7 @@ impl Place {
         let mut command = self.command(program);
         command.args(arguments).stdin(Stdio::null());
         let output =
-            command.output().with_context(|| format!("cannot run {program} in {}", self.netns.name()))?;
+            command.output().with_context(|| format!("failed to run {program} in {}", self.netns.name()))?;
         ensure!(
             output.status.success(),
             "{program} {} in {}: {}: {}{}",
@@ -88,9 +88,9 @@ impl Place {
     pub fn spawn(&self, mut command: Command) -> Result<Process> {
         let number = self.started.fetch_add(1, Ordering::Relaxed);
         let log = self.dir.join(format!("{}.{number}.log", self.netns.name()));
-        let file = File::create(&log).with_context(|| format!("cannot make {}", log.display()))?;
+        let file = File::create(&log).with_context(|| format!("failed to create {}", log.display()))?;
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).process_group(0);
-        let child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
+        let child = command.spawn().with_context(|| format!("failed to start {command:?}"))?;
         Ok(Process { child, log })
     }
 
@@ -167,8 +167,8 @@ impl Process {
 
     /// Kills it.
     pub fn kill(&mut self) -> Result<()> {
-        self.child.kill().context("cannot kill a program")?;
-        self.child.wait().context("cannot wait for a killed program")?;
+        self.child.kill().context("failed to kill a program")?;
+        self.child.wait().context("failed to wait for a killed program")?;
         Ok(())
     }
 }

@@ -66,7 +66,7 @@ fn bpf(command: Bpf, attribute: &mut [u64; 4]) -> io::Result<i64> {
 
 fn bpf_fd(command: Bpf, attribute: &mut [u64; 4]) -> io::Result<OwnedFd> {
     let fd = i32::try_from(bpf(command, attribute)?).map_err(io::Error::other)?;
-    // SAFETY: these commands return a new descriptor that nobody else owns.
+    // SAFETY: these commands return a new descriptor without another owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 

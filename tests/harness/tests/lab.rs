@@ -40,7 +40,7 @@ fn echo(lab: &Lab, from: &str, to: SocketAddr, at: &str) -> Result<()> {
 }
 
 #[test]
-fn pods_reach_each_other_and_the_capture_sees_it() -> Result<()> {
+fn capture_sees_traffic_between_nodes() -> Result<()> {
     let lab = lab()?;
     lab.plain_service("shop/b", &lab.pod("shop/b"))?;
     for family in [Family::V4, Family::V6] {
@@ -77,7 +77,7 @@ fn pods_reach_each_other_and_the_capture_sees_it() -> Result<()> {
 }
 
 #[test]
-fn a_killed_test_leaves_nothing() -> Result<()> {
+fn killed_test_leaves_nothing_behind() -> Result<()> {
     if std::env::var_os("AMBIT_LAB_VICTIM").is_some() {
         let lab = lab()?;
         let _sleeper = lab.pod("shop/a").start("sleep", &["1000"])?;
@@ -85,7 +85,7 @@ fn a_killed_test_leaves_nothing() -> Result<()> {
         lab.nodes[0].place.output("sh", &["-c", &format!("kill -9 {}", std::process::id())])?;
     }
     let mut victim = Command::new(std::env::current_exe()?);
-    victim.args(["--exact", "a_killed_test_leaves_nothing", "--nocapture"]).env("AMBIT_LAB_VICTIM", "1");
+    victim.args(["--exact", "killed_test_leaves_nothing_behind", "--nocapture"]).env("AMBIT_LAB_VICTIM", "1");
     let output = victim.output()?;
     let text = String::from_utf8_lossy(&output.stdout);
     let prefix =

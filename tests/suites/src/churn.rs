@@ -58,7 +58,7 @@ fn once(to: SocketAddr, payload: usize, reset: bool) -> Result<()> {
         return Ok(reset_at_close(&stream)?);
     }
     stream.shutdown(Shutdown::Write).context("half-closing")?;
-    ensure!(stream.read(&mut [0]).context("waiting for the end")? == 0, "bytes that nobody sent");
+    ensure!(stream.read(&mut [0]).context("waiting for the end")? == 0, "bytes that were not sent");
     Ok(())
 }
 

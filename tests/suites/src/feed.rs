@@ -2,7 +2,7 @@
 //! sent by itself, and the moments known between which a daemon has taken it.
 //!
 //! The file controller settles what is written and joins what settles together, as it should; ten thousand
-//! changes would reach nobody one by one.
+//! changes would not reach the daemons one by one.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -22,10 +22,13 @@ use parking_lot::Mutex;
 use crate::hbone::{Authority, inside};
 use crate::talk::TIMEOUT;
 
-/// Between two looks whether everybody has answered.
+/// Between two looks whether every daemon has answered.
 const PAUSE: Duration = Duration::from_micros(100);
 
-/// A running one, in the place of the lab's controller.
+/// Responses that a daemon acknowledges before it holds everything: one for each type of resource.
+const FIRST_RESPONSES: u64 = 2;
+
+/// A running feed, in the place of the lab's controller.
 #[derive(Debug)]
 pub struct Feed {
     mesh: Mesh,
@@ -39,9 +42,9 @@ pub struct Feed {
 /// A change that every daemon has taken: each of them between these two moments.
 #[derive(Clone, Copy, Debug)]
 pub struct Taken {
-    /// Nobody knew it yet.
+    /// No daemon knew it yet.
     pub sent: Instant,
-    /// Everybody had answered that it is in force.
+    /// Every daemon had answered that it is in force.
     pub answered: Instant,
 }
 
@@ -66,8 +69,8 @@ impl Feed {
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let server = Server {
             publisher: publisher.clone(),
-            authenticate: Arc::new(Anybody),
-            signer: Arc::new(Nobody),
+            authenticate: Arc::new(AnyNode),
+            signer: Arc::new(NoSigner),
         };
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -79,18 +82,20 @@ impl Feed {
         });
         let daemons = u64::try_from(lab.nodes.len())?;
         let feed = Self { mesh, publisher, daemons, stop: Some(stop), thread: Some(thread) };
-        eventually("the daemons are connected", || {
-            let before = feed.publisher.stats();
-            ensure!(before.clients == feed.daemons, "{} clients", before.clients);
-            // They have said what they hold, and been told the difference, if there is any.
-            std::thread::sleep(Duration::from_millis(500));
-            ensure!(feed.publisher.stats() == before, "they are being told");
+        eventually("the daemons are connected and hold what the feed has", || {
+            let stats = feed.publisher.stats();
+            ensure!(stats.clients == feed.daemons, "{} clients", stats.clients);
+            // The first response of each type is sent even if it is empty.
+            ensure!(stats.acks >= FIRST_RESPONSES * feed.daemons, "{} responses acknowledged", stats.acks);
+            for node in &lab.nodes {
+                ensure!(node.config_dump()?["xds"]["connected"] == true, "{} is not connected", node.name);
+            }
             Ok(())
         })?;
         Ok(feed)
     }
 
-    /// What everybody knows.
+    /// What every daemon knows.
     pub fn mesh(&self) -> &Mesh {
         &self.mesh
     }
@@ -152,7 +157,7 @@ fn changes(mesh: &Mesh) -> Vec<Change> {
     policies.chain(services).chain(mesh.workloads().cloned().map(Change::PutWorkload)).collect()
 }
 
-/// As the node's daemon connects.
+/// The connection that the node's daemon makes.
 fn connection(node: &Node) -> Result<Connection> {
     let text = std::fs::read_to_string(node.dir.join("bootstrap.yaml"))?;
     let file: serde_json::Value = serde_yaml_ng::from_str(&text)?;
@@ -166,19 +171,19 @@ fn connection(node: &Node) -> Result<Connection> {
     })
 }
 
-struct Anybody;
+struct AnyNode;
 
 #[async_trait]
-impl Authenticate for Anybody {
+impl Authenticate for AnyNode {
     async fn node(&self, _: &str) -> Result<NodeName, Unauthenticated> {
         Ok(NodeName::new("any"))
     }
 }
 
-/// The daemons have their certificates.
-struct Nobody;
+/// Signs nothing: the daemons have their certificates.
+struct NoSigner;
 
-impl SignCertificate for Nobody {
+impl SignCertificate for NoSigner {
     fn sign(&self, _: &NodeName, _: &Identity, _: &str, _: Duration) -> Result<Vec<String>, Refusal> {
         Err(Refusal::Unavailable("not now".to_owned()))
     }

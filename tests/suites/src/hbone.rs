@@ -1,5 +1,5 @@
-//! An HBONE peer of our own, with any certificate: what the daemons must refuse is tried with it, and what
-//! they must accept too.
+//! An HBONE peer of the tests, with any certificate: for what the daemons must refuse and for what they must
+//! accept.
 //!
 //! Independent of the daemons' implementation: TLS by rustls, HTTP/2 by h2, nothing of `ambit-hbone`.
 
@@ -55,13 +55,13 @@ impl Authority {
     /// The lab's own: its key lies in the controller's state folder.
     pub fn of(lab: &Lab) -> Result<Self> {
         let file = lab.dir().join("state/ca.pem");
-        let pem = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let pem = std::fs::read(&file).with_context(|| format!("failed to read {}", file.display()))?;
         let root = CertificateDer::from_pem_slice(&pem).context("no certificate in it")?;
         let key = PrivateKeyDer::from_pem_slice(&pem).context("no key in it")?;
         Ok(Self { issuer: Issuer::from_ca_cert_der(&root, KeyPair::try_from(&key)?)?, root })
     }
 
-    /// Another one that looks the same.
+    /// Another authority with the same name.
     pub fn impostor() -> Result<Self> {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -123,7 +123,8 @@ pub fn request(
             h2::client::handshake(handshake(peer, certificate).await?).await.context("HTTP/2 handshake")?;
         let exchange = async {
             let request = Request::builder().method(Method::CONNECT).uri(authority).body(())?;
-            let (response, _body) = sender.send_request(request, false).context("cannot send the request")?;
+            let (response, _body) =
+                sender.send_request(request, false).context("failed to send the request")?;
             Ok(response.await.context("no answer")?.status())
         };
         tokio::select! {
@@ -145,10 +146,10 @@ pub fn shown_certificate(place: &Place, peer: SocketAddr, own: &Certificate) -> 
     })
 }
 
-/// The TLS connection under tunnels, on which a test may say what it likes.
+/// The TLS connection under tunnels, on which a test sends what it likes.
 pub async fn handshake(peer: SocketAddr, certificate: Option<&Certificate>) -> Result<TlsStream<TcpStream>> {
     let config = client(certificate)?;
-    let stream = TcpStream::connect(peer).await.context("cannot connect")?;
+    let stream = TcpStream::connect(peer).await.context("failed to connect")?;
     let name = ServerName::IpAddress(peer.ip().into());
     tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.context("TLS handshake")
 }
@@ -161,7 +162,7 @@ fn client(certificate: Option<&Certificate>) -> Result<ClientConfig> {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anybody(provider())));
+        .with_custom_certificate_verifier(Arc::new(AnyServer(provider())));
     let mut config = match certificate {
         Some(certificate) => {
             builder.with_client_auth_cert(certificate.chain.clone(), certificate.key.clone_key())?
@@ -173,11 +174,11 @@ fn client(certificate: Option<&Certificate>) -> Result<ClientConfig> {
     Ok(config)
 }
 
-/// Takes any server: here it is the servers that have to be careful.
+/// Accepts any server: the servers are what is tested.
 #[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
+struct AnyServer(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for AnyServer {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,
@@ -212,7 +213,7 @@ impl ServerCertVerifier for Anybody {
     }
 }
 
-/// A peer that plays a pod's daemon: it accepts tunnels under the certificate it was given, and answers each
+/// A peer that plays a pod's daemon: it accepts tunnels with the certificate it was given, and answers each
 /// with a word.
 #[derive(Debug)]
 pub struct Impostor {
@@ -221,7 +222,7 @@ pub struct Impostor {
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
-/// What the impostor says in every tunnel.
+/// What the impostor sends in every tunnel.
 pub const WORD: &[u8] = b"impostor\n";
 
 impl Impostor {
@@ -247,7 +248,9 @@ impl Impostor {
             runtime.block_on(async {
                 tokio::select! {
                     _ = stopped => {}
-                    result = accept(listener, Arc::new(config), counter) => result.expect("an impostor can accept"),
+                    ended = accept(listener, Arc::new(config), counter) => {
+                        ended.expect("an impostor can accept");
+                    }
                 }
             });
         });
@@ -280,7 +283,7 @@ async fn accept(
     loop {
         let (stream, _) = listener.accept().await?;
         let (config, requests) = (Arc::clone(&config), Arc::clone(&requests));
-        // Who ends a connection because of our certificate does what is expected.
+        // A client that ends the connection because of the certificate does what is expected.
         tokio::spawn(async move { serve(stream, config, &requests).await.ok() });
     }
 }

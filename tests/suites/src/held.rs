@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 /// The maps that have an entry for a connection while it is open, or being made.
 const PER_CONNECTION: [&str; 2] = ["FLOWS", "HANDOFFS"];
 
-/// What is the same again once everything that was opened is closed.
+/// Counts that are the same again once every connection is closed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
     /// Entries of the instance's hash maps.
@@ -24,7 +24,7 @@ pub struct Held {
 }
 
 impl Held {
-    /// Now.
+    /// What the node holds now.
     pub fn by(node: &Node) -> Result<Self> {
         let open = node.connections()?.as_array().context("a list")?.len();
         let objects = Objects::pinned(&node.pins())?;
@@ -39,7 +39,7 @@ impl Held {
         })
     }
 
-    /// Once nothing is open any more.
+    /// What the node holds once nothing is open any more.
     pub fn at_rest(node: &Node) -> Result<Self> {
         eventually(&format!("nothing is open at {}", node.name), || {
             let held = Self::by(node)?;

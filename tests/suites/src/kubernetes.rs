@@ -24,7 +24,7 @@ pub const ENROLLED: &str = "istio.io/dataplane-mode=ambient";
 /// What the node says of a pod that is in the mesh.
 pub const ANNOTATION: &str = "ambient.istio.io/redirection";
 /// Generous: it only costs time when something is broken.
-pub const PATIENCE: Duration = Duration::from_mins(3);
+pub const DEADLINE: Duration = Duration::from_mins(3);
 
 /// A cluster, and what is installed in it.
 #[derive(Debug)]
@@ -89,7 +89,7 @@ impl Mesh {
         run(&mut self.cluster.kubectl(arguments))
     }
 
-    /// A merge patch as whoever a token belongs to, and nothing else: kubectl would read the object first.
+    /// A merge patch with a token, and no other request: kubectl would read the object first.
     pub fn patch(&self, token: &str, path: &str, patch: &str) -> Result<String> {
         let config: Value = serde_json::from_str(&self.kubectl(&["config", "view", "--raw", "-o", "json"])?)?;
         let server =
@@ -136,7 +136,7 @@ impl Mesh {
 
     /// Waits until every replica of these is ready: `deployment/web`, …
     pub fn rolled_out(&self, namespace: &str, objects: &[&str]) -> Result<()> {
-        let timeout = format!("--timeout={}s", PATIENCE.as_secs());
+        let timeout = format!("--timeout={}s", DEADLINE.as_secs());
         for object in objects {
             if let Err(error) = self.kubectl(&["-n", namespace, "rollout", "status", object, &timeout]) {
                 bail!("{error:#}\n{}", self.story());
@@ -147,7 +147,7 @@ impl Mesh {
 
     /// Waits until all running pods of a namespace are in the mesh, or none is.
     pub fn enrolled(&self, namespace: &str, yes: bool) -> Result<()> {
-        ambit_harness::within(PATIENCE, "pods are annotated", || {
+        ambit_harness::within(DEADLINE, "pods are annotated", || {
             let list = self.get(&["pods", "-n", namespace, "--field-selector", "status.phase=Running"])?;
             let pods = list["items"].as_array().cloned().unwrap_or_default();
             ensure!(!pods.is_empty(), "no pods in {namespace}");
@@ -228,7 +228,7 @@ impl Mesh {
 
     /// Asks so many times, each on a new connection: the load's own report.
     fn asked(&self, pod: &Pod, target: &str, count: &str) -> Result<Value> {
-        let said = self.exec(pod, &["/ambit-load", target, "--count", count, "--patience", "5"])?;
+        let said = self.exec(pod, &["/ambit-load", target, "--count", count, "--timeout", "5"])?;
         Ok(serde_json::from_str(said.lines().last().context("it said nothing")?)?)
     }
 
@@ -330,7 +330,7 @@ impl Running {
     /// Starts a program and leaves what it says to the caller.
     pub fn begin(mut command: Command) -> Result<Self> {
         let mut child =
-            command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start kubectl")?;
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("failed to start kubectl")?;
         let output = child.stdout.take().context("no output")?;
         let (sender, lines) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
@@ -345,7 +345,7 @@ impl Running {
 
     /// The next line it prints.
     pub fn line(&mut self) -> Result<String> {
-        self.lines.recv_timeout(PATIENCE).context("it says nothing more")
+        self.lines.recv_timeout(DEADLINE).context("it says nothing more")
     }
 
     /// Its next report.
@@ -366,7 +366,7 @@ impl Running {
     /// Waits for its end: the last thing it said.
     pub fn finish(mut self) -> Result<Value> {
         let mut last = None;
-        while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
+        while let Ok(line) = self.lines.recv_timeout(DEADLINE) {
             last = Some(line);
         }
         self.child.wait()?;
@@ -384,7 +384,7 @@ impl Drop for Running {
 /// Runs a command to its end: what it prints.
 pub fn run(command: &mut Command) -> Result<String> {
     let output =
-        command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {command:?}"))?;
+        command.stdin(Stdio::null()).output().with_context(|| format!("failed to start {command:?}"))?;
     ensure!(
         output.status.success(),
         "{command:?}: {}: {}{}",

@@ -27,7 +27,7 @@ struct Shared {
     failures: Mutex<Vec<String>>,
 }
 
-/// How it went.
+/// The outcome of a load.
 #[derive(Clone, Debug)]
 pub struct Report {
     /// New connections that worked.
@@ -87,7 +87,7 @@ impl Load {
         })
     }
 
-    /// Ends it.
+    /// Ends the load.
     pub fn stop(self) -> Report {
         self.shared.stop.store(true, Ordering::Release);
         for thread in self.threads {

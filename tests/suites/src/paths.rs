@@ -1,5 +1,5 @@
-//! Which way connections went, told by the destination's daemon; and waiting until a daemon knows, and
-//! enforces, what was written.
+//! Which path connections took, as the destination's daemon reports; and waiting until a daemon enforces
+//! what was written.
 
 use std::net::SocketAddr;
 
@@ -33,7 +33,7 @@ pub fn ask_and_trace(node: &Node, client: &Place, to: SocketAddr) -> Result<Stri
     Ok(record["path"].as_str().context("a record without a path")?.to_owned())
 }
 
-/// Makes connections until one is direct: the kernel has the daemon's yes for this pair, address and port.
+/// Makes connections until one is direct: the kernel has a cached verdict for this pair, address and port.
 pub fn warm(node: &Node, client: &Place, to: SocketAddr) -> Result<()> {
     eventually(&format!("connections to {to} are direct"), || {
         let path = ask_and_trace(node, client, to)?;

@@ -43,7 +43,7 @@ impl std::fmt::Display for Chi {
 pub fn fit(counts: &Counts, weights: &[(&str, u32)]) -> Result<Chi> {
     let strangers: Vec<_> =
         counts.keys().filter(|name| weights.iter().all(|(known, _)| known != name)).collect();
-    ensure!(strangers.is_empty(), "nobody expected {strangers:?}");
+    ensure!(strangers.is_empty(), "unexpected endpoints: {strangers:?}");
     let number: f64 = counts.values().copied().map(float).sum();
     let whole: f64 = weights.iter().map(|(_, weight)| f64::from(*weight)).sum();
     let terms = weights.iter().map(|(name, weight)| {
@@ -54,7 +54,7 @@ pub fn fit(counts: &Counts, weights: &[(&str, u32)]) -> Result<Chi> {
     Chi::new(terms.sum(), weights.len().saturating_sub(1))
 }
 
-/// Two samples against each other: whether both come from the same shares, whatever these are.
+/// Two samples against each other: whether both come from the same shares, which need not be known.
 pub fn homogeneity(one: &Counts, other: &Counts) -> Result<Chi> {
     let total = |counts: &Counts| counts.values().copied().map(float).sum::<f64>();
     let both = total(one) + total(other);
@@ -78,47 +78,4 @@ fn float(count: usize) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn counts(of: &[(&str, usize)]) -> Counts {
-        of.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
-    }
-
-    #[test]
-    fn statistics_by_hand() {
-        let rows = [
-            ("as expected", counts(&[("a", 100), ("b", 300)]), 0.0, true),
-            // (110-100)²/100 + (290-300)²/300
-            ("near", counts(&[("a", 110), ("b", 290)]), 4.0 / 3.0, true),
-            // 40²/100 + 40²/300
-            ("far", counts(&[("a", 140), ("b", 260)]), 64.0 / 3.0, false),
-            // 100²/100 + 100²/300
-            ("one is missing", counts(&[("b", 400)]), 400.0 / 3.0, false),
-        ];
-        for (name, sample, expected, agrees) in rows {
-            let chi = fit(&sample, &[("a", 1), ("b", 3)]).unwrap();
-            assert!((chi.statistic - expected).abs() < 1e-9, "{name}: {chi}");
-            assert_eq!(chi.agrees(), agrees, "{name}: {chi}");
-        }
-        assert!(fit(&counts(&[("c", 1)]), &[("a", 1), ("b", 3)]).is_err(), "a stranger");
-    }
-
-    #[test]
-    fn samples_of_the_same_shares_agree() {
-        let one = counts(&[("a", 25), ("b", 75)]);
-        let rows = [
-            ("alike", counts(&[("a", 50), ("b", 150)]), 0.0, true),
-            // Of 300 in all 100 are a: (25-100/3)²·(3/100+3/200) + (75-200/3)²·(3/200+3/400)
-            ("nearly alike", counts(&[("a", 75), ("b", 125)]), 4.6875, true),
-            // Of 300 in all 150 are a: 25²/50 + 25²/50 + 25²/100 + 25²/100
-            ("not alike", counts(&[("a", 125), ("b", 75)]), 37.5, false),
-            ("one is missing", counts(&[("b", 100)]), 200.0 / 7.0, false),
-        ];
-        for (name, other, expected, agrees) in rows {
-            let chi = homogeneity(&one, &other).unwrap();
-            assert!((chi.statistic - expected).abs() < 1e-9, "{name}: {chi}");
-            assert_eq!(chi.agrees(), agrees, "{name}: {chi}");
-        }
-    }
-}
+mod tests;

@@ -43,7 +43,7 @@ mod tests {
     use super::slope;
 
     #[test]
-    fn growth_is_told_from_noise() {
+    fn slope_distinguishes_growth_from_noise() {
         let noise = |i: i32| f64::from((i * 7919 + 13) % 11 - 5);
         let series = |growth: f64| (0..20).map(|i| f64::from(i) * growth + noise(i)).collect::<Vec<_>>();
         let rows = [("flat", 0.0, false), ("growing", 2.0, true), ("shrinking", -2.0, false)];

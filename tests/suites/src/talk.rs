@@ -1,4 +1,4 @@
-//! A server that greets with its name and the address it sees, then echoes; and the client that asks it.
+//! A server that greets with its name and the client's address, then echoes; and the client that asks it.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -10,7 +10,7 @@ use std::time::Duration;
 use ambit_harness::Place;
 use anyhow::{Context, Result, ensure};
 
-/// What no operation on a connection takes, on a busy machine either.
+/// Longer than any operation on a connection takes, on a busy machine too.
 pub const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A server in a pod, on both families. Dropping it closes its listener; connections go on until their
@@ -30,7 +30,7 @@ impl Server {
         let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
         let listener = place
             .run(|| TcpListener::bind(address))?
-            .with_context(|| format!("{name} cannot listen on {port}"))?;
+            .with_context(|| format!("{name}: failed to listen on {port}"))?;
         let stop = Arc::new(AtomicBool::new(false));
         let accepted = Arc::new(AtomicUsize::new(0));
         let (ending, counter, name) = (Arc::clone(&stop), Arc::clone(&accepted), name.to_owned());
@@ -41,7 +41,7 @@ impl Server {
                 }
                 counter.fetch_add(1, Ordering::Relaxed);
                 let name = name.clone();
-                // A client that goes away in the middle is its own affair.
+                // A client may go away in the middle.
                 std::thread::spawn(move || greet_and_echo(stream, &name).ok());
             }
         });
@@ -80,7 +80,7 @@ fn greet_and_echo(mut stream: TcpStream, name: &str) -> std::io::Result<()> {
     }
 }
 
-/// Who answered, and whom it saw.
+/// Which server answered, and the client's address as it saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     pub server: String,
@@ -124,8 +124,8 @@ pub fn exchange(place: &Place, to: SocketAddr, payload: &[u8]) -> Result<Answer>
         let mut echo = Vec::new();
         let read = reader.read_to_end(&mut echo);
         let sent = sender.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        sent.with_context(|| format!("cannot send to {to}"))?;
-        read.with_context(|| format!("cannot read from {to}"))?;
+        sent.with_context(|| format!("failed to send to {to}"))?;
+        read.with_context(|| format!("failed to read from {to}"))?;
         anyhow::Ok(echo)
     })?;
     ensure!(echo == payload, "{to} echoed {} bytes of {}, or other ones", echo.len(), payload.len());

@@ -1,33 +1,24 @@
-//! What a client did, and what everybody says of it: metrics and access log of both ends, and `/connections`
-//! while it is open. Row by row, on every path, for connections that were made and for those that were
-//! refused.
+//! Reports agree with what a client did: metrics and access log of both ends, and `/connections` while the
+//! connection is open. On every path, for connections that were made and for those that were refused.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::os::fd::AsFd as _;
 
-use ambit_harness::{Family, Lab, NamespaceSpec, Node, Pod, PodSpec, ServiceSpec, eventually};
+use ambit_harness::{Family, Lab, Node, Pod, PodSpec, eventually};
+use ambit_suites::churn::reset_at_close;
+use ambit_suites::every_path::{self, APP};
 use ambit_suites::paths::{policy_in_force, warm};
 use ambit_suites::{Rows, Server, ask, connect};
 use anyhow::{Context, Result, bail, ensure};
-use nix::sys::socket::{setsockopt, sockopt};
 use serde_json::Value;
 
-const APP: u16 = 7000;
-/// The service's port.
-const FRONT: u16 = 80;
 /// Not a round number, and not what the server sends.
 const PAYLOAD: usize = 54_321;
 
 const POLICIES: &str = "\
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
-metadata: {namespace: shop, name: everybody}
-spec: {selector: {matchLabels: {app: checked}}, action: ALLOW, rules: [{}]}
----
-apiVersion: security.istio.io/v1
-kind: AuthorizationPolicy
-metadata: {namespace: shop, name: nobody}
+metadata: {namespace: shop, name: deny-all}
 spec: {selector: {matchLabels: {app: guarded}}, action: DENY, rules: [{}]}
 ---
 apiVersion: security.istio.io/v1
@@ -37,24 +28,13 @@ spec: {selector: {matchLabels: {app: strict}}, mtls: {mode: STRICT}}
 ";
 
 fn lab() -> Result<(Lab, Vec<Server>)> {
-    let lab = Lab::builder()
-        .namespace(NamespaceSpec::mesh("shop"))
-        .namespace(NamespaceSpec::new("legacy"))
-        .pod(PodSpec::new("shop/far"))
-        .pod(PodSpec::new("shop/near").node(1))
-        .pod(PodSpec::new("shop/db").node(1))
-        .pod(PodSpec::new("shop/checked").node(1))
+    let builder = every_path::builder()
         .pod(PodSpec::new("shop/guarded").node(1))
         .pod(PodSpec::new("shop/strict").node(1))
-        .pod(PodSpec::new("legacy/old"))
-        .service(ServiceSpec::new("shop/db").port(FRONT, APP))
-        .object("policies", POLICIES)
-        .start()?;
-    policy_in_force(&lab, "shop/checked", "shop/everybody", true)?;
-    policy_in_force(&lab, "shop/guarded", "shop/nobody", true)?;
+        .object("policies", POLICIES);
+    let (lab, servers) = every_path::start(builder, &["shop/guarded", "shop/strict"])?;
+    policy_in_force(&lab, "shop/guarded", "shop/deny-all", true)?;
     policy_in_force(&lab, "shop/strict", "shop/converted_peer_authentication_strict", true)?;
-    let pods = ["shop/db", "shop/checked", "shop/guarded", "shop/strict"];
-    let servers = pods.iter().map(|pod| Server::start(&lab.pod(pod), pod, APP)).collect::<Result<_>>()?;
     Ok((lab, servers))
 }
 
@@ -91,9 +71,9 @@ impl Case {
 
     fn to(self, lab: &Lab, family: Family) -> SocketAddr {
         if self.by_service {
-            SocketAddr::new(lab.service(self.server, family), FRONT)
+            every_path::at_service(lab, family)
         } else {
-            SocketAddr::new(lab.pod(self.server).ip(family), APP)
+            every_path::at_pod(lab, self.server, family)
         }
     }
 
@@ -136,16 +116,10 @@ fn end(mut stream: TcpStream, ending: Ending) -> Result<()> {
             ensure!(rest.is_empty(), "{} bytes more", rest.len());
         }
         Ending::Reset => {
-            let linger = libc_linger();
-            setsockopt(&stream.as_fd(), sockopt::Linger, &linger)?;
+            reset_at_close(&stream)?;
         }
     }
     Ok(())
-}
-
-/// Closing sends a reset.
-fn libc_linger() -> nix::libc::linger {
-    nix::libc::linger { l_onoff: 1, l_linger: 0 }
 }
 
 /// The sums of a daemon's connection metrics between two workloads: opened, closed, failed, received, sent.
@@ -309,7 +283,7 @@ fn afterwards(
 }
 
 #[test]
-fn everybody_tells_the_same_of_a_connection() -> Result<()> {
+fn reports_of_a_connection_agree() -> Result<()> {
     let (lab, _servers) = lab()?;
     let mut table = Rows::new();
     for case in CASES {
@@ -348,7 +322,7 @@ const REFUSALS: [Refusal; 6] = [
         port: APP,
         reason: "policy_denied",
         path: "tunnel",
-        policy: Some("shop/nobody"),
+        policy: Some("shop/deny-all"),
         flag: "DENY",
         outbound: true,
     },
@@ -359,7 +333,7 @@ const REFUSALS: [Refusal; 6] = [
         port: APP,
         reason: "policy_denied",
         path: "tunnel",
-        policy: Some("shop/nobody"),
+        policy: Some("shop/deny-all"),
         flag: "DENY",
         outbound: true,
     },
@@ -369,9 +343,9 @@ const REFUSALS: [Refusal; 6] = [
         server: "shop/guarded",
         port: APP,
         reason: "policy_denied",
-        // In the kernel, which has the policy's answer for everybody without a certificate.
+        // In the kernel, which has the policy's verdict for every source without a certificate.
         path: "native",
-        policy: Some("shop/nobody"),
+        policy: Some("shop/deny-all"),
         flag: "DENY",
         outbound: false,
     },
@@ -387,7 +361,7 @@ const REFUSALS: [Refusal; 6] = [
         outbound: false,
     },
     Refusal {
-        name: "nobody listens, by tunnel",
+        name: "no listener, by tunnel",
         client: "shop/far",
         server: "shop/db",
         port: 9,
@@ -398,7 +372,7 @@ const REFUSALS: [Refusal; 6] = [
         outbound: true,
     },
     Refusal {
-        name: "nobody listens, checked plaintext",
+        name: "no listener, checked plaintext",
         client: "legacy/old",
         server: "shop/checked",
         port: 9,
@@ -471,7 +445,7 @@ fn refused(lab: &Lab, row: Refusal, family: Family) -> Result<()> {
 }
 
 #[test]
-fn everybody_tells_the_same_of_a_refusal() -> Result<()> {
+fn reports_of_a_refusal_agree() -> Result<()> {
     let (lab, servers) = lab()?;
     let before: Vec<usize> = servers.iter().map(Server::accepted).collect();
     let mut table = Rows::new();

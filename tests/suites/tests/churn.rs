@@ -1,50 +1,26 @@
-//! Churn: what comes and goes in great numbers, or all the time, disturbs nobody and leaves nothing behind.
+//! Churn: connections and workloads that come and go in great numbers drop no connection and leave nothing
+//! behind.
 
 use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Instant;
 
-use ambit_harness::{Family, Lab, NamespaceSpec, Node, PodSpec, ServiceSpec, eventually};
+use ambit_harness::{Family, Lab, Node, PodSpec, ServiceSpec, eventually};
 use ambit_suites::churn::{self, Stint, dial, greeting, reset_at_close};
-use ambit_suites::paths::{enforces, policy_in_force, warm};
+use ambit_suites::every_path::{self, APP, FRONT};
+use ambit_suites::paths::{enforces, warm};
 use ambit_suites::{Held, Load, Server};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-const APP: u16 = 7000;
-/// The service's port.
-const FRONT: u16 = 80;
-
-/// Makes the kernel hand what is not of the mesh to the daemon for a check.
-const CHECKED: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {namespace: \
-                       shop, name: everybody}\nspec: {selector: {matchLabels: {app: checked}}, action: \
-                       ALLOW, rules: [{}]}\n";
-
-/// Servers on the second node; clients of each path.
 fn lab() -> Result<(Lab, Vec<Server>)> {
-    let lab = Lab::builder()
-        .namespace(NamespaceSpec::mesh("shop"))
-        .namespace(NamespaceSpec::new("legacy"))
-        .pod(PodSpec::new("shop/far"))
-        .pod(PodSpec::new("shop/near").node(1))
-        .pod(PodSpec::new("shop/db").node(1))
-        .pod(PodSpec::new("shop/checked").node(1))
-        .pod(PodSpec::new("legacy/old"))
-        .service(ServiceSpec::new("shop/db").port(FRONT, APP))
-        .service(ServiceSpec::new("shop/crowd").port(FRONT, APP))
-        .object("checked", CHECKED)
-        .start()?;
-    policy_in_force(&lab, "shop/checked", "shop/everybody", true)?;
-    let pods = ["shop/db", "shop/checked"];
-    let servers = pods.iter().map(|pod| Server::start(&lab.pod(pod), pod, APP)).collect::<Result<_>>()?;
-    Ok((lab, servers))
+    every_path::start(every_path::builder().service(ServiceSpec::new("shop/crowd").port(FRONT, APP)), &[])
 }
 
 /// The database as a pod and as a service, each over another family.
 fn database(lab: &Lab) -> [SocketAddr; 2] {
-    let pod = SocketAddr::new(lab.pod("shop/db").ip(Family::V6), APP);
-    [pod, SocketAddr::new(lab.service("shop/db", Family::V4), FRONT)]
+    [every_path::at_pod(lab, "shop/db", Family::V6), every_path::at_service(lab, Family::V4)]
 }
 
 /// How many connections a node's pods have received by a path, since its daemon started.
@@ -66,7 +42,7 @@ fn twenty_thousand_connections_leave_nothing_behind() -> Result<()> {
     let (lab, _servers) = lab()?;
     let stints = |connections: &dyn Fn(usize) -> usize| -> Vec<Stint> {
         let traffic = TRAFFIC.iter().flat_map(|(path, client, server, count)| {
-            let by_address = Family::BOTH.map(|family| SocketAddr::new(lab.pod(server).ip(family), APP));
+            let by_address = Family::BOTH.map(|family| every_path::at_pod(&lab, server, family));
             let addresses = if matches!(*path, "tunnel" | "direct") { database(&lab) } else { by_address };
             addresses.map(|to| (*client, to, *count))
         });
@@ -133,14 +109,14 @@ fn crowd_known(dump: &Value, version: &str) -> usize {
 }
 
 #[test]
-fn a_thousand_workloads_come_and_go_without_a_dropped_connection() -> Result<()> {
+fn thousand_workloads_change_without_a_dropped_connection() -> Result<()> {
     const CROWD: usize = 1_000;
     let (lab, _servers) = lab()?;
     let targets = database(&lab);
     for to in targets {
         warm(&lab.nodes[1], &lab.pod("shop/near"), to)?;
     }
-    let by_pod = [SocketAddr::new(lab.pod("shop/db").v4.into(), APP)];
+    let by_pod = [every_path::at_pod(&lab, "shop/db", Family::V4)];
     let loads = [
         Load::start(&lab.pod("shop/far"), &targets),
         Load::start(&lab.pod("shop/near"), &targets),
@@ -231,7 +207,7 @@ fn counted(node: &Node, reporter: &str) -> Result<[u64; 5]> {
 }
 
 #[test]
-fn what_happens_while_the_daemon_is_away_is_counted_when_it_is_back() -> Result<()> {
+fn connections_during_daemon_restart_are_counted_afterwards() -> Result<()> {
     const OLD: usize = 40;
     const NEW: usize = 20;
     let (lab, _servers) = lab()?;

@@ -53,10 +53,10 @@ spec:
 "#;
 
 /// Long enough for two nodes on a machine that is busy with something else.
-const PATIENCE: Duration = Duration::from_mins(3);
+const DEADLINE: Duration = Duration::from_mins(3);
 
 #[test]
-fn a_cluster_keeps_its_promises() -> Result<()> {
+fn cluster_serves_traffic_and_survives_restarts() -> Result<()> {
     let started = Instant::now();
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let cluster = Cluster::up(&Options::new("cluster-suite", folder.join("cluster-suite")))?;
@@ -101,7 +101,7 @@ fn image(folder: &Path) -> Result<PathBuf> {
 }
 
 fn serving(cluster: &Cluster) -> Result<()> {
-    let timeout = format!("--timeout={}s", PATIENCE.as_secs());
+    let timeout = format!("--timeout={}s", DEADLINE.as_secs());
     cluster.output(&["rollout", "status", "daemonset/web", &timeout]).map(drop)
 }
 
@@ -196,7 +196,7 @@ fn port_forward(cluster: &Cluster) -> Result<()> {
     let mut child = command.stdout(Stdio::piped()).spawn()?;
     let asked = (|| {
         let mut line = String::new();
-        // Open until the end: it says more, and dies when nobody listens.
+        // Open until the end: it writes more, and ends when its output is closed.
         let said = child.stdout.as_mut().context("no output")?;
         BufReader::new(said).read_line(&mut line)?;
         let address = line.split_whitespace().nth(2).context("it says where it forwards from")?;
@@ -290,7 +290,7 @@ fn control_plane(cluster: &Cluster) -> Result<()> {
     let node = &cluster.nodes()[0];
     let old = pod_name(cluster, node)?;
     cluster.output(&["delete", "pod", &old])?;
-    within(PATIENCE, "another pod is made", || {
+    within(DEADLINE, "another pod is made", || {
         ensure!(pod_name(cluster, node)? != old, "still {old}");
         Ok(())
     })?;
@@ -302,7 +302,7 @@ fn reboot(cluster: &Cluster) -> Result<()> {
     let before = node.pid()?;
     node.power_off()?;
     ensure!(node.pid().is_err(), "its init is alive");
-    let timeout = format!("--timeout={}s", PATIENCE.as_secs());
+    let timeout = format!("--timeout={}s", DEADLINE.as_secs());
     cluster.output(&["wait", "--for=condition=Ready=Unknown", "node/node2", &timeout])?;
     node.power_on()?;
     cluster.ready()?;
@@ -310,7 +310,7 @@ fn reboot(cluster: &Cluster) -> Result<()> {
     output(&mut node.run("test", &["!", "-e", "/run/late/marker"])).context("/run was kept")?;
     output(&mut node.run("test", &["-e", "/opt/cni/bin/marker"])).context("the disk was lost")?;
     let host = format!("http://{}:18080/", node.address());
-    let answer = within(PATIENCE, "its pod answers again", || outside(&host))?;
+    let answer = within(DEADLINE, "its pod answers again", || outside(&host))?;
     ensure!(answer.starts_with("node2"), "{answer}");
     Ok(())
 }

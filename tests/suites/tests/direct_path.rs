@@ -1,6 +1,6 @@
 //! The direct path from end to end on one node: the first connection of a pair is decided by the daemon, the
-//! next are the kernel's own; they are reported, listed and cut like others, and a daemon's absence ends them
-//! in time.
+//! next are the kernel's own; they are reported, listed and closed like others, and a daemon's absence ends
+//! them in time.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -95,7 +95,7 @@ fn listed(lab: &Lab) -> Result<Vec<Value>> {
 }
 
 #[test]
-fn the_second_connection_is_the_kernels_own() -> Result<()> {
+fn second_connection_is_direct() -> Result<()> {
     let (lab, _server) = lab()?;
     let (web, db) = (lab.pod("shop/web"), lab.pod("shop/db"));
     let mut table = Rows::new();
@@ -185,7 +185,7 @@ fn the_second_connection_is_the_kernels_own() -> Result<()> {
 }
 
 #[test]
-fn a_policy_cuts_what_is_open_and_refuses_what_is_new() -> Result<()> {
+fn new_policy_closes_open_direct_connections_and_refuses_new_ones() -> Result<()> {
     let (lab, _server) = lab()?;
     let web = lab.pod("shop/web");
     let mut stream = open_direct(&lab, service(&lab))?;
@@ -212,7 +212,7 @@ fn a_policy_cuts_what_is_open_and_refuses_what_is_new() -> Result<()> {
 }
 
 #[test]
-fn what_is_open_outlives_the_daemon_and_what_is_new_does_not_outlive_the_lease() -> Result<()> {
+fn open_direct_connections_outlive_the_daemon_new_ones_end_with_the_lease() -> Result<()> {
     let (lab, _server) = lab()?;
     let (node, web) = (&lab.nodes[0], lab.pod("shop/web"));
     let mut stream = open_direct(&lab, service(&lab))?;
@@ -238,7 +238,7 @@ fn what_is_open_outlives_the_daemon_and_what_is_new_does_not_outlive_the_lease()
     stream.shutdown(Shutdown::Write)?;
     stream.read_to_end(&mut Vec::new())?;
     eventually("its end is reported once for each end", || {
-        // The next daemon reports also those that came and went while there was none.
+        // The next daemon also reports those that came and went while there was none.
         let mut reports = reports(&lab, mark, "direct");
         reports.retain(|report| report["src.addr"] == client.as_str());
         ensure!(reports.len() == 2, "{reports:?}");
@@ -254,7 +254,7 @@ fn what_is_open_outlives_the_daemon_and_what_is_new_does_not_outlive_the_lease()
 }
 
 #[test]
-fn the_switch_is_obeyed_by_new_and_by_open_connections() -> Result<()> {
+fn direct_switch_applies_to_new_and_open_connections() -> Result<()> {
     let (lab, _server) = lab()?;
     let mut stream = open_direct(&lab, service(&lab))?;
     let switch = |value| lab.update_pod(PodSpec::new("shop/db").label("ambit.dev/direct", value));
@@ -283,7 +283,7 @@ fn the_switch_is_obeyed_by_new_and_by_open_connections() -> Result<()> {
 }
 
 #[test]
-fn plaintext_that_the_kernel_lets_in_is_reported_and_cut() -> Result<()> {
+fn native_connection_is_reported_and_closed_by_policy() -> Result<()> {
     let (lab, _server) = lab()?;
     let (node, old) = (&lab.nodes[0], lab.pod("legacy/old"));
     let db = SocketAddr::new(lab.pod("shop/db").v4.into(), DB);

@@ -19,7 +19,7 @@ fn links(node: &Node) -> Result<usize> {
 }
 
 #[test]
-fn a_pod_that_is_enrolled_keeps_its_open_connections() -> Result<()> {
+fn open_connections_survive_enrolment() -> Result<()> {
     let lab = Lab::builder()
         .namespace(NamespaceSpec::new("shop"))
         .pod(PodSpec::new("shop/web"))
@@ -50,7 +50,7 @@ fn a_pod_that_is_enrolled_keeps_its_open_connections() -> Result<()> {
 }
 
 #[test]
-fn a_snapshot_releases_only_what_its_own_source_no_longer_names() -> Result<()> {
+fn snapshot_releases_only_pods_of_its_own_source() -> Result<()> {
     let lab = builder().pod(PodSpec::new("shop/stays").node(1)).start()?;
     let node = &lab.nodes[1];
     let _servers = ["shop/db", "shop/stays"].map(|pod| Server::start(&lab.pod(pod), pod, APP));
@@ -90,7 +90,7 @@ fn a_snapshot_releases_only_what_its_own_source_no_longer_names() -> Result<()> 
 }
 
 #[test]
-fn a_released_pod_is_an_ordinary_pod_and_others_stay() -> Result<()> {
+fn released_pod_talks_plaintext_and_others_stay_enrolled() -> Result<()> {
     let lab = builder().pod(PodSpec::new("shop/stays").node(1)).start()?;
     let _servers = ["shop/db", "shop/stays"].map(|pod| Server::start(&lab.pod(pod), pod, APP));
     let (web, db, stays) = (lab.pod("shop/web"), lab.pod("shop/db"), lab.pod("shop/stays"));
@@ -127,7 +127,7 @@ fn a_released_pod_is_an_ordinary_pod_and_others_stay() -> Result<()> {
 }
 
 #[test]
-fn detaching_leaves_nothing_and_pods_go_on_plainly() -> Result<()> {
+fn detach_removes_everything_and_pods_talk_plaintext() -> Result<()> {
     let mut table = Rows::new();
     for crash in [false, true] {
         let lab = builder().start()?;
@@ -170,7 +170,7 @@ fn detaching_leaves_nothing_and_pods_go_on_plainly() -> Result<()> {
 }
 
 #[test]
-fn two_daemons_on_one_kernel_do_not_disturb_each_other() -> Result<()> {
+fn two_instances_on_one_kernel_are_independent() -> Result<()> {
     let (first, second) = (builder().start()?, builder().start()?);
     let servers = [&first, &second].map(|lab| Server::start(&lab.pod("shop/db"), &lab.prefix, APP));
     for (lab, server) in [&first, &second].into_iter().zip(&servers) {
@@ -191,7 +191,7 @@ fn two_daemons_on_one_kernel_do_not_disturb_each_other() -> Result<()> {
 }
 
 #[test]
-fn enrolment_is_for_root_and_for_namespaces() -> Result<()> {
+fn enrolment_requires_root_and_a_network_namespace() -> Result<()> {
     let lab = builder().start()?;
     let node = &lab.nodes[0];
     let mut table = Rows::new();
@@ -235,10 +235,10 @@ fn enrolment_is_for_root_and_for_namespaces() -> Result<()> {
         let try_as = |user: u32| Command::new("perl").args(["-e", &script]).uid(user).gid(user).output();
         let root = try_as(0)?;
         ensure!(String::from_utf8_lossy(&root.stdout).contains("ack"), "root is refused: {root:?}");
-        let nobody = try_as(65_534)?;
+        let user = try_as(65_534)?;
         ensure!(
-            !String::from_utf8_lossy(&nobody.stdout).contains("ack"),
-            "nobody is acknowledged: {nobody:?}"
+            !String::from_utf8_lossy(&user.stdout).contains("ack"),
+            "an ordinary user is acknowledged: {user:?}"
         );
         Ok(())
     });

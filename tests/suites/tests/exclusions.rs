@@ -80,7 +80,7 @@ fn refused(lab: &Lab, client: &str, to: SocketAddr) -> Result<()> {
 }
 
 #[test]
-fn excluded_inbound_ports_take_plaintext_under_any_policy() -> Result<()> {
+fn excluded_inbound_ports_accept_plaintext_under_any_policy() -> Result<()> {
     let (lab, _servers) = lab()?;
     lab.apply("strict", STRICT)?;
     lab.apply("only-web", ONLY_WEB)?;
@@ -101,7 +101,7 @@ fn excluded_inbound_ports_take_plaintext_under_any_policy() -> Result<()> {
             ensure!(answer.saw == lab.pod(client).ip(family), "the server sees {}", answer.saw);
             let record = inbound(&lab.nodes[1], mark, client_end(&answer))?;
             ensure!(record["path"] == "native", "path {}", record["path"]);
-            ensure!(record["src.identity"].is_null(), "nobody has proven who they are: {record}");
+            ensure!(record["src.identity"].is_null(), "an identity without a proof: {record}");
             Ok(())
         });
         table.row(&format!("another port: {client} {family:?}"), || refused(&lab, client, to(family, APP)));
@@ -157,7 +157,7 @@ fn excluded_inbound_ports_take_plaintext_under_any_policy() -> Result<()> {
 }
 
 #[test]
-fn open_connections_to_a_port_end_with_its_exclusion() -> Result<()> {
+fn open_connections_close_when_the_exclusion_is_removed() -> Result<()> {
     let (lab, _servers) = lab()?;
     lab.apply("strict", STRICT)?;
     policy_in_force(&lab, "shop/db", STRICT_NAME, true)?;
@@ -178,7 +178,7 @@ fn open_connections_to_a_port_end_with_its_exclusion() -> Result<()> {
 }
 
 #[test]
-fn excluded_outbound_ports_are_left_alone() -> Result<()> {
+fn excluded_outbound_ports_bypass_capture() -> Result<()> {
     const SIZE: usize = 256 << 10;
     let (lab, _servers) = lab()?;
     annotate(&lab, "shop/web", OUTBOUND_PORTS, Some("9090"))?;

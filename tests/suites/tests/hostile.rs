@@ -1,5 +1,5 @@
-//! Hostile peers: floods, stalls, bombs and hoarders, with and without a certificate of the mesh, against one
-//! pod of a node.
+//! Hostile peers: floods, stalls, compression bombs and hoarded connections, with and without a certificate
+//! of the mesh, against one pod of a node.
 //!
 //! While each of them runs, another pod of the same node must be served without a failure, and the daemons'
 //! memory must stay within [`BOUND`]; when it is over, descriptors and memory come back.
@@ -29,7 +29,7 @@ const SPAN: Duration = Duration::from_secs(4);
 
 const IDENTITY: &str = "spiffe://cluster.local/ns/shop/sa/evil";
 
-/// HTTP/2, by hand: h2 would not let us.
+/// HTTP/2 frames by hand: h2 sends no invalid ones.
 mod frames {
     pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     pub(crate) const DATA: u8 = 0;
@@ -86,7 +86,7 @@ mod frames {
 
 use frames::{frame, hello};
 
-/// What an attacker has: where it is, what it shows, and whom it is after.
+/// What an attacker has: its place, its certificate, and its target.
 struct Attack<'a> {
     from: &'a Place,
     certificate: &'a Certificate,
@@ -114,8 +114,8 @@ impl Attack<'_> {
         handshake(self.peer, Some(self.certificate)).await
     }
 
-    /// Says `first`, and then `again` for as long as it is let, on one connection after the other. What is
-    /// answered is read or left lying.
+    /// Sends `first`, and then `again` for as long as the peer accepts it, on one connection after the other.
+    /// Answers are read or left unread.
     async fn flood(&self, first: Vec<u8>, reads: bool, mut again: impl FnMut(u32) -> Vec<u8>) -> Result<()> {
         let (mut connections, mut bytes, mut number) = (0, 0_usize, 0);
         while self.goes_on() {
@@ -133,7 +133,7 @@ impl Attack<'_> {
                         })
                         .collect();
                     for chunk in piece.chunks(16 << 10) {
-                        // A peer that takes nothing more has stopped us.
+                        // A peer that accepts nothing more has stopped the flood.
                         let Ok(wrote) =
                             tokio::time::timeout(Duration::from_secs(1), writer.write_all(chunk)).await
                         else {
@@ -268,7 +268,7 @@ const ROWS: &[Row] = &[
                 let mut tls = a.certified().await?;
                 tls.write_all(&hello()).await?;
                 tls.flush().await?;
-                // Settings come from who has taken us.
+                // Settings come from a peer that has accepted the connection.
                 tls.read_exact(&mut [0; 9]).await?;
                 Ok(tls)
             })
@@ -322,7 +322,7 @@ fn holds(lab: &Lab) -> Result<Vec<Holds>> {
     lab.nodes.iter().map(|node| of(&node.ztunnel)).collect()
 }
 
-/// Runs an attack for a while and looks how the others fare meanwhile, and what is left when it is over.
+/// Runs an attack for a while: how other pods are served meanwhile, and what is left when it is over.
 fn withstand(lab: &Lab, attack: impl FnOnce(&AtomicBool) -> Result<()> + Send) -> Result<()> {
     let (web, db) = (lab.pod("shop/web"), SocketAddr::new(lab.pod("shop/db").v4.into(), APP));
     ask(&web, db).context("before the attack")?;
@@ -374,7 +374,7 @@ fn withstand(lab: &Lab, attack: impl FnOnce(&AtomicBool) -> Result<()> + Send) -
     ask(&web, db).context("after the attack").map(drop)
 }
 
-/// How long the daemons may keep what an attack made them take: tunnels' connections that nobody uses stay
+/// How long the daemons may keep what an attack made them take: unused connections of tunnels stay
 /// for a minute.
 const AFTERWARDS: Duration = Duration::from_mins(2);
 
@@ -389,7 +389,7 @@ fn deaf(place: &Place) -> Result<TcpListener> {
 }
 
 #[test]
-fn attacks_on_one_pod_do_not_reach_others() -> Result<()> {
+fn attack_on_one_pod_leaves_other_pods_reachable() -> Result<()> {
     raise_descriptor_limit()?;
     let lab = builder().start()?;
     let _servers = [
@@ -452,7 +452,7 @@ fn hoard_from(place: &Place, to: &[SocketAddr], over: &AtomicBool) -> Result<()>
 }
 
 #[test]
-fn an_application_that_hoards_connections_takes_only_its_share() -> Result<()> {
+fn client_that_hoards_connections_gets_only_its_share() -> Result<()> {
     raise_descriptor_limit()?;
     let lab = builder().start()?;
     let _servers = [Server::start(&lab.pod("shop/db"), "db", APP)?];

@@ -1,9 +1,9 @@
-//! The mesh on a real Kubernetes of two nodes, as users install and use it. Who may do what is in
-//! `kubernetes_rights.rs`, how it ends in `kubernetes_uninstall.rs`.
+//! The mesh on a real Kubernetes of two nodes, as users install and use it. Rights are tested in
+//! `kubernetes_rights.rs`, the end in `kubernetes_uninstall.rs`.
 
 use ambit_harness::{Capture, within};
 use ambit_suites::kubernetes::manifests::{deployment, service, shop, strict};
-use ambit_suites::kubernetes::{ENROLLED, Mesh, PATIENCE, SYSTEM, node_netns, run};
+use ambit_suites::kubernetes::{DEADLINE, ENROLLED, Mesh, SYSTEM, node_netns, run};
 use ambit_suites::{MARKER, Rows};
 use anyhow::{Context, Result, ensure};
 
@@ -17,7 +17,7 @@ fn in_mutual_tls(mesh: &Mesh) -> Result<f64> {
 }
 
 #[test]
-fn install_and_label() -> Result<()> {
+fn labelled_namespace_joins_the_mesh() -> Result<()> {
     let mesh = Mesh::prepare("install")?;
     mesh.cluster.apply(&shop("shop"))?;
     mesh.rolled_out("shop", &["deployment/client", "deployment/cart"])?;
@@ -30,7 +30,7 @@ fn install_and_label() -> Result<()> {
     mesh.kubectl(&["label", "namespace", "shop", ENROLLED])?;
     mesh.enrolled("shop", true)?;
     before.answers_again().context("a connection from before the label")?;
-    within(PATIENCE, "a new connection is in mutual TLS", || {
+    within(DEADLINE, "a new connection is in mutual TLS", || {
         let mutual = in_mutual_tls(&mesh)?;
         mesh.ask(&client, "cart.shop:80")?;
         let after = in_mutual_tls(&mesh)?;
@@ -43,7 +43,7 @@ fn install_and_label() -> Result<()> {
     during.answers_again().context("in the mesh")?;
     mesh.kubectl(&["label", "namespace", "shop", "istio.io/dataplane-mode-"])?;
     mesh.enrolled("shop", false)?;
-    within(PATIENCE, "a new connection is no longer in mutual TLS", || {
+    within(DEADLINE, "a new connection is no longer in mutual TLS", || {
         let mutual = in_mutual_tls(&mesh)?;
         mesh.ask(&client, "cart.shop:80")?;
         let after = in_mutual_tls(&mesh)?;
@@ -98,7 +98,7 @@ fn job() -> &'static str {
 }
 
 #[test]
-fn workloads_probes_and_a_rollout() -> Result<()> {
+fn workloads_with_probes_roll_out() -> Result<()> {
     let mesh = Mesh::up("workloads")?;
     let mut table = Rows::new();
     mesh.cluster.apply(
@@ -129,7 +129,7 @@ fn workloads_probes_and_a_rollout() -> Result<()> {
     table.row("a pod that is deleted comes back into the mesh under its name", || {
         let before = mesh.pod("work", "statefulset.kubernetes.io/pod-name=db-0", None)?;
         mesh.kubectl(&["-n", "work", "delete", "pod", "db-0", "--wait=true"])?;
-        within(PATIENCE, "db-0 is ready again", || {
+        within(DEADLINE, "db-0 is ready again", || {
             let now = mesh.pod("work", "statefulset.kubernetes.io/pod-name=db-0", None)?;
             ensure!(now.uid != before.uid, "the old one is still there");
             Ok(())
@@ -156,7 +156,7 @@ fn rollouts(mesh: &Mesh) -> Result<()> {
         if !label.is_empty() {
             mesh.cluster.apply(&strict(namespace))?;
         }
-        // Ended pods serve on while the others hear of it, as everywhere.
+        // Pods that are ending serve until the others have heard of it.
         let cart = deployment(namespace, "cart", 20, "").replace(
             "          readinessProbe",
             "          lifecycle: {preStop: {sleep: {seconds: 4}}}\n          readinessProbe",
@@ -175,7 +175,7 @@ fn rollouts(mesh: &Mesh) -> Result<()> {
                 "40",
                 "--until",
                 "/tmp/stop",
-                "--patience",
+                "--timeout",
                 "20",
             ],
         )?;
@@ -193,7 +193,7 @@ fn rollouts(mesh: &Mesh) -> Result<()> {
 }
 
 #[test]
-fn closed_when_the_daemon_is_away() -> Result<()> {
+fn connections_fail_closed_without_the_daemon() -> Result<()> {
     let mesh = Mesh::up("closed")?;
     mesh.cluster.apply(&shop("shop"))?;
     mesh.kubectl(&["label", "namespace", "shop", ENROLLED])?;
@@ -223,7 +223,7 @@ fn closed_when_the_daemon_is_away() -> Result<()> {
         mesh.rolled_out("outside", &["deployment/late"])
     });
     table.row("a pod of the mesh does not, and says why", || {
-        within(PATIENCE, "the kubelet reports the plugin's failure", || {
+        within(DEADLINE, "the kubelet reports the plugin's failure", || {
             let events =
                 mesh.kubectl(&["-n", "shop", "get", "events", "-o", "jsonpath={.items[*].message}"])?;
             ensure!(events.contains("ambit-cni"), "no event names the plugin");
@@ -242,7 +242,7 @@ fn closed_when_the_daemon_is_away() -> Result<()> {
     });
     table.row("its traffic reached the other node, and never in plaintext", || {
         let late = mesh.pod("shop", "app=late", None)?;
-        within(PATIENCE, "it was answered", || {
+        within(DEADLINE, "it was answered", || {
             let said = mesh.kubectl(&["-n", "shop", "logs", &late.name, "-c", "sender"])?;
             ensure!(said.contains("answered"), "{said}");
             Ok(())
@@ -271,10 +271,14 @@ fn closed_when_the_daemon_is_away() -> Result<()> {
 
 /// Takes the daemon off a node, and keeps it off.
 fn without_daemon(mesh: &Mesh, node: &str) -> Result<()> {
-    let patch = r#"{"spec":{"template":{"spec":{"affinity":{"nodeAffinity":{"requiredDuringSchedulingIgnoredDuringExecution":{"nodeSelectorTerms":[{"matchExpressions":[{"key":"tests/no-daemon","operator":"DoesNotExist"}]}]}}}}}}}"#;
+    let unlabelled = serde_json::json!({"key": "tests/no-daemon", "operator": "DoesNotExist"});
+    let affinity = serde_json::json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
+        "nodeSelectorTerms": [{"matchExpressions": [unlabelled]}],
+    }}});
+    let patch = serde_json::json!({"spec": {"template": {"spec": {"affinity": affinity}}}}).to_string();
     mesh.kubectl(&["label", "node", node, "tests/no-daemon=yes"])?;
-    mesh.kubectl(&["-n", SYSTEM, "patch", "daemonset", "ztunnel", "-p", patch])?;
-    within(PATIENCE, "the daemon has left the node", || {
+    mesh.kubectl(&["-n", SYSTEM, "patch", "daemonset", "ztunnel", "-p", &patch])?;
+    within(DEADLINE, "the daemon has left the node", || {
         let pods = mesh.pods(SYSTEM, "app.kubernetes.io/name=ztunnel")?;
         ensure!(!pods.iter().any(|pod| pod["spec"]["nodeName"] == node), "it is there");
         Ok(())
@@ -284,7 +288,7 @@ fn without_daemon(mesh: &Mesh, node: &str) -> Result<()> {
 
 fn with_daemon(mesh: &Mesh, node: &str) -> Result<()> {
     mesh.kubectl(&["label", "node", node, "tests/no-daemon-"])?;
-    within(PATIENCE, "the daemon is back", || {
+    within(DEADLINE, "the daemon is back", || {
         mesh.pod(SYSTEM, "app.kubernetes.io/name=ztunnel", Some(node)).map(drop)
     })?;
     mesh.rolled_out(SYSTEM, &["daemonset/ztunnel"])

@@ -7,7 +7,7 @@ use std::process::Command;
 use ambit_harness::within;
 use ambit_suites::Rows;
 use ambit_suites::kubernetes::manifests::{deployment, service, shop, strict};
-use ambit_suites::kubernetes::{ENROLLED, Mesh, PATIENCE, Pod, SYSTEM, node_netns, run};
+use ambit_suites::kubernetes::{DEADLINE, ENROLLED, Mesh, Pod, SYSTEM, node_netns, run};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
@@ -18,7 +18,7 @@ const LIFETIME: &str = "60";
 const TRUST_WAIT: &str = "45";
 
 #[test]
-fn startup_taint_own_ca_and_rotation() -> Result<()> {
+fn startup_taint_custom_ca_and_rotation() -> Result<()> {
     let mesh = Mesh::prepare_tainted("ca", &[&format!("{TAINT}:NoSchedule")])?;
     let folder = tempfile::tempdir()?;
     let (first, second) = (Ca::make(folder.path(), "first")?, Ca::make(folder.path(), "second")?);
@@ -36,23 +36,23 @@ fn startup_taint_own_ca_and_rotation() -> Result<()> {
     mesh.enrolled("shop", true)?;
     let pods = [mesh.pod("shop", "app=client", None)?, mesh.pod("shop", "app=cart", None)?];
     table.row("pods' certificates are of the user's own CA", || {
-        within(PATIENCE, "requests are answered", || mesh.ask(&pods[0], "cart.shop:80"))?;
+        within(DEADLINE, "requests are answered", || mesh.ask(&pods[0], "cart.shop:80"))?;
         ensure!(bundle(&mesh)? == first.root()?, "daemons trust {}", bundle(&mesh)?);
         vouched(&mesh, &pods, &first)
     });
-    table.row("another CA of the user's while traffic goes on: nobody is refused", || {
+    table.row("another CA of the user's while traffic goes on: no connection fails", || {
         under_load(&mesh, &pods[0], || replaced(&mesh, &pods, &first, &second))
     });
     table.row("daemons that begin after it go on", || {
         mesh.kubectl(&["-n", SYSTEM, "rollout", "restart", "daemonset/ztunnel"])?;
         mesh.rolled_out(SYSTEM, &["daemonset/ztunnel"])?;
-        within(PATIENCE, "requests are answered", || mesh.ask(&pods[0], "cart.shop:80"))?;
+        within(DEADLINE, "requests are answered", || mesh.ask(&pods[0], "cart.shop:80"))?;
         vouched(&mesh, &pods, &second)
     });
-    table
-        .row("a root that Ambit makes when it is asked to, while traffic goes on: nobody is refused", || {
-            under_load(&mesh, &pods[0], || made(&mesh, &pods, folder.path(), &second))
-        });
+    table.row(
+        "a root that Ambit makes when it is asked to, while traffic goes on: no connection fails",
+        || under_load(&mesh, &pods[0], || made(&mesh, &pods, folder.path(), &second)),
+    );
     table.finish();
     mesh.cluster.down()
 }
@@ -61,7 +61,7 @@ fn startup_taint_own_ca_and_rotation() -> Result<()> {
 fn startup_taint(mesh: &Mesh, table: &mut Rows) {
     table.row("pods do not start on a node with the startup taint", || {
         mesh.cluster.apply(&shop("shop"))?;
-        within(PATIENCE, "the scheduler has seen them", || {
+        within(DEADLINE, "the scheduler has seen them", || {
             for name in ["client", "cart"] {
                 let pods = mesh.pods("shop", &format!("app={name}"))?;
                 let pod = pods.first().context("no pod")?;
@@ -81,14 +81,14 @@ fn startup_taint(mesh: &Mesh, table: &mut Rows) {
         let lifetime = format!("ztunnel.certificateTtlSeconds={LIFETIME}");
         let wait = format!("controller.rootPropagationSeconds={TRUST_WAIT}");
         mesh.upgrade(&[&lifetime, &wait], &[])?;
-        within(PATIENCE, "it is gone from node1", || {
+        within(DEADLINE, "it is gone from node1", || {
             ensure!(!tainted(mesh, "node1")?, "it is there");
             Ok(())
         })?;
         mesh.rolled_out("shop", &["deployment/client"])
     });
     table.row("and not from the node whose daemon is there and not ready", || {
-        within(PATIENCE, "the daemon of node2 waits for its image", || {
+        within(DEADLINE, "the daemon of node2 waits for its image", || {
             let pods = mesh.pods(SYSTEM, "app.kubernetes.io/name=ztunnel")?;
             let pod = pods.iter().find(|pod| pod["spec"]["nodeName"] == "node2").context("no pod")?;
             let containers = pod["status"]["containerStatuses"].as_array().context("no containers")?;
@@ -106,7 +106,7 @@ fn startup_taint(mesh: &Mesh, table: &mut Rows) {
     });
     table.row("it goes when that is ready, and pods start there", || {
         mesh.load("ztunnel")?;
-        within(PATIENCE, "it is gone from node2", || {
+        within(DEADLINE, "it is gone from node2", || {
             let ready = daemon_ready(mesh, "node2")?;
             ensure!(!tainted(mesh, "node2")?, "it is there; the daemon is ready: {ready}");
             Ok(())
@@ -134,7 +134,7 @@ fn daemon_ready(mesh: &Mesh, node: &str) -> Result<bool> {
 /// The user replaces the CA.
 fn replaced(mesh: &Mesh, pods: &[Pod; 2], old: &Ca, new: &Ca) -> Result<()> {
     bring(mesh, new)?;
-    within(PATIENCE, "both are trusted", || {
+    within(DEADLINE, "both are trusted", || {
         let bundle = bundle(mesh)?;
         ensure!(bundle.contains(&old.root()?) && bundle.contains(&new.root()?), "{bundle}");
         Ok(())
@@ -142,7 +142,7 @@ fn replaced(mesh: &Mesh, pods: &[Pod; 2], old: &Ca, new: &Ca) -> Result<()> {
     taken_over(mesh, pods, old, new)
 }
 
-/// The user's own CA is gone, and Ambit is asked for one.
+/// The user's CA is removed, and Ambit is asked to create one.
 fn made(mesh: &Mesh, pods: &[Pod; 2], folder: &Path, old: &Ca) -> Result<()> {
     mesh.kubectl(&["-n", SYSTEM, "delete", "secret", "cacerts"])?;
     let before = bundle(mesh)?;
@@ -151,7 +151,7 @@ fn made(mesh: &Mesh, pods: &[Pod; 2], folder: &Path, old: &Ca) -> Result<()> {
         let blocks = text.split_inclusive("-----END CERTIFICATE-----\n");
         blocks.map(str::to_owned).collect::<Vec<_>>()
     };
-    let new = within(PATIENCE, "a root that nobody knew is trusted", || {
+    let new = within(DEADLINE, "a new root is trusted", || {
         let now = blocks(&bundle(mesh)?);
         now.into_iter().find(|root| !before.contains(root.as_str())).context("none")
     })?;
@@ -161,16 +161,16 @@ fn made(mesh: &Mesh, pods: &[Pod; 2], folder: &Path, old: &Ca) -> Result<()> {
 /// From trusted to signing.
 fn taken_over(mesh: &Mesh, pods: &[Pod; 2], old: &Ca, new: &Ca) -> Result<()> {
     vouched(mesh, pods, old).context("before the new root signs")?;
-    within(PATIENCE, "all certificates are of the new root", || vouched(mesh, pods, new))?;
+    within(DEADLINE, "all certificates are of the new root", || vouched(mesh, pods, new))?;
     let bundle = bundle(mesh)?;
-    ensure!(bundle.contains(&old.root()?), "the old root has gone while it may still vouch for somebody");
+    ensure!(bundle.contains(&old.root()?), "the old root has gone while certificates of it may be valid");
     mesh.ask(&pods[0], "cart.shop:80")
 }
 
 /// New connections all the time, in tunnels and between pods of one node: none fails.
 fn under_load(mesh: &Mesh, client: &Pod, work: impl FnOnce() -> Result<()>) -> Result<()> {
     let load = |target: &str| {
-        let words = ["/ambit-load", target, "--rate", "20", "--until", "/tmp/stop", "--patience", "20"];
+        let words = ["/ambit-load", target, "--rate", "20", "--until", "/tmp/stop", "--timeout", "20"];
         mesh.start_on_node(client, &words)
     };
     let loads = [load("cart.shop:80")?, load("both.shop:80")?];
@@ -194,14 +194,14 @@ fn bundle(mesh: &Mesh) -> Result<String> {
     mesh.kubectl(&["-n", SYSTEM, "get", "configmap", "ambit-root", "-o", "jsonpath={.data.root\\.pem}"])
 }
 
-/// Whether what the pods show to their peers is of this CA.
+/// Whether the certificates that pods present are of this CA.
 fn vouched(mesh: &Mesh, pods: &[Pod], ca: &Ca) -> Result<()> {
     for pod in pods {
         let network = node_netns(mesh.node(&pod.node)?)?;
         let target = format!("{}:15008", pod.address);
         let mut asked = network.command("openssl");
         asked.args(["s_client", "-connect", &target, "-alpn", "h2", "-CAfile"]).arg(ca.file("root-cert.pem"));
-        // It shows no certificate itself, so it is turned away; what it was shown counts.
+        // It presents no certificate, so it is refused; the certificate that it was shown counts.
         let said = asked.stdin(std::process::Stdio::null()).output()?;
         let said = String::from_utf8_lossy(&said.stdout);
         ensure!(said.contains("BEGIN CERTIFICATE"), "{} shows none: {said}", pod.name);

@@ -7,7 +7,7 @@ use ambit_harness::within;
 use ambit_suites::Rows;
 use ambit_suites::kubernetes::manifests::shop;
 use ambit_suites::kubernetes::remains::Remains;
-use ambit_suites::kubernetes::{ANNOTATION, Mesh, PATIENCE, Pod, SYSTEM, run};
+use ambit_suites::kubernetes::{ANNOTATION, DEADLINE, Mesh, Pod, SYSTEM, run};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
@@ -16,7 +16,7 @@ const ON_HOST: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: on-host, name
                        hostNetwork: true\n  terminationGracePeriodSeconds: 0\n  containers:\n    - name: \
                        shop\n      image: docker.io/ambit/tests:0.1.0\n      args: [host, --listen, \
                        '[::]:18080']\n";
-/// No agent ever sees this one, as those of a node that is off.
+/// A pod without a node: no agent sees it, as on a node that is off.
 const UNSEEN: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: unseen, namespace: shop}\nspec: \
                       {nodeSelector: {tests/node: none}, containers: [{name: shop, image: \
                       docker.io/ambit/tests:0.1.0}]}\n";
@@ -24,7 +24,7 @@ const UNSEEN: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: unseen, namesp
 const BAD: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: bad, \
                    namespace: shop}\nspec: {rules: [{when: [{key: source.ip, values: ['1.2.3']}]}]}\n";
 
-/// For the whole mesh.
+/// A policy for the whole mesh.
 const MESH_WIDE: &str = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: \
                          default, namespace: ambit-system}\nspec: {mtls: {mode: PERMISSIVE}}\n";
 /// Looks like Ambit, installed elsewhere.
@@ -35,7 +35,7 @@ const ELSEWHERE: &str = "apiVersion: v1\nkind: Namespace\nmetadata: {name: elsew
                          [{name: other, image: docker.io/ambit/tests:0.1.0}]}}}\n";
 
 #[test]
-fn install_use_and_uninstall() -> Result<()> {
+fn cli_installs_inspects_and_uninstalls() -> Result<()> {
     let mesh = Mesh::prepare("cli")?;
     mesh.load("cli")?;
     mesh.cluster.apply(&shop("shop"))?;
@@ -73,7 +73,7 @@ fn install_use_and_uninstall() -> Result<()> {
         mesh.kubectl(&["delete", "namespace", "elsewhere"]).map(drop)
     });
     table.row("uninstalled with the definitions, nothing is left", || {
-        // As the agent does.
+        // As the agent annotates it.
         let annotation = format!("{ANNOTATION}=enabled");
         mesh.kubectl(&["-n", "shop", "annotate", "--field-manager=ambit", "pod", "unseen", &annotation])?;
         let said = ambit(&mesh, &["uninstall", "--crds"])?.well()?;
@@ -131,7 +131,7 @@ fn installing(mesh: &Mesh, table: &mut Rows) {
 
 fn membership(mesh: &Mesh, table: &mut Rows) {
     let host = "on-host is not: host network";
-    table.row("a namespace is enrolled; who cannot be captured is named", || {
+    table.row("a namespace is enrolled; pods that cannot be captured are named", || {
         let said = ambit(mesh, &["enrol", "shop"])?.well().map_err(|error| error.context(mesh.story()))?;
         println!("{said}");
         ensure!(said.contains("shop: 2 of 3 running pods are in the mesh") && said.contains(host), "{said}");
@@ -150,7 +150,7 @@ fn daemons(mesh: &Mesh, client: &Pod, table: &mut Rows) {
     table.row("an open connection is shown, in mutual TLS", || {
         let mut held = mesh.start(client, &["/ambit-load", "cart.shop:80", "--hold"])?;
         held.answers_again()?;
-        within(PATIENCE, "the connection is listed", || {
+        within(DEADLINE, "the connection is listed", || {
             let said = ambit(mesh, &["ztunnel", "connections", "--pod", &pod, "-o", "json"])?.well()?;
             let open: Vec<Value> = serde_json::from_str(&said)?;
             let tunnel = open.iter().any(|it| it["mutual_tls"] == true && it["direction"] == "outbound");
@@ -161,7 +161,7 @@ fn daemons(mesh: &Mesh, client: &Pod, table: &mut Rows) {
         println!("{said}");
         let row = said.lines().find(|line| line.contains("outbound")).context("no row")?;
         ensure!(row.starts_with("node1 ") && row.contains(" mutual ") && row.contains(&pod), "{said}");
-        within(PATIENCE, "the other end is listed too", || {
+        within(DEADLINE, "the other end is listed too", || {
             let said = ambit(mesh, &["ztunnel", "connections"])?.well()?;
             ensure!(
                 said.lines().any(|line| line.starts_with("node2 ") && line.contains("inbound")),
@@ -171,7 +171,7 @@ fn daemons(mesh: &Mesh, client: &Pod, table: &mut Rows) {
         })
     });
     table.row("one that ended is shown with its reason", || {
-        within(PATIENCE, "it is listed", || {
+        within(DEADLINE, "it is listed", || {
             let said = ambit(mesh, &["ztunnel", "recent", "--node", "node1"])?.well()?;
             ensure!(said.lines().next().is_some_and(|head| head.contains("REASON")), "{said}");
             ensure!(said.lines().any(|line| line.contains(&pod)), "{said}");
@@ -199,7 +199,7 @@ fn daemons(mesh: &Mesh, client: &Pod, table: &mut Rows) {
 fn failures(mesh: &Mesh, table: &mut Rows) {
     table.row("check names a policy that is not in force", || {
         mesh.cluster.apply(BAD)?;
-        within(PATIENCE, "that and nothing else", || {
+        within(DEADLINE, "that and nothing else", || {
             let said = ambit(mesh, &["check"])?.failed()?;
             ensure!(said.contains("AuthorizationPolicy shop/bad: Invalid: "), "{said}");
             ensure!(said.contains("failed  objects") && said.contains("1 of 8 checks failed"), "{said}");
@@ -220,16 +220,16 @@ fn failures(mesh: &Mesh, table: &mut Rows) {
     });
 }
 
-/// Waits until `ambit check` says so.
+/// Waits until `ambit check` prints this.
 fn checks(mesh: &Mesh, words: &str) -> Result<()> {
-    within(PATIENCE, words, || {
+    within(DEADLINE, words, || {
         let said = ambit(mesh, &["check"])?.said;
         ensure!(said.contains(words), "{said}");
         Ok(())
     })
 }
 
-/// How `ambit` ended, and what it said.
+/// How `ambit` ended, and what it printed.
 struct Said {
     success: bool,
     said: String,
@@ -250,7 +250,7 @@ impl Said {
 fn ambit(mesh: &Mesh, arguments: &[&str]) -> Result<Said> {
     let mut command = Command::new(program()?);
     command.env("KUBECONFIG", mesh.cluster.kubeconfig()).args(arguments).stdin(Stdio::null());
-    let output = command.output().context("cannot start ambit")?;
+    let output = command.output().context("failed to start ambit")?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Ok(Said { success: output.status.success(), said: text(&output.stdout) + &text(&output.stderr) })
 }

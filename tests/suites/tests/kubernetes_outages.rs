@@ -1,15 +1,14 @@
-//! What goes away and comes back while traffic flows: the API server and etcd, a node, ztunnel by an upgrade
-//! of the chart.
+//! Outages under traffic: the API server and etcd, a node, ztunnel upgraded by the chart.
 
 use ambit_harness::within;
 use ambit_suites::Rows;
 use ambit_suites::kubernetes::manifests::{deployment, service, shop, strict};
-use ambit_suites::kubernetes::{ENROLLED, Mesh, PATIENCE, Pod, Running, SYSTEM};
+use ambit_suites::kubernetes::{DEADLINE, ENROLLED, Mesh, Pod, Running, SYSTEM};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 #[test]
-fn outages() -> Result<()> {
+fn traffic_survives_outages_of_each_component() -> Result<()> {
     let mesh = Mesh::up("outages")?;
     mesh.cluster.apply(&shop("shop"))?;
     // Both nodes serve this one, and pairs of one node take the direct path.
@@ -55,7 +54,7 @@ fn outages() -> Result<()> {
             mesh.rolled_out(SYSTEM, &["daemonset/ztunnel", "deployment/ambit-controller"])?;
             mesh.rolled_out("shop", &["deployment/cart", "deployment/both"])?;
             mesh.enrolled("shop", true)?;
-            within(PATIENCE, "the rebooted node answers", || mesh.ask(&client, "cart.shop:80"))?;
+            within(DEADLINE, "the rebooted node answers", || mesh.ask(&client, "cart.shop:80"))?;
             let report = ended(&mesh, &client, load)?;
             // Requests to a node that is off fail, as they do without a mesh: how long is what is told.
             println!("node rebooted: {report}");
@@ -75,7 +74,7 @@ fn outages() -> Result<()> {
 fn load(mesh: &Mesh, client: &Pod) -> Result<Running> {
     mesh.start_on_node(
         client,
-        &["/ambit-load", "both.shop:80", "--rate", "40", "--until", "/tmp/stop", "--patience", "20"],
+        &["/ambit-load", "both.shop:80", "--rate", "40", "--until", "/tmp/stop", "--timeout", "20"],
     )
 }
 

@@ -1,5 +1,5 @@
-//! Who may do what on a real Kubernetes: which token gets which identity, and what each component may ask of
-//! the API server.
+//! Rights on a real Kubernetes: which token gets which identity, and what each component may ask of the API
+//! server.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use ambit_suites::kubernetes::{Mesh, Pod, Running, SYSTEM, run, workspace};
 use anyhow::{Context, Result, bail, ensure};
 
 #[test]
-fn tokens_and_rights() -> Result<()> {
+fn tokens_and_rights_are_limited_to_their_node() -> Result<()> {
     let mesh = Mesh::up("tokens")?;
     mesh.cluster.apply(&shop("shop"))?;
     mesh.rolled_out("shop", &["deployment/client", "deployment/cart"])?;
@@ -36,7 +36,7 @@ fn rendered(mesh: &Mesh) -> Result<()> {
     Ok(())
 }
 
-/// Who gets which identity for which token.
+/// Which token gets which identity.
 fn certificates(mesh: &Mesh, table: &mut Rows) -> Result<()> {
     let (controller, _forward) = forwarded(mesh)?;
     let root =
@@ -67,9 +67,9 @@ fn certificates(mesh: &Mesh, table: &mut Rows) -> Result<()> {
         ("node1's daemon, a pod of node2", bound(&first, "ztunnel", "ambit-ca")?, others, false),
         ("node2's daemon, a pod of node1", bound(&second, "ztunnel", "ambit-ca")?, own, false),
         (
-            "node1's daemon, nobody's identity",
+            "node1's daemon, an identity without a pod",
             bound(&first, "ztunnel", "ambit-ca")?,
-            "spiffe://cluster.local/ns/shop/sa/nobody",
+            "spiffe://cluster.local/ns/shop/sa/unused",
             false,
         ),
         ("a daemon's token for another audience", bound(&first, "ztunnel", "elsewhere")?, own, false),
@@ -81,7 +81,7 @@ fn certificates(mesh: &Mesh, table: &mut Rows) -> Result<()> {
         ),
         ("a pod's own token for its own identity", bound(&client, "client", "ambit-ca")?, own, false),
         ("a pod's usual token", mesh.kubectl(&["-n", "shop", "create", "token", "client"])?, own, false),
-        ("no token that anybody issued", "aGVsbG8.aGVsbG8.aGVsbG8".to_owned(), own, false),
+        ("a token that was never issued", "aGVsbG8.aGVsbG8.aGVsbG8".to_owned(), own, false),
     ];
     for (name, token, identity, good) in rows {
         table.row(name, || {
@@ -113,7 +113,7 @@ fn forwarded(mesh: &Mesh) -> Result<(String, Running)> {
     Ok((format!("127.0.0.1:{port}"), forward))
 }
 
-/// Asks the CA as a daemon does: how many certificates came, or what it said.
+/// Asks the CA as a daemon does: how many certificates came, or its error.
 fn certificate(controller: &str, root: &str, token: &str, identity: &str) -> Result<Result<usize, String>> {
     let connection = ambit_xds::client::Connection {
         endpoint: format!("https://{controller}"),

@@ -1,7 +1,7 @@
 //! How the controller scales, against a real API server: 10,000 pods, 1,000 services, up to 200 daemons'
 //! streams.
 //!
-//! Nodes and pods are objects that nobody runs; the daemons are real xDS clients with real tokens, all in
+//! Nodes and pods are objects without a kubelet; the daemons are real xDS clients with real tokens, all in
 //! this process. So what is measured is the controller with the API server and its clients beside it on the
 //! same processors. Figures and a chart go to the folder that `AMBIT_SCALE` names, if it is set.
 
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use ambit_cluster::{Cluster, Options, Part};
-use ambit_suites::kubernetes::{PATIENCE, SYSTEM, run, workspace};
+use ambit_suites::kubernetes::{DEADLINE, SYSTEM, run, workspace};
 use ambit_suites::scale::{Api, CLIENTS, Controller, PODS, SERVICES, Stage, Usage, draw, populate, status};
 use ambit_xds::client::{self, Connection, Status};
 use anyhow::{Context, Result, ensure};
@@ -25,14 +25,14 @@ const STAGES: [usize; 4] = [1, 50, 100, CLIENTS];
 const CHANGES: usize = 100;
 
 #[test]
-fn ten_thousand_pods() -> Result<()> {
+fn controller_serves_ten_thousand_pods() -> Result<()> {
     let folder = tempfile::Builder::new().prefix("ambit-scale-").tempdir()?;
     let mut options = Options::new("scale", folder.path().join("cluster"));
     options.nodes = 1;
     let cluster = Cluster::up(&options)?;
     let api = Api::new(&cluster, folder.path())?;
     cluster.apply(&std::fs::read_to_string(crds(folder.path())?)?)?;
-    // They would take pods and nodes away that nobody runs.
+    // It would remove pods and nodes that have no kubelet.
     cluster.stop(Part::ControllerManager)?;
     cluster.stop(Part::Scheduler)?;
     cluster.nodes()[0].stop("kubelet")?;
@@ -115,7 +115,10 @@ fn connections(cluster: &Cluster, api: &Api, controller: &Controller) -> Result<
     let requests: Vec<_> = (0..CLIENTS)
         .map(|node| {
             let pod = json!({"kind": "Pod", "apiVersion": "v1", "name": format!("ztunnel-{node}")});
-            let body = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"audiences": ["ambit-ca"], "boundObjectRef": pod}});
+            let body = json!({
+                "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
+                "spec": {"audiences": ["ambit-ca"], "boundObjectRef": pod},
+            });
             ("POST", format!("/api/v1/namespaces/{SYSTEM}/serviceaccounts/ztunnel/token"), body)
         })
         .collect();
@@ -147,9 +150,11 @@ async fn first_sync(connection: &Connection) -> Result<Duration> {
         Vec::new()
     };
     tokio::select! {
-        ended = client::run(connection.clone(), status, on_update) => anyhow::bail!("the client ended: {ended:?}"),
+        ended = client::run(connection.clone(), status, on_update) => {
+            anyhow::bail!("the client ended: {ended:?}")
+        }
         synced = watched.wait_for(|status| status.synced) => { synced?; }
-        () = tokio::time::sleep(PATIENCE) => anyhow::bail!("not synchronized"),
+        () = tokio::time::sleep(DEADLINE) => anyhow::bail!("not synchronized"),
     }
     let received = received.load(Ordering::Relaxed);
     ensure!(received >= PODS + SERVICES, "only {received} resources");
@@ -179,7 +184,7 @@ async fn stages(connections: &[Connection], api: &Api, controller: &Controller) 
             synced.push(watched);
         }
         for watched in &mut synced {
-            tokio::time::timeout(PATIENCE, watched.wait_for(|status| status.synced))
+            tokio::time::timeout(DEADLINE, watched.wait_for(|status| status.synced))
                 .await
                 .context("a client is not synchronized")??;
         }
@@ -217,7 +222,7 @@ async fn change(
     api.send(&[status(pod, false)])?;
     let mut last = sent;
     for _ in 0..clients {
-        last = tokio::time::timeout(PATIENCE, heard.recv())
+        last = tokio::time::timeout(DEADLINE, heard.recv())
             .await
             .context("a client has not heard of it")?
             .context("closed")?;

@@ -1,8 +1,8 @@
 //! How services are reached on a real Kubernetes, and what arrives at a pod: the tables of
 //! `docs/guide/services.md`, on the wire.
 //!
-//! First without STRICT (what comes from where, and as whom), then with it: what is answered then came by
-//! identity.
+//! First without STRICT (what comes from where, and with which identity), then with it: what is answered then
+//! came by identity.
 
 use std::process::Command;
 
@@ -10,14 +10,14 @@ use ambit_harness::within;
 use ambit_suites::Rows;
 use ambit_suites::kubernetes::manifests::services::{BALANCER, EXTERNAL, addresses, pods};
 use ambit_suites::kubernetes::manifests::strict;
-use ambit_suites::kubernetes::{Mesh, PATIENCE, Pod, run};
+use ambit_suites::kubernetes::{DEADLINE, Mesh, Pod, run};
 use anyhow::{Context, Result, ensure};
 
-/// How many answers show who answers: with two who do, one alone is a chance of one in a million.
+/// Requests enough to see every endpoint: of two, one is missed once in a million times.
 const MANY: &str = "20";
 
 #[test]
-fn services() -> Result<()> {
+fn services_of_every_kind_are_reached() -> Result<()> {
     let mesh = Mesh::up("services")?;
     for (namespace, label) in [
         ("shop", "istio.io/dataplane-mode: ambient"),
@@ -61,7 +61,7 @@ fn services() -> Result<()> {
     let mut table = Rows::new();
     plaintext(&view, &mut table);
     mesh.cluster.apply(&strict("shop"))?;
-    within(PATIENCE, "STRICT holds", || {
+    within(DEADLINE, "STRICT holds", || {
         for pod in [&view.cart, &view.mesh.pod("shop", "app=probed", None)?] {
             view.mesh.unanswered(&view.outside, &pod.target(8080))?;
         }
@@ -114,18 +114,18 @@ impl<'a> View<'a> {
         })
     }
 
-    /// Asks once from a pod: who answered, and as whom it saw the client.
+    /// Asks once from a pod: which server answered, and the client as it saw it.
     fn ask(&self, from: &Pod, target: &str) -> Result<String> {
         Ok(self.mesh.said(from, target, "1")?.remove(0))
     }
 
-    /// Asks once from a pod: the name of who answered.
+    /// Asks once from a pod: the name of the server that answered.
     fn who(&self, from: &Pod, target: &str) -> Result<String> {
         let said = self.ask(from, target)?;
         Ok(said.split('(').next().unwrap_or_default().to_owned())
     }
 
-    /// The host's own address towards the nodes.
+    /// The host's own address in the nodes' network.
     fn host(&self) -> Result<String> {
         let route = run(Command::new("ip").args(["-4", "-json", "route", "get", &self.nodes[0]]))?;
         let route: serde_json::Value = serde_json::from_str(&route)?;
@@ -141,12 +141,12 @@ impl<'a> View<'a> {
         ])
     }
 
-    /// Asks from a pod, and sees that the connection arrived in mutual TLS: who answered.
+    /// Asks from a pod, and requires that the connection arrived in mutual TLS: which server answered.
     fn in_tls(&self, from: &Pod, target: &str, workload: &str) -> Result<String> {
         let before = self.arrived(workload, "mutual_tls")?;
         let plain = self.arrived(workload, "unknown")?;
         let said = self.ask(from, target).with_context(|| target.to_owned())?;
-        within(PATIENCE, "it is counted as mutual TLS", || {
+        within(DEADLINE, "it is counted as mutual TLS", || {
             ensure!(self.arrived(workload, "mutual_tls")? > before, "{workload}: {before} as before");
             Ok(())
         })?;
@@ -159,7 +159,7 @@ impl<'a> View<'a> {
 /// Asks from the host, which is no node: what was answered.
 fn outside(host: &str, port: u16) -> Result<String> {
     let url = format!("http://{host}:{port}/");
-    // A connection that nobody answers is given up.
+    // A connection without an answer is given up.
     let arguments = ["--silent", "--show-error", "--fail", "--max-time", "20", &url];
     Ok(run(Command::new("curl").args(arguments))?.trim().to_owned())
 }
@@ -169,19 +169,19 @@ fn is(said: &str, expected: &str) -> Result<()> {
     Ok(())
 }
 
-/// What arrives where plaintext is allowed, and as whom.
+/// What arrives where plaintext is allowed, and with which identity.
 fn plaintext(view: &View, table: &mut Rows) {
     let [first, second] = &view.nodes;
     table.row("hostPort from outside: arrives with the client's address", || {
-        let said = within(PATIENCE, "it is answered", || outside(second, 18080))?;
+        let said = within(DEADLINE, "it is answered", || outside(second, 18080))?;
         is(&said, &format!("cart({})", view.host()?))
     });
     table.row("NodePort, externalTrafficPolicy Cluster: arrives with the address of the node", || {
-        let said = within(PATIENCE, "it is answered", || outside(first, 30080))?;
+        let said = within(DEADLINE, "it is answered", || outside(first, 30080))?;
         is(&said, &format!("cart({first})"))
     });
     table.row("NodePort, externalTrafficPolicy Local: arrives with the client's address", || {
-        let said = within(PATIENCE, "it is answered", || outside(second, 30081))?;
+        let said = within(DEADLINE, "it is answered", || outside(second, 30081))?;
         is(&said, &format!("cart({})", view.host()?))
     });
     table.row("the same on the other node: nothing arrives, as without a mesh", || {
@@ -192,7 +192,7 @@ fn plaintext(view: &View, table: &mut Rows) {
         let plain = view.arrived("cart", "unknown")?;
         let said = view.ask(&view.outside, &format!("{BALANCER}:80"))?;
         ensure!(said.starts_with("cart("), "{said}");
-        within(PATIENCE, "it is counted as plaintext", || {
+        within(DEADLINE, "it is counted as plaintext", || {
             ensure!(view.arrived("cart", "unknown")? > plain, "{plain} as before");
             Ok(())
         })
@@ -268,7 +268,7 @@ fn endpoints(view: &View, table: &mut Rows) {
         Ok(said.iter().filter_map(|said| said.split('(').next().map(str::to_owned)).collect())
     };
     let both = |target: &str| {
-        within(PATIENCE, "both", || {
+        within(DEADLINE, "both", || {
             let names = who(&view.client, target)?;
             ensure!(names == ["far", "near"], "{names:?}");
             Ok(())
@@ -276,7 +276,7 @@ fn endpoints(view: &View, table: &mut Rows) {
     };
     // Each client's own, and no other.
     let each = |target: &str| {
-        within(PATIENCE, "each answers", || {
+        within(DEADLINE, "each answers", || {
             let names = [who(&view.client, target)?, who(&view.neighbour, target)?];
             ensure!(names == [["near"], ["far"]], "{names:?}");
             Ok(())
@@ -296,7 +296,7 @@ fn endpoints(view: &View, table: &mut Rows) {
     });
     table.row("a named target port: each pod's own", || both("named.shop:80"));
     table.row("a pod that is not ready: chosen with publishNotReadyAddresses", || {
-        within(PATIENCE, "it runs, in the mesh", || is(&view.who(&view.client, "published.shop:80")?, "late"))
+        within(DEADLINE, "it runs, in the mesh", || is(&view.who(&view.client, "published.shop:80")?, "late"))
     });
     table.row("a pod that is not ready: not chosen without", || {
         view.mesh.unanswered(&view.client, "unpublished.shop:80")
@@ -320,10 +320,10 @@ fn scrapes(view: &View, table: &mut Rows) {
              portLevelMtls: {'9102': {mode: PERMISSIVE}}}\n",
         )?;
         let before = view.arrived("cart", "unknown")?;
-        let said = within(PATIENCE, "it is answered", || view.ask(&view.outside, &metrics))?;
+        let said = within(DEADLINE, "it is answered", || view.ask(&view.outside, &metrics))?;
         is(&said, &format!("metrics({})", view.outside.address))?;
         // Else it would be counted while the next is looked at.
-        within(PATIENCE, "it is counted", || {
+        within(DEADLINE, "it is counted", || {
             ensure!(view.arrived("cart", "unknown")? > before, "{before} as before");
             Ok(())
         })?;

@@ -4,22 +4,22 @@ use ambit_harness::within;
 use ambit_suites::Rows;
 use ambit_suites::kubernetes::manifests::{shop, strict};
 use ambit_suites::kubernetes::remains::Remains;
-use ambit_suites::kubernetes::{ANNOTATION, ENROLLED, Mesh, PATIENCE, SYSTEM, run, workspace};
+use ambit_suites::kubernetes::{ANNOTATION, DEADLINE, ENROLLED, Mesh, SYSTEM, run, workspace};
 use anyhow::{Context, Result, ensure};
 
 #[test]
-fn without_controllers_and_uninstalled() -> Result<()> {
+fn mesh_survives_controller_loss_and_uninstalls_cleanly() -> Result<()> {
     let mesh = Mesh::prepare("uninstall")?;
     mesh.cluster.apply(&shop("shop"))?;
     mesh.rolled_out("shop", &["deployment/client", "deployment/cart"])?;
-    // No agent ever sees this one, as those of a node that is off.
+    // A pod without a node: no agent sees it, as on a node that is off.
     mesh.cluster.apply(
         "apiVersion: v1\nkind: Pod\nmetadata: {name: unseen, namespace: shop}\nspec: {nodeSelector: \
          {tests/node: none}, containers: [{name: shop, image: docker.io/ambit/tests:0.1.0}]}\n",
     )?;
     mesh.kubectl(&["create", "namespace", SYSTEM])?;
     mesh.kubectl(&["label", "namespace", "shop", ENROLLED])?;
-    within(PATIENCE, "the namespace has what every namespace has", || {
+    within(DEADLINE, "the namespace has what every namespace has", || {
         mesh.kubectl(&["-n", SYSTEM, "get", "serviceaccount/default", "configmap/kube-root-ca.crt"])
     })?;
     let before = Remains::of(&mesh)?;
@@ -33,7 +33,7 @@ fn without_controllers_and_uninstalled() -> Result<()> {
         let load =
             mesh.start(&client, &["/ambit-load", "cart.shop:80", "--rate", "40", "--until", "/tmp/stop"])?;
         mesh.kubectl(&["-n", SYSTEM, "scale", "deployment/ambit-controller", "--replicas=0"])?;
-        within(PATIENCE, "all controllers are gone", || {
+        within(DEADLINE, "all controllers are gone", || {
             let pods = mesh.pods(SYSTEM, "app.kubernetes.io/name=ambit-controller")?;
             ensure!(pods.is_empty(), "{} are there", pods.len());
             Ok(())
@@ -49,25 +49,25 @@ fn without_controllers_and_uninstalled() -> Result<()> {
     });
     table.row("a policy that is applied after their return acts", || {
         mesh.cluster.apply(
-            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: nobody, \
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: deny-all, \
              namespace: shop}\nspec: {selector: {matchLabels: {app: cart}}, action: ALLOW, rules: [{from: \
              [{source: {namespaces: [elsewhere]}}]}]}\n",
         )?;
-        within(PATIENCE, "requests are refused", || {
+        within(DEADLINE, "requests are refused", || {
             ensure!(mesh.ask(&client, "cart.shop:80").is_err(), "answered");
             Ok(())
         })?;
-        within(PATIENCE, "its status says that it is in force", || {
-            let policy = mesh.get(&["authorizationpolicies.security.istio.io", "-n", "shop", "nobody"])?;
+        within(DEADLINE, "its status says that it is in force", || {
+            let policy = mesh.get(&["authorizationpolicies.security.istio.io", "-n", "shop", "deny-all"])?;
             let conditions = policy["status"]["conditions"].as_array().cloned().unwrap_or_default();
             ensure!(conditions.iter().any(|condition| condition["status"] == "True"), "{}", policy["status"]);
             Ok(())
         })?;
-        mesh.kubectl(&["-n", "shop", "delete", "authorizationpolicies.security.istio.io", "nobody"])?;
-        within(PATIENCE, "requests are answered again", || mesh.ask(&client, "cart.shop:80"))
+        mesh.kubectl(&["-n", "shop", "delete", "authorizationpolicies.security.istio.io", "deny-all"])?;
+        within(DEADLINE, "requests are answered again", || mesh.ask(&client, "cart.shop:80"))
     });
     table.row("uninstalled by Helm, nothing is left on the nodes and in the API", || {
-        // As the agent does.
+        // As the agent annotates it.
         let annotation = format!("{ANNOTATION}=enabled");
         mesh.kubectl(&["-n", "shop", "annotate", "--field-manager=ambit", "pod", "unseen", &annotation])?;
         // What users wrote stays with the definitions.

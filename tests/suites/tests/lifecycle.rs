@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 
 #[test]
-fn restarting_the_controller_disturbs_nothing() -> Result<()> {
+fn controller_restart_drops_no_connection() -> Result<()> {
     let lab = builder().start()?;
     let _server = Server::start(&lab.pod("shop/db"), "shop/db", APP)?;
     let load = Load::start(&lab.pod("shop/web"), &targets(&lab));
@@ -42,7 +42,7 @@ fn restarting_the_controller_disturbs_nothing() -> Result<()> {
 }
 
 #[test]
-fn certificates_renew_under_load_without_a_failure() -> Result<()> {
+fn certificates_renew_under_load_without_failures() -> Result<()> {
     let lab = builder().certificate_ttl(Duration::from_secs(10)).start()?;
     let _server = Server::start(&lab.pod("shop/db"), "shop/db", APP)?;
     let own = Authority::of(&lab)?.issue(Some("spiffe://cluster.local/ns/shop/sa/probe"), Validity::Now)?;
@@ -77,7 +77,7 @@ fn certificates_outlive_the_controller_until_they_expire() -> Result<()> {
 }
 
 #[test]
-fn a_daemon_drains_before_it_ends() -> Result<()> {
+fn daemon_drains_before_it_exits() -> Result<()> {
     let lab = builder().drain_timeout(Duration::from_mins(1)).start()?;
     let _server = Server::start(&lab.pod("shop/db"), "shop/db", APP)?;
     let (web, to) = (lab.pod("shop/web"), targets(&lab)[0]);
@@ -115,7 +115,7 @@ fn a_daemon_drains_before_it_ends() -> Result<()> {
 }
 
 #[test]
-fn drain_has_an_end() -> Result<()> {
+fn drain_ends_at_its_timeout() -> Result<()> {
     let lab = builder().drain_timeout(Duration::from_secs(1)).start()?;
     let _server = Server::start(&lab.pod("shop/db"), "shop/db", APP)?;
     let mut stream = connect(&lab.pod("shop/web"), targets(&lab)[0])?;
@@ -143,7 +143,7 @@ const BAD: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn a_bad_file_is_reported_and_the_last_good_state_stays() -> Result<()> {
+fn bad_file_is_reported_and_last_good_state_stays() -> Result<()> {
     let lab = builder().start()?;
     let _server = Server::start(&lab.pod("shop/db"), "shop/db", APP)?;
     let (web, old, to) = (lab.pod("shop/web"), lab.pod("legacy/old"), targets(&lab)[0]);
@@ -193,7 +193,7 @@ fn a_bad_file_is_reported_and_the_last_good_state_stays() -> Result<()> {
 }
 
 #[test]
-fn nothing_secret_lies_about() -> Result<()> {
+fn files_with_secrets_have_mode_0600() -> Result<()> {
     let lab = builder().start()?;
     let _server = Server::start(&lab.pod("shop/db"), "shop/db", APP)?;
     ask(&lab.pod("shop/web"), targets(&lab)[0])?;
@@ -220,7 +220,7 @@ fn nothing_secret_lies_about() -> Result<()> {
 }
 
 #[test]
-fn a_pod_that_is_out_of_reach_is_an_error_in_time() -> Result<()> {
+fn unreachable_pod_is_an_error_within_the_timeout() -> Result<()> {
     let lab = builder().start()?;
     let _server = Server::start(&lab.pod("shop/db"), "shop/db", APP)?;
     let (web, db) = (lab.pod("shop/web"), lab.pod("shop/db"));

@@ -58,7 +58,7 @@ fn clients_reach_services_and_pods() -> Result<()> {
         ensure!(said.contains("db") && said.contains(&web.v4.to_string()), "curl got {said:?}");
         Ok(())
     });
-    table.row("a port where nobody listens", || {
+    table.row("a port without a listener", || {
         let to = SocketAddr::new(lab.pod("shop/db").v4.into(), 9);
         // The reset may be so quick that it meets `connect()` itself.
         let end = read_from(&lab.pod("shop/web"), to);
@@ -78,7 +78,7 @@ fn read_from(web: &Pod, to: SocketAddr) -> std::io::Result<usize> {
 }
 
 #[test]
-fn a_service_may_have_endpoints_outside_the_mesh() -> Result<()> {
+fn service_with_endpoints_outside_the_mesh_is_reached() -> Result<()> {
     let (lab, _servers) = shop()?;
     let machine = format!(
         "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {{namespace: shop, name: \
@@ -120,7 +120,7 @@ fn tally(client: &Place, to: SocketAddr, times: usize) -> Result<BTreeMap<String
 }
 
 #[test]
-fn services_are_balanced_over_ready_endpoints() -> Result<()> {
+fn service_is_balanced_over_ready_endpoints() -> Result<()> {
     let (lab, _servers) = shop()?;
     let web = lab.pod("shop/web");
     let to = SocketAddr::new(lab.service("shop/cart", Family::V4), 80);
@@ -281,7 +281,7 @@ fn check_record(record: &Value, web: &Pod, db: &Pod) -> Result<()> {
 }
 
 #[test]
-fn daemons_tell_what_they_know() -> Result<()> {
+fn admin_interface_shows_mesh_state() -> Result<()> {
     let (lab, _servers) = shop()?;
     let web = lab.pod("shop/web");
     let mut table = Rows::new();

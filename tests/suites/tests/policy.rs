@@ -1,5 +1,5 @@
-//! Who may talk to whom: AuthorizationPolicy and PeerAuthentication on every path, probes, and what happens
-//! to open connections.
+//! Which sources are allowed: AuthorizationPolicy and PeerAuthentication on every path, probes, and what
+//! happens to open connections.
 //!
 //! The decisions themselves are tested as pure tables in the core; here a selection of them is asked on the
 //! wire, from the same identities on the destination's node (the direct path) and on another (the tunnel).
@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail, ensure};
 /// The database's second port.
 const OTHER: u16 = 5433;
 
-/// Policies for the database, and who may talk to it then. Whoever is not named may not.
+/// Policies for the database, and the sources that are allowed then. All others are denied.
 struct Row {
     name: &'static str,
     /// `spec` of an AuthorizationPolicy, or after `PEER` of a PeerAuthentication; several are joined by
@@ -28,7 +28,7 @@ struct Row {
     /// The same for the second port.
     other: &'static [&'static str],
     from: From,
-    /// Whether the kernel may remember a yes for those who are allowed and on its node.
+    /// Whether the kernel may cache the verdict for allowed sources on its node.
     remembered: bool,
 }
 
@@ -40,7 +40,7 @@ enum Scope {
     DryRun,
 }
 
-/// From which nodes those who are allowed get through.
+/// From which nodes allowed sources get through.
 #[derive(Clone, Copy, PartialEq)]
 enum From {
     Both,
@@ -228,7 +228,7 @@ impl Row {
     }
 }
 
-/// Someone who wants to talk to the database.
+/// A client of the database.
 struct Client {
     account: &'static str,
     /// On the database's node.
@@ -242,7 +242,7 @@ impl Client {
     }
 }
 
-/// The database with two ports on the second node; everybody once on each node.
+/// The database with two ports on the second node; each source once on each node.
 fn guarded() -> Result<(Lab, Vec<Client>, [Server; 2])> {
     let mut builder = Lab::builder()
         .namespace(NamespaceSpec::mesh("shop"))
@@ -311,7 +311,7 @@ fn check(lab: &Lab, clients: &[Client], servers: &[Server; 2], row: &Row, family
 }
 
 #[test]
-fn policies_decide_who_may_talk() -> Result<()> {
+fn policy_decides_which_sources_are_allowed() -> Result<()> {
     let (lab, clients, servers) = guarded()?;
     let free = row("no policy", "", ALL);
     let mut table = Rows::new();
@@ -320,8 +320,8 @@ fn policies_decide_who_may_talk() -> Result<()> {
         // Rows with addresses name those of IPv4.
         let family = if number % 2 == 0 || row.from != From::Both { Family::V4 } else { Family::V6 };
         table.row(&format!("{} {family:?}", row.name), || {
-            // Everybody has been let through once: what is refused now is refused although the kernel
-            // remembered a yes.
+            // All have been let through once: what is refused now is refused although the kernel
+            // had a cached verdict.
             check(&lab, &clients, &servers, &free, family).context("before the policy")?;
             let (yaml, names) = row.objects();
             lab.apply("policy", &yaml)?;
@@ -349,12 +349,12 @@ struct Cut {
     stream: TcpStream,
 }
 
-/// A policy that denies everybody, for one namespace.
+/// A policy that denies every source, for one namespace.
 const DENY_ALL: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {namespace: \
-                        shop, name: nobody}\nspec: {action: DENY, rules: [{}]}\n";
-/// What a policy's selection makes the kernel hand to the daemon for a check.
+                        shop, name: deny-all}\nspec: {action: DENY, rules: [{}]}\n";
+/// Selecting a pod makes the kernel hand its plaintext connections to the daemon for a check.
 const ALLOW_CHECKED: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: \
-                             {namespace: shop, name: everybody}\nspec: {selector: {matchLabels: {app: \
+                             {namespace: shop, name: allow-all}\nspec: {selector: {matchLabels: {app: \
                              checked}}, action: ALLOW, rules: [{}]}\n";
 
 /// From when the daemon has the policy.
@@ -363,7 +363,7 @@ const PROMISED: Duration = Duration::from_millis(500);
 /// Every path's open connections are cut when a policy no longer allows them: how soon is measured and
 /// printed.
 #[test]
-fn a_revoked_policy_cuts_open_connections_of_every_path() -> Result<()> {
+fn revoked_policy_closes_open_connections_on_every_path() -> Result<()> {
     const ROUNDS: usize = 5;
     let lab = Lab::builder()
         .namespace(NamespaceSpec::mesh("shop"))
@@ -376,8 +376,8 @@ fn a_revoked_policy_cuts_open_connections_of_every_path() -> Result<()> {
         .pod(PodSpec::new("shop/checked").node(1))
         .pod(PodSpec::new("bank/unconcerned").node(1))
         .start()?;
-    lab.apply("everybody", ALLOW_CHECKED)?;
-    policy_in_force(&lab, "shop/checked", "shop/everybody", true)?;
+    lab.apply("allow-all", ALLOW_CHECKED)?;
+    policy_in_force(&lab, "shop/checked", "shop/allow-all", true)?;
     let node = &lab.nodes[1];
     let mut servers = Vec::new();
     for pod in ["shop/open", "shop/checked", "bank/unconcerned"] {
@@ -415,9 +415,9 @@ fn a_revoked_policy_cuts_open_connections_of_every_path() -> Result<()> {
         for stream in &mut kept {
             stream.write_all(b"x").and_then(|()| stream.read_exact(&mut [0])).context("not concerned")?;
         }
-        lab.remove("nobody")?;
+        lab.remove("deny-all")?;
         enforces(node, "nothing more", |dump| {
-            ensure!(!policies(dump).contains(&"shop/nobody"));
+            ensure!(!policies(dump).contains(&"shop/deny-all"));
             Ok(())
         })?;
     }
@@ -449,12 +449,12 @@ fn revoke(lab: &Lab, cuts: Vec<Cut>) -> Result<(Instant, Instant, Vec<End>)> {
             }));
         }
         let written = Instant::now();
-        lab.apply("nobody", DENY_ALL)?;
+        lab.apply("deny-all", DENY_ALL)?;
         // Asked for before the answer was made: the daemon cannot have had it any earlier than this.
         let mut unknown = written;
         eventually("the daemon has the policy", || {
             let asked = Instant::now();
-            let known = policies(&lab.nodes[1].config_dump()?).contains(&"shop/nobody");
+            let known = policies(&lab.nodes[1].config_dump()?).contains(&"shop/deny-all");
             if !known {
                 unknown = asked;
             }
@@ -507,7 +507,7 @@ fn expect(lab: &Lab, clients: &[&str], allowed: bool) -> Result<()> {
 }
 
 #[test]
-fn what_the_kernel_refuses_on_its_own_is_counted() -> Result<()> {
+fn kernel_refusals_are_counted() -> Result<()> {
     let (lab, _servers) = shop()?;
     let before = lab.nodes[1].metrics()?.sum("ambit_kernel_refusals_total", &[]);
     lab.apply("policy", STRICT_DB)?;
@@ -526,7 +526,7 @@ const DENY_WEB: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPol
                         rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}]}]}\n";
 
 #[test]
-fn a_new_policy_closes_open_connections() -> Result<()> {
+fn new_policy_closes_open_connections() -> Result<()> {
     let (lab, _servers) = shop()?;
     let web = lab.pod("shop/web");
     let db = SocketAddr::new(lab.pod("shop/db").v4.into(), DB);
@@ -552,7 +552,7 @@ fn a_new_policy_closes_open_connections() -> Result<()> {
 }
 
 #[test]
-fn probes_pass_under_any_policy_and_nothing_else_does() -> Result<()> {
+fn only_probes_pass_under_a_deny_policy() -> Result<()> {
     let (lab, _servers) = shop()?;
     lab.apply("policy", STRICT_DB)?;
     policy_in_force(&lab, "shop/db", "shop/converted_peer_authentication_strict", true)?;

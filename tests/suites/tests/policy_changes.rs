@@ -1,5 +1,5 @@
-//! Policy that changes all the time: what a destination's daemon says is in force lets nobody through that it
-//! forbids, whatever was known a moment before.
+//! Policy that changes all the time: what a destination's daemon says is in force lets no connection through
+//! that it forbids, whatever was known a moment before.
 //!
 //! Clients on the destinations' node (the direct path) and on the other (the tunnel) connect all the time,
 //! while one entry after the other of the destinations' deny lists is set and taken away. Each change is sent
@@ -36,14 +36,14 @@ const LASTING: u16 = 7003;
 const PACE: u32 = 250;
 /// Connections to the same destination in a row: the first may be asked about, the next be remembered.
 const RUN: usize = 6;
-/// How soon an open connection is cut.
+/// How soon an open connection is closed.
 const PROMISED: Duration = Duration::from_millis(500);
 /// An entry about lasting connections stays for longer than that.
 const STAYS: Duration = Duration::from_millis(900);
 /// How late a server may notice that it has accepted a connection.
 const NOTICED: Duration = Duration::from_millis(50);
 
-/// Who connects to where: an entry of a deny list.
+/// A client, a destination and a port: an entry of a deny list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Target {
     client: usize,
@@ -83,9 +83,9 @@ struct Stayed {
 struct Seen {
     attempts: Vec<Attempt>,
     stayed: Vec<Stayed>,
-    /// By destination and port: who was accepted, and when.
+    /// By destination and port: the clients that were accepted, and when.
     accepted: HashMap<(usize, u16, SocketAddr), Vec<Instant>>,
-    /// When the machine had no time for somebody who only wanted to look at the clock.
+    /// When the machine had no time for a thread that only reads the clock.
     stalls: Vec<(Instant, Instant)>,
 }
 
@@ -147,7 +147,7 @@ fn settled(flips: Option<&Vec<Flip>>, from: Instant, to: Instant) -> Option<bool
 }
 
 #[test]
-fn what_is_settled_is_told_from_what_is_not() {
+fn settled_knows_allowed_forbidden_and_in_between() {
     let start = Instant::now();
     let at = |ms| start + Duration::from_millis(ms);
     let flip = |forbidden, sent, answered| Flip {
@@ -169,7 +169,7 @@ fn what_is_settled_is_told_from_what_is_not() {
     assert_eq!(settled(None, at(0), at(9)), Some(false), "never changed");
 }
 
-/// The destinations have a deny list each, which forbids nobody yet.
+/// The destinations have a deny list each, which denies no client yet.
 fn lab() -> Result<Lab> {
     // Access logs of everything would be most of the work.
     let mut lab = Lab::builder()
@@ -182,7 +182,7 @@ fn lab() -> Result<Lab> {
             "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{namespace: shop, \
              name: list-{destination}}}\nspec: {{selector: {{matchLabels: {{app: d-{destination}}}}}, \
              action: DENY, rules: [{{from: [{{source: {{principals: \
-             [cluster.local/ns/shop/sa/nobody]}}}}]}}]}}\n"
+             [cluster.local/ns/shop/sa/unused]}}}}]}}]}}\n"
         );
         lab = lab
             .pod(PodSpec::new(&format!("shop/d-{destination}")).node(1))
@@ -226,7 +226,7 @@ fn change(lists: &mut Lists) -> Result<()> {
     Ok(())
 }
 
-/// Clients stop first: a server that goes away would refuse whom nobody forbids.
+/// Clients stop first: a server that goes away would refuse what no policy denies.
 #[derive(Default)]
 struct Stop {
     clients: AtomicBool,
@@ -239,7 +239,7 @@ impl Stop {
     }
 }
 
-/// Whom a server has accepted, and when.
+/// What a server has accepted, and when.
 type Accepted = Vec<(SocketAddr, Instant)>;
 
 /// Clients and servers, at work.
@@ -259,7 +259,7 @@ impl<'scope> Traffic<'scope> {
                 gates.push((gate.listen()?, gate));
             }
         }
-        // From here on nothing fails: who has been started must be stopped.
+        // From here on nothing fails: every thread that has been started must be stopped.
         let serve = |(listener, gate)| (gate, scope.spawn(move || accept(&listener, stop)));
         let servers = gates.into_iter().map(serve).collect();
         let mut clients = Vec::new();
@@ -306,7 +306,7 @@ impl<'scope> Traffic<'scope> {
     }
 }
 
-/// A server that notes whom it accepts, greets, and ends the connection.
+/// A server that notes its clients, greets, and ends the connection.
 struct Gate {
     destination: usize,
     port: u16,
@@ -331,14 +331,13 @@ fn accept(listener: &TcpListener, stop: &Stop) -> Accepted {
     while !stop.servers.load(Ordering::Acquire) {
         let Ok((mut stream, client)) = listener.accept() else { continue };
         accepted.push((SocketAddr::new(client.ip().to_canonical(), client.port()), Instant::now()));
-        // Whom it greets may be gone.
+        // The client may be gone.
         let _ = stream.write_all(b"hello\n");
     }
     accepted
 }
 
-/// Looks at the clock all the time, and notes when it was kept from it for long: on a busy machine, everybody
-/// is.
+/// Reads the clock all the time, and notes when it could not for long: on a busy machine no thread can.
 fn stalls(stop: &Stop) -> Vec<(Instant, Instant)> {
     const PAUSE: Duration = Duration::from_millis(5);
     const LONG: Duration = Duration::from_millis(25);
@@ -443,7 +442,8 @@ fn judge_new(lab: &Lab, seen: &Seen, flips: &HashMap<Target, Vec<Flip>>) -> Resu
             let_through.first()
         );
         ensure!(permitted > 1_000 && refused > 1_000, "{name}: too few to judge by");
-        // Decision 074: whom a change meets between connect() and the arrival of its SYN is refused, once.
+        // Decision 074: a connection whose SYN arrives after a change that came since its connect() is
+        // refused, once.
         let excused =
             if *name == "near" { turned_away.remove(&ErrorKind::ConnectionRefused).unwrap_or(0) } else { 0 };
         ensure!(turned_away.is_empty(), "{name}: refused although allowed: {turned_away:?}");
@@ -495,7 +495,7 @@ fn judge_open(seen: &Seen, flips: &HashMap<Target, Vec<Flip>>) -> Result<()> {
             let forbidden = flips.iter().find(|flip| flip.forbidden && flip.taken.answered > stayed.opened);
             if let Some(forbidden) = forbidden {
                 let since = forbidden.taken.answered;
-                // What the machine took from everybody it took from the daemon too.
+                // Time that the machine did not have, the daemon did not have either.
                 let lived = stayed
                     .ended
                     .saturating_duration_since(since)
@@ -515,7 +515,7 @@ fn judge_open(seen: &Seen, flips: &HashMap<Target, Vec<Flip>>) -> Result<()> {
 }
 
 #[test]
-fn none_slips_through_ten_thousand_changes() -> Result<()> {
+fn no_connection_escapes_ten_thousand_policy_changes() -> Result<()> {
     let lab = lab()?;
     let mut servers = Vec::new();
     for destination in 0..DESTINATIONS {

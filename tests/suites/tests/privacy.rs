@@ -1,4 +1,4 @@
-//! What a listener between the nodes learns: no byte of what applications say, whatever dies.
+//! A capture between the nodes shows no byte of application data, whichever daemon dies.
 
 use std::io::Read as _;
 use std::net::{IpAddr, SocketAddr};
@@ -27,7 +27,7 @@ fn lab() -> Result<(Lab, Vec<Server>)> {
 }
 
 #[test]
-fn nothing_readable_travels_between_the_nodes() -> Result<()> {
+fn traffic_between_nodes_is_encrypted() -> Result<()> {
     const SIZE: usize = 1 << 20;
     let (lab, _servers) = lab()?;
     let mut table = Rows::new();
@@ -157,11 +157,11 @@ fn while_dead(dead: usize, clients_node: bool) -> Result<()> {
 }
 
 #[test]
-fn with_the_peers_daemon_killed_clients_get_errors() -> Result<()> {
+fn client_gets_an_error_when_the_destinations_daemon_is_killed() -> Result<()> {
     while_dead(1, false)
 }
 
 #[test]
-fn with_its_own_daemon_killed_a_client_gets_errors() -> Result<()> {
+fn client_gets_an_error_when_its_own_daemon_is_killed() -> Result<()> {
     while_dead(0, true)
 }

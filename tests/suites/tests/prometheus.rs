@@ -17,7 +17,7 @@ const ZTUNNEL: u16 = 15020;
 const CONTROLLER: u16 = 15014;
 const PROMETHEUS: u16 = 19090;
 
-/// Refuses a port of the database to the bank, and asks a dry run about everybody.
+/// Refuses a port of the database to the bank, and evaluates a dry run for every source.
 const POLICIES: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {namespace: \
                         shop, name: no-bank}\nspec:\n  selector: {matchLabels: {app: db}}\n  action: DENY\n  \
                         rules: [{from: [{source: {namespaces: [bank]}}]}]\n---\napiVersion: \
@@ -132,7 +132,7 @@ fn get(lab: &Lab, path: &str, query: Option<&str>) -> Result<Value> {
 }
 
 #[test]
-fn a_real_prometheus_reads_all_metrics_and_the_guide_has_them() -> Result<()> {
+fn prometheus_scrapes_every_documented_metric() -> Result<()> {
     let (lab, _servers) = shop()?;
     lab.apply("policies", POLICIES)?;
     let db = SocketAddr::new(lab.pod("shop/db").v4.into(), DB);

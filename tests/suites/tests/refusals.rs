@@ -49,7 +49,7 @@ fn untouched(servers: &[Server], before: usize) -> Result<()> {
 }
 
 #[test]
-fn tunnels_need_a_certificate_of_the_mesh() -> Result<()> {
+fn tunnel_requires_a_certificate_of_the_mesh() -> Result<()> {
     let (lab, servers) = lab()?;
     let (mesh, other) = (Authority::of(&lab)?, Authority::impostor()?);
     let (from, db) = (lab.pod("legacy/old"), lab.pod("shop/db"));
@@ -96,7 +96,7 @@ fn tunnels_need_a_certificate_of_the_mesh() -> Result<()> {
 }
 
 #[test]
-fn tunnels_lead_only_to_their_pods_applications() -> Result<()> {
+fn tunnel_reaches_only_applications_of_its_pod() -> Result<()> {
     let (lab, servers) = lab()?;
     let certificate = Authority::of(&lab)?.issue(Some(WEB), Validity::Now)?;
     let (from, db, other) = (lab.pod("legacy/old"), lab.pod("shop/db"), lab.pod("shop/other"));
@@ -129,7 +129,7 @@ fn tunnels_lead_only_to_their_pods_applications() -> Result<()> {
             untouched(&servers, before)
         });
     }
-    table.row("a port where nobody listens: 503", || {
+    table.row("a port without a listener: 503", || {
         let status =
             request(&from, SocketAddr::new(db.v4.into(), PORT), Some(&certificate), &to(db.v4.into(), 9))?;
         ensure!(status == 503, "{status}");
@@ -137,7 +137,7 @@ fn tunnels_lead_only_to_their_pods_applications() -> Result<()> {
     });
     table.row("a policy that refuses: 401", || {
         let policy = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
-                      metadata: {namespace: shop, name: nobody}\nspec: {action: ALLOW}\n";
+                      metadata: {namespace: shop, name: allow-none}\nspec: {action: ALLOW}\n";
         lab.apply("policy", policy)?;
         eventually("the tunnel is refused", || {
             let status = request(
@@ -155,7 +155,7 @@ fn tunnels_lead_only_to_their_pods_applications() -> Result<()> {
 }
 
 #[test]
-fn clients_talk_only_to_who_their_destination_is() -> Result<()> {
+fn client_refuses_peer_with_another_identity() -> Result<()> {
     let (lab, _servers) = lab()?;
     let (mesh, other) = (Authority::of(&lab)?, Authority::impostor()?);
     let (web, pod) = (lab.pod("shop/web"), lab.pod("shop/masked"));
@@ -190,21 +190,21 @@ fn clients_talk_only_to_who_their_destination_is() -> Result<()> {
     lab.finish()
 }
 
-/// What a server says to a client that says nothing.
+/// What a server sends to a client that sends nothing.
 fn hear(from: &Place, to: SocketAddr) -> Result<String> {
     let mut said = String::new();
     connect(from, to)?.read_to_string(&mut said)?;
     Ok(said)
 }
 
-/// What a node's bootstrap file says.
+/// A field of a node's bootstrap file.
 fn bootstrap(node: &Node) -> Result<serde_json::Value> {
     let text = std::fs::read_to_string(node.dir.join("bootstrap.yaml"))?;
     serde_yaml_ng::from_str(&text).context("a bootstrap file is YAML")
 }
 
 #[test]
-fn nodes_get_certificates_only_for_what_they_host() -> Result<()> {
+fn node_gets_certificates_only_for_identities_it_hosts() -> Result<()> {
     let (lab, _servers) = lab()?;
     let bootstraps = lab.nodes.iter().map(bootstrap).collect::<Result<Vec<_>>>()?;
     let word = |node: usize, field: &str| {
@@ -223,7 +223,7 @@ fn nodes_get_certificates_only_for_what_they_host() -> Result<()> {
         ("another node's workload", &first, DB, false),
         ("the other node, its own workload", &second, DB, true),
         ("a pod outside the mesh", &first, "spiffe://cluster.local/ns/legacy/sa/old", false),
-        ("nobody's identity", &first, "spiffe://cluster.local/ns/shop/sa/nobody", false),
+        ("an identity without a pod", &first, "spiffe://cluster.local/ns/shop/sa/unused", false),
         ("another trust domain", &first, "spiffe://elsewhere/ns/shop/sa/web", false),
         ("a forged token", &forged, WEB, false),
         ("no token", "", WEB, false),
@@ -267,7 +267,7 @@ fn nodes_get_certificates_only_for_what_they_host() -> Result<()> {
 }
 
 #[test]
-fn configuration_is_only_for_nodes() -> Result<()> {
+fn configuration_requires_a_node_token() -> Result<()> {
     let (lab, _servers) = lab()?;
     let file = bootstrap(&lab.nodes[0])?;
     let word = |field: &str| file[field].as_str().map(str::to_owned).with_context(|| format!("no {field}"));
@@ -291,19 +291,25 @@ fn configuration_is_only_for_nodes() -> Result<()> {
             let (updates, received) = std::sync::mpsc::channel();
             let seen = inside(&lab.nodes[0].place, async {
                 let on_update = move |update: ambit_xds::client::Update| {
-                    // The test has what it wanted when it no longer listens.
+                    // The test ends when it no longer listens.
                     let _ = updates.send(update.changes.len());
                     Vec::new()
                 };
                 tokio::select! {
-                    ended = ambit_xds::client::run(connection, status, on_update) => bail!("the client ended: {ended:?}"),
-                    seen = watched.wait_for(|status| status.synced || status.error.is_some()) => Ok(seen?.clone()),
+                    ended = ambit_xds::client::run(connection, status, on_update) => {
+                        bail!("the client ended: {ended:?}")
+                    }
+                    seen = watched.wait_for(|status| status.synced || status.error.is_some()) => {
+                        Ok(seen?.clone())
+                    }
                 }
             })?;
             let resources: usize = received.try_iter().sum();
-            ensure!(seen.synced == accepted && (resources > 0) == accepted, "{resources} resources, {seen:?}");
+            let answered = seen.synced == accepted && (resources > 0) == accepted;
+            ensure!(answered, "{resources} resources, {seen:?}");
             let error = seen.error.unwrap_or_default().to_lowercase();
-            ensure!(accepted || error.contains("authenti") || error.contains("credential"), "refused for another reason: {error}");
+            let unauthenticated = error.contains("authenti") || error.contains("credential");
+            ensure!(accepted || unauthenticated, "refused for another reason: {error}");
             Ok(())
         });
     }
@@ -327,7 +333,7 @@ fn listening(pod: &Place, family: Family) -> Result<Vec<u16>> {
 }
 
 #[test]
-fn the_daemons_listeners_are_not_for_applications() -> Result<()> {
+fn applications_cannot_use_daemon_listeners() -> Result<()> {
     let (lab, servers) = lab()?;
     let web = lab.pod("shop/web");
     let mut table = Rows::new();
@@ -363,7 +369,7 @@ fn the_daemons_listeners_are_not_for_applications() -> Result<()> {
     lab.finish()
 }
 
-/// Whoever answers there, it says nothing and ends; or it does not answer at all.
+/// A connection there ends without data, or is not answered at all.
 fn no_service(from: &Place, to: SocketAddr) -> Result<()> {
     let Ok(mut stream) = from.run(|| TcpStream::connect_timeout(&to, TIMEOUT))? else { return Ok(()) };
     stream.set_read_timeout(Some(TIMEOUT))?;

@@ -142,7 +142,7 @@ fn expected(row: &str, plain: &Value) -> Result<Value> {
 }
 
 #[test]
-fn the_tunnel_is_a_socket_like_any_other() -> Result<()> {
+fn tunnelled_socket_behaves_as_documented() -> Result<()> {
     let without = lab(true)?;
     let far = |lab: &Lab, row: &str, family, port| observe(lab, FAR, row, family, port);
     let plain = observe_all(&without, far)?;
@@ -169,7 +169,7 @@ fn the_tunnel_is_a_socket_like_any_other() -> Result<()> {
 
 /// Between two pods of one node, without a mesh and on the direct path: no row differs.
 #[test]
-fn the_direct_path_is_plain_tcp() -> Result<()> {
+fn direct_socket_behaves_like_plain_tcp() -> Result<()> {
     let without = lab(true)?;
     let plain = observe_all(&without, |lab, row, family, port| observe(lab, NEAR, row, family, port))?;
     without.finish()?;
@@ -196,7 +196,7 @@ fn the_direct_path_is_plain_tcp() -> Result<()> {
 }
 
 #[test]
-fn a_stalled_reader_costs_the_daemons_little() -> Result<()> {
+fn stalled_reader_uses_bounded_daemon_memory() -> Result<()> {
     let lab = lab(false)?;
     let port = 19_000;
     // The first use makes certificates, connections and buffers that stay.
@@ -227,7 +227,7 @@ fn a_stalled_reader_costs_the_daemons_little() -> Result<()> {
 }
 
 #[test]
-fn the_guide_explains_every_difference() {
+fn guide_lists_every_difference() {
     for difference in differences() {
         assert!(
             GUIDE.contains(&format!("`{}`", difference.row)),

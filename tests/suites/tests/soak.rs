@@ -1,4 +1,4 @@
-//! An hour's churn in a minute: connections on every path, pods that come and go, policies that change, a
+//! Churn for a minute or longer: connections on every path, pods that come and go, policies that change, a
 //! controller that restarts and connections to it that break. After each round all daemons hold what they
 //! held before, and memory does not grow with the rounds.
 //!
@@ -7,20 +7,17 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use ambit_harness::{Family, Lab, NamespaceSpec, Pod, PodSpec, ServiceSpec, eventually};
+use ambit_harness::{Family, Lab, Pod, PodSpec, eventually};
 use ambit_suites::churn::{self, Stint};
+use ambit_suites::every_path;
 use ambit_suites::paths::{enforces, policies, policy_in_force, warm};
 use ambit_suites::slope::{Slope, slope};
 use ambit_suites::{Held, Rows, Server};
 use anyhow::{Context, Result, ensure};
 
-const APP: u16 = 7000;
-/// The service's port.
-const FRONT: u16 = 80;
-
-/// How long, unless told otherwise.
+/// How long by default.
 const USUAL: Duration = Duration::from_mins(1);
-/// Fewer say nothing about a slope.
+/// The fewest rounds that give a slope.
 const FEWEST: usize = 12;
 /// How long a connection to the controller must have lasted to be made again at once when it breaks.
 const LASTED: Duration = Duration::from_secs(16);
@@ -37,40 +34,21 @@ const PER_CONNECTION: f64 = 64.0;
 /// that is never ended keeps some ten KiB of buffers.
 const PER_ROUND: f64 = 24.0 * 1024.0;
 
-const CHECKED: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {namespace: \
-                       shop, name: everybody}\nspec: {selector: {matchLabels: {app: checked}}, action: \
-                       ALLOW, rules: [{}]}\n";
-
-/// A policy that selects the database and forbids nobody who is there.
+/// A policy that selects the database and denies only sources that do not exist.
 const PASSING: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {namespace: \
                        shop, name: passing}\nspec: {selector: {matchLabels: {app: db}}, action: DENY, \
                        rules: [{from: [{source: {namespaces: [nowhere]}}]}]}\n";
 
 fn lab() -> Result<(Lab, Vec<Server>)> {
-    let mut lab = Lab::builder()
-        .namespace(NamespaceSpec::mesh("shop"))
-        .namespace(NamespaceSpec::new("legacy"))
-        .pod(PodSpec::new("shop/far"))
-        .pod(PodSpec::new("shop/near").node(1))
-        .pod(PodSpec::new("shop/db").node(1))
-        .pod(PodSpec::new("shop/checked").node(1))
-        .pod(PodSpec::new("legacy/old"))
-        .service(ServiceSpec::new("shop/db").port(FRONT, APP))
-        .object("checked", CHECKED);
-    for (number, node) in [(0, 0), (1, 1)] {
-        lab = lab.pod(PodSpec::new(&format!("shop/guest-{number}")).node(node));
-    }
-    let lab = lab.start()?;
-    policy_in_force(&lab, "shop/checked", "shop/everybody", true)?;
-    let pods = ["shop/db", "shop/checked", "shop/guest-0", "shop/guest-1"];
-    let servers = pods.iter().map(|pod| Server::start(&lab.pod(pod), pod, APP)).collect::<Result<_>>()?;
-    Ok((lab, servers))
+    let builder =
+        every_path::builder().pod(PodSpec::new("shop/guest-0")).pod(PodSpec::new("shop/guest-1").node(1));
+    every_path::start(builder, &["shop/guest-0", "shop/guest-1"])
 }
 
 /// By tunnel, direct, native and checked, over both families; and from and to the guests.
 fn traffic(lab: &Lab) -> Vec<Stint> {
-    let at = |pod: &str, family| SocketAddr::new(lab.pod(pod).ip(family), APP);
-    let service = |family| SocketAddr::new(lab.service("shop/db", family), FRONT);
+    let at = |pod: &str, family| every_path::at_pod(lab, pod, family);
+    let service = |family| every_path::at_service(lab, family);
     let mut stints = Vec::new();
     for family in Family::BOTH {
         let pairs = [
@@ -96,12 +74,12 @@ fn traffic(lab: &Lab) -> Vec<Stint> {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Break {
     Nothing,
-    /// Both lose theirs, as if something between had forgotten them.
+    /// The connections of both are cut.
     Connections,
     Restart,
 }
 
-/// One of everything.
+/// One round: traffic, a policy that comes and goes, a break, guests that leave and come back.
 fn round(lab: &Lab, broken: Break) -> Result<()> {
     churn::run(&traffic(lab))?;
     lab.apply("passing", PASSING)?;
@@ -111,7 +89,7 @@ fn round(lab: &Lab, broken: Break) -> Result<()> {
         Break::Connections => {
             let mut kill = lab.control().command("ss");
             kill.args(["--kill", "--no-header", "--tcp", "sport", "=", "15012"]);
-            let killed = kill.output().context("cannot run ss")?;
+            let killed = kill.output().context("failed to run ss")?;
             ensure!(killed.status.success(), "ss: {}", String::from_utf8_lossy(&killed.stderr));
             ensure!(!killed.stdout.is_empty(), "ss has killed no connection");
         }
@@ -128,7 +106,7 @@ fn round(lab: &Lab, broken: Break) -> Result<()> {
             Ok(())
         })?;
     }
-    // Pods leave, and come again.
+    // Pods leave and come back.
     for number in 0..2 {
         let guest = lab.pod(&format!("shop/guest-{number}"));
         lab.node_of(&guest).release(&guest)?;
@@ -136,7 +114,7 @@ fn round(lab: &Lab, broken: Break) -> Result<()> {
     }
     let guests = [0, 1].map(|number| lab.pod(&format!("shop/guest-{number}")));
     enrolled(lab, &guests)?;
-    // The kernel's yeses are the same at each round's end.
+    // The kernel has the same cached verdicts at each round's end.
     for (client, to) in directs(lab) {
         warm(&lab.nodes[1], &client, to)?;
     }
@@ -146,7 +124,7 @@ fn round(lab: &Lab, broken: Break) -> Result<()> {
 fn directs(lab: &Lab) -> Vec<(Pod, SocketAddr)> {
     let mut pairs = Vec::new();
     for family in Family::BOTH {
-        let service = SocketAddr::new(lab.service("shop/db", family), FRONT);
+        let service = every_path::at_service(lab, family);
         pairs.extend(["shop/near", "shop/guest-1"].map(|client| (lab.pod(client), service)));
     }
     pairs
@@ -176,7 +154,7 @@ fn enrolled(lab: &Lab, guests: &[Pod]) -> Result<()> {
 }
 
 #[test]
-fn churn_leaves_no_growth() -> Result<()> {
+fn churn_does_not_grow_memory_or_descriptors() -> Result<()> {
     let time = match std::env::var("AMBIT_SOAK") {
         Ok(minutes) => Duration::from_mins(minutes.parse().context("AMBIT_SOAK is a number of minutes")?),
         Err(_) => USUAL,

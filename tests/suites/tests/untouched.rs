@@ -1,16 +1,15 @@
-//! What the mesh leaves alone: UDP, DNS, and everything that goes to or comes from outside. The same packets
-//! as without a mesh, with the daemons alive and dead.
+//! Traffic that the mesh does not change: UDP, DNS, and everything to and from hosts outside. The packets are
+//! those without a mesh, with the daemons alive and dead.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, UdpSocket};
-use std::time::Duration;
 
-use ambit_harness::{Family, Lab, NamespaceSpec, Place, PodSpec, Protocol, Trace};
-use ambit_suites::{Rows, TIMEOUT, connect};
+use ambit_harness::{Family, Lab, NamespaceSpec, Place, PodSpec, Protocol, Trace, eventually};
+use ambit_suites::{Rows, Server, TIMEOUT, ask, connect};
 use anyhow::{Context, Result, ensure};
 
-/// Who talks to whom, and how.
+/// A client, a server and a protocol.
 #[derive(Clone, Copy, Debug)]
 struct Row {
     name: &'static str,
@@ -102,7 +101,7 @@ fn udp(client: &Place, server: &Place, to: SocketAddr) -> Result<()> {
     let from = SocketAddr::new(if to.is_ipv4() { client.v4.into() } else { client.v6.into() }, 0);
     let socket = client.run(|| -> std::io::Result<UdpSocket> {
         let socket = UdpSocket::bind(from)?;
-        // Connected UDP passes the connect hook: it must let it be.
+        // Connected UDP passes the connect hook, which must not change it.
         socket.connect(to)?;
         Ok(socket)
     })??;
@@ -169,7 +168,7 @@ fn seen(trace: &Trace, row: Row) -> Result<Seen> {
 }
 
 #[test]
-fn the_same_packets_with_and_without_a_mesh_and_with_daemons_dead() -> Result<()> {
+fn native_packets_are_equal_with_and_without_a_mesh() -> Result<()> {
     let families = [Family::V4, Family::V6];
     let without = lab(true)?;
     let mut plain = Vec::new();
@@ -200,23 +199,31 @@ fn the_same_packets_with_and_without_a_mesh_and_with_daemons_dead() -> Result<()
     with.finish()
 }
 
-/// Connections between pods that are not enrolled do not even pass the daemon's counters.
+/// Native connections are not counted: after them one connection in a tunnel is, and it is the only one.
 #[test]
-fn the_daemon_does_not_know_of_it() -> Result<()> {
+fn native_connections_are_not_counted_by_the_daemon() -> Result<()> {
+    const APP: u16 = 7000;
     let lab = lab(false)?;
     for row in ROWS {
         run(&lab, *row, Family::V4).with_context(|| row.name)?;
     }
-    // A report that were to come would have come with the next scrape but one.
-    for _ in 0..2 {
-        for node in &lab.nodes {
-            let metrics = node.metrics()?;
-            for name in ["istio_tcp_connections_opened_total", "istio_tcp_connections_failed_total"] {
-                let count = metrics.sum(name, &[]);
-                assert!(count.abs() < 0.5, "{} counts {count} in {name}", node.name);
-            }
+    let db = lab.pod("shop/db");
+    let _server = Server::start(&db, "shop/db", APP)?;
+    ask(&lab.pod("shop/web"), SocketAddr::new(db.ip(Family::V4), APP))?;
+    // Reports come in order: once the last one is counted, none of an earlier connection is to come.
+    for node in &lab.nodes {
+        eventually(&format!("{} has counted the tunnel", node.name), || {
+            let opened = node.metrics()?.sum("istio_tcp_connections_opened_total", &[]);
+            ensure!(opened > 0.5, "nothing is counted");
+            Ok(())
+        })?;
+        let metrics = node.metrics()?;
+        for (name, expected) in
+            [("istio_tcp_connections_opened_total", 1.0), ("istio_tcp_connections_failed_total", 0.0)]
+        {
+            let count = metrics.sum(name, &[]);
+            assert!((count - expected).abs() < 0.5, "{} counts {count} in {name}", node.name);
         }
-        std::thread::sleep(Duration::from_millis(200));
     }
     lab.finish()
 }

@@ -1,4 +1,4 @@
-//! CPUs: who is pinned where, and whose time was used ([`Meter`]).
+//! CPUs: pinning of processes, and CPU time by process ([`Meter`]).
 //!
 //! The kernel counts time in ticks of 10 ms; work done in soft interrupts counts for the process they
 //! interrupt (this kernel has no accounting of its own for them, so ours must not add it a second time).
@@ -14,20 +14,20 @@ use nix::unistd::{Pid, SysconfVar, sysconf};
 pub(super) fn pin(process: u32, cpu: usize) -> Result<()> {
     for entry in std::fs::read_dir(format!("/proc/{process}/task"))? {
         let thread: i32 = entry?.file_name().to_string_lossy().parse().context("a thread's number")?;
-        sched_setaffinity(Pid::from_raw(thread), &one(cpu)?).context("cannot pin a daemon")?;
+        sched_setaffinity(Pid::from_raw(thread), &one(cpu)?).context("failed to pin a daemon")?;
     }
     Ok(())
 }
 
 /// The calling thread on one CPU.
 pub(super) fn pin_thread(cpu: usize) -> Result<()> {
-    sched_setaffinity(Pid::from_raw(0), &one(cpu)?).context("cannot pin a thread")
+    sched_setaffinity(Pid::from_raw(0), &one(cpu)?).context("failed to pin a thread")
 }
 
 /// A process's resident set, in KiB.
 pub(super) fn memory(process: u32) -> Result<u64> {
-    let status =
-        std::fs::read_to_string(format!("/proc/{process}/status")).context("cannot read its memory use")?;
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"))
+        .context("failed to read its memory use")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
     line.split_whitespace().next().context("no number")?.parse().context("not a number")
 }
@@ -53,7 +53,7 @@ pub(super) struct Used {
     pub(super) daemons: f64,
     /// Everything this process started, and the kernel's threads for soft interrupts.
     pub(super) ours: f64,
-    /// What others on the machine, or the machine's host, took away.
+    /// Used by other processes, or stolen by the machine's host.
     pub(super) others: f64,
     /// In soft interrupts, as far as the kernel's ticks see it. Part of the above.
     pub(super) softirq: f64,
@@ -132,7 +132,7 @@ impl Counters {
         let sum = |keep: &dyn Fn(u32, &Process) -> bool| -> u64 {
             processes.iter().filter(|(id, p)| keep(**id, p)).map(|(_, p)| p.ticks).sum()
         };
-        let stat = std::fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
+        let stat = std::fs::read_to_string("/proc/stat").context("failed to read /proc/stat")?;
         let machine = machine(&stat).context("/proc/stat has no line of all CPUs")?;
         Ok(Self {
             daemons: sum(&|id, _| daemons.contains(&id)),
@@ -162,7 +162,7 @@ struct Process {
 
 fn processes() -> Result<BTreeMap<u32, Process>> {
     let mut found = BTreeMap::new();
-    for entry in std::fs::read_dir("/proc").context("cannot list /proc")? {
+    for entry in std::fs::read_dir("/proc").context("failed to list /proc")? {
         let name = entry?.file_name();
         let Ok(id) = name.to_string_lossy().parse() else { continue };
         // Those that end meanwhile are counted by their parents.
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn our_own_work_is_ours() {
+    fn own_processes_are_not_counted_as_foreign() {
         let meter = Meter::start(&[std::process::id()]).expect("/proc can be read");
         let start = Instant::now();
         while start.elapsed() < Duration::from_millis(200) {

@@ -23,7 +23,7 @@ const PORTS: [u16; 3] = [loads::IPERF, loads::HTTP, loads::ECHO];
 const CLIENT: &str = "spiffe://bench/client";
 const SERVER: &str = "spiffe://bench/server";
 
-/// Both of them. Dropped, they end.
+/// Both proxies; dropping ends them.
 #[derive(Debug)]
 pub(super) struct Pair {
     client: Process,
@@ -156,7 +156,10 @@ fn tls(folder: &Path, own: &str, peer: &str) -> Value {
     let file = |name: String| json!({ "filename": folder.join(name).display().to_string() });
     json!({
         // As a client it refuses a least version without a greatest.
-        "tls_params": { "tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3" },
+        "tls_params": {
+            "tls_minimum_protocol_version": "TLSv1_3",
+            "tls_maximum_protocol_version": "TLSv1_3",
+        },
         "tls_certificates": [{
             "certificate_chain": file(format!("{own}.pem")),
             "private_key": file(format!("{own}.key")),
@@ -194,7 +197,7 @@ fn certificates(folder: &Path) -> Result<()> {
 fn openssl(folder: &Path, own: &[&str], common: &[&str]) -> Result<()> {
     let output =
         Command::new("openssl").current_dir(folder).args(["req", "-x509"]).args(own).args(common).output();
-    let output = output.context("cannot run openssl")?;
+    let output = output.context("failed to run openssl")?;
     ensure!(output.status.success(), "openssl: {}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }

@@ -7,7 +7,7 @@ pub(super) const IDLE: [&str; 2] = ["memory, idle: client's daemon", "memory, id
 pub(super) const PER_CONNECTION: [&str; 2] =
     ["memory per idle connection: client's daemon", "memory per idle connection: server's daemon"];
 
-/// What is looked at.
+/// Which value of a metric is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Of {
     /// The ratio to plain.
@@ -57,7 +57,7 @@ pub(super) struct Expected {
     pub(super) aim: Bound,
 }
 
-/// All of them.
+/// All expectations.
 pub(super) fn all() -> Vec<Expected> {
     use Bound::{AtLeast, AtMost};
     use System::{Direct, Tunnel};

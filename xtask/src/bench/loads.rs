@@ -216,21 +216,22 @@ pub(super) fn hold(route: &Route, connections: usize) -> Result<Vec<(TcpStream, 
 }
 
 /// How long our own sockets wait before they fail.
-const PATIENCE: Duration = Duration::from_secs(15);
+const TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A listener of our own in the server's pod, at [`ECHO`].
 pub(super) fn listen(server: &Pod) -> Result<TcpListener> {
     let address = SocketAddr::new(server.ip(Family::V4), ECHO);
-    let listener =
-        server.run(|| TcpListener::bind(address))?.with_context(|| format!("cannot listen at {address}"))?;
-    let patience = TimeVal::new(PATIENCE.as_secs().try_into()?, 0);
-    setsockopt(&listener, sockopt::ReceiveTimeout, &patience)?;
+    let listener = server
+        .run(|| TcpListener::bind(address))?
+        .with_context(|| format!("failed to listen at {address}"))?;
+    let timeout = TimeVal::new(TIMEOUT.as_secs().try_into()?, 0);
+    setsockopt(&listener, sockopt::ReceiveTimeout, &timeout)?;
     Ok(listener)
 }
 
 fn connect(route: &Route) -> std::io::Result<TcpStream> {
     let stream = TcpStream::connect((route.target, ECHO))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     Ok(stream)
 }
 
@@ -238,7 +239,7 @@ fn connect(route: &Route) -> std::io::Result<TcpStream> {
 fn accept(listener: &TcpListener, first: &mut [u8]) -> Result<TcpStream> {
     loop {
         let (mut stream, _) = listener.accept().context("no connection came")?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
         if stream.read_exact(first).is_ok() {
             return Ok(stream);
         }

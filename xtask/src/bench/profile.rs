@@ -37,9 +37,9 @@ impl Recording {
             .arg(&data);
         perf.args(["--pid", &processes.join(",")]).stdin(Stdio::null()).stdout(Stdio::null());
         if data.exists() {
-            std::fs::remove_file(&data).with_context(|| format!("cannot remove {}", data.display()))?;
+            std::fs::remove_file(&data).with_context(|| format!("failed to remove {}", data.display()))?;
         }
-        let recording = Self { perf: perf.spawn().context("cannot start perf")?, data };
+        let recording = Self { perf: perf.spawn().context("failed to start perf")?, data };
         // It writes its head when it has found the processes.
         eventually("perf records", || {
             let size = std::fs::metadata(&recording.data).context("perf has written nothing")?.len();
@@ -51,9 +51,9 @@ impl Recording {
 
     /// Ends it and writes the hot lists beside its data: by function, and by path into the kernel.
     pub(super) fn finish(mut self) -> Result<()> {
-        kill(Pid::from_raw(i32::try_from(self.perf.id())?), Signal::SIGINT).context("cannot end perf")?;
+        kill(Pid::from_raw(i32::try_from(self.perf.id())?), Signal::SIGINT).context("failed to end perf")?;
         // It ends by the signal that it was sent, once everything is written.
-        self.perf.wait().context("cannot wait for perf")?;
+        self.perf.wait().context("failed to wait for perf")?;
         let flat =
             ["--no-children", "--sort", "comm,dso,symbol", "--call-graph", "none", "--percent-limit", "0.3"];
         let callers = ["--children", "--sort", "symbol", "--call-graph", "none", "--percent-limit", "1"];
@@ -74,13 +74,13 @@ fn list(data: &Path, to: &Path, arguments: &[&str]) -> Result<()> {
     let mut report = Command::new("perf");
     report.args(["report", "--stdio", "--quiet", "--input"]).arg(data).args(arguments);
     let output =
-        report.stdin(Stdio::null()).stderr(Stdio::null()).output().context("cannot run perf report")?;
+        report.stdin(Stdio::null()).stderr(Stdio::null()).output().context("failed to run perf report")?;
     ensure!(
         output.status.success() && !output.stdout.is_empty(),
         "perf report said nothing about {}",
         data.display()
     );
-    std::fs::write(to, output.stdout).with_context(|| format!("cannot write {}", to.display()))?;
+    std::fs::write(to, output.stdout).with_context(|| format!("failed to write {}", to.display()))?;
     build::say(&format!("hot list: {}", to.display()));
     Ok(())
 }

@@ -167,9 +167,9 @@ impl Stage {
 
     /// Connects until the node's daemon says that the connection is direct.
     fn becomes_direct(&self, route: &Route, port: u16) -> Result<()> {
-        const PATIENCE: Duration = Duration::from_secs(10);
+        const TIMEOUT: Duration = Duration::from_secs(10);
         let address = SocketAddr::new(route.target, port);
-        within(PATIENCE, &format!("connections to {address} are direct"), || {
+        within(TIMEOUT, &format!("connections to {address} are direct"), || {
             let open = route.client.run(|| TcpStream::connect(address))??;
             let client = open.local_addr()?;
             ensure!(!client.ip().is_loopback(), "they go to the daemon: path tunnel");

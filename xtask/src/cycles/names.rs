@@ -31,12 +31,10 @@ pub(super) fn dependencies(tree: &Tree) -> Dependencies {
     for (id, module) in tree.modules.iter().enumerate() {
         found.entry(module.file.clone()).or_default();
         for mention in &module.mentions {
-            for defining in defining(tree, id, mention) {
-                let file = &tree.modules[defining].file;
-                let reexport = mention.kind == Kind::Reexport && is_within(tree, defining, id);
-                if *file == module.file || reexport {
-                    continue;
-                }
+            let Some(defining) = defining(tree, id, mention) else { continue };
+            let file = &tree.modules[defining].file;
+            let reexport = mention.kind == Kind::Reexport && is_within(tree, defining, id);
+            if *file != module.file && !reexport {
                 let place = Place { line: mention.line, path: mention.path.join("::") };
                 found.entry(module.file.clone()).or_default().entry(file.clone()).or_insert(place);
             }
@@ -45,7 +43,7 @@ pub(super) fn dependencies(tree: &Tree) -> Dependencies {
     found
 }
 
-/// The modules that define what is mentioned: one, or none where it is of another crate.
+/// The module that defines what is mentioned; none where it is of another crate.
 fn defining(tree: &Tree, from: usize, mention: &Mention) -> Option<usize> {
     let mut names = Names { tree, seen: BTreeSet::new() };
     match mention.path.split_last() {

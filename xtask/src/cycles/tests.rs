@@ -136,8 +136,8 @@ fn what_is_a_dependency() {
             1,
             &[
                 ("lib.rs", "mod a; mod b;"),
-                ("a.rs", "pub fn f() { assert!(x == crate::b::f(1), \"{}\", y); }"),
-                ("b.rs", "use crate::a::f;"),
+                ("a.rs", "pub fn f() { assert!(x == crate::b::g(1), \"{}\", y); }"),
+                ("b.rs", "use crate::a::f; pub fn g() {}"),
             ],
         ),
         (

@@ -197,9 +197,9 @@ impl<'lab> Script<'lab> {
         for row in rows.iter().rev().filter(|row| row.direction == "server").take(4) {
             table::print(row);
         }
-        self.expect("db's daemon proved cart's identity each time", || {
-            // By its certificate from another node; from its own, once the daemon has said yes, by the
-            // kernel.
+        self.expect("db's daemon knew cart's identity each time", || {
+            // By its certificate from another node; by its enrolment on the same node, where the kernel
+            // admits connections with a cached verdict.
             let proven = rows.iter().filter(to_db).filter(|row| {
                 row.identity == "cluster.local/ns/shop/sa/cart" && ["tunnel", "direct"].contains(&&*row.path)
             });
@@ -224,7 +224,7 @@ impl<'lab> Script<'lab> {
         for row in &rows {
             table::print(row);
         }
-        self.expect("db's daemon names who was refused", || {
+        self.expect("db's daemon names the identity that was refused", || {
             let row = rows.iter().find(|row| refused(row)).context("no record")?;
             ensure!(row.identity == "cluster.local/ns/shop/sa/web", "{row:?}");
             Ok(())
@@ -259,7 +259,9 @@ impl<'lab> Script<'lab> {
         });
         let rows = table.rows(self.lab);
         self.expect("no daemon has seen it", || {
-            ensure!(!rows.iter().any(|row| row.to.starts_with("printer") || row.to.starts_with(&printer.ip().to_string())), "{rows:?}");
+            let address = printer.ip().to_string();
+            let is_printer = |row: &Row| row.to.starts_with("printer") || row.to.starts_with(&address);
+            ensure!(!rows.iter().any(is_printer), "{rows:?}");
             Ok(())
         });
     }
@@ -306,7 +308,7 @@ impl<'lab> Script<'lab> {
         let url = format!("http://{to}/");
         let arguments = ["--silent", "--show-error", "--fail-with-body", "--max-time", "20", &url];
         let mut command = self.lab.pod(pod).command("curl");
-        let output = command.args(arguments).output().context("cannot run curl")?;
+        let output = command.args(arguments).output().context("failed to run curl")?;
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }

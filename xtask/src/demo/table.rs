@@ -17,7 +17,7 @@ pub(super) struct Row {
     pub to: String,
     pub direction: String,
     pub path: String,
-    /// The client's identity as the destination's daemon proved it.
+    /// The client's identity: from its certificate in a tunnel, from its enrolment on the direct path.
     pub identity: String,
     pub reason: String,
     pub policy: String,
@@ -54,20 +54,20 @@ impl Table {
 /// The column titles.
 pub(super) fn head() {
     println!(
-        "\x1b[2m{:<16} {:<22} {:<9} {:<9} {:<40} {:>7} {:>7} {:>8}  verdict\x1b[0m",
-        "from", "to", "seen by", "path", "identity (proven by certificate)", "up", "down", "time"
+        "\x1b[2m{:<16} {:<22} {:<9} {:<9} {:<40} {:>7} {:>7} {:>8}  result\x1b[0m",
+        "from", "to", "seen by", "path", "client identity", "up", "down", "time"
     );
 }
 
 /// One connection.
 pub(super) fn print(row: &Row) {
-    let verdict = match (row.error.as_str(), row.policy.as_str()) {
+    let result = match (row.error.as_str(), row.policy.as_str()) {
         ("", _) => "\x1b[32mallowed\x1b[0m".to_owned(),
         (_, "") => format!("\x1b[31mrefused\x1b[0m: {}", row.reason),
         (_, policy) => format!("\x1b[31mrefused\x1b[0m by {policy}"),
     };
     println!(
-        "{:<16} {:<22} {:<9} {:<9} {:<40} {:>7} {:>7} {:>8}  {verdict}",
+        "{:<16} {:<22} {:<9} {:<9} {:<40} {:>7} {:>7} {:>8}  {result}",
         row.from, row.to, row.direction, row.path, row.identity, row.sent, row.received, row.duration
     );
 }

@@ -1,9 +1,8 @@
 //! Constant load on an HTTP address, a new connection for each request: what a client sees while things
 //! change around it.
 //!
-//! `ambit-load --url http://shop.default/ --rate 100 --until /tmp/stop` asks 100 times a second until the file is there (or
-//! SIGTERM comes), then prints one line of JSON: how many were answered, how many were not and why, and the
-//! slowest. `ambit-load --hold host:port` opens one connection and asks over it once a second, for as long as
+//! `ambit-load shop.default:80 --rate 100 --until /tmp/stop` asks 100 times a second until the file exists,
+//! then prints one line of JSON: how many requests were answered, how many were not and why, and the slowest. `ambit-load --hold host:port` opens one connection and asks over it once a second, for as long as
 //! it lasts.
 
 use std::collections::BTreeMap;
@@ -53,7 +52,7 @@ struct Load {
     marker: String,
     /// What a request may take, in seconds.
     #[arg(long, default_value_t = 10)]
-    patience: u64,
+    timeout: u64,
 }
 
 /// What happened so far.
@@ -62,7 +61,7 @@ struct Counts {
     answered: u64,
     failed: u64,
     reasons: BTreeMap<String, u64>,
-    /// By what was said: shops say who they are, and whom they see.
+    /// By answer: shops answer with their name and their client's address.
     said: BTreeMap<String, u64>,
     slowest: Duration,
     /// Seconds after the start.
@@ -72,10 +71,10 @@ struct Counts {
 fn main() -> Result<()> {
     let load = Load::parse();
     if let Some(file) = &load.touch {
-        return std::fs::write(file, "").with_context(|| format!("cannot make {}", file.display()));
+        return std::fs::write(file, "").with_context(|| format!("failed to create {}", file.display()));
     }
     if let Some(file) = &load.untouch {
-        return std::fs::remove_file(file).with_context(|| format!("cannot remove {}", file.display()));
+        return std::fs::remove_file(file).with_context(|| format!("failed to remove {}", file.display()));
     }
     println!("ready");
     let began = Instant::now();
@@ -84,7 +83,8 @@ fn main() -> Result<()> {
         "{}",
         json!({
             "answered": counts.answered, "failed": counts.failed, "reasons": counts.reasons,
-            "said": counts.said, "slowest_ms": counts.slowest.as_millis(), "first_failure_s": counts.first_failure,
+            "said": counts.said, "slowest_ms": counts.slowest.as_millis(),
+            "first_failure_s": counts.first_failure,
             "seconds": began.elapsed().as_secs_f64(),
         })
     );
@@ -158,9 +158,9 @@ fn note(counts: &mut Counts, result: Result<Option<String>>, started: Instant, b
 fn connect(load: &Load) -> Result<TcpStream> {
     let address: SocketAddr =
         load.target.to_socket_addrs().context("resolving")?.next().context("resolving: no address")?;
-    let patience = Duration::from_secs(load.patience);
-    let stream = TcpStream::connect_timeout(&address, patience).context("connecting")?;
-    stream.set_read_timeout(Some(patience)).context("setting a timeout")?;
+    let timeout = Duration::from_secs(load.timeout);
+    let stream = TcpStream::connect_timeout(&address, timeout).context("connecting")?;
+    stream.set_read_timeout(Some(timeout)).context("setting a timeout")?;
     stream.set_nodelay(true).context("setting TCP_NODELAY")?;
     Ok(stream)
 }

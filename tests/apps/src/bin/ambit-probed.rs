@@ -57,7 +57,7 @@ fn serve(
     answer: impl Fn(TcpStream, &Counts) -> Result<()> + Clone + Send + 'static,
 ) -> Result<()> {
     let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))
-        .with_context(|| format!("cannot listen on port {port}"))?;
+        .with_context(|| format!("failed to listen on port {port}"))?;
     let counts = counts.clone();
     std::thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {

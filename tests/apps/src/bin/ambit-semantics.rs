@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use clap::Parser;
 use serde_json::{Value, json};
 
-/// A part that waits longer than this waits for ever.
+/// A part that takes longer than this hangs.
 const DEADLINE: Duration = Duration::from_mins(2);
 
 /// Tries what applications rely on.

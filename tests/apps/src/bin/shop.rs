@@ -1,4 +1,4 @@
-//! One shop of the demo: answers HTTP/1.1 and asks the next shop behind it. It knows nothing of a mesh.
+//! One shop of the demo: answers HTTP/1.1 and asks the next shop behind it. It does not know of a mesh.
 //!
 //! `shop web --listen [::]:8080 --calls 10.96.0.2:80` answers `web(10.1.0.5) <- cart(…) <- db(…)`: each
 //! shop's name with the address it saw its client under.
@@ -18,21 +18,21 @@ struct Shop {
     /// Where it listens.
     #[arg(long)]
     listen: SocketAddr,
-    /// Whom it asks before it answers.
+    /// The server that it asks before it answers.
     #[arg(long)]
     calls: Option<SocketAddr>,
 }
 
 /// Long enough for a busy machine, short enough for a person who waits.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 fn main() -> Result<()> {
     let shop = Shop::parse();
     let listener =
-        TcpListener::bind(shop.listen).with_context(|| format!("cannot listen on {}", shop.listen))?;
+        TcpListener::bind(shop.listen).with_context(|| format!("failed to listen on {}", shop.listen))?;
     println!("ready");
     loop {
-        let (stream, client) = listener.accept().context("cannot accept")?;
+        let (stream, client) = listener.accept().context("failed to accept")?;
         let shop = shop.clone();
         std::thread::spawn(move || {
             if let Err(error) = serve(&shop, stream, client) {
@@ -71,8 +71,8 @@ fn answer(shop: &Shop, client: SocketAddr) -> Result<String> {
 /// One request to the next shop, on a connection of its own.
 fn ask(next: SocketAddr) -> Result<String> {
     let mut stream =
-        TcpStream::connect_timeout(&next, PATIENCE).with_context(|| format!("cannot connect to {next}"))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+        TcpStream::connect_timeout(&next, TIMEOUT).with_context(|| format!("failed to connect to {next}"))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     write!(stream, "GET / HTTP/1.1\r\nhost: {next}\r\nconnection: close\r\n\r\n")?;
     stream.shutdown(std::net::Shutdown::Write)?;
     let mut text = String::new();

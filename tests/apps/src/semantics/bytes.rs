@@ -63,7 +63,7 @@ fn send_much(mut stream: TcpStream, size: usize) -> Result<Value> {
     let mut left = size;
     while left > 0 {
         let part = &piece[..piece.len().min(left)];
-        stream.write_all(part).context("cannot send")?;
+        stream.write_all(part).context("failed to send")?;
         context.update(part);
         left -= part.len();
     }
@@ -290,9 +290,9 @@ fn urgent_seen(listener: &Socket) -> Result<Value> {
     go(&mut stream)?;
     let mut rest = String::new();
     stream.read_to_string(&mut rest)?;
-    Ok(
-        json!({"msg_oob": result(urgent), "urgent": taken, "before": text(&before), "at_mark": mark, "rest": rest}),
-    )
+    Ok(json!({
+        "msg_oob": result(urgent), "urgent": taken, "before": text(&before), "at_mark": mark, "rest": rest,
+    }))
 }
 
 /// With SO_OOBINLINE, as telnet and FTP servers have it: no byte of the stream is lost.

@@ -1,4 +1,4 @@
-//! Ways to end: half-closes, resets, lingering, closing with data unread, writing to who is gone.
+//! Ways to close: half-closes, resets, lingering, closing with unread data, writing to a closed peer.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -27,7 +27,7 @@ const MEBIBYTE: usize = 1 << 20;
 
 /// Whatever is sent before the reset must have arrived, or the reset may overtake it.
 fn reset(stream: TcpStream) -> Result<()> {
-    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).context("cannot set SO_LINGER")?;
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).context("failed to set SO_LINGER")?;
     drop(stream);
     Ok(())
 }
@@ -148,7 +148,7 @@ fn close_unread(listener: &Socket) -> Result<Value> {
 
 fn see_close_unread(to: SocketAddr) -> Result<Value> {
     let mut stream = connect(to)?;
-    stream.write_all(b"not read by anybody")?;
+    stream.write_all(b"never read")?;
     Ok(json!({"end": drain(&mut stream)["end"]}))
 }
 

@@ -42,11 +42,16 @@ pub(super) const ROWS: &[Row] = &[
     },
     Row { name: "connect_again_after_disconnect", listen, server: serve_twice, client: reconnect },
     Row { name: "connect_twice", listen, server: serve, client: twice },
-    Row { name: "connect_refused", listen: nobody, server: |_| Ok(json!({})), client: |to| Ok(refused(to)) },
+    Row {
+        name: "connect_refused",
+        listen: unused_port,
+        server: |_| Ok(json!({})),
+        client: |to| Ok(refused(to)),
+    },
     Row { name: "server_speaks_first", listen, server: speak, client: hear },
 ];
 
-/// Says whom it accepted, whom it believes to talk to and as whom; echoes what came.
+/// Reports the accepted peer's address and both addresses of the socket; echoes what came.
 fn serve(listener: &Socket) -> Result<Value> {
     let (socket, from) = listener.accept().context("accept")?;
     let mut stream = TcpStream::from(socket);
@@ -73,10 +78,10 @@ fn serve_twice(listener: &Socket) -> Result<Value> {
     Ok(json!([serve(listener)?, serve(listener)?]))
 }
 
-/// The client's part: says its port, hears the echo, half-closes, reads to the end.
+/// The client's part: sends its port, reads the echo, half-closes, reads to the end.
 fn talk(mut stream: TcpStream, to: SocketAddr) -> Result<Value> {
     let port = stream.local_addr().context("getsockname")?.port();
-    stream.write_all(format!("{port}\n").as_bytes()).context("cannot send")?;
+    stream.write_all(format!("{port}\n").as_bytes()).context("failed to send")?;
     hear_echo(stream, to, port)
 }
 
@@ -177,7 +182,8 @@ fn fast_open(to: SocketAddr) -> Result<Value> {
         socket.bind(&SocketAddr::new(any(to), 0).into())?;
         let port = socket.local_addr()?.as_socket().context("an address of another family")?.port();
         let first = format!("{port}\n");
-        let sent = sys::send_fast_open(&socket, first.as_bytes(), to);
+        // Connects and sends in one call.
+        let sent = socket.send_to_with_flags(first.as_bytes(), &to.into(), libc::MSG_FASTOPEN);
         let whole = sent.as_ref().is_ok_and(|sent| *sent == first.len());
         if !whole {
             bail!("sendto with MSG_FASTOPEN: {}", result(sent));
@@ -204,7 +210,7 @@ fn mptcp(to: SocketAddr) -> Result<Value> {
     talk(socket.into(), to)
 }
 
-/// One socket, two connections after each other: nothing of the first may cling to the second.
+/// One socket, two connections after each other: no state of the first may remain in the second.
 fn reconnect(to: SocketAddr) -> Result<Value> {
     let socket = fresh(to, Protocol::TCP)?;
     socket.connect(&to.into()).context("connect")?;
@@ -222,7 +228,7 @@ fn twice(to: SocketAddr) -> Result<Value> {
 }
 
 /// A bound socket that does not listen: the port is refused.
-fn nobody(address: SocketAddr) -> Result<Socket> {
+fn unused_port(address: SocketAddr) -> Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;

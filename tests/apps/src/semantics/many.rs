@@ -16,7 +16,7 @@ const CONNECTIONS: usize = 2_000;
 
 fn raise_limit() -> Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("cannot raise the limit of open files")
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("failed to raise the limit of open files")
 }
 
 /// Accepts all before it answers any.

@@ -3,11 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ambit_harness::within;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-
-use crate::wait::within;
 
 /// A mounted hierarchy.
 #[derive(Clone, Debug)]
@@ -22,7 +21,7 @@ const LEAF: &str = "system";
 
 /// Every hierarchy that is mounted.
 pub(super) fn hierarchies() -> Result<Vec<Hierarchy>> {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").context("cannot read the mounts")?;
+    let mounts = std::fs::read_to_string("/proc/self/mounts").context("failed to read the mounts")?;
     let mut found: Vec<Hierarchy> = Vec::new();
     for line in mounts.lines() {
         let mut words = line.split(' ');
@@ -54,7 +53,7 @@ impl Hierarchy {
 pub(super) fn make(name: &str) -> Result<()> {
     for hierarchy in hierarchies()? {
         let group = hierarchy.group(name);
-        std::fs::create_dir_all(&group).with_context(|| format!("cannot make {}", group.display()))?;
+        std::fs::create_dir_all(&group).with_context(|| format!("failed to create {}", group.display()))?;
         // A new cpuset is empty, and an empty one takes no process: from the top down, each has what its
         // parent has.
         for path in below(&hierarchy.mount, &group) {
@@ -64,13 +63,13 @@ pub(super) fn make(name: &str) -> Result<()> {
                     && !hierarchy.leaves
                 {
                     std::fs::write(path.join(file), all.trim())
-                        .with_context(|| format!("cannot set {file}"))?;
+                        .with_context(|| format!("failed to set {file}"))?;
                 }
             }
         }
         if hierarchy.leaves {
             let leaf = group.join(LEAF);
-            std::fs::create_dir_all(&leaf).with_context(|| format!("cannot make {}", leaf.display()))?;
+            std::fs::create_dir_all(&leaf).with_context(|| format!("failed to create {}", leaf.display()))?;
             delegate(&hierarchy.mount, &group)?;
         }
     }
@@ -123,7 +122,7 @@ fn clear(group: &Path) -> Result<()> {
         // It may end by itself at any moment.
         let _: Result<(), _> = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
-    std::fs::remove_dir(group).with_context(|| format!("cannot remove {}", group.display()))
+    std::fs::remove_dir(group).with_context(|| format!("failed to remove {}", group.display()))
 }
 
 /// Processor seconds and bytes of memory of a group.

@@ -16,7 +16,7 @@ pub(super) fn run(folder: &Path, program: &str, arguments: &[&str]) -> Result<Ex
     let mut command = Command::new(program);
     command.args(arguments);
     sys::die_with_parent(&mut command);
-    let status = command.status().with_context(|| format!("cannot start {program}"))?;
+    let status = command.status().with_context(|| format!("failed to start {program}"))?;
     let code = status.code().or_else(|| Some(128 + status.signal()?)).unwrap_or(1);
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
 }
@@ -27,7 +27,7 @@ pub(super) fn serve(folder: &Path, name: &str, program: &str, arguments: &[&str]
     enter(folder)?;
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
-    let child = command.spawn().with_context(|| format!("cannot start {program}"))?;
+    let child = command.spawn().with_context(|| format!("failed to start {program}"))?;
     // As the host counts: only children are in the machine's process namespace.
     println!("{}", child.id());
     Ok(ExitCode::SUCCESS)
@@ -50,7 +50,7 @@ fn enter(folder: &Path) -> Result<()> {
     ];
     join_groups(&spec.cgroup)?;
     for (namespace, kind) in namespaces {
-        setns(namespace, kind).with_context(|| format!("cannot enter {}", spec.name))?;
+        setns(namespace, kind).with_context(|| format!("failed to enter {}", spec.name))?;
     }
     Ok(())
 }
@@ -60,7 +60,7 @@ pub(super) fn join_groups(group: &str) -> Result<()> {
     for hierarchy in cgroup::hierarchies()? {
         let file = hierarchy.processes(group);
         std::fs::write(&file, std::process::id().to_string())
-            .with_context(|| format!("cannot write {}", file.display()))?;
+            .with_context(|| format!("failed to write {}", file.display()))?;
     }
     Ok(())
 }

@@ -23,8 +23,8 @@ pub(super) fn run(path: &Path) -> Result<ExitCode> {
     signals.thread_block()?;
     let children = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
     mounts::processes()?;
-    // For whoever started us; nobody reads later.
-    std::io::stdout().write_all(b"ready\n").context("cannot say that the machine is ready")?;
+    // For the process that started this one; later it is not read.
+    std::io::stdout().write_all(b"ready\n").context("failed to report that the machine is ready")?;
 
     let input = std::io::stdin();
     loop {
@@ -33,7 +33,7 @@ pub(super) fn run(path: &Path) -> Result<ExitCode> {
             [PollFd::new(children.as_fd(), PollFlags::POLLIN), PollFd::new(input.as_fd(), interest)];
         match poll(&mut events, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
-            Err(error) => return Err(error).context("cannot wait"),
+            Err(error) => return Err(error).context("failed to wait"),
         }
         let over = events[1].revents().is_some_and(|it| it.contains(PollFlags::POLLHUP));
         if over && !spec.detached {

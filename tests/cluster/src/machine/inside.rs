@@ -15,7 +15,7 @@ const SYSCTLS: [(&str, &str); 8] = [
     ("net/ipv6/conf/all/forwarding", "1"),
     ("net/ipv4/conf/all/rp_filter", "0"),
     ("net/ipv4/conf/default/rp_filter", "0"),
-    // Addresses are ours alone: nobody waits for somebody to object to them.
+    // Addresses are unique here: duplicate address detection would only cost time.
     ("net/ipv6/conf/all/accept_dad", "0"),
     ("net/ipv6/conf/default/accept_dad", "0"),
     ("net/ipv6/conf/default/accept_ra", "0"),
@@ -26,8 +26,8 @@ const SYSCTLS: [(&str, &str); 8] = [
 /// ready.
 pub(super) fn start(path: &Path) -> Result<ExitCode> {
     let spec = spec(path)?;
-    // Ctrl-C in the terminal is for whoever started us.
-    nix::unistd::setsid().context("cannot leave the session")?;
+    // Ctrl-C in the terminal is for the process that started this one.
+    nix::unistd::setsid().context("failed to leave the session")?;
     enter::join_groups(&spec.cgroup)?;
     let kinds = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWNET
@@ -35,19 +35,19 @@ pub(super) fn start(path: &Path) -> Result<ExitCode> {
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWCGROUP
         | CloneFlags::CLONE_NEWPID;
-    unshare(kinds).context("cannot make namespaces")?;
-    std::fs::write("/proc/sys/kernel/hostname", &spec.name).context("cannot set the host name")?;
+    unshare(kinds).context("failed to make namespaces")?;
+    std::fs::write("/proc/sys/kernel/hostname", &spec.name).context("failed to set the host name")?;
     for (name, value) in SYSCTLS {
         let file = Path::new("/proc/sys").join(name);
         if file.exists() {
-            std::fs::write(&file, value).with_context(|| format!("cannot set {}", file.display()))?;
+            std::fs::write(&file, value).with_context(|| format!("failed to set {}", file.display()))?;
         }
     }
     // The file system becomes the machine's under our feet: the init is started from what we are.
     let mut command = Command::new(&spec.helper);
     command.arg("init").arg(path).stdout(Stdio::piped()).current_dir("/");
     mounts::make(&spec)?;
-    let mut init = command.spawn().context("cannot start the init")?;
+    let mut init = command.spawn().context("failed to start the init")?;
     let mut line = String::new();
     BufReader::new(init.stdout.take().context("the init has no output")?).read_line(&mut line)?;
     ensure!(line == "ready\n", "the init failed");

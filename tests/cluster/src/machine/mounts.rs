@@ -19,10 +19,10 @@ const PLAIN: [&str; 2] = ["/var/lib/containerd", "/var/lib/kubelet"];
 
 const NOTHING: Option<&str> = None;
 
-/// Makes the file system in this mount namespace, which nobody else must be in.
+/// Makes the file system in this mount namespace, which no other process may be in.
 pub(super) fn make(spec: &Spec) -> Result<()> {
     mount(NOTHING, "/", NOTHING, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NOTHING)
-        .context("cannot make the mounts private")?;
+        .context("failed to make the mounts private")?;
     let shared = Shared::open(spec)?;
     let groups = groups(spec)?;
     forget()?;
@@ -49,13 +49,13 @@ pub(super) fn make(spec: &Spec) -> Result<()> {
     }
     // As on a node of its own: what pods mount and pass on is seen by the others.
     mount(NOTHING, "/", NOTHING, MsFlags::MS_REC | MsFlags::MS_SHARED, NOTHING)
-        .context("cannot make the mounts shared")
+        .context("failed to make the mounts shared")
 }
 
 /// The view of the processes of the namespace we are in.
 pub(super) fn processes() -> Result<()> {
     fresh("proc", Path::new("/proc"), None)?;
-    mount(NOTHING, "/proc", NOTHING, MsFlags::MS_SHARED, NOTHING).context("cannot make /proc shared")
+    mount(NOTHING, "/proc", NOTHING, MsFlags::MS_SHARED, NOTHING).context("failed to make /proc shared")
 }
 
 /// Paths of the host that are kept, opened before anything hides them.
@@ -66,7 +66,7 @@ impl Shared {
         let helper = spec.helper.parent().context("the helper lies in a folder")?.to_path_buf();
         let mut open = Vec::new();
         for path in spec.shared.iter().cloned().chain([helper]) {
-            let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+            let file = File::open(&path).with_context(|| format!("failed to open {}", path.display()))?;
             open.push((path, file));
         }
         Ok(Self(open))
@@ -85,10 +85,10 @@ impl Shared {
     }
 }
 
-/// Lets go of the host's mounts that are others' business: a mount kept here would live as long as the
+/// Unmounts what other programs of the host have mounted: a mount kept here would live as long as the
 /// machine.
 fn forget() -> Result<()> {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").context("cannot read the mounts")?;
+    let mounts = std::fs::read_to_string("/proc/self/mounts").context("failed to read the mounts")?;
     let others = ["/run/", "/var/", "/opt/", "/etc/"];
     for line in mounts.lines().rev() {
         let words: Vec<&str> = line.split(' ').collect();
@@ -98,13 +98,13 @@ fn forget() -> Result<()> {
             || *path == "/run"
         {
             umount2(unescape(path).as_path(), MntFlags::MNT_DETACH)
-                .with_context(|| format!("cannot let go of {path}"))?;
+                .with_context(|| format!("failed to unmount {path}"))?;
         }
     }
     Ok(())
 }
 
-/// Blanks and their kin stand as `\040` in the list of mounts.
+/// White space is written as `\040` in the list of mounts.
 fn unescape(path: &str) -> PathBuf {
     let replaced = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
     PathBuf::from(replaced.into_iter().fold(path.to_owned(), |path, (from, to)| path.replace(from, to)))
@@ -159,19 +159,19 @@ fn relocate(groups: &[Group]) -> Result<()> {
         fresh("tmpfs", top, Some("mode=755"))?;
     }
     for Group { aside, mount: path } in groups {
-        std::fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
+        std::fs::create_dir_all(path).with_context(|| format!("failed to create {}", path.display()))?;
         mount(Some(aside), path, NOTHING, MsFlags::MS_MOVE, NOTHING)
-            .with_context(|| format!("cannot move a control group to {}", path.display()))?;
+            .with_context(|| format!("failed to move a control group to {}", path.display()))?;
     }
     Ok(())
 }
 
 fn bind(from: &Path, to: &Path) -> Result<()> {
     mount(Some(from), to, NOTHING, MsFlags::MS_BIND | MsFlags::MS_REC, NOTHING)
-        .with_context(|| format!("cannot bind {} to {}", from.display(), to.display()))
+        .with_context(|| format!("failed to bind {} to {}", from.display(), to.display()))
 }
 
 fn fresh(kind: &str, path: &Path, options: Option<&str>) -> Result<()> {
     mount(Some(kind), path, Some(kind), MsFlags::empty(), options)
-        .with_context(|| format!("cannot mount {kind} on {}", path.display()))
+        .with_context(|| format!("failed to mount {kind} on {}", path.display()))
 }

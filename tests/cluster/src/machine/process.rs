@@ -1,14 +1,13 @@
-//! Processes that are remembered in files: a number alone may meanwhile be somebody else's.
+//! Processes that are remembered in files: a number alone may meanwhile be another process's.
 
 use std::path::Path;
 use std::time::Duration;
 
+use ambit_harness::within;
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-
-use crate::wait::within;
 
 /// A process by its number and when it started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,17 +32,17 @@ impl Process {
 
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
         let text = format!("{} {}\n", self.pid, self.started);
-        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+        std::fs::write(path, text).with_context(|| format!("failed to write {}", path.display()))
     }
 
     pub(crate) fn alive(&self) -> bool {
         started(self.pid).ok().flatten() == Some(self.started)
     }
 
-    /// Asks it to end, kills it if it does not within the patience, waits until it is gone.
-    pub(crate) fn end(&self, patience: Duration) -> Result<()> {
+    /// Asks it to end, kills it if it does not within the grace period, waits until it is gone.
+    pub(crate) fn end(&self, grace: Duration) -> Result<()> {
         self.signal(Signal::SIGTERM)?;
-        if self.gone(patience).is_ok() { Ok(()) } else { self.kill() }
+        if self.gone(grace).is_ok() { Ok(()) } else { self.kill() }
     }
 
     /// Kills it and waits until it is gone; the init of a namespace takes all the namespace's processes with
@@ -59,12 +58,12 @@ impl Process {
         }
         match kill(Pid::from_raw(self.pid), signal) {
             Ok(()) | Err(Errno::ESRCH) => Ok(()),
-            Err(error) => Err(error).with_context(|| format!("cannot signal {}", self.pid)),
+            Err(error) => Err(error).with_context(|| format!("failed to signal {}", self.pid)),
         }
     }
 
-    fn gone(&self, patience: Duration) -> Result<()> {
-        within(patience, "a process ends", || {
+    fn gone(&self, grace: Duration) -> Result<()> {
+        within(grace, "a process ends", || {
             anyhow::ensure!(!self.alive(), "{} is alive", self.pid);
             Ok(())
         })

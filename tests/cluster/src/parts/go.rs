@@ -143,7 +143,7 @@ impl Go {
         let wanted = format!("k8s.io/kubernetes@v{KUBERNETES}");
         let mut download = self.command(&inside);
         let output =
-            download.args(["mod", "download", "-json", &wanted]).output().context("cannot start go")?;
+            download.args(["mod", "download", "-json", &wanted]).output().context("failed to start go")?;
         ensure!(output.status.success(), "go mod download: {}", String::from_utf8_lossy(&output.stdout));
         let description: serde_json::Value = serde_json::from_slice(&output.stdout)?;
         let upstream = description["GoMod"].as_str().context("go mod download names no go.mod")?;

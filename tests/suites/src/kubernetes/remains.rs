@@ -3,7 +3,7 @@
 use ambit_harness::within;
 use anyhow::{Result, ensure};
 
-use super::{Mesh, PATIENCE, run};
+use super::{DEADLINE, Mesh, run};
 
 /// What is there. Looked at before an installation and after its end.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ impl Remains {
 
     /// Waits until all is as it was.
     pub fn are_back(&self, mesh: &Mesh) -> Result<()> {
-        within(PATIENCE, "all is as before", || {
+        within(DEADLINE, "all is as before", || {
             let now = Self::of(mesh)?;
             for (node, (before, after)) in self.nodes.iter().zip(&now.nodes).enumerate() {
                 same(&format!("node{}", node + 1), before, after)?;

@@ -1,7 +1,8 @@
 //! What was measured at each number of clients, as a picture.
 
-use std::fmt::Write as _;
 use std::time::Duration;
+
+use ambit_harness::chart::{self, Bar, Panel};
 
 /// Figures at a number of clients.
 #[derive(Clone, Debug)]
@@ -23,18 +24,12 @@ impl Stage {
     }
 }
 
-const WIDTH: f64 = 760.0;
-const LEFT: f64 = 120.0;
-const SPAN: f64 = 470.0;
-const STEP: f64 = 22.0;
-
-type Value = fn(&Stage) -> f64;
+/// How a figure is read from a stage.
+type Figure = fn(&Stage) -> f64;
 
 /// Draws bars for each stage.
 pub fn draw(title: &str, stages: &[Stage]) -> String {
-    let mut body = String::new();
-    let mut top = 60.0;
-    let panels: [(&str, &str, Value); 4] = [
+    let figures: [(&str, &str, Figure); 4] = [
         ("a pod's change to all clients, p50, ms", "#3b82f6", |stage| stage.percentile(50)),
         ("a pod's change to all clients, p99, ms", "#1d4ed8", |stage| stage.percentile(99)),
         ("controller's processor time for a change, ms", "#22a565", |stage| stage.cpu),
@@ -42,33 +37,21 @@ pub fn draw(title: &str, stages: &[Stage]) -> String {
             f64::from(u32::try_from(stage.resident).unwrap_or(u32::MAX))
         }),
     ];
-    for (name, colour, value) in panels {
-        let most = stages.iter().map(value).fold(1e-9, f64::max);
-        let _ = writeln!(body, "<text x=\"20\" y=\"{:.0}\" font-weight=\"600\">{name}</text>", top + 16.0);
-        top += 26.0;
-        for stage in stages {
-            let (value, length) = (value(stage), value(stage) / most * SPAN);
-            let _ = writeln!(
-                body,
-                "<text x=\"{:.0}\" y=\"{:.0}\" text-anchor=\"end\">{} clients</text><rect x=\"{LEFT}\" \
-                 y=\"{top:.0}\" width=\"{length:.1}\" height=\"16\" rx=\"2\" fill=\"{colour}\"/><text \
-                 x=\"{:.1}\" y=\"{:.0}\">{value:.1}</text>",
-                LEFT - 10.0,
-                top + 13.0,
-                stage.clients,
-                LEFT + length + 8.0,
-                top + 13.0
-            );
-            top += STEP;
-        }
-        top += 12.0;
-    }
-    format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {top:.0}\" width=\"{WIDTH}\" \
-         height=\"{top:.0}\" font-family=\"system-ui, 'DejaVu Sans', sans-serif\" font-size=\"13\" \
-         fill=\"#1f2937\">\n<rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n<text x=\"20\" \
-         y=\"34\" font-size=\"18\" font-weight=\"600\">{title}</text>\n{body}</svg>\n"
-    )
+    let panels = figures.map(|(title, colour, figure)| {
+        let bar = |stage: &Stage| {
+            let value = figure(stage);
+            Bar {
+                label: format!("{} clients", stage.clients),
+                value,
+                text: format!("{value:.1}"),
+                colour,
+                range: None,
+                mark: None,
+            }
+        };
+        Panel { title: title.to_owned(), bars: stages.iter().map(bar).collect(), reference: None }
+    });
+    chart::draw(title, "lower is better", &panels)
 }
 
 #[cfg(test)]

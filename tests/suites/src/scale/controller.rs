@@ -9,20 +9,20 @@ use ambit_cluster::Cluster;
 use ambit_harness::within;
 use anyhow::{Context, Result};
 
-use crate::kubernetes::{PATIENCE, SYSTEM, run};
+use crate::kubernetes::{DEADLINE, SYSTEM, run};
 
-/// Of a process.
+/// What a process uses.
 #[derive(Clone, Copy, Debug)]
 pub struct Usage {
     /// Resident memory in MB.
     pub resident: u64,
-    /// The most that it ever was, in MB.
+    /// Peak resident memory in MB.
     pub peak: u64,
     /// Processor time since its start, in seconds.
     pub cpu: f64,
 }
 
-/// It, until it is dropped.
+/// A running controller; dropping it ends it.
 #[derive(Debug)]
 pub struct Controller {
     child: Child,
@@ -63,7 +63,7 @@ impl Controller {
         let began = Instant::now();
         let mut controller = Self { child: command.spawn()?, address: listen, ready: Duration::ZERO };
         let url = format!("http://{readiness}/healthz/ready");
-        within(PATIENCE, "the controller is ready", || {
+        within(DEADLINE, "the controller is ready", || {
             run(Command::new("curl").args(["--silent", "--fail", &url])).map(drop)
         })
         .with_context(|| std::fs::read_to_string(folder.join("controller.log")).unwrap_or_default())?;
@@ -71,7 +71,7 @@ impl Controller {
         Ok(controller)
     }
 
-    /// What it uses now.
+    /// What the controller uses now.
     pub fn usage(&self) -> Result<Usage> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let field = |name: &str| -> Result<u64> {

@@ -1,4 +1,4 @@
-//! The objects of a large cluster: nodes and pods that nobody runs.
+//! The objects of a large cluster: nodes and pods without a kubelet.
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -35,16 +35,28 @@ pub fn populate(api: &Api) -> Result<()> {
     let mut requests: Vec<_> = (0..NAMESPACES).map(|number| account(&namespace(number), "default")).collect();
     requests.push(account(SYSTEM, "ztunnel"));
     requests.extend((0..SERVICES).map(|number| {
-        let body = json!({"metadata": {"name": format!("s{number}")}, "spec": {"selector": {"app": format!("a{number}")}, "ports": [{"port": 80, "targetPort": 8080}]}});
+        let body = json!({
+            "metadata": {"name": format!("s{number}")},
+            "spec": {
+                "selector": {"app": format!("a{number}")},
+                "ports": [{"port": 80, "targetPort": 8080}],
+            },
+        });
         post(format!("/api/v1/namespaces/{}/services", namespace(number)), body)
     }));
     api.send(&requests).context("accounts and services")?;
 
     let pod = |space: &str, name: &str, account: &str, app: &str, node: usize| {
         let body = json!({
-            "metadata": {"name": name, "labels": {"app": app}, "annotations": {"ambient.istio.io/redirection": "enabled"}},
-            "spec": {"nodeName": format!("sim{node}"), "serviceAccountName": account, "automountServiceAccountToken": false,
-                     "containers": [{"name": "c", "image": "none", "ports": [{"containerPort": 8080}]}]},
+            "metadata": {
+                "name": name, "labels": {"app": app},
+                "annotations": {"ambient.istio.io/redirection": "enabled"},
+            },
+            "spec": {
+                "nodeName": format!("sim{node}"), "serviceAccountName": account,
+                "automountServiceAccountToken": false,
+                "containers": [{"name": "c", "image": "none", "ports": [{"containerPort": 8080}]}],
+            },
         });
         post(format!("/api/v1/namespaces/{space}/pods"), body)
     };
@@ -66,7 +78,7 @@ pub fn populate(api: &Api) -> Result<()> {
     api.send(&requests).context("statuses").map(drop)
 }
 
-/// The request that says of a pod that it runs, and is ready or not.
+/// The request that sets a pod's status: running, and ready or not.
 pub fn status(number: usize, ready: bool) -> (&'static str, String, Value) {
     let address = format!("10.{}.{}.{}", 64 + number / 62_500, number / 250 % 250, number % 250 + 1);
     let body = json!({"status": {

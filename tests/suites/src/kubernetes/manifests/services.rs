@@ -2,7 +2,7 @@
 
 use super::deployment;
 
-/// Addresses of nobody: those of a load balancer, and of a router that hands its traffic to nodes.
+/// Unassigned addresses: those of a load balancer, and of a router that hands its traffic to nodes.
 pub const BALANCER: &str = "203.0.113.10";
 pub const EXTERNAL: &str = "203.0.113.20";
 
@@ -19,8 +19,8 @@ pub fn pods() -> String {
     let cart = unprobed("shop", "cart", "node2").replace(
         &args("cart", 8080),
         &format!(
-            "{}          ports: [{{containerPort: 8080, hostPort: 18080}}]\n        - name: metrics\n          \
-             image: docker.io/ambit/tests:0.1.0\n          {}",
+            "{}          ports: [{{containerPort: 8080, hostPort: 18080}}]\n        \
+             - name: metrics\n          image: docker.io/ambit/tests:0.1.0\n          {}",
             args("cart", 8080),
             args("metrics", 9102),
         ),
@@ -31,8 +31,8 @@ pub fn pods() -> String {
             .replace(
                 &args(name, 8080),
                 &format!(
-                    "{}          ports: [{{name: web, containerPort: {port}}}]\n        - name: named\n          \
-                     image: docker.io/ambit/tests:0.1.0\n          {}",
+                    "{}          ports: [{{name: web, containerPort: {port}}}]\n        \
+                     - name: named\n          image: docker.io/ambit/tests:0.1.0\n          {}",
                     args(name, 8080),
                     args(name, port)
                 ),
