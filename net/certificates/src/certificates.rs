@@ -23,7 +23,7 @@ use crate::store::Store;
 
 /// Requests to the CA under way at a time: a node that starts asks for all its identities at once.
 const CONCURRENT_REQUESTS: usize = 16;
-/// Changes a slow follower may be behind before it is told that it lags.
+/// Changes that a slow receiver may be behind before it lags.
 const QUEUED_CHANGES: usize = 256;
 
 /// What certificates to ask for.
@@ -102,7 +102,7 @@ impl Certificates {
         self.0.entries.read().get(identity).and_then(|kept| kept.entry.current((self.0.clock)()))
     }
 
-    /// Says which identity got a new certificate. A receiver that lags must take all as changed.
+    /// Sends the identities that got a new certificate. A receiver that lags must take all as changed.
     pub fn changes(&self) -> broadcast::Receiver<Identity> {
         self.0.changes.subscribe()
     }

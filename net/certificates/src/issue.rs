@@ -57,7 +57,7 @@ fn request(identity: &Identity, key: &KeyPair) -> Result<String, rcgen::Error> {
     params.serialize_request(key)?.pem()
 }
 
-/// Takes the signer's answer, or says why not.
+/// Takes the signer's answer, or returns why it is refused.
 fn accept(identity: &Identity, chain: &[String], key: &KeyPair, now: SystemTime) -> Result<Issued, String> {
     let chain = read_chain(chain)?;
     let [leaf, intermediates @ .., root] = &chain[..] else {

@@ -2,7 +2,7 @@
 //!
 //! Entry point: [`Certificates`]. [`Certificates::keep`] gives a [`Lease`]: while one lives, the identity's
 //! certificate is fetched and renewed. [`Certificates::current`] is what a handshake takes;
-//! [`Certificates::changes`] tells which identity got a new one.
+//! [`Certificates::changes`] sends the identities that got a new one.
 #![warn(missing_docs)]
 
 mod certificates;

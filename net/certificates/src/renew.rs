@@ -65,7 +65,7 @@ async fn attempt(store: &Store, entry: &Entry, lifetime: Duration) -> Result<Iss
     issue::issue(&*store.signer, identity, store.ttl, timeout, &store.clock).await
 }
 
-/// Puts a certificate in force, with the roots that are trusted now. Says when it ends.
+/// Publishes a certificate, with the roots that are trusted now. Returns when it expires.
 fn publish(store: &Store, entry: &Entry, issued: Issued) -> Result<SystemTime, Error> {
     let Issued { certificate, root } = issued;
     let not_after = certificate.not_after;

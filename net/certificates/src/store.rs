@@ -62,7 +62,7 @@ impl Store {
         }
     }
 
-    /// Removes the entry if there is no lease on it, and says whether it is gone.
+    /// Removes the entry if there is no lease on it. True if it is gone.
     pub(crate) fn remove_unwanted(&self, entry: &Arc<Entry>) -> bool {
         let mut entries = self.entries.write();
         let Some(kept) = entries.get(&entry.identity).filter(|kept| Arc::ptr_eq(&kept.entry, entry)) else {

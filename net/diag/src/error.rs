@@ -24,7 +24,7 @@ pub enum Error {
         /// The kernel's error.
         source: io::Error,
     },
-    /// An answer is not what the kernel's interface says.
+    /// An answer does not follow the kernel's interface.
     #[error("failed to parse netlink message: {0}")]
     Malformed(&'static str),
 }

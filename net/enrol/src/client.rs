@@ -51,7 +51,7 @@ impl Client {
             pods: BTreeMap::new(),
             kept: BTreeSet::new(),
             snapshot_sent: false,
-            told: Told::Everything,
+            replay: Replay::Complete,
         };
         let thread = std::thread::Builder::new()
             .name("enrol".to_owned())
@@ -68,7 +68,7 @@ impl Client {
         self.call(Message::Add(pod.clone()), Some(descriptor))
     }
 
-    /// Says that a workload enrolled earlier (also by a predecessor of this process) stays.
+    /// Keeps a workload that was enrolled earlier, also by a predecessor of this process.
     pub fn keep(&self, uid: &str) -> Result<(), Error> {
         self.call(Message::Keep { uid: uid.to_owned() }, None)
     }
@@ -78,7 +78,7 @@ impl Client {
         self.call(Message::Delete { uid: uid.to_owned() }, None)
     }
 
-    /// Says that all pods have been added or kept: the daemon releases this source's others.
+    /// Completes the snapshot: all pods have been added or kept, and the daemon releases this source's others.
     pub fn snapshot_sent(&self) -> Result<(), Error> {
         self.call(Message::SnapshotSent, None)
     }
@@ -142,7 +142,7 @@ fn once(
     }
 }
 
-/// What the thread holds: what has been enrolled, and whether the present daemon knows.
+/// What the thread holds: what has been enrolled, and whether the connected daemon knows.
 #[derive(Debug)]
 struct Keeper {
     path: PathBuf,
@@ -150,20 +150,21 @@ struct Keeper {
     timeout: Duration,
     connection: Option<Connection>,
     pods: BTreeMap<String, (Pod, OwnedFd)>,
-    /// Named to stay, and not added since.
+    /// Uids kept, and not added since.
     kept: BTreeSet<String>,
     snapshot_sent: bool,
-    told: Told,
+    replay: Replay,
 }
 
-/// What the connected daemon has been told.
+/// Whether the connected daemon has been sent what was enrolled before it came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Told {
-    /// Nothing yet.
-    Nothing,
-    /// All that there was, and it refused some: said again at that time.
+enum Replay {
+    /// Not yet.
+    Needed,
+    /// It has, and refused some: sent again at that time.
     Refused(Instant),
-    Everything,
+    /// It has, and took everything.
+    Complete,
 }
 
 impl Keeper {
@@ -212,8 +213,8 @@ impl Keeper {
                 let fresh = Connection::retry(&self.path, &self.source, command.deadline)?;
                 self.adopt(fresh);
             }
-            if self.told == Told::Nothing {
-                self.catch_up();
+            if self.replay == Replay::Needed {
+                self.try_replay();
             }
             let descriptor = command.descriptor.as_ref().map(AsFd::as_fd);
             let Some(connection) = &mut self.connection else {
@@ -234,7 +235,7 @@ impl Keeper {
         }
     }
 
-    /// Connects again after a restart of the daemon, and tells the new one everything.
+    /// Connects again after a restart of the daemon, and enrols everything with the new one.
     fn watch(&mut self) {
         if self.connection.as_ref().is_some_and(Connection::closed) {
             self.connection = None;
@@ -244,10 +245,10 @@ impl Keeper {
             let Ok(fresh) = self.open() else { return };
             self.adopt(fresh);
         }
-        match self.told {
-            Told::Everything => {}
-            Told::Refused(again) if Instant::now() < again => {}
-            Told::Nothing | Told::Refused(_) => self.catch_up(),
+        match self.replay {
+            Replay::Complete => {}
+            Replay::Refused(again) if Instant::now() < again => {}
+            Replay::Needed | Replay::Refused(_) => self.try_replay(),
         }
     }
 
@@ -267,21 +268,21 @@ impl Keeper {
 
     fn adopt(&mut self, fresh: Connection) {
         self.connection = Some(fresh);
-        self.told = Told::Nothing;
+        self.replay = Replay::Needed;
     }
 
-    fn catch_up(&mut self) {
-        match self.tell() {
-            Ok(()) => self.told = Told::Everything,
+    fn try_replay(&mut self) {
+        match self.replay_all() {
+            Ok(()) => self.replay = Replay::Complete,
             Err(error @ Error::Refused { .. }) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "re-enrolment refused");
-                self.told = Told::Refused(Instant::now() + REFUSED_PAUSE);
+                self.replay = Replay::Refused(Instant::now() + REFUSED_PAUSE);
             }
             Err(_) => self.connection = None,
         }
     }
 
-    fn tell(&mut self) -> Result<(), Error> {
+    fn replay_all(&mut self) -> Result<(), Error> {
         let Some(connection) = &mut self.connection else { return Ok(()) };
         // One that cannot be enrolled must not keep the others out; without it the snapshot is not complete.
         let mut refused = None;

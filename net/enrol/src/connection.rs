@@ -17,7 +17,7 @@ use crate::packet;
 /// How often the connection is checked, and tried again if the daemon is gone.
 pub(crate) const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Tells socket files apart: another daemon's is another file. One that is bound keeps its number while its
+/// Identifies a socket file: another daemon's is another file. One that is bound keeps its number while its
 /// daemon lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct SocketFile {

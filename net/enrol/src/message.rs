@@ -72,7 +72,7 @@ pub struct Pod {
     pub name: String,
 }
 
-/// What a source says.
+/// A message of a source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Message {
@@ -85,12 +85,12 @@ pub enum Message {
     },
     /// With the namespace's descriptor.
     Add(Pod),
-    /// Was added before (perhaps by this source's predecessor) and stays.
+    /// The pod was added before (perhaps by this source's predecessor) and stays.
     Keep {
         /// The pod's uid.
         uid: String,
     },
-    /// Leaves.
+    /// The pod leaves the mesh.
     Delete {
         /// The pod's uid.
         uid: String,

@@ -23,7 +23,7 @@ use crate::client::{self, Connection};
 use crate::request::ConnectRequest;
 use crate::{Error, Tunnel};
 
-/// How often a tunnel is asked for: kept connections may all be dead, and a fresh one may be told to go away
+/// How often a tunnel is requested: kept connections may all be dead, and a fresh one may be sent GOAWAY
 /// at once.
 const ATTEMPTS: usize = 3;
 /// How many dials one tunnel may begin: others may take all the places on a new connection, or its peer may

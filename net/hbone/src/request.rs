@@ -30,7 +30,7 @@ pub enum Authority {
     },
 }
 
-/// What a client asks for, and what it says of itself. Only the certificate proves its identity: everything
+/// A client's request and its description of itself. Only the certificate proves its identity: everything
 /// but the authority is for telemetry and for showing the application its client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectRequest {
@@ -38,7 +38,7 @@ pub struct ConnectRequest {
     pub authority: Authority,
     /// The source workload's description of itself.
     pub baggage: Option<Baggage>,
-    /// The address of the application that connected, as its proxy says.
+    /// The address of the application that connected, according to its proxy.
     pub forwarded: Option<SocketAddr>,
     /// W3C trace context.
     pub traceparent: Option<HeaderValue>,
@@ -69,7 +69,7 @@ impl RequestError {
 }
 
 impl ConnectRequest {
-    /// A request that says nothing but where to.
+    /// A request with an authority only.
     pub fn to(authority: SocketAddr) -> Self {
         Self { authority: Authority::Address(authority), baggage: None, forwarded: None, traceparent: None }
     }

@@ -70,7 +70,7 @@ struct Inner {
     settings: Settings,
     /// Counted by the workload's [`Clients::id`] and the client's address.
     handshakes: Handshakes<(usize, IpAddr)>,
-    /// Told how long each TLS handshake took that succeeded.
+    /// Called with the duration of each successful TLS handshake.
     observe: fn(Duration),
 }
 
@@ -109,15 +109,15 @@ impl Server {
         Self::observed(settings, |_| {})
     }
 
-    /// A server that tells `observe` how long each TLS handshake took that succeeded.
+    /// A server that calls `observe` with the duration of each successful TLS handshake.
     pub fn observed(settings: Settings, observe: fn(Duration)) -> Self {
         let handshakes = Handshakes::new(settings.handshakes);
         Self(Arc::new(Inner { settings, handshakes, observe }))
     }
 
     /// Serves one socket to its end. Each request runs in a task of its own: `handle` is called with it and
-    /// gives the task's future. When `drain` resolves the client is told to open no more tunnels, and the
-    /// connection ends with its last one. Dropping the future cuts the connection and resets its tunnels.
+    /// returns the task's future. When `drain` resolves the client is sent GOAWAY, and the connection ends
+    /// with its last tunnel. Dropping the future cuts the connection and resets its tunnels.
     ///
     /// `clients` are those of the workload that the socket is for.
     pub async fn serve<H, F>(

@@ -48,5 +48,5 @@ fn errors_name_file_and_field() {
         assert!(fits, "{name}: {said:?}");
     }
     let error = read(Path::new("/no/such.yaml"), check).expect_err("no file").chain();
-    assert!(error.starts_with("reading /no/such.yaml: "), "{error}");
+    assert!(error.starts_with("failed to read configuration /no/such.yaml: "), "{error}");
 }

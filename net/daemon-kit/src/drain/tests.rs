@@ -43,7 +43,7 @@ async fn holders_are_cut_at_the_deadline() {
     let before = Instant::now();
     let error = drain.finish(Duration::from_secs(10)).await.expect_err("one does not end by itself");
     assert!(matches!(error, Error::DrainDeadline { holders: 1, .. }), "{error}");
-    assert_eq!(error.to_string(), "1 tasks still run after 10 s of draining");
+    assert_eq!(error.to_string(), "failed to drain within 10 s: 1 tasks still running");
     assert_eq!(cut.await.expect("no panic") - before, Duration::from_secs(10));
 }
 

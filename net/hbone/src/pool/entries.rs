@@ -1,4 +1,4 @@
-//! The pool's book: which connections and dials there are for each key.
+//! The connections and dials of each key: [`Entries`].
 
 use std::collections::HashMap;
 
@@ -6,7 +6,7 @@ use super::key::Key;
 use crate::client::Connection;
 use crate::client::shared::Slot;
 
-/// `F` is what those who wait for a dial hold.
+/// `F` is what callers hold that wait for a dial.
 pub(super) struct Entries<F> {
     /// Numbers dials, and the connections they made.
     newest: u64,
@@ -61,7 +61,7 @@ impl<F: Clone> Entries<F> {
         }
     }
 
-    /// Notes a dial and numbers it.
+    /// Records a dial and numbers it.
     pub(super) fn begin(&mut self, key: &Key, flight: F) -> u64 {
         self.newest += 1;
         let entry = self
@@ -72,7 +72,7 @@ impl<F: Clone> Entries<F> {
         self.newest
     }
 
-    /// Keeps what the dial made, if it is still wanted.
+    /// Keeps the connection that the dial made, if it is still wanted.
     pub(super) fn keep(&mut self, key: &Key, number: u64, connection: Connection) -> bool {
         let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.dials(number)) else {
             return false;

@@ -13,7 +13,7 @@ use crate::tunnel::Received;
 
 pub(super) struct Downward {
     received: Received,
-    /// The socket has been told of the end.
+    /// The socket has been shut down for writing.
     ended: bool,
 }
 
@@ -22,7 +22,8 @@ impl Downward {
         Self { received, ended: false }
     }
 
-    /// Carries what can be carried; ready when the peer has ended its direction and the socket was told.
+    /// Carries what can be carried; ready when the peer has ended its direction and the socket was shut
+    /// down.
     pub(super) fn poll(
         &mut self,
         context: &mut Context<'_>,

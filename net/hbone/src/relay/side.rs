@@ -19,7 +19,7 @@ pub trait Side {
     /// The next piece; an empty one is the end.
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Bytes>>;
 
-    /// Writes what the stream takes, takes it off `bytes` and says how much it was.
+    /// Writes as much as the stream takes, removes it from `bytes` and returns its length.
     fn poll_write(&mut self, context: &mut Context<'_>, bytes: &mut Bytes) -> Poll<io::Result<usize>>;
 
     /// Ends the direction that is written to; the other stays open.

@@ -89,7 +89,7 @@ impl Upward {
         Poll::Ready(Ok(()))
     }
 
-    /// How much the tunnel takes now; `None` when it takes nothing any more.
+    /// How many bytes the tunnel takes now; `None` when it takes no more.
     fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<usize>, End>> {
         if self.send.capacity() < CHUNK {
             self.reserved = true;
@@ -127,7 +127,7 @@ impl Upward {
         poll_flushed(&mut self.send, self.send_buffer, context)
     }
 
-    /// Tells the peer that the application's connection was reset.
+    /// Resets the tunnel, as the application's connection was.
     pub(super) fn reset(&mut self) {
         self.send.send_reset(Reason::CANCEL);
     }

@@ -1,8 +1,8 @@
-//! What a source says of itself for telemetry, as W3C baggage with Istio's keys: [`Baggage`].
+//! The source workload's description of itself for telemetry, as W3C baggage with Istio's keys: [`Baggage`].
 
 use http::HeaderValue;
 
-/// Nothing in it is proven. Empty texts are left out.
+/// None of it is proven. Empty fields are left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Baggage {
     /// `k8s.cluster.name`
@@ -26,7 +26,7 @@ pub struct Baggage {
 const KINDS: [&str; 4] = ["deployment", "cronjob", "pod", "job"];
 
 impl Baggage {
-    /// `None` when there is nothing to say.
+    /// `None` if all fields are empty.
     pub(super) fn to_header(&self) -> Option<HeaderValue> {
         let workload_key = format!("k8s.{}.name", self.workload_kind);
         let known_kind = KINDS.contains(&self.workload_kind.as_str());

@@ -1,4 +1,4 @@
-//! What a request says survives the wire, and what is no request is none.
+//! Requests survive the wire; what is not a request is refused.
 
 use proptest::option;
 use proptest::prelude::*;

@@ -36,7 +36,7 @@ impl Clients {
         self.0.lock().total
     }
 
-    /// What tells these from another workload's.
+    /// Identifies the workload.
     pub(super) fn id(&self) -> usize {
         Arc::as_ptr(&self.0).addr()
     }

@@ -197,7 +197,7 @@ fn name_error(error: NameError) -> Error {
     cause(error)
 }
 
-/// Makes the peer get the alert about its certificate, and the log the reason in words.
+/// Sends the peer the alert about its certificate, and keeps the reason for the log.
 fn cause(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     CertificateError::Other(OtherError(Arc::new(Cause(error)))).into()
 }

@@ -1,4 +1,4 @@
-//! What waits for a socket that takes nothing: [`Backlog`].
+//! Received data that waits for its reader: [`Backlog`].
 
 use std::collections::VecDeque;
 

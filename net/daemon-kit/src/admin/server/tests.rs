@@ -64,7 +64,12 @@ fn requests_are_answered_or_refused() {
         ("method of path", format!("POST /text HTTP/1.1\r\n{close}\r\n"), "405", "allow: GET"),
         ("method", format!("DELETE /text HTTP/1.1\r\n{close}\r\n"), "405", "allow: GET"),
         ("bad query", format!("GET /json?a=%ff HTTP/1.1\r\n{close}\r\n"), "400", "not UTF-8"),
-        ("browser", format!("POST /echo HTTP/1.1\r\norigin: http://x\r\n{close}\r\n"), "403", "browser"),
+        (
+            "browser",
+            format!("POST /echo HTTP/1.1\r\norigin: http://x\r\n{close}\r\n"),
+            "403",
+            "from a web page",
+        ),
         ("big head", big_head, "431", ""),
         ("many headers", many, "431", ""),
         ("big body", big_body, "413", "longer than"),
@@ -81,7 +86,7 @@ fn bind_error_names_the_address() {
     let (_admin, address) = start(Router::new());
     let error = Admin::start(vec![Server { name: "metrics", address, router: Router::new() }]);
     let text = error.expect_err("the port is taken").to_string();
-    assert_eq!(text, format!("metrics server: listening on {address}"));
+    assert_eq!(text, format!("failed to listen on {address} for the metrics server"));
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! What a mismatch says.
+//! The messages of mismatches.
 
 use super::*;
 
