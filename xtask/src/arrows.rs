@@ -23,6 +23,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("ambit-hbone", &["ambit-core"]),
     ("ambit-daemon-kit", &["ambit-core"]),
     ("ambit-certificates", &["ambit-core", "ambit-daemon-kit", "ambit-hbone"]),
+    // What any proxy of the mesh does, without pods or eBPF: never the loader, enrolment or sock_diag.
+    ("ambit-proxy", &["ambit-certificates", "ambit-core", "ambit-daemon-kit", "ambit-hbone", "ambit-xds"]),
     (
         "ambit-ztunnel",
         &[
@@ -33,6 +35,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "ambit-enrol",
             "ambit-hbone",
             "ambit-loader",
+            "ambit-proxy",
             "ambit-xds",
         ],
     ),

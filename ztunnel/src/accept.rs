@@ -4,20 +4,22 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ambit_proxy::shares::Held;
+use ambit_proxy::{inbound, socket};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::daemon::Node;
 use crate::error::Error;
+use crate::metrics::ACCEPT_ERRORS;
+use crate::node::Node;
+use crate::outbound;
 use crate::pods::{Listeners, Pod, Role};
-use crate::shares::Held;
-use crate::{health, inbound, outbound, socket};
 
-/// After an error that more of the same would not mend, such as no descriptors left.
+/// Wait after an error that trying again at once would repeat, such as no descriptors left.
 const BACK_OFF: Duration = Duration::from_millis(50);
 
 /// Starts accepting on all of a pod's listeners.
 pub(crate) fn start(node: &Arc<Node>, pod: &Arc<Pod>, listeners: Listeners) -> Result<(), Error> {
-    let failed = |source| Error::System { operation: "registering a listener", source };
+    let failed = |source| Error::System { operation: "register a listener", source };
     for (role, socket) in listeners.into_sockets() {
         let listener = TcpListener::from_std(socket.into()).map_err(failed)?;
         tokio::spawn(accept(node.clone(), pod.clone(), role, listener));
@@ -29,22 +31,22 @@ async fn accept(node: Arc<Node>, pod: Arc<Pod>, role: Role, listener: TcpListene
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = pod.released.cancelled() => return,
-            () = node.drain.started() => return,
+            () = pod.workload.released.cancelled() => return,
+            () = node.proxy.drain.started() => return,
         };
         match accepted {
             Ok((stream, client)) => take(&node, &pod, role, stream, client),
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                tracing::warn!(uid = %pod.uid, ?role, %error, "accepting");
-                health::ACCEPT_ERRORS.count([role.as_str()]);
+                tracing::warn!(uid = %pod.workload.uid, ?role, %error, "failed to accept");
+                ACCEPT_ERRORS.count([role.as_str()]);
                 tokio::time::sleep(BACK_OFF).await;
             }
         }
     }
 }
 
-/// The connection went before it was accepted; the next is not concerned.
+/// The connection ended before it was accepted; the next is not affected.
 fn is_of_one_connection(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
@@ -54,7 +56,7 @@ fn take(node: &Arc<Node>, pod: &Arc<Pod>, role: Role, stream: TcpStream, client:
     let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
     let client = canonical(client);
     let Ok(local) = stream.local_addr().map(canonical) else {
-        // Already reset by its other end.
+        // Already reset by its client.
         return;
     };
     let (node, pod) = (node.clone(), pod.clone());
@@ -64,16 +66,18 @@ fn take(node: &Arc<Node>, pod: &Arc<Pod>, role: Role, stream: TcpStream, client:
     // Inbound connections come by the pod's own address; an application that found the port comes by
     // loopback.
     if role != Role::Outbound && local.ip().is_loopback() {
-        tracing::debug!(uid = %pod.uid, ?role, %client, "refused: dialled from within the pod");
+        tracing::debug!(uid = %pod.workload.uid, ?role, %client, "refused, dialled from within the pod");
         return socket::reset(stream);
     }
-    if let Some(held) = node.shares.take(&pod.share, descriptors) {
+    if let Some(held) = node.proxy.shares.take(&pod.workload.share, descriptors) {
         return start_serving(node, pod, role, stream, (client, local), held);
     }
     socket::reset(stream);
     match role {
-        Role::Outbound => outbound::exhausted(&pod, client),
-        Role::Hbone | Role::Plaintext => inbound::exhausted(&node, &pod, client, local),
+        Role::Outbound => ambit_proxy::outbound::exhausted(&pod.workload, client),
+        Role::Hbone | Role::Plaintext => {
+            inbound::exhausted(&node.proxy.mesh, &pod.workload, client, local);
+        }
     }
 }
 
@@ -85,16 +89,16 @@ fn start_serving(
     (client, local): (SocketAddr, SocketAddr),
     held: Held,
 ) {
-    let drain = node.drain.clone();
+    let (proxy, drain) = (node.proxy.clone(), node.proxy.drain.clone());
     match role {
         Role::Outbound => drop(drain.spawn(outbound::serve(node, pod, stream, client, held))),
         Role::Hbone => drop(drain.spawn(async move {
             let _held = held;
-            inbound::tunnels(node, pod, stream, client).await;
+            inbound::tunnels(proxy, pod, stream, client).await;
         })),
         Role::Plaintext => drop(drain.spawn(async move {
             let _held = held;
-            inbound::plaintext(node, pod, stream, client, local).await;
+            inbound::plaintext(proxy, pod, stream, client, local).await;
         })),
     }
 }

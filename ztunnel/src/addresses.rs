@@ -1,37 +1,37 @@
-//! The node's own addresses, which probes come from, read again and again: from its interfaces, or from
-//! `/proc` where the daemon runs on a network of its own. `/proc/PID/net` needs no capability, as entering
-//! the namespace would.
+//! The node's own addresses, which the kubelet's probes come from, read periodically: from the interfaces, or
+//! from `/proc/PID/net` where the daemon runs in a network namespace of its own (entering the node's would
+//! need a capability).
 
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ambit_core::chain;
+use ambit_loader::Dataplane;
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::SockaddrLike as _;
 
-use crate::daemon::Node;
 use crate::error::Error;
-use crate::report::chain;
 
 const IPV4: &str = "fib_trie";
 const IPV6: &str = "if_inet6";
-/// Addresses of nodes change rarely, and only probes hang on them.
+/// Addresses of nodes change rarely, and only probes depend on them.
 const INTERVAL: Duration = Duration::from_secs(2);
 
 /// The node's addresses: of the network that `/proc/PID/net` shows, or of our own.
 pub(crate) fn of_node(network: Option<&Path>) -> Result<BTreeSet<IpAddr>, Error> {
     let Some(network) = network else {
-        return own().map_err(|source| Error::System { operation: "reading the node's addresses", source });
+        return own().map_err(|source| Error::System { operation: "read the node's addresses", source });
     };
     let read = |name: &str| {
         let path = network.join(name);
         match std::fs::read_to_string(&path) {
             // A kernel without IPv6 has no such file.
             Err(error) if error.kind() == io::ErrorKind::NotFound && name == IPV6 => Ok(String::new()),
-            other => other.map_err(|source| Error::File { operation: "reading", path, source }),
+            other => other.map_err(|source| Error::File { operation: "read", path, source }),
         }
     };
     let addresses = local_ipv4(&read(IPV4)?)
@@ -76,54 +76,27 @@ fn own() -> io::Result<BTreeSet<IpAddr>> {
     Ok(addresses.filter(|address| !address.is_loopback()).collect())
 }
 
-/// Keeps the kernel's side informed, for ever.
-pub(crate) async fn follow(node: Arc<Node>, mut known: BTreeSet<IpAddr>) {
+/// Keeps the kernel's copy up to date; does not return.
+pub(crate) async fn follow(dataplane: Arc<Dataplane>, network: Option<PathBuf>, mut known: BTreeSet<IpAddr>) {
     let mut ticks = tokio::time::interval(INTERVAL);
     loop {
         ticks.tick().await;
-        let now = match of_node(node.config.node_network.as_deref()) {
+        let now = match of_node(network.as_deref()) {
             Ok(now) => now,
             Err(error) => {
-                tracing::warn!(error = chain(&error), "the node's addresses");
+                tracing::warn!(error = chain(&error), "failed to read the node's addresses");
                 continue;
             }
         };
         if now == known {
             continue;
         }
-        match node.kernel.dataplane().set_node_addresses(&now) {
+        match dataplane.set_node_addresses(&now) {
             Ok(()) => known = now,
-            Err(error) => tracing::error!(error = chain(&error), "writing the node's addresses"),
+            Err(error) => tracing::error!(error = chain(&error), "failed to write the node's addresses"),
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn proc_shows_the_same_addresses() {
-        let shown = of_node(Some(Path::new("/proc/self/net"))).unwrap();
-        assert_eq!(shown, own().unwrap());
-    }
-
-    #[test]
-    fn what_proc_shows() {
-        let trie = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 0.0.0.0\n        /0 universe UNICAST\n     +-- \
-                    10.0.0.0/8 2 0 2\n        |-- 10.1.0.0\n           /16 link UNICAST\n        |-- \
-                    10.1.0.1\n           /32 host LOCAL\n        |-- 10.1.255.255\n           /32 link \
-                    BROADCAST\n";
-        assert_eq!(local_ipv4(trie), ["10.1.0.1".parse::<Ipv4Addr>().unwrap()]);
-        let table = "fd000000000000000000000000000001 02 40 00 80 eth0\n00000000000000000000000000000001 01 \
-                     80 10 80 lo\n";
-        let expected: Vec<Ipv6Addr> = ["fd00::1", "::1"].iter().map(|text| text.parse().unwrap()).collect();
-        assert_eq!(local_ipv6(table), expected);
-    }
-
-    #[test]
-    fn loopback_is_not_an_address_of_the_node() {
-        let own = own().unwrap();
-        assert!(own.iter().all(|address| !address.is_loopback()), "{own:?}");
-    }
-}
+mod tests;

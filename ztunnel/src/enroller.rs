@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ambit_core::chain;
 use ambit_core::mesh::Mesh;
 use ambit_daemon_kit::admin::Condition;
 use ambit_enrol::{Handler, NetworkNamespace, Request, SourceName};
@@ -13,16 +14,15 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::accept;
-use crate::daemon::Node;
 use crate::enrolment::{Enrolment, Owners, Release};
 use crate::error::Error;
+use crate::node::Node;
 use crate::pods::Pod;
-use crate::report::chain;
 
-/// Requests that wait for the thread; sources wait for each answer, so this is how many of them there may be.
+/// Requests that wait for the thread. A source waits for each answer, so this limits the sources.
 const QUEUE: usize = 64;
 /// How long an enrolment waits for the first configuration. Less than sources wait for an answer.
-const SYNC_PATIENCE: Duration = Duration::from_secs(20);
+const SYNC_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Where requests go.
 pub(crate) struct Enroller {
@@ -53,12 +53,12 @@ impl Enroller {
     ) -> Result<Self, Error> {
         let (commands, incoming) = mpsc::channel(QUEUE);
         let worker = Worker::recover(node.clone(), run_dir.join("enrolled.json"), served)?;
-        worker.tell();
+        worker.update_condition();
         let runtime = Handle::current();
         std::thread::Builder::new()
             .name("enrol".to_owned())
             .spawn(move || worker.run(incoming, &runtime))
-            .map_err(|source| Error::System { operation: "starting the enrolment thread", source })?;
+            .map_err(|source| Error::System { operation: "start the enrolment thread", source })?;
         Ok(Self { node, commands })
     }
 
@@ -79,10 +79,10 @@ impl Handler for Enroller {
         };
         let done = self.ask(source, request).await?;
         let Some(uid) = added else { return Ok(()) };
-        if self.node.state.synced_within(SYNC_PATIENCE).await {
+        if self.node.proxy.mesh.synced_within(SYNC_TIMEOUT).await {
             return Ok(());
         }
-        // It could reach nobody. One that was enrolled before stays as it is, closed.
+        // Without configuration it could connect nowhere. One that was enrolled before stays enrolled.
         if done == Done::Fresh {
             self.ask(source, Request::Delete { uid }).await?;
         }
@@ -102,21 +102,20 @@ impl Worker {
     fn recover(node: Arc<Node>, owners_file: PathBuf, served: Condition) -> Result<Self, Error> {
         let owners = match std::fs::read(&owners_file) {
             Ok(text) => serde_json::from_slice(&text).unwrap_or_else(|error| {
-                tracing::warn!(path = %owners_file.display(), %error, "which source enrolled which pod is lost");
+                tracing::warn!(path = %owners_file.display(), %error, "failed to parse which source enrolled which pod");
                 Owners::default()
             }),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Owners::default(),
             Err(source) => {
-                return Err(Error::File { operation: "reading", path: owners_file, source });
+                return Err(Error::File { operation: "read", path: owners_file, source });
             }
         };
         let pods = node
-            .kernel
-            .dataplane()
+            .dataplane
             .pods()
-            .map_err(|source| Error::Dataplane { object: "enrolled pods".to_owned(), source })?;
+            .map_err(|source| Error::Dataplane { operation: "list enrolled pods", source })?;
         for (cookie, uid) in &pods {
-            tracing::info!(uid, %cookie, "enrolled by an earlier daemon; closed until its source adds it again");
+            tracing::info!(uid, %cookie, "enrolled by an earlier daemon, waits for its source to add it again");
         }
         Ok(Self { node, state: Enrolment::recover(pods, &owners), owners, owners_file, served })
     }
@@ -126,15 +125,15 @@ impl Worker {
         while let Some(Command { source, request, reply }) = commands.blocking_recv() {
             let result = self.execute(&source, request);
             self.save();
-            self.tell();
-            // The session may have gone; what was done stays done.
+            self.update_condition();
+            // The session may have ended; what was done stays done.
             let _ = reply.send(result);
         }
     }
 
-    /// A daemon that takes an earlier one's place is ready when it has taken over its pods: only then may
-    /// that one end.
-    fn tell(&self) {
+    /// A daemon that replaces an earlier one is ready when it serves all of its pods: only then may the earlier
+    /// one end.
+    fn update_condition(&self) {
         match self.state.waiting() {
             0 => self.served.met(),
             waiting => {
@@ -148,11 +147,7 @@ impl Worker {
             Request::Hello => self.state.hello(source),
             Request::Add(pod, namespace) => {
                 return self.add(source, &pod.uid, namespace).map_err(|error| {
-                    tracing::error!(
-                        uid = pod.uid,
-                        error = &error as &dyn std::error::Error,
-                        "enrolling a pod"
-                    );
+                    tracing::error!(uid = pod.uid, error = chain(&error), "failed to enrol");
                     chain(&error)
                 });
             }
@@ -170,17 +165,17 @@ impl Worker {
     }
 
     fn add(&mut self, source: &SourceName, uid: &str, namespace: NetworkNamespace) -> Result<Done, Error> {
-        let pod = Arc::new(Pod::new(uid, namespace)?);
+        let pod = Arc::new(Pod::new(uid, namespace, self.node.dataplane.clone())?);
         for release in self.state.displaced(uid, pod.cookie) {
             self.release_one(&release)?;
         }
         let held = self.state.holds(uid, pod.cookie);
-        if !held || self.node.pods.get(&pod.uid).is_none() {
+        if !held || self.node.pods.get(&pod.workload.uid).is_none() {
             self.enrol(&pod).inspect_err(|_| {
                 // Half enrolled is neither in the mesh nor out of it. What an earlier daemon enrolled stays
                 // closed.
-                if !held && let Err(error) = self.node.kernel.dataplane().release(pod.cookie) {
-                    tracing::error!(uid, error = &error as &dyn std::error::Error, "undoing an enrolment");
+                if !held && let Err(error) = self.node.dataplane.release(pod.cookie) {
+                    tracing::error!(uid, error = chain(&error), "failed to undo an enrolment");
                 }
             })?;
             tracing::info!(uid, cookie = %pod.cookie, source = %source, "enrolled");
@@ -191,34 +186,34 @@ impl Worker {
 
     fn enrol(&self, pod: &Arc<Pod>) -> Result<(), Error> {
         let node = &self.node;
-        let dataplane = node.kernel.dataplane();
-        let failed = |source| Error::Dataplane { object: pod.uid.to_string(), source };
+        let (dataplane, uid) = (&node.dataplane, &pod.workload.uid);
+        let failed = |source| Error::Pod { operation: "enrol", workload: uid.to_string(), source };
         let listeners = pod.listen()?;
-        let number = dataplane.enrol(pod.descriptor(), pod.cookie, &pod.uid.0).map_err(failed)?;
+        let number = dataplane.enrol(pod.descriptor(), pod.cookie, &uid.0).map_err(failed)?;
         pod.numbered(number);
-        node.direct.enrolled(node, number, &pod.uid);
+        node.direct.enrolled(number, uid);
         dataplane.set_listeners(pod.cookie, &listeners.borrow()).map_err(failed)?;
         // In the table first: from now on changes of the mesh reach it.
         node.pods.insert(pod.clone());
-        self.take_in(pod).and_then(|()| accept::start(node, pod, listeners)).inspect_err(|_| {
-            node.pods.remove(&pod.uid);
+        self.configure(pod).and_then(|()| accept::start(node, pod, listeners)).inspect_err(|_| {
+            node.pods.remove(uid);
         })?;
-        node.direct.settled(node, pod);
+        node.direct.settled(pod);
         Ok(())
     }
 
-    /// Gives a pod in the table what the mesh says of it. A change that comes in meanwhile has perhaps been
-    /// written already, and been overwritten here: then once more. Until policies are known nothing
+    /// Gives a pod in the table what the mesh says of it. A change that came in meanwhile may have been
+    /// written already and overwritten here: then it is written once more. Until policies are known nothing
     /// passes unchecked: enrolment begins so, and what an earlier daemon set still holds.
-    fn take_in(&self, pod: &Arc<Pod>) -> Result<(), Error> {
+    fn configure(&self, pod: &Arc<Pod>) -> Result<(), Error> {
         let node = &self.node;
         let mut written: Option<Arc<Mesh>> = None;
-        while let Some(mesh) = node.state.mesh() {
+        while let Some(mesh) = node.proxy.mesh.mesh() {
             if written.as_ref().is_some_and(|written| Arc::ptr_eq(written, &mesh)) {
                 break;
             }
-            node.identify(&mesh, pod);
-            node.kernel.set_mode(&mesh, pod)?;
+            node.identities.identify(&mesh, &pod.workload);
+            node.capture.set_mode(&mesh, pod)?;
             written = Some(mesh);
         }
         Ok(())
@@ -233,19 +228,18 @@ impl Worker {
 
     fn release_one(&mut self, release: &Release) -> Result<(), Error> {
         let Release { uid, cookie } = release;
-        self.node
-            .kernel
-            .dataplane()
-            .release(*cookie)
-            .map_err(|source| Error::Dataplane { object: uid.clone(), source })?;
+        self.node.dataplane.release(*cookie).map_err(|source| Error::Pod {
+            operation: "release",
+            workload: uid.clone(),
+            source,
+        })?;
         self.node.released(uid);
         self.state.released(uid);
         tracing::info!(uid, %cookie, "released");
         Ok(())
     }
 
-    /// Writes the owners down if they changed. Without the file a restart would not know them; nothing else
-    /// hangs on it.
+    /// Writes the owners to their file if they changed. Only a restart reads it.
     fn save(&mut self) {
         let owners = self.state.owners();
         if owners == self.owners {
@@ -259,7 +253,7 @@ impl Worker {
         match written {
             Ok(()) => self.owners = owners,
             Err(error) => {
-                tracing::warn!(path = %self.owners_file.display(), %error, "writing which source enrolled which pod");
+                tracing::warn!(path = %self.owners_file.display(), %error, "failed to write which source enrolled which pod");
             }
         }
     }

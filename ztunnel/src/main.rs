@@ -1,38 +1,27 @@
 //! `ztunnel`: the node's daemon. Carries the connections of the node's enrolled pods in mutual TLS.
 //!
-//! A connection: [`accept`] → [`outbound`] or [`inbound`] → decide (`ambit-core`) → dial → relay → report,
-//! once. State: [`sync`] takes what the controller sends to [`state`] (decisions), [`kernel`] (capture) and
-//! [`connections`] (those already open). Pods come and go through [`enroller`].
-//! Connections that the kernel carries by itself: [`direct`].
+//! A connection: [`accept`] → [`outbound`] (or `ambit_proxy::inbound`) → decide (`ambit-core`) → dial → relay →
+//! report, once. State: `ambit_proxy::sync` applies what the controller sends, and [`follower`] has the kernel
+//! follow: [`capture`] and [`direct`], the connections that the kernel carries by itself. Pods come and go
+//! through [`enroller`]. The daemon's parts are named in [`node`] and put together in [`daemon`].
 
 mod accept;
 mod addresses;
 mod admin;
+mod capture;
 mod config;
-mod connections;
 mod daemon;
-mod dial;
 mod direct;
-mod endpoints;
 mod enroller;
 mod enrolment;
 mod error;
-mod health;
-mod inbound;
-mod kernel;
+mod follower;
+mod metrics;
 mod netns;
+mod node;
 mod outbound;
 mod pods;
 mod reason;
-mod relay;
-mod report;
-mod shares;
-mod signer;
-mod socket;
-mod state;
-mod sync;
-#[cfg(test)]
-mod testing;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -90,15 +79,15 @@ fn act(verb: Verb) -> anyhow::Result<()> {
                 .thread_name("worker")
                 .enable_all()
                 .build()
-                .context("starting the worker threads")?;
+                .context("failed to start the worker threads")?;
             let result = runtime.block_on(daemon::run(config));
-            // Blocking calls left behind (a name being resolved) must not hold up the end.
+            // Blocking calls still running (a name being resolved) must not delay the end.
             runtime.shutdown_background();
             result.map_err(Into::into)
         }
         Verb::Detach { config, node } => {
             let config = Config::read(&config, node)?;
-            ambit_loader::detach(&daemon::kernel_settings(&config)?).context("removing the instance")
+            ambit_loader::detach(&daemon::kernel_settings(&config)?).context("failed to remove the instance")
         }
     }
 }

@@ -1,57 +1,50 @@
-//! The enrolled pods of this node: their namespaces, their listeners, their certificates.
+//! The enrolled pods of this node: their namespaces and their listeners.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, OnceLock};
 
-use ambit_certificates::{Certificates, Lease};
-use ambit_core::model::{Identity, TrustDomain, WorkloadUid};
+use ambit_core::model::WorkloadUid;
 use ambit_diag::Diag;
 use ambit_enrol::NetworkNamespace;
-use ambit_hbone::server::Clients;
-use ambit_hbone::tls::{self, WorkloadCertificate};
-use ambit_loader::{NetnsCookie, WorkloadNumber};
-use arc_swap::ArcSwapOption;
-use parking_lot::{Mutex, RwLock};
-use rustls::ServerConfig;
+use ambit_loader::{Dataplane, NetnsCookie, WorkloadNumber};
+use ambit_proxy::socket::{self, Family, PeerLocation};
+use ambit_proxy::workload::{LocalWorkload, Served, SocketError, Workloads};
+use parking_lot::Mutex;
 use socket2::Socket;
 use tokio::net::TcpSocket;
-use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
 use crate::netns::within;
-use crate::shares::Share;
-use crate::socket::{self, Family, Peer};
+
+/// All enrolled pods of this node that have listeners.
+pub(crate) type Pods = Workloads<Pod>;
 
 /// One enrolled pod.
 pub(crate) struct Pod {
-    pub(crate) uid: WorkloadUid,
+    /// What a proxy holds for it.
+    pub(crate) workload: LocalWorkload,
     pub(crate) cookie: NetnsCookie,
     /// Of this enrolment, once there is one.
     number: OnceLock<WorkloadNumber>,
     namespace: NetworkNamespace,
-    /// Set when the pod's workload is known.
-    lease: RwLock<Option<Arc<Lease>>>,
-    /// Made once for each certificate and what it accepts.
-    server_config: ArcSwapOption<Terminator>,
-    /// Made when it is first needed.
+    /// Opened when it is first needed.
     diag: Mutex<Option<Diag>>,
-    /// Connections with tunnels to it.
-    pub(crate) clients: Clients,
-    /// What its connections hold of the daemon.
-    pub(crate) share: Share,
-    /// Cancelled when the pod is released: nothing new is accepted for it.
-    pub(crate) released: CancellationToken,
+    /// Marks its sockets.
+    dataplane: Arc<Dataplane>,
 }
 
 impl Pod {
     /// Takes the namespace's descriptor.
-    pub(crate) fn new(uid: &str, namespace: NetworkNamespace) -> Result<Self, Error> {
+    pub(crate) fn new(
+        uid: &str,
+        namespace: NetworkNamespace,
+        dataplane: Arc<Dataplane>,
+    ) -> Result<Self, Error> {
         let uid = WorkloadUid(uid.into());
         let cookie = within(&namespace, || {
-            let probe = socket::connecting(Family::V4, Peer::Local)?;
+            let probe = socket::connecting(Family::V4, PeerLocation::Local)?;
             ambit_loader::netns_cookie(probe.as_fd())
         })
         .map_err(|source| Error::Socket {
@@ -60,16 +53,12 @@ impl Pod {
             source,
         })?;
         Ok(Self {
-            uid,
+            workload: LocalWorkload::new(uid),
             cookie,
             number: OnceLock::new(),
             namespace,
             diag: Mutex::default(),
-            lease: RwLock::default(),
-            server_config: ArcSwapOption::empty(),
-            clients: Clients::default(),
-            share: Share::default(),
-            released: CancellationToken::new(),
+            dataplane,
         })
     }
 
@@ -78,7 +67,7 @@ impl Pod {
         self.namespace.as_fd()
     }
 
-    /// How the kernel's maps call this enrolment.
+    /// This enrolment's number in the kernel's maps.
     pub(crate) fn number(&self) -> Option<WorkloadNumber> {
         self.number.get().copied()
     }
@@ -98,87 +87,52 @@ impl Pod {
             Some(diag) => diag,
             None => within(&self.namespace, || Ok(Diag::open())).map_err(ambit_diag::Error::Open)??,
         };
-        // After an error there may be answers left in it that nobody waits for: the next question gets a new
-        // one.
+        // After an error there may be unread answers left in it: the next question gets a new one.
         let answer = ask(&mut diag)?;
         *held = Some(diag);
         Ok(answer)
     }
 
-    /// A socket in the pod's namespace, to connect with.
-    pub(crate) fn connecting(&self, destination: SocketAddr, peer: Peer) -> io::Result<TcpSocket> {
-        within(&self.namespace, || socket::connecting(Family::of(destination), peer))
-    }
-
     /// Listeners in the pod's namespace. Those of IPv6 are absent where the pod has none.
     pub(crate) fn listen(&self) -> Result<Listeners, Error> {
-        let failed = |socket| move |source| Error::Socket { socket, workload: self.uid.to_string(), source };
-        let set = |family, name| within(&self.namespace, || Listener::set(family)).map_err(failed(name));
-        let v4 = set(Family::V4, "listeners for IPv4")?;
-        let v6 = if self.has_ipv6() { Some(set(Family::V6, "listeners for IPv6")?) } else { None };
+        let workload = &self.workload.uid;
+        let failed = |socket| move |source| Error::Socket { socket, workload: workload.to_string(), source };
+        let open = |family, name| within(&self.namespace, || Listener::open(family)).map_err(failed(name));
+        let v4 = open(Family::V4, "listeners for IPv4")?;
+        let v6 = if self.has_ipv6() { Some(open(Family::V6, "listeners for IPv6")?) } else { None };
         Ok(Listeners { v4, v6 })
     }
 
     fn has_ipv6(&self) -> bool {
-        let bind = || socket::listen(Family::V6, Peer::Local).map(drop);
+        let bind = || socket::listen(Family::V6, PeerLocation::Local).map(drop);
         within(&self.namespace, bind).is_ok()
     }
 
-    /// Follows the identity the pod's workload has now; true when it is another than before.
-    pub(crate) fn identify(&self, identity: Option<&Identity>, certificates: &Certificates) -> bool {
-        let mut lease = self.lease.write();
-        if lease.as_ref().map(|lease| lease.identity()) == identity {
-            return false;
-        }
-        let changed = lease.is_some();
-        *lease = identity.map(|identity| Arc::new(certificates.keep(identity)));
-        changed
-    }
-
-    /// The pod's identity's certificate, if the pod is known.
-    pub(crate) fn lease(&self) -> Option<Arc<Lease>> {
-        self.lease.read().clone()
-    }
-
-    /// How tunnels to the pod are terminated: with the certificate in force, for peers of its trust domain
-    /// and of these that are as good.
-    pub(crate) async fn server_config(
-        &self,
-        aliases: Arc<[TrustDomain]>,
-    ) -> Result<Arc<ServerConfig>, String> {
-        let certificate = self.certificate().await?;
-        if let Some(made) = &*self.server_config.load()
-            && Arc::ptr_eq(&made.certificate, &certificate)
-            && made.aliases == aliases
-        {
-            return Ok(made.config.clone());
-        }
-        let config = tls::server_config_with_aliases(&certificate, &aliases);
-        let made = Terminator { certificate, aliases, config: config.clone() };
-        self.server_config.store(Some(Arc::new(made)));
-        Ok(config)
-    }
-
-    /// The certificate, waited for if it is being fetched.
-    pub(crate) async fn certificate(&self) -> Result<Arc<WorkloadCertificate>, String> {
-        let lease = self.lease().ok_or_else(|| format!("{} has no identity yet", self.uid))?;
-        if let Some(certificate) = lease.current() {
-            return Ok(certificate);
-        }
-        let fetched = tokio::time::timeout(crate::state::PATIENCE, lease.get()).await;
-        match fetched {
-            Ok(Ok(certificate)) => Ok(certificate),
-            Ok(Err(error)) => Err(crate::report::chain(&error)),
-            Err(_) => Err(format!("no certificate for {} in time", lease.identity())),
-        }
+    /// A socket in the pod's namespace, to connect with.
+    fn connecting(&self, destination: SocketAddr, peer: PeerLocation) -> Result<TcpSocket, SocketError> {
+        within(&self.namespace, || socket::connecting(Family::of(destination), peer))
+            .map_err(SocketError::Create)
     }
 }
 
-/// What a configuration for accepting tunnels was made from, and the configuration.
-struct Terminator {
-    certificate: Arc<WorkloadCertificate>,
-    aliases: Arc<[TrustDomain]>,
-    config: Arc<ServerConfig>,
+impl Served for Pod {
+    fn workload(&self) -> &LocalWorkload {
+        &self.workload
+    }
+
+    fn application_socket(&self, address: SocketAddr, client: SocketAddr) -> Result<TcpSocket, SocketError> {
+        let socket = self.connecting(address, PeerLocation::Local)?;
+        let marked = self.dataplane.mark_inbound(socket.as_fd(), client);
+        marked.map_err(|error| SocketError::Mark(Box::new(error)))?;
+        Ok(socket)
+    }
+
+    fn network_socket(&self, address: SocketAddr) -> Result<TcpSocket, SocketError> {
+        let socket = self.connecting(address, PeerLocation::Remote)?;
+        let marked = self.dataplane.mark_outbound(socket.as_fd());
+        marked.map_err(|error| SocketError::Mark(Box::new(error)))?;
+        Ok(socket)
+    }
 }
 
 /// What a pod's listener is for.
@@ -186,7 +140,7 @@ struct Terminator {
 pub(crate) enum Role {
     /// Connections of the pod's applications, captured in `connect()`.
     Outbound,
-    /// Tunnels from peers.
+    /// HBONE connections of peers.
     Hbone,
     /// Plaintext that must be checked.
     Plaintext,
@@ -212,12 +166,12 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    fn set(family: Family) -> io::Result<Self> {
+    fn open(family: Family) -> io::Result<Self> {
         let listen = |peer| socket::listen(family, peer);
         Ok(Self {
-            outbound: listen(Peer::Local)?,
-            hbone: listen(Peer::Remote)?,
-            plaintext: listen(Peer::Remote)?,
+            outbound: listen(PeerLocation::Local)?,
+            hbone: listen(PeerLocation::Remote)?,
+            plaintext: listen(PeerLocation::Remote)?,
         })
     }
 
@@ -259,27 +213,5 @@ impl Listeners {
             ]
         };
         [Some(self.v4), self.v6].into_iter().flatten().flat_map(sockets)
-    }
-}
-
-/// All enrolled pods of this node that have listeners.
-#[derive(Default)]
-pub(crate) struct Pods(RwLock<BTreeMap<WorkloadUid, Arc<Pod>>>);
-
-impl Pods {
-    pub(crate) fn get(&self, uid: &WorkloadUid) -> Option<Arc<Pod>> {
-        self.0.read().get(uid).cloned()
-    }
-
-    pub(crate) fn insert(&self, pod: Arc<Pod>) {
-        self.0.write().insert(pod.uid.clone(), pod);
-    }
-
-    pub(crate) fn remove(&self, uid: &WorkloadUid) -> Option<Arc<Pod>> {
-        self.0.write().remove(uid)
-    }
-
-    pub(crate) fn all(&self) -> Vec<Arc<Pod>> {
-        self.0.read().values().cloned().collect()
     }
 }

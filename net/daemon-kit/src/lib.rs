@@ -1,9 +1,9 @@
 //! What every daemon of the mesh needs around its own work, whatever that work is.
 //!
-//! Entry points: [`config::read`] (configuration files), [`bootstrap::Bootstrap::read`] and
-//! [`controller::Controller`] (how a node finds its controller), [`telemetry`] (logs, metrics, and
-//! [`telemetry::connection::opened`], the one report of every connection), [`admin::Admin::start`] (the HTTP
-//! servers for people and Prometheus), [`drain::Drain`] and [`signals`] (how a daemon ends).
+//! Ways in: [`config::read`] (configuration files), [`bootstrap::Bootstrap::read`] and
+//! [`controller::Controller`] (how a node finds its controller), [`telemetry`] (logs and metrics),
+//! [`admin::Admin::start`] (the HTTP servers people and Prometheus ask), [`drain::Drain`] and [`signals`] (how a
+//! daemon ends).
 
 pub mod admin;
 pub mod bootstrap;

@@ -2,119 +2,100 @@
 //! they carry ([`list`], [`count`]).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ambit_core::direct::Refusal;
+use ambit_core::direct::{Refusal, may_stay};
 use ambit_core::mesh::Mesh;
 use ambit_core::model::WorkloadUid;
-use ambit_core::policy::{Request, authorize};
-use ambit_core::{Denial, Reason};
-use ambit_daemon_kit::telemetry::connection::{self, Bytes, Direction, Ending, observed};
+use ambit_core::{Denial, Reason, chain};
 use ambit_loader::{Flow, Path};
+use ambit_proxy::report::{Bytes, Direction, Ending, Path as Carrier, ending, observed};
+use ambit_proxy::views::ConnectionView;
 use nix::time::{ClockId, clock_gettime};
 
-use super::facts::Seen;
-use super::{Whom, records};
-use crate::connections::View;
-use crate::daemon::Node;
+use super::context::Context;
+use super::observation::Observation;
+use super::scope::Scope;
+use super::{native, records};
 use crate::pods::Pod;
-use crate::report;
 
-/// Ends those of the destinations' open connections that the mesh, as it is now, does not allow. Returns
-/// whose could not be looked at, or ended.
-pub(super) fn recheck(node: &Node, whom: Whom) -> Whom {
-    if whom.is_nobody() {
-        return whom;
+/// Closes the open connections to the destinations in scope that the mesh as it is now denies. Returns the
+/// destinations whose connections could not be listed or closed.
+pub(super) fn recheck(context: &Context, scope: Scope) -> Scope {
+    if scope.is_empty() {
+        return scope;
     }
-    let Some(mesh) = node.state.mesh() else { return Whom::nobody() };
-    let open = match node.kernel.dataplane().flows() {
+    let Some(mesh) = context.proxy.mesh.mesh() else { return Scope::none() };
+    let open = match context.dataplane.flows() {
         Ok(open) => open,
         Err(error) => {
-            tracing::error!(error = report::chain(&error), "reading the kernel's open connections");
-            return whom;
+            tracing::error!(error = chain(&error), "failed to list the kernel's flows");
+            return scope;
         }
     };
     let mut again = BTreeSet::new();
     for flow in open {
-        let Some(uid) = node.direct.names.uid(flow.destination) else { continue };
-        // One that has left is on its own, as it was before it came.
-        if whom.contains(&uid)
-            && node.direct.names.is_enrolled(flow.destination)
-            && let Err(refusal) = may_stay(node, &mesh, &uid, &flow)
-            && cut(node, &uid, &flow, ending(&refusal)).is_err()
+        let Some(uid) = context.names.uid(flow.destination) else { continue };
+        // A pod that has left the mesh is as free as before it was enrolled.
+        if scope.contains(&uid)
+            && context.names.is_enrolled(flow.destination)
+            && let Err(refusal) = check(context, &mesh, &uid, &flow)
+            && cut(context, &uid, &flow, ending_of(&refusal)).is_err()
         {
             again.insert(uid);
         }
     }
-    Whom::These(again)
+    Scope::Destinations(again)
 }
 
-fn open(node: &Node) -> Vec<Flow> {
-    node.kernel.dataplane().flows().unwrap_or_else(|error| {
-        tracing::error!(error = report::chain(&error), "reading the kernel's open connections");
+fn open(context: &Context) -> Vec<Flow> {
+    context.dataplane.flows().unwrap_or_else(|error| {
+        tracing::error!(error = chain(&error), "failed to list the kernel's flows");
         Vec::new()
     })
 }
 
-fn may_stay(node: &Node, mesh: &Mesh, destination: &WorkloadUid, flow: &Flow) -> Result<(), Refusal> {
+fn check(context: &Context, mesh: &Mesh, destination: &WorkloadUid, flow: &Flow) -> Result<(), Refusal> {
     match flow.path {
         _ if flow.probe => Ok(()),
         Path::Direct => {
-            if !node.direct.settings.enabled {
+            if !context.enabled {
                 return Err(Refusal::Disabled(destination.clone()));
             }
-            // Nobody knows whose it is: an earlier daemon let it pass, and its pod has left since.
+            // An earlier daemon let it pass, and its pod has left since.
             let unknown = || Denial::SourceUnknown(WorkloadUid("".into()));
-            let source = flow.source.and_then(|number| node.direct.names.workload(number));
-            ambit_core::direct::may_stay(
-                mesh,
-                &*source.ok_or_else(unknown)?,
-                destination,
-                flow.client,
-                flow.server,
-            )
+            let source = flow.source.and_then(|number| context.names.workload(number));
+            may_stay(mesh, &*source.ok_or_else(unknown)?, destination, flow.client, flow.server)
         }
-        _ => Ok(may_stay_native(mesh, destination, flow.client, flow.server)?),
+        _ => Ok(native::check(mesh, destination, flow.client, flow.server)?),
     }
 }
 
-/// Whether a connection without identity may reach a workload.
-pub(super) fn may_stay_native(
-    mesh: &Mesh,
-    destination: &WorkloadUid,
-    client: SocketAddr,
-    server: SocketAddr,
-) -> Result<(), Denial> {
-    let peer = Request { identity: None, source: client.ip(), destination: server };
-    authorize(mesh, destination, &peer).outcome.map(drop)
-}
-
-fn ending(refusal: &Refusal) -> Ending {
-    let ended = |reason: Reason| report::broken(reason, refusal.to_string());
+fn ending_of(refusal: &Refusal) -> Ending {
+    let ended = |reason: Reason| ending::broken(reason, refusal.to_string());
     match refusal {
-        Refusal::Denied(denial) => report::denied(denial),
+        Refusal::Denied(denial) => ending::denied(denial),
         Refusal::Disabled(_) | Refusal::NotCacheable => ended(Reason::DirectDisabled),
         Refusal::TlsDemanded(_) => ended(Reason::TlsDemanded),
     }
 }
 
-/// Closes the server's end, which resets the client's; where there is none yet, or it cannot be got at, the
-/// client's.
-fn cut(node: &Node, destination: &WorkloadUid, flow: &Flow, ending: Ending) -> Result<(), Failed> {
-    let source = || node.pods.get(&node.direct.names.uid(flow.source?)?);
-    let server = node.pods.get(destination).zip(flow.server_cookie);
+/// Closes the server's socket, which resets the client's; where there is none yet, or it cannot be reached,
+/// the client's.
+fn cut(context: &Context, destination: &WorkloadUid, flow: &Flow, ending: Ending) -> Result<(), Failed> {
+    let source = || context.pods.get(&context.names.uid(flow.source?)?);
+    let server = context.pods.get(destination).zip(flow.server_cookie);
     let client = source().zip(flow.client_cookie);
     tracing::info!(
         client = %flow.client,
         server = %flow.server,
         path = flow.path.name(),
         reason = ending.reason.name(),
-        "a connection is no longer allowed"
+        "connection no longer allowed"
     );
     let key = (flow.client, flow.server);
-    node.direct.cut.lock().insert(key, (Instant::now(), ending));
+    context.cut.lock().insert(key, (Instant::now(), ending));
     let ends = [
         server.map(|(pod, cookie)| (pod, flow.server, flow.client, cookie)),
         client.map(|(pod, cookie)| (pod, flow.client, flow.server, cookie)),
@@ -125,56 +106,57 @@ fn cut(node: &Node, destination: &WorkloadUid, flow: &Flow, ending: Ending) -> R
             Ok(true) => return Ok(()),
             Ok(false) => {}
             Err(error) => {
-                tracing::error!(uid = %pod.uid, error = report::chain(&error), "closing a connection");
+                tracing::error!(uid = %pod.workload.uid, error = chain(&error), "failed to close a connection");
                 outcome = Err(Failed);
             }
         }
     }
-    // It has just ended by itself, or its pod's namespace is not here yet: then it is looked at when that
-    // comes.
-    node.direct.cut.lock().remove(&key);
+    // It has just ended by itself, or its pod's namespace is not here yet: then it is rechecked when the pod
+    // is added again.
+    context.cut.lock().remove(&key);
     outcome
 }
 
-/// A connection could not be closed, which has been logged.
+/// A connection could not be closed; the error has been logged.
 struct Failed;
 
 /// All of them, each with what it has carried until now.
-pub(super) fn list(node: &Node) -> Vec<View> {
-    let mesh = node.state.mesh().unwrap_or_default();
+pub(super) fn list(context: &Context) -> Vec<ConnectionView> {
+    let mesh = context.proxy.mesh.mesh().unwrap_or_default();
     let now = monotonic();
     let mut views = Vec::new();
-    for (flow, carried) in with_bytes(node) {
+    for (flow, carried) in with_bytes(context) {
         let seconds = Duration::from_nanos(now.saturating_sub(flow.opened)).as_secs_f64();
-        for facts in Seen::from(&flow).reports(&mesh, &node.direct.names) {
-            let cookie = match facts.direction {
+        for info in Observation::from(&flow).reports(&mesh, &context.names) {
+            let cookie = match info.direction {
                 Direction::Outbound => flow.client_cookie,
                 Direction::Inbound => flow.server_cookie,
             };
-            views.push(View::in_kernel(&facts, carried.unwrap_or_default(), seconds, cookie));
+            let view = ConnectionView::new(&info, carried.unwrap_or_default(), seconds);
+            views.push(view.with_socket(cookie));
         }
     }
     views
 }
 
 /// The directions and paths of what the kernel carries.
-const CARRIED: [(Direction, connection::Path); 3] = [
-    (Direction::Outbound, connection::Path::Direct),
-    (Direction::Inbound, connection::Path::Direct),
-    (Direction::Inbound, connection::Path::Native),
+const CARRIED: [(Direction, Carrier); 3] = [
+    (Direction::Outbound, Carrier::Direct),
+    (Direction::Inbound, Carrier::Direct),
+    (Direction::Inbound, Carrier::Native),
 ];
 
-/// Tells the metrics how many are open and what they have carried until now, and what the kernel recorded.
-/// Returns whose connections must be looked at again.
-pub(super) fn count(node: &Node) -> Whom {
-    let Some(mesh) = node.state.mesh() else { return Whom::nobody() };
-    let counted = &node.direct.counted;
-    let _one_at_a_time = node.direct.draining.lock();
-    // First the list, then the records: whoever leaves it after this has its end reported after this, and
-    // whose end was reported before is in `closed`.
+/// Counts in the metrics how many are open, what they have carried until now, and what the kernel recorded.
+/// Returns the destinations whose connections must be rechecked.
+pub(super) fn count(context: &Context) -> Scope {
+    let Some(mesh) = context.proxy.mesh.mesh() else { return Scope::none() };
+    let counted = &context.counted;
+    let _one_at_a_time = context.draining.lock();
+    // First the list, then the records: what leaves the list after this has its end reported after this, and
+    // what had its end reported before is in `closed`.
     let closed = counted.begin();
-    let flows = with_bytes(node);
-    let whom = records::take_all(node, &mesh);
+    let flows = with_bytes(context);
+    let scope = records::take_all(context, &mesh);
     let mut listed = HashSet::new();
     let mut open = BTreeMap::from(CARRIED.map(|(direction, path)| ((direction as u8, path as u8), 0)));
     for (flow, carried) in flows {
@@ -184,10 +166,10 @@ pub(super) fn count(node: &Node) -> Whom {
         }
         listed.insert(cookie);
         let carried = carried.map(|total| counted.open(cookie, total));
-        for facts in Seen::from(&flow).reports(&mesh, &node.direct.names) {
-            *open.entry((facts.direction as u8, facts.path as u8)).or_default() += 1;
+        for info in Observation::from(&flow).reports(&mesh, &context.names) {
+            *open.entry((info.direction as u8, info.path as u8)).or_default() += 1;
             if let Some(carried) = carried {
-                counted.counted(cookie, observed::carried(&facts, carried).counted);
+                counted.counted(cookie, observed::carried(&info, carried).counted);
             }
         }
     }
@@ -195,25 +177,25 @@ pub(super) fn count(node: &Node) -> Whom {
     for (direction, path) in CARRIED {
         observed::open_now(direction, path, open[&(direction as u8, path as u8)]);
     }
-    whom
+    scope
 }
 
 /// All of them, each with what it has carried until now where that is known.
-fn with_bytes(node: &Node) -> Vec<(Flow, Option<Bytes>)> {
+fn with_bytes(context: &Context) -> Vec<(Flow, Option<Bytes>)> {
     let mut sockets: HashMap<WorkloadUid, HashMap<u64, Bytes>> = HashMap::new();
     let mut carried = |flow: &Flow| {
-        let uid = node.direct.names.uid(flow.destination)?;
-        let of_pod = sockets.entry(uid).or_insert_with_key(|uid| carried(node.pods.get(uid)));
+        let uid = context.names.uid(flow.destination)?;
+        let of_pod = sockets.entry(uid).or_insert_with_key(|uid| carried(context.pods.get(uid)));
         of_pod.get(&flow.server_cookie?).copied()
     };
-    open(node).into_iter().map(|flow| (carried(&flow), flow)).map(|(bytes, flow)| (flow, bytes)).collect()
+    open(context).into_iter().map(|flow| (carried(&flow), flow)).map(|(bytes, flow)| (flow, bytes)).collect()
 }
 
 /// What each of a pod's accepted sockets has carried.
 fn carried(pod: Option<Arc<Pod>>) -> HashMap<u64, Bytes> {
     let Some(pod) = pod else { return HashMap::new() };
     let sockets = pod.with_diag(ambit_diag::Diag::sockets).unwrap_or_else(|error| {
-        tracing::warn!(uid = %pod.uid, error = report::chain(&error), "reading a pod's sockets");
+        tracing::warn!(uid = %pod.workload.uid, error = chain(&error), "failed to list a pod's sockets");
         Vec::new()
     });
     let bytes = |socket: ambit_diag::TcpSocket| {

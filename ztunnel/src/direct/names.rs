@@ -1,4 +1,4 @@
-//! Who is behind a number that the kernel's maps and records name a workload by: [`Names`].
+//! Which workload is meant by a number in the kernel's maps and records: [`Names`].
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -8,10 +8,11 @@ use ambit_core::model::{Workload, WorkloadUid};
 use ambit_loader::WorkloadNumber;
 use parking_lot::RwLock;
 
-/// Records come up to a moment after a pod has left, and its connections may take longer to end.
+/// How many released pods are remembered: records arrive a moment after a pod was released, and its
+/// connections may take longer to end.
 const LEFT: usize = 4096;
 
-/// All numbers of this node's enrolments, and the last of those that ended.
+/// The numbers of this node's enrolments, and of the last that ended.
 #[derive(Debug, Default)]
 pub(crate) struct Names(RwLock<Table>);
 
@@ -26,12 +27,12 @@ struct Table {
 struct Name {
     uid: WorkloadUid,
     enrolled: bool,
-    /// As the mesh said last: it may know the workload no more when its connections end.
+    /// As the mesh said last: the workload may have left the mesh when its connections end.
     workload: Option<Arc<Workload>>,
 }
 
 impl Names {
-    /// With those that earlier daemons enrolled.
+    /// Starts with what earlier daemons enrolled.
     pub(crate) fn new(enrolled: Vec<(WorkloadNumber, String)>) -> Self {
         let names = Self::default();
         for (number, uid) in enrolled {
@@ -59,7 +60,7 @@ impl Names {
         }
     }
 
-    /// Takes in what the mesh says of those that are enrolled.
+    /// Follows what the mesh says of enrolled workloads.
     pub(crate) fn follow(&self, mesh: &Mesh, touched: Option<&Touched>) {
         let mut table = self.0.write();
         for name in table.known.values_mut().filter(|name| name.enrolled) {
@@ -71,8 +72,8 @@ impl Names {
         }
     }
 
-    /// All that are enrolled, whether this daemon serves them yet or not.
-    pub(crate) fn enrolled_ones(&self) -> Vec<(WorkloadNumber, WorkloadUid)> {
+    /// All that are enrolled, whether or not this daemon serves them yet.
+    pub(crate) fn all_enrolled(&self) -> Vec<(WorkloadNumber, WorkloadUid)> {
         let table = self.0.read();
         let enrolled = table.known.iter().filter(|(_, name)| name.enrolled);
         enrolled.map(|(number, name)| (*number, name.uid.clone())).collect()
@@ -95,32 +96,4 @@ impl Names {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::{mesh, put, uid, workload};
-
-    #[test]
-    fn a_pod_that_left_keeps_its_name_for_a_while() {
-        let names = Names::new(vec![(WorkloadNumber(1), uid("web").to_string())]);
-        assert_eq!(names.uid(WorkloadNumber(1)), Some(uid("web")), "enrolled by an earlier daemon");
-        assert!(names.workload(WorkloadNumber(1)).is_none(), "the mesh is not known yet");
-        names.follow(&mesh([put(workload("web", &["10.0.0.1"]))]), None);
-        names.follow(&mesh([]), None);
-        let known = |number| names.workload(WorkloadNumber(number)).map(|workload| workload.uid.clone());
-        assert_eq!(known(1), Some(uid("web")), "it left the mesh before it ended");
-        names.released(&uid("web"));
-        assert_eq!(known(1), Some(uid("web")), "nor does its release take the name away");
-        assert!(names.enrolled_ones().is_empty() && !names.is_enrolled(WorkloadNumber(1)));
-
-        names.enrolled(WorkloadNumber(2), &uid("web"));
-        names.follow(&mesh([put(workload("web", &["10.0.0.2"]))]), None);
-        let address = |number| names.workload(WorkloadNumber(number)).map(|workload| workload.addresses[0]);
-        assert_ne!(address(1), address(2), "a new enrolment is another");
-        for number in 0..u64::try_from(LEFT).unwrap() {
-            names.enrolled(WorkloadNumber(10 + number), &uid("churn"));
-            names.released(&uid("churn"));
-        }
-        assert_eq!(known(1), None, "not for ever");
-        assert_eq!(names.enrolled_ones(), [(WorkloadNumber(2), uid("web"))]);
-    }
-}
+mod tests;

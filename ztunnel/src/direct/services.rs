@@ -6,24 +6,27 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use ambit_core::balance;
 use ambit_core::direct::eligible;
 use ambit_core::mesh::{Mesh, Touched};
 use ambit_core::model::{Affinity, Service, ServiceKey, Workload, WorkloadUid};
 use ambit_core::outbound::Tunnel;
 use ambit_core::outlier::Ejected;
+use ambit_core::{balance, chain};
 use ambit_loader::{Dataplane, Table, WorkloadNumber};
 use parking_lot::Mutex;
 
-use crate::daemon::Node;
+use super::context::Context;
 use crate::pods::Pod;
-use crate::report::chain;
 
-/// What the kernel was told.
-pub(super) struct Services(Mutex<Told>);
+/// The kernel's tables of endpoints.
+pub(super) struct Services {
+    context: Arc<Context>,
+    written: Mutex<Written>,
+}
 
+/// What was written to the kernel.
 #[derive(Debug, Default)]
-struct Told {
+struct Written {
     tables: BTreeMap<ServiceKey, BTreeMap<SocketAddr, Table>>,
     /// Of earlier daemons: removed when all services are known.
     inherited: BTreeSet<SocketAddr>,
@@ -32,18 +35,18 @@ struct Told {
 }
 
 impl Services {
-    pub(super) fn new(inherited: BTreeSet<SocketAddr>) -> Self {
-        Self(Mutex::new(Told { inherited, ..Told::default() }))
+    pub(super) fn new(context: Arc<Context>, inherited: BTreeSet<SocketAddr>) -> Self {
+        Self { context, written: Mutex::new(Written { inherited, ..Written::default() }) }
     }
 
     /// Follows a change of the mesh.
-    pub(super) fn follow(&self, node: &Node, before: &Mesh, after: &Mesh, touched: &Touched) {
-        // A client's place among its node's others may decide about all tables.
+    pub(super) fn follow(&self, before: &Mesh, after: &Mesh, touched: &Touched) {
+        // Tables hold for all clients of the node, so what distinguishes one may change them all.
         let moved = |uid: &WorkloadUid| place(before, uid) != place(after, uid);
         let mut local =
-            touched.workloads.iter().filter(|uid| is_on(before, uid, node) || is_on(after, uid, node));
+            touched.workloads.iter().filter(|uid| self.is_local(before, uid) || self.is_local(after, uid));
         if local.any(moved) {
-            return self.follow_all(node);
+            return self.follow_all();
         }
         let mut keys = touched.services.clone();
         for mesh in [before, after] {
@@ -52,59 +55,58 @@ impl Services {
             let sharing = touched.addresses.iter().flat_map(|address| mesh.services_by_address(*address));
             keys.extend(sharing.map(|service| service.key.clone()));
         }
-        self.write(node, |_| keys);
+        self.write(|_| keys);
     }
 
-    /// A pod came or left: what it stands behind has a choice in the kernel, or needs none any more.
-    pub(super) fn follow_pod(&self, node: &Node, uid: &WorkloadUid) {
+    /// A pod came or left: the services it is an endpoint of get a table in the kernel, or lose it.
+    pub(super) fn follow_pod(&self, uid: &WorkloadUid) {
         let keys = |mesh: &Mesh| mesh.workload(uid).map(|w| w.services.keys().cloned().collect());
-        self.write(node, |mesh| keys(mesh).unwrap_or_default());
+        self.write(|mesh| keys(mesh).unwrap_or_default());
     }
 
     /// Looks at all services.
-    pub(super) fn follow_all(&self, node: &Node) {
-        let told: BTreeSet<_> = self.0.lock().tables.keys().cloned().collect();
-        self.write(node, |mesh| mesh.services().map(|service| service.key.clone()).chain(told).collect());
-        let mut told = self.0.lock();
-        let wanted: BTreeSet<_> = told.tables.values().flat_map(BTreeMap::keys).copied().collect();
-        let dataplane = node.kernel.dataplane();
-        told.inherited.retain(|address| {
+    pub(super) fn follow_all(&self) {
+        let written: BTreeSet<_> = self.written.lock().tables.keys().cloned().collect();
+        self.write(|mesh| mesh.services().map(|service| service.key.clone()).chain(written).collect());
+        let mut written = self.written.lock();
+        let wanted: BTreeSet<_> = written.tables.values().flat_map(BTreeMap::keys).copied().collect();
+        let dataplane = &self.context.dataplane;
+        written.inherited.retain(|address| {
             !wanted.contains(address)
-                && is_err(&dataplane.remove_service(*address), "removing a choice of endpoints")
+                && is_err(&dataplane.remove_service(*address), "remove a table of endpoints")
         });
     }
 
     /// Tries again what failed.
-    pub(super) fn retry(&self, node: &Node) {
-        if !self.0.lock().failed.is_empty() {
-            self.write(node, |_| BTreeSet::new());
+    pub(super) fn retry(&self) {
+        if !self.written.lock().failed.is_empty() {
+            self.write(|_| BTreeSet::new());
         }
     }
 
-    /// By the newest mesh, whoever asks: those who ask do so from several threads.
-    fn write(&self, node: &Node, keys: impl FnOnce(&Mesh) -> BTreeSet<ServiceKey>) {
-        let mut told = self.0.lock();
-        let Some(mesh) = node.state.mesh() else { return };
-        let choice = Choice::new(node, &mesh);
-        let dataplane = node.kernel.dataplane();
-        let failed = std::mem::take(&mut told.failed);
+    /// By the newest mesh: several threads call this, and the caller's mesh may be an older one.
+    fn write(&self, keys: impl FnOnce(&Mesh) -> BTreeSet<ServiceKey>) {
+        let mut written = self.written.lock();
+        let Some(mesh) = self.context.proxy.mesh.mesh() else { return };
+        let choice = Choice::new(&self.context, &mesh);
+        let dataplane = &self.context.dataplane;
+        let failed = std::mem::take(&mut written.failed);
         for key in failed.into_iter().chain(keys(&mesh)) {
             let wanted = choice.tables(&key);
-            if !tell(dataplane, told.tables.get(&key), &wanted) {
-                told.failed.insert(key.clone());
+            if !replace(dataplane, written.tables.get(&key), &wanted) {
+                written.failed.insert(key.clone());
             }
             if wanted.is_empty() {
-                told.tables.remove(&key);
+                written.tables.remove(&key);
             } else {
-                told.tables.insert(key, wanted);
+                written.tables.insert(key, wanted);
             }
         }
     }
 
-    /// Tells the kernel which endpoint a client of a service with affinity has.
+    /// Writes to the kernel which endpoint a client of a service with affinity has.
     pub(super) fn stick(
         &self,
-        node: &Node,
         mesh: &Mesh,
         source: &Pod,
         number: WorkloadNumber,
@@ -115,29 +117,29 @@ impl Services {
         if service.load_balancing.affinity != Affinity::ClientIp || !self.has(&service.key, asked) {
             return;
         }
-        let Some(client) = mesh.workload(&source.uid) else { return };
-        let ejected = node.endpoints.ejected();
+        let Some(client) = mesh.workload(&source.workload.uid) else { return };
+        let ejected = self.context.proxy.endpoints.ejected();
         if balance::sticky(mesh, client, service, asked, &ejected) != Some(tunnel.authority) {
             return;
         }
-        let dataplane = node.kernel.dataplane();
-        is_err(&dataplane.stick(number, asked, tunnel.authority), "writing a client's endpoint");
-        // A change that came in between has already made all clients' endpoints void, but not this one.
-        if node.state.mesh().is_none_or(|now| !std::ptr::eq(&raw const *now, &raw const *mesh)) {
-            is_err(&dataplane.unstick(asked), "removing clients' endpoints");
+        let dataplane = &self.context.dataplane;
+        is_err(&dataplane.stick(number, asked, tunnel.authority), "write a client's endpoint");
+        // A change in between has removed all clients' endpoints, but not this one.
+        if self.context.proxy.mesh.mesh().is_none_or(|now| !std::ptr::eq(&raw const *now, &raw const *mesh)) {
+            is_err(&dataplane.unstick(asked), "remove clients' endpoints");
         }
     }
 
+    fn is_local(&self, mesh: &Mesh, uid: &WorkloadUid) -> bool {
+        mesh.workload(uid).is_some_and(|workload| *workload.node == *self.context.node)
+    }
+
     fn has(&self, key: &ServiceKey, asked: SocketAddr) -> bool {
-        self.0.lock().tables.get(key).is_some_and(|tables| tables.contains_key(&asked))
+        self.written.lock().tables.get(key).is_some_and(|tables| tables.contains_key(&asked))
     }
 }
 
-fn is_on(mesh: &Mesh, uid: &WorkloadUid, node: &Node) -> bool {
-    mesh.workload(uid).is_some_and(|workload| *workload.node == *node.config.node)
-}
-
-/// What makes one client of a node another than the next.
+/// What distinguishes one client of a node from another.
 fn place<'a>(mesh: &'a Mesh, uid: &WorkloadUid) -> Option<impl PartialEq + 'a> {
     let place = |w: &'a Arc<Workload>| (&w.locality, &w.network, &w.cluster, &w.node, w.in_mesh());
     mesh.workload(uid).map(place)
@@ -153,9 +155,9 @@ struct Choice<'a> {
 }
 
 impl<'a> Choice<'a> {
-    fn new(node: &Node, mesh: &'a Mesh) -> Self {
-        let local = node.pods.all().iter().map(|pod| pod.uid.clone()).collect();
-        Self { mesh, local, ejected: node.endpoints.ejected(), enabled: node.direct.settings.enabled }
+    fn new(context: &Context, mesh: &'a Mesh) -> Self {
+        let local = context.pods.all().iter().map(|pod| pod.workload.uid.clone()).collect();
+        Self { mesh, local, ejected: context.proxy.endpoints.ejected(), enabled: context.enabled }
     }
 
     /// The tables of a service: none if none of its endpoints can be reached directly.
@@ -185,34 +187,36 @@ impl<'a> Choice<'a> {
         if service.load_balancing.affinity == Affinity::ClientIp {
             return service.waypoint.is_none().then_some(Table::Affinity);
         }
-        // Whichever: there is no table where it matters which.
+        // Any of them: where it matters which, there is no table.
         let client = self.local.iter().find_map(|uid| self.mesh.workload(uid))?;
         let shares = balance::table(self.mesh, client, service, asked, &self.ejected);
         (!shares.is_empty()).then_some(Table::Weighted(shares))
     }
 }
 
-/// Brings the kernel from one set of a service's tables to another; false if something is left to do.
-fn tell(
+/// Replaces one set of a service's tables by another; false if something is left to do.
+fn replace(
     dataplane: &Dataplane,
-    told: Option<&BTreeMap<SocketAddr, Table>>,
+    written: Option<&BTreeMap<SocketAddr, Table>>,
     wanted: &BTreeMap<SocketAddr, Table>,
 ) -> bool {
     let mut all = true;
     for (address, table) in wanted {
-        let before = told.and_then(|told| told.get(address));
+        let before = written.and_then(|written| written.get(address));
         if before != Some(table) {
-            all &= !is_err(&dataplane.set_service(*address, table), "writing a choice of endpoints");
+            all &= !is_err(&dataplane.set_service(*address, table), "write a table of endpoints");
         }
-        // Its endpoints may be others now, and each client's with them.
+        // Its endpoints may have changed, and each client's with them.
         if *table == Table::Affinity || before == Some(&Table::Affinity) {
-            all &= !is_err(&dataplane.unstick(*address), "removing clients' endpoints");
+            all &= !is_err(&dataplane.unstick(*address), "remove clients' endpoints");
         }
     }
-    for (address, table) in told.into_iter().flatten().filter(|(address, _)| !wanted.contains_key(*address)) {
-        all &= !is_err(&dataplane.remove_service(*address), "removing a choice of endpoints");
+    for (address, table) in
+        written.into_iter().flatten().filter(|(address, _)| !wanted.contains_key(*address))
+    {
+        all &= !is_err(&dataplane.remove_service(*address), "remove a table of endpoints");
         if *table == Table::Affinity {
-            all &= !is_err(&dataplane.unstick(*address), "removing clients' endpoints");
+            all &= !is_err(&dataplane.unstick(*address), "remove clients' endpoints");
         }
     }
     all
@@ -220,7 +224,7 @@ fn tell(
 
 fn is_err(result: &Result<(), ambit_loader::Error>, operation: &'static str) -> bool {
     if let Err(error) = result {
-        tracing::warn!(operation, error = chain(error), "the kernel's choice of endpoints");
+        tracing::warn!(operation, error = chain(error), "failed to update the kernel's tables of endpoints");
     }
     result.is_err()
 }

@@ -1,0 +1,110 @@
+//! Keeps capture in the kernel equal to the mesh: which destinations are captured, how each pod takes
+//! plaintext, and which ports it excludes.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ambit_core::chain;
+use ambit_core::inbound::{PlaintextMode, plaintext_modes};
+use ambit_core::mesh::{Mesh, Touched};
+use ambit_loader::{Dataplane, Inbound, InboundMode};
+use parking_lot::Mutex;
+
+use crate::error::Error;
+use crate::pods::Pod;
+
+/// What is written to the kernel, by one thread at a time. What could not be written is tried again.
+pub(crate) struct Capture {
+    dataplane: Arc<Dataplane>,
+    pending: Mutex<Pending>,
+}
+
+#[derive(Debug, Default)]
+struct Pending {
+    destinations: BTreeSet<IpAddr>,
+    /// All pods' modes.
+    modes: bool,
+}
+
+impl Capture {
+    pub(crate) fn new(dataplane: Arc<Dataplane>) -> Self {
+        Self { dataplane, pending: Mutex::default() }
+    }
+
+    /// Takes over what an earlier daemon left: every address in the kernel and every address that should be
+    /// there is written again.
+    pub(crate) fn reconcile(&self, mesh: &Mesh, pods: &[Arc<Pod>]) {
+        let mut pending = self.pending.lock();
+        match self.dataplane.destinations() {
+            Ok(present) => pending.destinations.extend(present),
+            Err(error) => tracing::error!(error = chain(&error), "failed to list captured destinations"),
+        }
+        let workloads = mesh.workloads().flat_map(|workload| &workload.addresses);
+        let services = mesh.services().flat_map(|service| &service.addresses);
+        pending.destinations.extend(workloads.chain(services));
+        pending.modes = true;
+        self.write(&mut pending, mesh, pods);
+    }
+
+    /// Follows a change of the mesh.
+    pub(crate) fn follow(&self, mesh: &Mesh, touched: &Touched, pods: &[Arc<Pod>]) {
+        let mut pending = self.pending.lock();
+        pending.destinations.extend(&touched.addresses);
+        pending.modes |= !touched.policies.is_empty()
+            || pods.iter().any(|pod| touched.workloads.contains(&pod.workload.uid));
+        self.write(&mut pending, mesh, pods);
+    }
+
+    /// Tries again what could not be written.
+    pub(crate) fn retry(&self, mesh: &Mesh, pods: &[Arc<Pod>]) {
+        let mut pending = self.pending.lock();
+        self.write(&mut pending, mesh, pods);
+    }
+
+    /// Writes how one pod takes plaintext, and the ports it excludes.
+    pub(crate) fn set_mode(&self, mesh: &Mesh, pod: &Pod) -> Result<(), Error> {
+        let uid = &pod.workload.uid;
+        let mode = kernel_modes(&plaintext_modes(mesh, uid));
+        let excluded = mesh.workload(uid).map(|workload| &workload.excluded_ports.outbound);
+        self.dataplane.set_ports(pod.cookie, &mode, excluded.unwrap_or(&BTreeSet::new())).map_err(|source| {
+            Error::Pod { operation: "write the plaintext modes of", workload: uid.to_string(), source }
+        })
+    }
+
+    fn write(&self, pending: &mut Pending, mesh: &Mesh, pods: &[Arc<Pod>]) {
+        pending.destinations.retain(|address| {
+            let result = if mesh.captures(*address) {
+                self.dataplane.add_destination(*address)
+            } else {
+                self.dataplane.remove_destination(*address)
+            };
+            if let Err(error) = &result {
+                tracing::error!(%address, error = chain(error), "failed to write a captured destination");
+            }
+            result.is_err()
+        });
+        if pending.modes {
+            pending.modes = false;
+            for pod in pods {
+                if let Err(error) = self.set_mode(mesh, pod) {
+                    tracing::error!(error = chain(&error), "failed to write plaintext modes");
+                    pending.modes = true;
+                }
+            }
+        }
+    }
+}
+
+fn kernel_modes(modes: &ambit_core::inbound::PlaintextModes) -> Inbound {
+    let mode = |mode| match mode {
+        PlaintextMode::Open => InboundMode::Open,
+        PlaintextMode::Check => InboundMode::Check,
+        PlaintextMode::Strict => InboundMode::Strict,
+    };
+    Inbound {
+        default: mode(modes.default),
+        ports: modes.ports.iter().map(|(port, m)| (*port, mode(*m))).collect(),
+        probe_ports: modes.probe_ports.clone(),
+    }
+}

@@ -1,0 +1,374 @@
+//! The daemon's half of the direct path. The kernel carries the connections; here verdicts are written,
+//! voided and watched.
+//!
+//! - [`Direct::remember`] caches a verdict in the kernel when a tunnel was opened on its grounds;
+//!   [`Direct::void`] voids what a change of the mesh may have made wrong; the lease, renewed again and again,
+//!   says that the rest still holds.
+//! - [`services`] keeps the kernel's choice of endpoints equal to the daemon's.
+//! - [`flows`] rechecks tracked flows: lists them, counts what they carry, closes what is no longer allowed.
+//! - [`records`] turns what the kernel recorded into the reports that other paths make.
+//!
+//! A change is taken in in this order (`docs/decisions/073`): publish the mesh, void verdicts, then recheck
+//! what is open.
+
+mod context;
+mod counted;
+mod flows;
+mod names;
+mod native;
+mod observation;
+mod records;
+mod scope;
+mod services;
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use ambit_core::chain;
+use ambit_core::direct::{Sources, affected, verdict};
+use ambit_core::mesh::{Mesh, Touched};
+use ambit_core::model::WorkloadUid;
+use ambit_core::outbound::Tunnel;
+use ambit_loader::{Dataplane, KernelReason, Verdict, WorkloadNumber};
+use ambit_proxy::proxy::Proxy;
+use ambit_proxy::sync::MeshChange;
+use ambit_proxy::views::ConnectionView;
+use parking_lot::Mutex;
+
+use crate::config;
+use crate::error::Error;
+use crate::pods::{Pod, Pods};
+
+use context::Context;
+use names::Names;
+pub(crate) use scope::Scope;
+use services::Services;
+
+/// How often the kernel's records are read.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(100);
+/// How often verdicts that no longer hold are removed.
+const SWEEP_INTERVAL: Duration = Duration::from_mins(1);
+/// How often a recheck that failed is tried again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// How long one round of [`watch`] may take. Most take milliseconds.
+const STALLED: Duration = Duration::from_secs(30);
+/// How often a lease is renewed before it runs out.
+const RENEWALS: u32 = 4;
+/// How long the record of a connection that was closed by the daemon may take to arrive.
+const CUT_MEMORY: Duration = Duration::from_secs(30);
+
+/// The direct path of this node.
+pub(crate) struct Direct {
+    context: Arc<Context>,
+    lease: Duration,
+    sources: Mutex<Sources>,
+    services: Services,
+    /// What earlier daemons cached has been voided: there may be a lease.
+    started: AtomicBool,
+    /// Destinations whose verdicts could not be voided. While there are any, no verdict holds: there is no
+    /// lease.
+    unvoided: Mutex<BTreeSet<WorkloadNumber>>,
+    rechecks: Sender<Scope>,
+    /// When [`watch`] last finished a round.
+    last_round: Mutex<Instant>,
+}
+
+/// What [`watch`] is asked to recheck.
+pub(crate) struct Rechecks(Receiver<Scope>);
+
+impl Direct {
+    /// Starts from what earlier daemons enrolled. With the direct path switched off, what they cached is
+    /// voided here.
+    pub(crate) fn new(
+        config: &config::Config,
+        dataplane: Arc<Dataplane>,
+        pods: Arc<Pods>,
+        proxy: Arc<Proxy>,
+    ) -> Result<(Self, Rechecks), Error> {
+        let failed = |source| Error::Dataplane { operation: "start the direct path", source };
+        let enabled = config.direct.enabled;
+        let names = Names::new(dataplane.numbers().map_err(failed)?);
+        if !enabled {
+            dataplane.renew_lease(Duration::ZERO).map_err(failed)?;
+        }
+        let inherited = dataplane.services().map_err(failed)?;
+        let context = Arc::new(Context {
+            enabled,
+            node: config.node.clone(),
+            dataplane,
+            pods,
+            proxy,
+            names,
+            cut: Mutex::default(),
+            counted: counted::Counted::default(),
+            draining: Mutex::default(),
+        });
+        let (rechecks, requests) = channel();
+        let direct = Self {
+            services: Services::new(context.clone(), inherited),
+            context,
+            lease: config.direct.lease(),
+            sources: Mutex::default(),
+            started: AtomicBool::new(false),
+            unvoided: Mutex::default(),
+            rechecks,
+            last_round: Mutex::new(Instant::now()),
+        };
+        Ok((direct, Rechecks(requests)))
+    }
+
+    /// Starts the thread that reads records and rechecks open connections, and the heartbeat.
+    pub(crate) fn start(self: &Arc<Self>, requests: Rechecks) -> Result<(), Error> {
+        let watched = self.clone();
+        std::thread::Builder::new()
+            .name("direct".to_owned())
+            .spawn(move || watch(&watched, &requests))
+            .map_err(|source| Error::System { operation: "start the thread of the direct path", source })?;
+        if self.context.enabled {
+            tokio::spawn(keep_lease(self.clone()));
+        }
+        Ok(())
+    }
+
+    /// A pod is enrolled. Called before it is in the table of pods, so that no verdict is older than what is
+    /// known here.
+    pub(crate) fn enrolled(&self, number: WorkloadNumber, uid: &WorkloadUid) {
+        self.context.names.enrolled(number, uid);
+        let mut sources = self.sources.lock();
+        if let Some(mesh) = self.context.proxy.mesh.mesh() {
+            self.context.names.follow(&mesh, None);
+            // Its identity in an earlier enrolment does not matter: the verdicts ended with that enrolment.
+            sources.follow(&mesh, [uid]);
+        }
+    }
+
+    /// A pod is enrolled and its listeners are up.
+    pub(crate) fn settled(&self, pod: &Pod) {
+        if let Some(mesh) = self.context.proxy.mesh.mesh() {
+            write_addresses(&self.context.dataplane, &mesh, pod);
+        }
+        self.services.follow_pod(&pod.workload.uid);
+        // What an earlier daemon permitted to it, and could not be rechecked without its namespace.
+        self.recheck(Scope::Destinations(BTreeSet::from([pod.workload.uid.clone()])));
+    }
+
+    /// Other endpoints are ejected than before: the kernel is to choose as the daemon does.
+    pub(crate) fn rebalance(&self) {
+        self.services.follow_all();
+    }
+
+    /// A pod has left, and its verdicts with it.
+    pub(crate) fn released(&self, uid: &WorkloadUid) {
+        self.context.names.released(uid);
+        self.sources.lock().forget(uid);
+        self.services.follow_pod(uid);
+    }
+
+    /// Caches the verdict that `source` may connect without the daemon to where this tunnel went, if it may be
+    /// cached. `asked` is the application's original destination.
+    pub(crate) fn remember(&self, source: &Pod, tunnel: &Tunnel, asked: SocketAddr) {
+        if !self.context.enabled {
+            return;
+        }
+        let Some(destination) = self.context.pods.get(&tunnel.destination.uid) else { return };
+        let (Some(from), Some(to)) = (source.number(), destination.number()) else { return };
+        let dataplane = &self.context.dataplane;
+        // First the generation, then the mesh: a change in between voids the verdict before it is written.
+        let generation = match dataplane.generation(to) {
+            Ok(Some(generation)) => generation,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "failed to read a generation");
+                return;
+            }
+        };
+        let Some(mesh) = self.context.proxy.mesh.mesh() else { return };
+        self.services.stick(&mesh, source, from, tunnel, asked);
+        let (client, server) = (&source.workload.uid, &destination.workload.uid);
+        if let Err(refusal) = verdict(&mesh, client, server, tunnel.authority) {
+            tracing::trace!(source = %client, destination = %server, %refusal, "verdict not cached");
+            return;
+        }
+        let verdict = Verdict { source: from, destination: to, address: tunnel.authority, generation };
+        if let Err(error) = dataplane.remember(&verdict) {
+            tracing::warn!(error = chain(&error), "failed to cache a verdict");
+        }
+    }
+
+    /// Voids the verdicts that a change may have made wrong; returns whose open connections are to be
+    /// rechecked afterwards. The mesh has been published already.
+    pub(crate) fn void(&self, change: &MeshChange<'_>) -> Scope {
+        let MeshChange { before, after, touched } = *change;
+        let mut sources = self.sources.lock();
+        self.context.names.follow(after, touched);
+        let enrolled = self.context.names.all_enrolled();
+        let another = sources.follow(after, enrolled.iter().map(|(_, uid)| uid));
+        let scope = match (before, touched) {
+            (Some(before), Some(touched)) if !another => {
+                Scope::Destinations(affected(before, after, touched, enrolled.iter().map(|(_, uid)| uid)))
+            }
+            _ => Scope::All,
+        };
+        let stale = enrolled.into_iter().filter(|(_, uid)| scope.contains(uid)).map(|(number, _)| number);
+        self.bump(stale);
+        drop(sources);
+        self.started.store(true, Ordering::SeqCst);
+        scope
+    }
+
+    fn bump(&self, destinations: impl IntoIterator<Item = WorkloadNumber>) {
+        let dataplane = &self.context.dataplane;
+        let mut unvoided = self.unvoided.lock();
+        let had = unvoided.len();
+        for number in destinations {
+            if let Err(error) = dataplane.bump(number) {
+                tracing::error!(error = chain(&error), "failed to void verdicts");
+                unvoided.insert(number);
+            }
+        }
+        if unvoided.len() > had
+            && let Err(error) = dataplane.renew_lease(Duration::ZERO)
+        {
+            tracing::error!(error = chain(&error), "failed to void all verdicts");
+        }
+    }
+
+    /// Renews the lease: says that the cached verdicts hold, unless something is amiss.
+    pub(crate) fn renew(&self) {
+        if !self.context.enabled || !self.started.load(Ordering::SeqCst) {
+            return;
+        }
+        // Without rechecks the daemon would not know which connections it must close.
+        if self.last_round.lock().elapsed() > STALLED {
+            tracing::error!("direct-path thread stalled, lease not renewed");
+            return;
+        }
+        let dataplane = &self.context.dataplane;
+        let mut unvoided = self.unvoided.lock();
+        unvoided.retain(|number| dataplane.bump(*number).is_err());
+        if unvoided.is_empty()
+            && let Err(error) = dataplane.renew_lease(self.lease)
+        {
+            tracing::error!(error = chain(&error), "failed to renew the lease");
+        }
+    }
+
+    /// Follows a change of what is not a verdict: names and choices of endpoints.
+    pub(crate) fn follow(&self, change: &MeshChange<'_>) {
+        let MeshChange { before, after, touched } = *change;
+        for pod in self.context.pods.all() {
+            if touched.is_none_or(|touched: &Touched| touched.workloads.contains(&pod.workload.uid)) {
+                write_addresses(&self.context.dataplane, after, &pod);
+            }
+        }
+        match (before, touched) {
+            (Some(before), Some(touched)) => self.services.follow(before, after, touched),
+            _ => self.services.follow_all(),
+        }
+    }
+
+    /// Tries again what could not be written.
+    pub(crate) fn retry(&self) {
+        self.services.retry();
+    }
+
+    /// Has open connections rechecked by [`watch`], soon.
+    pub(crate) fn recheck(&self, scope: Scope) {
+        if !scope.is_empty() {
+            // The thread ends with the process.
+            let _ = self.rechecks.send(scope);
+        }
+    }
+
+    /// Reports what the kernel has recorded until now.
+    pub(crate) fn report_records(&self) {
+        self.recheck(records::drain(&self.context));
+    }
+
+    /// Counts in the metrics what the kernel has recorded and carried until now.
+    pub(crate) fn count(&self) {
+        self.recheck(flows::count(&self.context));
+    }
+
+    /// The open connections that the kernel carries, for `/connections`.
+    pub(crate) fn connections(&self) -> Vec<ConnectionView> {
+        flows::list(&self.context)
+    }
+}
+
+/// Writes a pod's addresses to the kernel, where records get their names from.
+fn write_addresses(dataplane: &Dataplane, mesh: &Mesh, pod: &Pod) {
+    let uid = &pod.workload.uid;
+    let (Some(number), Some(workload)) = (pod.number(), mesh.workload(uid)) else { return };
+    let addresses = workload.addresses.iter().filter(|_| workload.has_own_address()).copied().collect();
+    if let Err(error) = dataplane.set_addresses(number, &addresses) {
+        tracing::warn!(%uid, error = chain(&error), "failed to write a pod's addresses");
+    }
+}
+
+/// A thread and not a task: it reads long maps and asks the kernel about many sockets.
+fn watch(direct: &Direct, requests: &Rechecks) {
+    let context = &direct.context;
+    let mut swept = Instant::now();
+    let mut lost = lost_records(context);
+    // Whose connections could not be listed or closed.
+    let mut left = Scope::none();
+    let mut tried = Instant::now();
+    loop {
+        let mut scope = match requests.0.recv_timeout(DRAIN_INTERVAL) {
+            Ok(scope) => scope,
+            Err(RecvTimeoutError::Timeout) => Scope::none(),
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        // Several changes at once take one recheck.
+        requests.0.try_iter().for_each(|more| scope.join(more));
+        if tried.elapsed() >= RETRY_INTERVAL {
+            scope.join(std::mem::replace(&mut left, Scope::none()));
+            tried = Instant::now();
+        }
+        left.join(flows::recheck(context, scope));
+        // What was established while its policy changed, or arrived by rules that no longer hold, is
+        // rechecked at once. Where records were lost, it is not known whose they were.
+        let mut recorded = records::drain(context);
+        let now_lost = lost_records(context);
+        if now_lost != lost {
+            lost = now_lost;
+            recorded = Scope::All;
+        }
+        left.join(flows::recheck(context, recorded));
+        *direct.last_round.lock() = Instant::now();
+        if swept.elapsed() >= SWEEP_INTERVAL {
+            swept = Instant::now();
+            sweep(context);
+        }
+    }
+}
+
+/// How many records the kernel had no room for.
+fn lost_records(context: &Context) -> Option<u64> {
+    let lost = context.dataplane.counter(KernelReason::RecordLost);
+    lost.inspect_err(|error| {
+        tracing::error!(error = chain(error), "failed to read how many records were lost");
+    })
+    .ok()
+}
+
+fn sweep(context: &Context) {
+    if let Err(error) = context.dataplane.forget_stale_verdicts() {
+        tracing::warn!(error = chain(&error), "failed to remove stale verdicts");
+    }
+    context.cut.lock().retain(|_, (since, _)| since.elapsed() < CUT_MEMORY);
+}
+
+async fn keep_lease(direct: Arc<Direct>) {
+    let mut ticks = tokio::time::interval(direct.lease / RENEWALS);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        direct.renew();
+    }
+}

@@ -1,0 +1,72 @@
+//! All metrics of the daemon: [`show`], and those of what only a node daemon has. They are read when scraped.
+
+use std::sync::Arc;
+
+use ambit_core::chain;
+use ambit_daemon_kit::telemetry::exposition::{Exposition, Family};
+use ambit_daemon_kit::telemetry::instruments::Counters;
+use ambit_daemon_kit::telemetry::metrics::Metrics;
+use ambit_loader::{Dataplane, KernelReason};
+use ambit_proxy::report;
+use ambit_xds::client::Status;
+use tokio::sync::watch;
+
+use crate::node::Node;
+use crate::reason::from_kernel;
+
+/// Errors of `accept()`.
+pub(crate) static ACCEPT_ERRORS: Counters<1> = Counters::new(
+    "ambit_accept_errors_total",
+    "Errors of accepting that concern a listener, not a single connection, by listener.",
+    ["listener"],
+);
+
+const KERNEL_REFUSALS: Family = Family::counter(
+    "ambit_kernel_refusals_total",
+    "Connections that the kernel programs refused, by reason.",
+);
+const RECORDS_LOST: Family = Family::counter(
+    "ambit_kernel_records_lost_total",
+    "Records of connections that found no room because the daemon did not read them fast enough.",
+);
+const PODS: Family = Family::gauge("ambit_pods_enrolled", "Pods that this daemon serves.");
+const POOL: Family =
+    Family::gauge("ambit_pool_connections", "HBONE connections that are kept for new tunnels.");
+
+/// Adds all of the daemon's metrics.
+pub(crate) fn show(node: &Arc<Node>, xds: watch::Receiver<Status>, metrics: &Metrics) {
+    let node = node.clone();
+    metrics.collect(move |all| {
+        // What open connections carried until now.
+        node.proxy.connections.progress();
+        node.direct.count();
+        report::show(all);
+        report::ending::DRY_RUN.show(all);
+        ambit_proxy::metrics::show(&xds.borrow(), all);
+        ACCEPT_ERRORS.show(all);
+        all.single(&PODS, node.pods.all().len());
+        all.single(&POOL, node.pool.connections());
+        node.identities.certificates.show(all);
+        node.proxy.endpoints.show(all);
+        kernel(&node.dataplane, all);
+    });
+}
+
+/// Connections that the kernel's programs refused may never reach a connection's report: their counters are
+/// read.
+fn kernel(dataplane: &Dataplane, all: &mut Exposition) {
+    let mut refusals = all.family(&KERNEL_REFUSALS);
+    let counters = dataplane.counters().unwrap_or_else(|error| {
+        tracing::warn!(error = chain(&error), "failed to read the kernel's counters");
+        Vec::default()
+    });
+    let mut lost = 0;
+    for (reason, count) in counters.into_iter().filter(|(_, count)| *count > 0) {
+        if reason == KernelReason::RecordLost {
+            lost = count;
+        } else {
+            refusals.sample(&[("reason", from_kernel(reason).name())], count);
+        }
+    }
+    all.single(&RECORDS_LOST, lost);
+}
