@@ -1,5 +1,5 @@
-//! Any endpoints, rule and dice: what is picked may be picked, by a slow reading of the rule, and over all
-//! dice everyone gets the share of its capacity.
+//! Any endpoints, load balancing settings and random numbers: a picked endpoint is eligible by a slow
+//! reference, and over all random numbers each endpoint gets the share of its capacity.
 #![no_main]
 
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use libfuzzer_sys::fuzz_target;
 const KEY: &str = "shop/cart.shop.svc.cluster.local";
 
 #[derive(Arbitrary, Debug)]
-struct Place {
+struct Site {
     capacity: u8,
     unhealthy: bool,
     region: bool,
@@ -26,28 +26,28 @@ struct Place {
 
 #[derive(Arbitrary, Debug)]
 struct Case {
-    client: Place,
-    endpoints: Vec<Place>,
+    client: Site,
+    endpoints: Vec<Site>,
     preference: Vec<u8>,
     mode: u8,
     allow_unhealthy: bool,
 }
 
-fn workload(number: u8, place: &Place) -> Workload {
+fn workload(number: u8, site: &Site) -> Workload {
     let text = |other: bool| if other { "b" } else { "a" }.to_owned();
     let message = wire::Workload {
         uid: format!("w{number:02}"),
         name: format!("w{number:02}"),
         namespace: "shop".to_owned(),
         addresses: vec![vec![10, 0, 0, number]],
-        node: text(place.node),
+        node: text(site.node),
         locality: Some(wire::Locality {
-            region: text(place.region),
-            zone: text(place.zone),
+            region: text(site.region),
+            zone: text(site.zone),
             subzone: String::new(),
         }),
-        status: i32::from(place.unhealthy),
-        capacity: Some(u32::from(place.capacity % 8)),
+        status: i32::from(site.unhealthy),
+        capacity: Some(u32::from(site.capacity % 8)),
         services: [(KEY.to_owned(), wire::PortList { ports: vec![port()] })].into(),
         ..Default::default()
     };
@@ -99,7 +99,7 @@ fn shared(rule: &LoadBalancing, client: &Workload, endpoint: &Workload) -> usize
     shared
 }
 
-/// Those who may be picked.
+/// Indices of the endpoints that may be picked.
 fn eligible(rule: &LoadBalancing, client: &Workload, endpoints: &[Arc<Workload>]) -> Vec<usize> {
     let usable = |index: &usize| {
         let endpoint = &endpoints[*index];
@@ -119,8 +119,8 @@ fn eligible(rule: &LoadBalancing, client: &Workload, endpoints: &[Arc<Workload>]
 fuzz_target!(|case: Case| {
     let client = workload(200, &case.client);
     let service = service(&case);
-    let places = case.endpoints.iter().take(12).zip(1..);
-    let endpoints: Vec<_> = places.map(|(place, number)| Arc::new(workload(number, place))).collect();
+    let sites = case.endpoints.iter().take(12).zip(1..);
+    let endpoints: Vec<_> = sites.map(|(site, number)| Arc::new(workload(number, site))).collect();
     let mut mesh = Mesh::new();
     mesh.apply([Change::PutService(Arc::new(service.clone()))]);
     mesh.apply(endpoints.iter().map(|endpoint| Change::PutWorkload(endpoint.clone())));
@@ -129,18 +129,18 @@ fuzz_target!(|case: Case| {
     let eligible = eligible(&service.load_balancing, &client, &endpoints);
     let total: u32 = eligible.iter().map(|index| endpoints[*index].capacity).sum();
     let mut shares = vec![0; endpoints.len()];
-    // One throw into the middle of each unit of capacity.
+    // One random number in the middle of each unit of capacity.
     for unit in 0..u128::from(total.max(1)) {
         let dice = ((2 * unit + 1) << 64) / u128::from(2 * total.max(1));
         match choice.pick(u64::try_from(dice).expect("below 2^64")) {
             Some(picked) => {
                 let index =
-                    endpoints.iter().position(|it| it.uid == picked.workload.uid).expect("one of them");
+                    endpoints.iter().position(|it| it.uid == picked.workload.uid).expect("a given endpoint");
                 assert!(eligible.contains(&index), "{index} was picked: {case:?}");
                 assert_eq!(picked.address, SocketAddr::new(endpoints[index].addresses[0], 8080));
                 shares[index] += 1;
             }
-            None => assert!(total == 0, "nobody was picked: {case:?}"),
+            None => assert!(total == 0, "no endpoint was picked: {case:?}"),
         }
     }
     for index in eligible {

@@ -1,4 +1,4 @@
-//! Who a certificate is for: an identity or an error, whatever the bytes; and any text as a SPIFFE ID.
+//! The identity in a certificate: any bytes give an identity or an error. And any text as a SPIFFE ID.
 #![no_main]
 
 use ambit_core::model::Identity;
@@ -8,15 +8,15 @@ use rustls_pki_types::CertificateDer;
 
 fuzz_target!(|data: &[u8]| {
     if let Ok(identity) = tls::identity(&CertificateDer::from(data)) {
-        is_the_same(&identity);
+        assert_canonical(&identity);
     }
     if let Some(Ok(identity)) = std::str::from_utf8(data).ok().map(str::parse) {
-        is_the_same(&identity);
+        assert_canonical(&identity);
     }
 });
 
-/// One identity, one way of writing it: policies compare texts.
-fn is_the_same(identity: &Identity) {
+/// An identity has exactly one textual form, because policies compare texts.
+fn assert_canonical(identity: &Identity) {
     let text = identity.to_string();
     assert_eq!(text.parse::<Identity>().as_ref(), Ok(identity));
     let principal = identity.principal();

@@ -1,6 +1,6 @@
-//! A file of objects, as people write them: every document is accepted, ignored or rejected; what was
-//! accepted reads the same from its saved form, derivation takes it, in steps or at once, and what it derives
-//! survives the wire.
+//! A file of objects: every document is accepted, ignored or rejected. An accepted object reads the same from
+//! its saved form, derivation gives the same result in steps and at once, and derived resources survive
+//! encoding.
 #![no_main]
 
 use ambit_core::derive::{ObjectEvent, Settings, World};
@@ -22,7 +22,7 @@ fuzz_target!(|text: &str| {
     let (mut world, mut mesh) = (World::new(Settings::default()), Mesh::new());
     for object in &objects {
         let derived = world.apply([ObjectEvent::Put(Box::new(object.clone()))]);
-        derived.changes.iter().for_each(survives_the_wire);
+        derived.changes.iter().for_each(assert_survives_encoding);
         mesh.apply(derived.changes);
     }
     let mut at_once = Mesh::new();
@@ -31,17 +31,17 @@ fuzz_target!(|text: &str| {
     let same = mesh.workloads().eq(at_once.workloads())
         && mesh.services().eq(at_once.services())
         && mesh.policies().eq(at_once.policies());
-    assert!(same, "in steps or at once, the outcome is the same");
+    assert!(same, "in steps and at once, the result is the same");
 
     let deletions = objects.iter().map(|object| ObjectEvent::Delete(object.key()));
     mesh.apply(world.apply(deletions.collect::<Vec<_>>()).changes);
     let empty = mesh.workloads().next().is_none()
         && mesh.services().next().is_none()
         && mesh.policies().next().is_none();
-    assert!(empty, "nothing is derived from nothing");
+    assert!(empty, "nothing is derived from no objects");
 });
 
-fn survives_the_wire(change: &Change) {
+fn assert_survives_encoding(change: &Change) {
     match change {
         Change::PutWorkload(workload) => {
             let read = convert::decode_workload(&convert::encode_workload(workload));

@@ -1,12 +1,12 @@
-//! A CONNECT request with any authority and headers: it is read or refused; what was read is written and read
-//! again the same.
+//! A CONNECT request with any authority and headers: it is accepted or refused. An accepted request reads the
+//! same after it is written.
 #![no_main]
 
 use ambit_hbone::request::ConnectRequest;
 use http::{HeaderName, HeaderValue, Method, Request, Uri};
 use libfuzzer_sys::fuzz_target;
 
-/// One line each: authority, then headers as `name: value`.
+/// Reads lines: the authority, then headers as `name: value`.
 fn request(data: &[u8]) -> Option<Request<()>> {
     let mut lines = data.split(|byte| *byte == b'\n');
     let mut request = Request::new(());
@@ -24,8 +24,8 @@ fn request(data: &[u8]) -> Option<Request<()>> {
 fuzz_target!(|data: &[u8]| {
     let Some(request) = request(data) else { return };
     let Ok(read) = ConnectRequest::from_http(&request) else { return };
-    let written = read.to_http().expect("what was read can be asked for");
-    let again = ConnectRequest::from_http(&written).expect("and is read again");
+    let written = read.to_http().expect("an accepted request can be written");
+    let again = ConnectRequest::from_http(&written).expect("a written request is accepted");
     assert_eq!(again.authority, read.authority);
     assert_eq!(again.forwarded, read.forwarded);
     assert_eq!(again.traceparent, read.traceparent);

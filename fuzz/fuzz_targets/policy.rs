@@ -1,5 +1,5 @@
-//! Any policies on one workload: the engine says what a slow reference says, and the kernel's plaintext modes
-//! never say another thing than the engine.
+//! Any policies on one workload: the engine agrees with a slow reference, and the kernel's plaintext modes
+//! never contradict the engine.
 #![no_main]
 
 use std::net::{IpAddr, SocketAddr};
@@ -25,7 +25,7 @@ const PEERS: [Option<&str>; 4] = [
     Some("spiffe://other.example/ns/shop/sa/api"),
 ];
 
-/// Policies, one after the other: two bytes of length, then the message.
+/// Reads policies: each is two bytes of length, then the message.
 fn policies(mut data: &[u8]) -> Vec<Authorization> {
     let mut policies: Vec<Authorization> = Vec::new();
     while let Some((length, rest)) = data.split_first_chunk::<2>() {
@@ -33,7 +33,7 @@ fn policies(mut data: &[u8]) -> Vec<Authorization> {
         let (message, rest) = rest.split_at(length);
         data = rest;
         let decoded = security::Authorization::decode(message).ok().map(|mut message| {
-            // Of the workload's own namespace, and each with a name of its own.
+            // In the workload's namespace, with a unique name.
             message.namespace = "shop".to_owned();
             message.name = format!("p{}", policies.len());
             decode_authorization(&message)
@@ -46,7 +46,7 @@ fn policies(mut data: &[u8]) -> Vec<Authorization> {
 }
 
 fn cart(policies: &[Authorization]) -> Workload {
-    let listed = policies.iter().filter(|policy| policy.scope == Scope::WorkloadSelector);
+    let selecting = policies.iter().filter(|policy| policy.scope == Scope::WorkloadSelector);
     let octets = |address: &str| match ip(address) {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),
@@ -56,7 +56,7 @@ fn cart(policies: &[Authorization]) -> Workload {
         name: "cart".to_owned(),
         namespace: "shop".to_owned(),
         addresses: OWN.map(octets).to_vec(),
-        authorization_policies: listed.map(|policy| policy.key.to_string()).collect(),
+        authorization_policies: selecting.map(|policy| policy.key.to_string()).collect(),
         ..Default::default()
     };
     decode_workload(&message).expect("a workload")
@@ -88,7 +88,7 @@ fuzz_target!(|data: &[u8]| {
                         match modes.ports.get(&port).unwrap_or(&modes.default) {
                             PlaintextMode::Open => assert!(allowed, "OPEN, but {source} to {destination} is refused"),
                             PlaintextMode::Strict => {
-                                assert!(!allowed, "STRICT, but {source} to {destination} is let in")
+                                assert!(!allowed, "STRICT, but {source} to {destination} is allowed")
                             }
                             PlaintextMode::Check => {}
                         }

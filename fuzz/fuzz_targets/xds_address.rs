@@ -1,5 +1,5 @@
-//! An `istio.workload.Address` as it comes: a value or an error; a value is sent on and read again the same,
-//! and a mesh takes it in and gives it up.
+//! Any `istio.workload.Address`: a value or an error. A value reads the same after it is encoded, and a mesh
+//! adds and removes it completely.
 #![no_main]
 
 use std::sync::Arc;
@@ -32,5 +32,5 @@ fuzz_target!(|data: &[u8]| {
         }
         None => {}
     }
-    assert!(mesh == Mesh::new(), "nothing is left behind");
+    assert!(mesh == Mesh::new(), "nothing remains");
 });

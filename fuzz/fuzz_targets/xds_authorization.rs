@@ -1,5 +1,4 @@
-//! An `istio.security.Authorization` as it comes: a value or an error; a value is sent on and read again the
-//! same.
+//! Any `istio.security.Authorization`: a value or an error. A value reads the same after it is encoded.
 #![no_main]
 
 use ambit_xds::convert::{decode_authorization, encode_authorization};

@@ -1,3 +1,5 @@
-//! What the targets share: a slow reference of policy.
+//! Code shared by the fuzz targets.
+
+#![warn(missing_docs)]
 
 pub mod reference;

@@ -1,13 +1,14 @@
-//! Policy decided slowly, the way the rules are told: nothing shared with the engine but the nouns.
+//! A slow reference implementation of authorization, which follows the documentation of policies. It shares
+//! only the model with the engine.
 
 use std::net::{IpAddr, SocketAddr};
 
 use ambit_core::model::{Action, Authorization, Identity, IpBlock, Match, ServiceAccountMatch, StringMatch};
 
-/// Whether the policies, all of which concern the destination, let the peer in.
+/// Whether the policies allow the peer. All of them must select the destination.
 pub fn allows(
     policies: &[Authorization],
-    who: Option<&Identity>,
+    peer: Option<&Identity>,
     source: IpAddr,
     destination: SocketAddr,
 ) -> bool {
@@ -15,7 +16,7 @@ pub fn allows(
         policy.rules.iter().any(|rule| {
             rule.clauses.iter().all(|clause| {
                 clause.matches.is_empty()
-                    || clause.matches.iter().any(|m| matched(m, who, source, destination))
+                    || clause.matches.iter().any(|m| matched(m, peer, source, destination))
             })
         })
     };
@@ -27,15 +28,15 @@ pub fn allows(
     allowing.peek().is_none() || allowing.any(|policy| matching(policy))
 }
 
-fn matched(m: &Match, who: Option<&Identity>, source: IpAddr, destination: SocketAddr) -> bool {
+fn matched(m: &Match, peer: Option<&Identity>, source: IpAddr, destination: SocketAddr) -> bool {
     if *m == Match::default() {
         return false;
     }
-    let principal = who.map(|i| format!("{}/ns/{}/sa/{}", i.trust_domain, i.namespace, i.service_account));
+    let principal = peer.map(|i| format!("{}/ns/{}/sa/{}", i.trust_domain, i.namespace, i.service_account));
     let principal = principal.as_deref();
-    let namespace = who.map(|i| &*i.namespace);
+    let namespace = peer.map(|i| &*i.namespace);
     let account = |a: &ServiceAccountMatch| {
-        who.is_some_and(|i| i.namespace == a.namespace && i.service_account == a.service_account)
+        peer.is_some_and(|i| i.namespace == a.namespace && i.service_account == a.service_account)
     };
     let (port, to) = (destination.port(), destination.ip());
     all_or_any(&m.namespaces, |s| text(s, namespace))
@@ -52,17 +53,17 @@ fn matched(m: &Match, who: Option<&Identity>, source: IpAddr, destination: Socke
         && !m.not_destination_ports.contains(&port)
 }
 
-/// A field without values is no condition.
+/// Whether a value holds, or the field has no values.
 fn all_or_any<T>(values: &[T], holds: impl Fn(&T) -> bool) -> bool {
     values.is_empty() || values.iter().any(holds)
 }
 
-fn text(how: &StringMatch, text: Option<&str>) -> bool {
+fn text(pattern: &StringMatch, text: Option<&str>) -> bool {
     let Some(text) = text.map(str::as_bytes) else { return false };
     let same = |part: &str, at: usize| {
         part.bytes().enumerate().all(|(index, byte)| text.get(at + index) == Some(&byte))
     };
-    match how {
+    match pattern {
         StringMatch::Exact(exact) => text.len() == exact.len() && same(exact, 0),
         StringMatch::Prefix(prefix) => same(prefix, 0),
         StringMatch::Suffix(suffix) => text.len() >= suffix.len() && same(suffix, text.len() - suffix.len()),
@@ -70,7 +71,7 @@ fn text(how: &StringMatch, text: Option<&str>) -> bool {
     }
 }
 
-/// Bit by bit; a block within the mapped range is an IPv4 one.
+/// Compares bit by bit. A block within the v4-mapped range is an IPv4 block.
 fn block(block: &IpBlock, address: IpAddr) -> bool {
     let (width, network) = bits(block.0.addr());
     let mut length = block.0.prefix_len();
@@ -78,7 +79,7 @@ fn block(block: &IpBlock, address: IpAddr) -> bool {
     if block.0.addr().is_ipv6() && width == 32 {
         match length.checked_sub(96) {
             Some(shorter) => length = shorter,
-            // Wider than the mapped range: an IPv6 block after all.
+            // Wider than the v4-mapped range: an IPv6 block.
             None => (width, network) = (128, raw(block.0.addr())),
         }
     }
