@@ -86,7 +86,9 @@ fuzz_target!(|data: &[u8]| {
                     assert_eq!(allowed, expected, "{name:?} from {source} to {destination}: {policies:#?}");
                     if identity.is_none() && source.is_ipv4() == destination.is_ipv4() {
                         match modes.ports.get(&port).unwrap_or(&modes.default) {
-                            PlaintextMode::Open => assert!(allowed, "OPEN, but {source} to {destination} is refused"),
+                            PlaintextMode::Open => {
+                                assert!(allowed, "OPEN, but {source} to {destination} is refused")
+                            }
                             PlaintextMode::Strict => {
                                 assert!(!allowed, "STRICT, but {source} to {destination} is allowed")
                             }

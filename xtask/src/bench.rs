@@ -64,7 +64,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     allow_many_files()?;
     if !options.no_build {
-        ebpf::run()?;
+        ebpf::run(ebpf::Options::default())?;
         let arguments = ["build", "--release", "--package", "ambit-ztunnel", "--package", "ambit-controller"];
         build::step("building the release", &mut build::cargo(&arguments))?;
     }

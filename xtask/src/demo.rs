@@ -48,7 +48,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     setup::ensure(&setup::EBPF)?;
     setup::ensure(&setup::LAB)?;
-    ebpf::run()?;
+    ebpf::run(ebpf::Options::default())?;
     build::programs()?;
     if options.check {
         let count = check()?;

@@ -1,23 +1,32 @@
-//! `cargo xtask ebpf`: builds the kernel programs with whichever toolchain this machine has.
+//! `cargo xtask ebpf`: builds the kernel programs with the toolchain that this machine has.
 //!
-//! They need a compiler with `core` for the BPF target: rustup's nightly with rust-src (it builds `core`
-//! itself), or Debian's packages (which bring it built). Both link with bpf-linker.
+//! The programs need a compiler with `core` for the BPF target: rustup's nightly with rust-src, which builds
+//! `core` itself, or Debian's packages, which have it built. Both link with bpf-linker.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use clap::Args;
 
 use crate::{build, setup};
 
 const TARGET: &str = "bpfel-unknown-none";
 const LINKER: &str = "bpf-linker";
-/// Debian's compiler, whatever `rustc` is on the path.
+/// Debian's compiler; `rustc` on the search path may be another one.
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_CARGO: &str = "/usr/bin/cargo";
 
-/// What can build for the BPF target.
+/// How to build.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub(crate) struct Options {
+    /// Build the programs that log every decision, as target/ambit-ebpf/ambit-ebpf-log.o.
+    #[arg(long)]
+    pub(crate) log: bool,
+}
+
+/// A toolchain that builds for the BPF target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Toolchain {
     Rustup,
@@ -40,7 +49,7 @@ impl Toolchain {
 
     fn describe(self) -> &'static str {
         match self {
-            Self::Rustup => "rustup's nightly, which builds core from rust-src",
+            Self::Rustup => "rustup's nightly, building core from rust-src",
             Self::Debian => "Debian's rustc-web, with core from libstd-rust-web-dev-bpf",
         }
     }
@@ -57,7 +66,7 @@ impl Toolchain {
         own_environment(&mut command);
         match self {
             Self::Rustup => command.args(["build", "-Zbuild-std=core"]),
-            // aya-ebpf asks for features that a stable compiler has only with this.
+            // aya-ebpf uses unstable features, which a stable compiler allows only with this.
             Self::Debian => command.arg("build").env("RUSTC_BOOTSTRAP", "1").env("RUSTC", DEBIAN_RUSTC),
         };
         command
@@ -69,51 +78,59 @@ pub(crate) fn toolchain_present() -> bool {
     Toolchain::find().is_some()
 }
 
-/// Whether this machine has their linker.
+/// Whether this machine has the linker of the programs.
 pub(crate) fn linker_present() -> bool {
     setup::on_path(LINKER).is_some()
 }
 
-/// Builds the object and puts it where the loader's build looks for it.
-pub(crate) fn run() -> Result<PathBuf> {
+/// Builds the object, and copies it to where the loader's build and tests look for it.
+pub(crate) fn run(options: Options) -> Result<PathBuf> {
     let Some(toolchain) = Toolchain::find() else {
         bail!(
-            "no Rust toolchain here builds for {TARGET}: rustup's nightly with rust-src does, or Debian's \
-             packages"
+            "failed to find a Rust toolchain for {TARGET}: install rustup's nightly with rust-src, or \
+             Debian's packages"
         );
     };
     let linker = setup::on_path(LINKER)
-        .with_context(|| format!("{LINKER} is neither on PATH nor in cargo's folder"))?;
+        .with_context(|| format!("failed to find {LINKER} on PATH and in cargo's folder"))?;
     build::say(&format!("toolchain for the eBPF programs: {}", toolchain.describe()));
 
-    // A fixed place: the loader's build script does not know where cargo puts other things.
+    // A fixed folder: the loader's build script does not know the target folder.
     let folder = build::root().join("target/ambit-ebpf");
     let mut command = toolchain.cargo();
     command.args(["--release", "--locked", "--target", TARGET, "--target-dir"]).arg(folder.join("build"));
     command.current_dir(build::root().join("ebpf/programs"));
     command.env("PATH", path_with(&linker)?);
-    // Types of maps and values come from debug information.
+    if options.log {
+        command.args(["--features", "log"]);
+    }
+    // BTF types of maps and values are made from debug information.
     command.env("CARGO_ENCODED_RUSTFLAGS", "-Cdebuginfo=2\u{1f}-Clink-arg=--btf");
-    build::step("building the eBPF programs", &mut command)?;
+    let what = if options.log { "building the eBPF programs that log" } else { "building the eBPF programs" };
+    build::step(what, &mut command)?;
 
     let built = folder.join("build").join(TARGET).join("release/ambit-ebpf");
-    let object = folder.join("ambit-ebpf.o");
-    let bytes = std::fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
-    // A new date alone would rebuild everything that embeds it.
+    let object = folder.join(if options.log { "ambit-ebpf-log.o" } else { "ambit-ebpf.o" });
+    let bytes = std::fs::read(&built).with_context(|| format!("failed to read {}", built.display()))?;
+    // Written only if changed: a new modification time would rebuild everything that embeds it.
     if std::fs::read(&object).ok().as_ref() != Some(&bytes) {
-        std::fs::write(&object, bytes).with_context(|| format!("cannot write {}", object.display()))?;
+        std::fs::write(&object, bytes).with_context(|| format!("failed to write {}", object.display()))?;
+    }
+    if options.log {
+        let variable = format!("AMBIT_EBPF_OBJECT={}", object.display());
+        build::say(&format!("to embed it: {variable} cargo build --package ambit-ztunnel"));
     }
     Ok(object)
 }
 
-/// Where the compiler that the command starts has its libraries.
+/// The sysroot of the compiler that the command starts.
 fn sysroot(rustc: &mut Command) -> Option<PathBuf> {
     own_environment(rustc);
     let output = rustc.args(["--print", "sysroot"]).output().ok()?;
     output.status.success().then(|| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()))
 }
 
-/// Removes what the cargo that runs us left in the environment for its own build.
+/// Removes the variables that the cargo which runs us has set for its own build.
 fn own_environment(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_some_and(is_of_a_build) {
@@ -122,8 +139,8 @@ fn own_environment(command: &mut Command) {
     }
 }
 
-/// Whether a variable belongs to one build; where cargo and rustup live and how they reach the network is the
-/// machine's.
+/// Whether a variable belongs to a build. Variables about the folders of cargo and rustup and about the
+/// network belong to the machine.
 fn is_of_a_build(name: &str) -> bool {
     const MACHINE: [&str; 6] =
         ["CARGO_HOME", "CARGO_HTTP_", "CARGO_NET_", "CARGO_REGISTR", "CARGO_SOURCE_", "RUSTUP_HOME"];
@@ -133,10 +150,10 @@ fn is_of_a_build(name: &str) -> bool {
 
 /// The search path, with the linker's folder in front.
 fn path_with(linker: &Path) -> Result<OsString> {
-    let folder = linker.parent().context("a program lies in a folder")?.to_path_buf();
+    let folder = linker.parent().context("failed to get the linker's folder")?.to_path_buf();
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::join_paths(std::iter::once(folder).chain(std::env::split_paths(&path)))
-        .context("cannot extend PATH")
+        .context("failed to extend PATH")
 }
 
 #[cfg(test)]
@@ -144,7 +161,7 @@ mod tests {
     use super::is_of_a_build;
 
     #[test]
-    fn variables() {
+    fn variables_of_a_build_are_recognized() {
         let rows = [
             ("CARGO", true),
             ("CARGO_TARGET_DIR", true),

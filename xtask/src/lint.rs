@@ -41,7 +41,7 @@ const CHECKS: [Check; 8] = [
 pub(crate) fn verb(options: &Options) -> Result<()> {
     let Some(name) = &options.only else {
         setup::ensure(&setup::EBPF)?;
-        ebpf::run()?;
+        ebpf::run(ebpf::Options::default())?;
         return run(Depth::Full);
     };
     let names = || CHECKS.map(|(name, _)| name).join(", ");

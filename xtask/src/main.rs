@@ -29,8 +29,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Build the eBPF programs with whichever toolchain this machine has.
-    Ebpf,
+    /// Build the eBPF programs with the toolchain that this machine has.
+    Ebpf(ebpf::Options),
     /// Formatting, clippy, licences and bans, the arrows between crates, cycles of modules, orphan files.
     Lint(lint::Options),
     /// Show a mesh of two nodes on this machine, with real traffic.
@@ -51,9 +51,9 @@ enum Verb {
 
 fn main() -> Result<()> {
     match Arguments::parse().verb {
-        Verb::Ebpf => {
+        Verb::Ebpf(options) => {
             setup::ensure(&setup::EBPF)?;
-            ebpf::run().map(drop)
+            ebpf::run(options).map(drop)
         }
         Verb::Lint(options) => lint::verb(&options),
         Verb::Demo(options) => demo::run(&options),

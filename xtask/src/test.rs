@@ -50,7 +50,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     setup::ensure(&setup::EBPF)?;
     setup::ensure(&setup::LAB)?;
-    ebpf::run()?;
+    ebpf::run(ebpf::Options::default())?;
+    if chosen.iter().any(|suite| *suite == "unit") {
+        ebpf::run(ebpf::Options { log: true })?;
+    }
     build::programs()?;
     if chosen.iter().any(|suite| needs_cluster(suite)) {
         setup::ensure(&setup::BPFTOOL)?;

@@ -36,7 +36,12 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// Where this instance is pinned and attached.
 pub(crate) fn kernel_settings(config: &Config) -> Result<ambit_loader::Settings, Error> {
     let instance = config.instance.parse().map_err(|source| Error::Instance { source })?;
-    Ok(ambit_loader::Settings { instance, bpffs: config.bpffs.clone(), cgroup: config.cgroup.clone() })
+    Ok(ambit_loader::Settings {
+        instance,
+        bpffs: config.bpffs.clone(),
+        cgroup: config.cgroup.clone(),
+        object: None,
+    })
 }
 
 /// Runs the daemon until it is told to end.

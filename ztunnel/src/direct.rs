@@ -91,7 +91,7 @@ impl Direct {
     ) -> Result<(Self, Rechecks), Error> {
         let failed = |source| Error::Dataplane { operation: "start the direct path", source };
         let enabled = config.direct.enabled;
-        let names = Names::new(dataplane.numbers().map_err(failed)?);
+        let names = Names::new(dataplane.workload_numbers().map_err(failed)?);
         if !enabled {
             dataplane.renew_lease(Duration::ZERO).map_err(failed)?;
         }
@@ -194,7 +194,7 @@ impl Direct {
             return;
         }
         let verdict = Verdict { source: from, destination: to, address: tunnel.authority, generation };
-        if let Err(error) = dataplane.remember(&verdict) {
+        if let Err(error) = dataplane.add_verdict(&verdict) {
             tracing::warn!(error = chain(&error), "failed to cache a verdict");
         }
     }
@@ -225,7 +225,7 @@ impl Direct {
         let mut unvoided = self.unvoided.lock();
         let had = unvoided.len();
         for number in destinations {
-            if let Err(error) = dataplane.bump(number) {
+            if let Err(error) = dataplane.advance_generation(number) {
                 tracing::error!(error = chain(&error), "failed to void verdicts");
                 unvoided.insert(number);
             }
@@ -249,7 +249,7 @@ impl Direct {
         }
         let dataplane = &self.context.dataplane;
         let mut unvoided = self.unvoided.lock();
-        unvoided.retain(|number| dataplane.bump(*number).is_err());
+        unvoided.retain(|number| dataplane.advance_generation(*number).is_err());
         if unvoided.is_empty()
             && let Err(error) = dataplane.renew_lease(self.lease)
         {
@@ -358,7 +358,7 @@ fn lost_records(context: &Context) -> Option<u64> {
 }
 
 fn sweep(context: &Context) {
-    if let Err(error) = context.dataplane.forget_stale_verdicts() {
+    if let Err(error) = context.dataplane.remove_stale_verdicts() {
         tracing::warn!(error = chain(&error), "failed to remove stale verdicts");
     }
     context.cut.lock().retain(|_, (since, _)| since.elapsed() < CUT_MEMORY);

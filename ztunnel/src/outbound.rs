@@ -29,7 +29,9 @@ pub(crate) async fn serve(node: Arc<Node>, pod: Arc<Pod>, stream: TcpStream, cli
 fn captured(dataplane: &Dataplane, stream: &TcpStream) -> Result<Asked, Ending> {
     let missing = |error| ending::unmade(Reason::OriginalDestinationMissing, error);
     match dataplane.original_destination(stream.as_fd()) {
-        Ok(Some(Captured { asked, chosen })) => Ok(Asked { destination: asked, chosen }),
+        Ok(Some(Captured { original_destination, chosen })) => {
+            Ok(Asked { destination: original_destination, chosen })
+        }
         Ok(None) => Err(missing("not captured: an application dialled the daemon itself".to_owned())),
         Err(error) => Err(missing(chain(&error))),
     }

@@ -1,17 +1,18 @@
-//! Addresses as maps hold them: always IPv6, IPv4 in its v4-mapped form, words in network byte order.
+//! Addresses in maps: always IPv6, with IPv4 in its v4-mapped form, in words of network byte order.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// An address; IPv4 is held as `::ffff:a.b.c.d`, so that both families share one map.
+/// An address. IPv4 is `::ffff:a.b.c.d`, so that both families share one map.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "bytemuck", derive(bytemuck::Pod, bytemuck::Zeroable))]
 pub struct Address(pub [u32; 4]);
 
 /// The third word of a v4-mapped address.
 const MAPPED: u32 = 0xffff_u32.to_be();
 
 impl Address {
-    /// An IPv4 address, given as the kernel holds it (network byte order).
+    /// An IPv4 address, given in network byte order as the kernel has it.
     #[inline(always)]
     pub const fn mapped(word: u32) -> Self {
         Self([0, 0, MAPPED, word])
@@ -26,8 +27,8 @@ impl Address {
         }
     }
 
-    /// Whether a connection to it stays within the namespace: 127.0.0.0/8, `::1`, and the unspecified
-    /// addresses, which `connect()` takes for loopback.
+    /// Whether a connection to it stays in the network namespace: 127.0.0.0/8, `::1`, and the unspecified
+    /// addresses, which `connect()` treats as loopback.
     #[inline(always)]
     pub const fn is_local(self) -> bool {
         match self.v4() {
@@ -41,7 +42,21 @@ impl Address {
         }
     }
 
-    /// Together with a port.
+    /// The 16 bytes of the IPv6 or v4-mapped address.
+    #[inline(always)]
+    pub const fn octets(self) -> [u8; 16] {
+        let [first, second, third, fourth] = self.0;
+        let words = [first.to_ne_bytes(), second.to_ne_bytes(), third.to_ne_bytes(), fourth.to_ne_bytes()];
+        let mut octets = [0; 16];
+        let mut index = 0;
+        while index < 16 {
+            octets[index] = words[index / 4][index % 4];
+            index += 1;
+        }
+        octets
+    }
+
+    /// With a port.
     pub fn with_port(self, port: u16) -> SocketAddr {
         SocketAddr::new(self.into(), port)
     }
@@ -64,8 +79,7 @@ impl From<Address> for IpAddr {
         if let Some(word) = address.v4() {
             return Ipv4Addr::from_bits(u32::from_be(word)).into();
         }
-        let bits = address.0.iter().fold(0_u128, |bits, word| bits << 32 | u128::from(u32::from_be(*word)));
-        Ipv6Addr::from_bits(bits).into()
+        Ipv6Addr::from(address.octets()).into()
     }
 }
 
@@ -80,7 +94,7 @@ mod tests {
             ("mapped", "::ffff:10.1.2.3", "10.1.2.3", false),
             ("IPv6", "2001:db8::15", "2001:db8::15", false),
             ("loopback", "127.0.0.1", "127.0.0.1", true),
-            ("the whole of 127/8", "127.200.0.9", "127.200.0.9", true),
+            ("other of 127/8", "127.200.0.9", "127.200.0.9", true),
             ("mapped loopback", "::ffff:127.0.0.1", "127.0.0.1", true),
             ("IPv6 loopback", "::1", "::1", true),
             ("unspecified", "0.0.0.0", "0.0.0.0", true),

@@ -1,10 +1,11 @@
 #![no_std]
-//! What the kernel programs and the loader agree on: names, keys, values, modes, paths and reasons.
+#![warn(missing_docs)]
+//! The interface between the kernel programs and the loader: names, keys, values, modes, paths and reasons.
 //!
 //! Everything here is `repr(C)` without implicit padding, because the kernel compares keys byte by byte.
-//! A change of any layout or meaning takes a new [`VERSION`]. A reserved byte may get a meaning without one,
-//! as long as zero means what was before: older daemons leave it zero, or as it is, and older programs do not
-//! look at it.
+//! A change of any layout or meaning takes a new [`VERSION`]. A reserved byte may get a meaning without one
+//! if zero stands for the earlier behaviour: older daemons leave the byte as it is, and older programs do not
+//! read it.
 
 #![expect(
     clippy::inline_always,
@@ -12,26 +13,30 @@
 )]
 
 mod address;
+mod capture;
 mod direct;
-mod maps;
+pub mod limits;
+pub mod names;
 mod number;
 mod path;
 mod reason;
 mod record;
 
 pub use address::Address;
-pub use direct::{Accepted, Flow, Place, Service, Slot, SlotKey, Towards, Tuple, Yes};
-pub use maps::{
-    FlowKey, Handoff, InboundMode, ListenerKey, ListenerSlot, Pod, PodName, PortKey, PortRule, Role, Socket,
-    limits, names,
+pub use capture::{
+    Handoff, HandoffKey, InboundMode, ListenerKey, ListenerSlot, Pod, PodName, PortKey, PortRule, Role,
+    Socket,
+};
+pub use direct::{
+    Accepted, AffinityKey, FlowEntry, Service, Slot, SlotKey, SocketAddress, Tuple, VerdictEntry, VerdictKey,
 };
 pub use number::{NetnsCookie, WorkloadNumber};
 pub use path::Path;
 pub use reason::KernelReason;
-pub use record::{Record, RecordKind};
+pub use record::{RecordEntry, RecordKind};
 
-/// The version of this interface; maps and links of different versions never meet.
+/// The version of this interface. Maps and links of different versions are pinned apart.
 pub const VERSION: u32 = 2;
 
-/// The port on which enrolled pods receive tunnels.
+/// The port on which enrolled pods accept tunnels.
 pub const HBONE_PORT: u16 = 15008;

@@ -1,20 +1,22 @@
-//! Numbers by which maps name things: namespaces by the kernel's cookies, workloads by numbers of our own.
+//! Numbers in keys of maps: network namespaces by the kernel's cookies, workloads by numbers of our own.
 
 use core::fmt;
 
-/// A network namespace, by the cookie the kernel gives it; never reused while the machine runs.
+/// The kernel's cookie of a network namespace; never reused while the machine runs.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "bytemuck", derive(bytemuck::Pod, bytemuck::Zeroable))]
 pub struct NetnsCookie(pub u64);
 
-/// An enrolment of a workload: the nanoseconds since boot at which it was made, so that none is ever reused.
-/// Zero is nobody.
+/// An enrolment of a workload. It is the time of the enrolment in nanoseconds since boot, so that no number
+/// is reused.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "bytemuck", derive(bytemuck::Pod, bytemuck::Zeroable))]
 pub struct WorkloadNumber(pub u64);
 
 impl WorkloadNumber {
-    /// Nobody: not enrolled on this node, or unknown.
+    /// Not enrolled on this node, or unknown.
     pub const NONE: Self = Self(0);
 }
 

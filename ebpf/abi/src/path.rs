@@ -1,16 +1,16 @@
-//! The paths a connection may take.
+//! The paths of connections.
 
-/// How a connection travels. `Waypoint` is not taken yet; its place is.
+/// How a connection reaches its destination. `Waypoint` is reserved: no connection takes it yet.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Path {
-    /// The kernel, untouched.
+    /// Through the kernel, without the mesh.
     Native = 0,
-    /// The kernel, between two enrolled pods of one node.
+    /// Through the kernel, between two enrolled pods of one node.
     Direct = 1,
-    /// HBONE, from ztunnel to ztunnel.
+    /// Over HBONE, from ztunnel to ztunnel.
     Tunnel = 2,
-    /// HBONE, through a waypoint.
+    /// Over HBONE, through a waypoint.
     Waypoint = 3,
 }
 

@@ -1,18 +1,18 @@
-//! Records: what the kernel tells the daemon about connections that the daemon does not carry.
+//! Records: the kernel's reports to the daemon about connections that the daemon does not carry.
 
-use crate::{NetnsCookie, Place, Tuple, WorkloadNumber};
+use crate::{NetnsCookie, SocketAddress, Tuple, WorkloadNumber};
 
-/// What a record is about.
+/// The event that a record reports.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RecordKind {
-    /// An enrolled pod's app got a connection.
+    /// An app in an enrolled pod got a connection.
     Opened = 1,
     /// The server's end of such a connection closed.
     Closed = 2,
-    /// `connect()` was refused, or a SYN.
+    /// A `connect()` or a SYN was refused.
     Refused = 3,
-    /// A connection was established that must be decided again, now: the policy changed on its way.
+    /// A connection was established after the policy changed on its way: the daemon must check it again, now.
     Stale = 4,
 }
 
@@ -32,37 +32,38 @@ impl RecordKind {
 /// An entry of the ring buffer.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Record {
+#[cfg_attr(feature = "bytemuck", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct RecordEntry {
     /// [`RecordKind`].
     pub kind: u8,
     /// [`Path`](crate::Path).
     pub path: u8,
-    /// [`Flow::PROBE`](crate::Flow::PROBE) or 0.
+    /// [`FlowEntry::PROBE`](crate::FlowEntry::PROBE) or 0.
     pub flags: u8,
     /// Zero.
     pub reserved: u8,
     /// [`KernelReason`](crate::KernelReason).
     pub reason: u32,
-    /// The client, where it is enrolled on this node.
+    /// The client's workload, if it is enrolled on this node.
     pub source: WorkloadNumber,
-    /// The server, where it is enrolled on this node.
+    /// The server's workload, if it is enrolled on this node.
     pub destination: WorkloadNumber,
-    /// The namespace whose kernel program writes: the server's, and the client's for a refused `connect()`.
+    /// The network namespace of the server, or of the client for a refused `connect()`.
     pub netns: NetnsCookie,
     /// Cookie of the server's socket, or 0.
     pub server_cookie: u64,
-    /// What the client's app sent.
+    /// Bytes that the client's app sent.
     pub from_client: u64,
-    /// What the server's app sent.
+    /// Bytes that the server's app sent.
     pub from_server: u64,
-    /// Nanoseconds of the monotonic clock; 0 where nothing was opened.
+    /// When the connection was opened, in nanoseconds of the monotonic clock; 0 if it was not.
     pub opened: u64,
-    /// Nanoseconds of the monotonic clock: now.
+    /// When the record was written, in nanoseconds of the monotonic clock.
     pub at: u64,
-    /// The connection; a refused `connect()` has no client's end yet.
+    /// The connection; a refused `connect()` has no client address yet.
     pub tuple: Tuple,
-    /// What the client asked for, if the kernel knows it.
-    pub asked: Place,
+    /// The destination that the client passed to `connect()`, if the kernel knows it.
+    pub original_destination: SocketAddress,
 }
 
-const _: () = assert!(size_of::<Record>() == 128);
+const _: () = assert!(size_of::<RecordEntry>() == 128);

@@ -1,5 +1,5 @@
-//! The `bpf()` system call, as far as aya does not offer it on shared references or at all: map elements,
-//! links in an order, and replacing the program of a link.
+//! The `bpf()` system call, where aya has no function for it or none that takes shared references: map
+//! elements, ordered links, and replacing the program of a link.
 
 #![expect(unsafe_code, reason = "thin wrappers around one system call")]
 
@@ -9,48 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use ambit_abi::{
-    Address, Flow, FlowKey, Handoff, ListenerKey, NetnsCookie, Place, Pod, PodName, PortKey, PortRule,
-    Service, Slot, SlotKey, Socket, Towards, Tuple, WorkloadNumber, Yes,
-};
-
-/// Values that are only bytes: no padding, no invalid patterns.
-///
-/// # Safety
-/// As it says.
-pub(crate) unsafe trait Plain: Copy {}
-
-macro_rules! plain {
-    ($($kind:ty),*) => { $(
-        // SAFETY: integers, or `repr(C)` structures of integers with explicit padding (sizes asserted in `ambit-abi`).
-        unsafe impl Plain for $kind {}
-    )* };
-}
-plain!(
-    u8,
-    u32,
-    u64,
-    i32,
-    Address,
-    Flow,
-    FlowKey,
-    Handoff,
-    ListenerKey,
-    NetnsCookie,
-    Place,
-    Pod,
-    PodName,
-    PortKey,
-    PortRule,
-    Service,
-    Slot,
-    SlotKey,
-    Socket,
-    Towards,
-    Tuple,
-    WorkloadNumber,
-    Yes
-);
+use bytemuck::Pod;
 
 const MAP_LOOKUP_ELEM: libc::c_long = 1;
 const MAP_UPDATE_ELEM: libc::c_long = 2;
@@ -63,15 +22,18 @@ const LINK_CREATE: libc::c_long = 28;
 const LINK_UPDATE: libc::c_long = 29;
 const LINK_DETACH: libc::c_long = 34;
 
-/// What an update may find.
+/// Condition of an update.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Update {
+    /// None.
     Any = 0,
+    /// The entry must not exist.
     Absent = 1,
+    /// The entry must exist.
     Present = 2,
 }
 
-/// The kernel's `union bpf_attr`, as its element commands read it.
+/// The kernel's `union bpf_attr` for commands on elements.
 #[repr(C)]
 struct Element {
     map: u32,
@@ -82,12 +44,12 @@ struct Element {
 }
 
 impl Element {
-    fn new<K: Plain>(map: &impl AsFd, key: *const K) -> Self {
+    fn new<K: Pod>(map: &impl AsFd, key: *const K) -> Self {
         Self { map: number(map), padding: 0, key: key.addr() as u64, value: 0, flags: 0 }
     }
 }
 
-/// As the batch commands read it.
+/// The same for commands on batches.
 #[repr(C)]
 struct Batch {
     from: u64,
@@ -100,7 +62,7 @@ struct Batch {
     flags: u64,
 }
 
-/// As `BPF_OBJ_GET` reads it.
+/// The same for `BPF_OBJ_GET` and `BPF_OBJ_PIN`.
 #[repr(C)]
 struct Object {
     path: u64,
@@ -108,7 +70,7 @@ struct Object {
     flags: u32,
 }
 
-/// As the link commands read it.
+/// The same for commands on links.
 #[repr(C)]
 struct Link {
     descriptor: u32,
@@ -117,7 +79,7 @@ struct Link {
     old_program: u32,
 }
 
-/// As `BPF_LINK_CREATE` reads it.
+/// The same for `BPF_LINK_CREATE`.
 #[repr(C)]
 struct NewLink {
     program: u32,
@@ -129,7 +91,7 @@ struct NewLink {
     revision: u64,
 }
 
-/// Where programs are attached: the kernel's `enum bpf_attach_type`.
+/// The kernel's `enum bpf_attach_type`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Hook {
     SocketOperations = 3,
@@ -140,12 +102,12 @@ pub(crate) enum Hook {
     SocketLookup = 36,
 }
 
-/// Where a program stands among the others of its hook and cgroup.
+/// The order of programs of one hook and cgroup.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Order {
-    /// After those that are there.
+    /// After existing programs.
     Last = 0,
-    /// Before all others; since Linux 6.17.
+    /// Before all other programs; since Linux 6.17.
     First = 1 << 3,
 }
 
@@ -154,17 +116,11 @@ fn number(descriptor: &impl AsFd) -> u32 {
 }
 
 /// # Safety
-/// The attribute must be what the command reads, and its pointers valid for what the command does with them.
+/// The attribute must be of the command's layout, and its pointers valid for the command.
 unsafe fn call<A>(command: libc::c_long, attribute: &mut A) -> io::Result<libc::c_long> {
-    // SAFETY: by the caller.
+    // SAFETY: the caller's obligation.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attribute, size_of::<A>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
-}
-
-/// A zeroed value for the kernel to write into.
-fn zeroed<T: Plain>() -> T {
-    // SAFETY: plain values are valid for every pattern of bytes.
-    unsafe { std::mem::zeroed() }
 }
 
 fn absent_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
@@ -175,15 +131,15 @@ fn absent_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// The entry's value; the map's sizes are those of the types.
-pub(crate) fn lookup<K: Plain, V: Plain>(map: &impl AsFd, key: &K) -> io::Result<Option<V>> {
-    let mut value = zeroed::<V>();
+/// The entry's value. The map's sizes must be those of the types.
+pub(crate) fn lookup<K: Pod, V: Pod>(map: &impl AsFd, key: &K) -> io::Result<Option<V>> {
+    let mut value = V::zeroed();
     let mut element = Element { value: (&raw mut value).addr() as u64, ..Element::new(map, key) };
     // SAFETY: key and value live until the call returns, and have the map's sizes.
     absent_is_none(unsafe { call(MAP_LOOKUP_ELEM, &mut element) }).map(|found| found.map(|_| value))
 }
 
-/// The values that each possible CPU has for an entry.
+/// An entry's values of all possible CPUs.
 pub(crate) fn lookup_each_cpu(map: &impl AsFd, key: u32, cpus: usize) -> io::Result<Vec<u64>> {
     let mut values = vec![0_u64; cpus];
     let mut element =
@@ -194,44 +150,39 @@ pub(crate) fn lookup_each_cpu(map: &impl AsFd, key: u32, cpus: usize) -> io::Res
 }
 
 /// Writes an entry.
-pub(crate) fn update<K: Plain, V: Plain>(
-    map: &impl AsFd,
-    key: &K,
-    value: &V,
-    update: Update,
-) -> io::Result<()> {
+pub(crate) fn update<K: Pod, V: Pod>(map: &impl AsFd, key: &K, value: &V, update: Update) -> io::Result<()> {
     let value = (&raw const *value).addr() as u64;
     let mut element = Element { value, flags: update as u64, ..Element::new(map, key) };
     // SAFETY: key and value live until the call returns, and have the map's sizes.
     unsafe { call(MAP_UPDATE_ELEM, &mut element) }.map(drop)
 }
 
-/// Removes an entry; whether there was one.
-pub(crate) fn delete<K: Plain>(map: &impl AsFd, key: &K) -> io::Result<bool> {
+/// Removes an entry, and returns whether there was one.
+pub(crate) fn delete<K: Pod>(map: &impl AsFd, key: &K) -> io::Result<bool> {
     let mut element = Element::new(map, key);
     // SAFETY: the key lives until the call returns, and has the map's size.
     absent_is_none(unsafe { call(MAP_DELETE_ELEM, &mut element) }).map(|found| found.is_some())
 }
 
-/// The key after this one, or the first.
-pub(crate) fn next_key<K: Plain>(map: &impl AsFd, key: Option<&K>) -> io::Result<Option<K>> {
-    let mut next = zeroed::<K>();
+/// The key after this one, or the first key.
+pub(crate) fn next_key<K: Pod>(map: &impl AsFd, key: Option<&K>) -> io::Result<Option<K>> {
+    let mut next = K::zeroed();
     let key = key.map_or(std::ptr::null(), |key| &raw const *key);
     let mut element = Element { value: (&raw mut next).addr() as u64, ..Element::new(map, key) };
     // SAFETY: both keys live until the call returns, and have the map's size.
     absent_is_none(unsafe { call(MAP_GET_NEXT_KEY, &mut element) }).map(|found| found.map(|_| next))
 }
 
-/// A hash map's entries, many in one call. What comes and goes meanwhile may be missing or not.
-pub(crate) fn entries<K: Plain, V: Plain>(map: &impl AsFd) -> io::Result<Vec<(K, V)>> {
+/// A hash map's entries, read in batches. One that is inserted or removed meanwhile may be missing.
+pub(crate) fn entries<K: Pod, V: Pod>(map: &impl AsFd) -> io::Result<Vec<(K, V)>> {
     let mut entries = Vec::new();
     let mut room = 1024;
-    let mut place: Option<u64> = None;
+    let mut position: Option<u64> = None;
     loop {
-        let (mut keys, mut values) = (vec![zeroed::<K>(); room], vec![zeroed::<V>(); room]);
+        let (mut keys, mut values) = (vec![K::zeroed(); room], vec![V::zeroed(); room]);
         let mut next = 0_u64;
         let mut batch = Batch {
-            from: place.as_ref().map_or(0, |place| (&raw const *place).addr() as u64),
+            from: position.as_ref().map_or(0, |position| (&raw const *position).addr() as u64),
             to: (&raw mut next).addr() as u64,
             keys: keys.as_mut_ptr().addr() as u64,
             values: values.as_mut_ptr().addr() as u64,
@@ -240,11 +191,11 @@ pub(crate) fn entries<K: Plain, V: Plain>(map: &impl AsFd) -> io::Result<Vec<(K,
             element_flags: 0,
             flags: 0,
         };
-        // SAFETY: there is room for as many keys and values as `count` says, and places are four bytes.
+        // SAFETY: there is room for `count` keys and values, and positions are four bytes.
         let result = unsafe { call(MAP_LOOKUP_BATCH, &mut batch) };
         match result.as_ref().map_err(io::Error::raw_os_error) {
             Err(Some(libc::ENOSPC)) => {
-                // One bucket holds more than that.
+                // One bucket has more entries.
                 room *= 2;
                 continue;
             }
@@ -255,15 +206,15 @@ pub(crate) fn entries<K: Plain, V: Plain>(map: &impl AsFd) -> io::Result<Vec<(K,
         if result.is_err() {
             return Ok(entries);
         }
-        place = Some(next);
+        position = Some(next);
     }
 }
 
-/// Opens what is pinned there.
+/// Opens a pin.
 pub(crate) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut object = Object { path: path.as_ptr().addr() as u64, descriptor: 0, flags: 0 };
-    // SAFETY: the path lives until the call returns, which gives a new descriptor that nobody else owns.
+    // SAFETY: the path lives until the call returns, which returns a new descriptor.
     unsafe {
         let descriptor = call(OBJ_GET, &mut object)?;
         let descriptor = RawFd::try_from(descriptor).map_err(io::Error::other)?;
@@ -287,7 +238,7 @@ pub(crate) fn attach(
         padding: 0,
         revision: 0,
     };
-    // SAFETY: the command reads descriptors only, and gives a new descriptor that nobody else owns.
+    // SAFETY: the command reads descriptors only, and returns a new descriptor.
     unsafe {
         let descriptor = call(LINK_CREATE, &mut attribute)?;
         let descriptor = RawFd::try_from(descriptor).map_err(io::Error::other)?;
@@ -303,16 +254,16 @@ pub(crate) fn pin(object: &impl AsFd, path: &Path) -> io::Result<()> {
     unsafe { call(OBJ_PIN, &mut attribute) }.map(drop)
 }
 
-/// Puts another program behind a link, without a moment in between.
+/// Replaces the program behind a link atomically.
 pub(crate) fn replace_program(link: &impl AsFd, program: &impl AsFd) -> io::Result<()> {
     let mut attribute = Link { descriptor: number(link), program: number(program), flags: 0, old_program: 0 };
     // SAFETY: the command reads descriptors only.
     unsafe { call(LINK_UPDATE, &mut attribute) }.map(drop)
 }
 
-/// Takes a link's program from where it is attached, whoever else holds the link.
+/// Detaches a link's program, also if others have the link open.
 pub(crate) fn detach_link(link: &impl AsFd) -> io::Result<()> {
     let mut attribute = Link { descriptor: number(link), program: 0, flags: 0, old_program: 0 };
-    // SAFETY: the command reads a descriptor only. It insists on zeroes after the first field.
+    // SAFETY: the command reads a descriptor only. It requires zeroes after the first field.
     unsafe { call(LINK_DETACH, &mut attribute) }.map(drop)
 }

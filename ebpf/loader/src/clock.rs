@@ -1,4 +1,4 @@
-//! Clocks of the kernel, and numbers made of them.
+//! Clocks of the kernel, and numbers made from them.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,13 +8,13 @@ use nix::time::{ClockId, clock_gettime};
 
 use crate::Error;
 
-/// The clock that kernel programs read.
+/// The monotonic clock, which kernel programs read, in nanoseconds.
 pub(crate) fn monotonic() -> Result<u64, Error> {
     nanoseconds(ClockId::CLOCK_MONOTONIC)
 }
 
-/// A number that was never given before on this machine, as long as it runs: nanoseconds since boot, more
-/// than any that this process gave and than `held`, the greatest that others may have given.
+/// A number that is unique on this machine until it reboots: nanoseconds since boot, greater than all that
+/// this process made and than `held`, the greatest that other processes may have made.
 pub(crate) fn fresh(held: u64) -> Result<u64, Error> {
     static LAST: AtomicU64 = AtomicU64::new(0);
     let now = nanoseconds(ClockId::CLOCK_BOOTTIME)?.max(held.saturating_add(1));
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_only_grow() {
+    fn fresh_numbers_increase() {
         let mut last = 0;
         for _ in 0..10_000 {
             let number = fresh(0).expect("a clock");
@@ -41,7 +41,7 @@ mod tests {
             last = number;
         }
         let ahead = last + 3_600_000_000_000;
-        assert_eq!(fresh(ahead).expect("a clock"), ahead + 1, "more than what is held");
-        assert_eq!(fresh(0).expect("a clock"), ahead + 2, "and never less again");
+        assert_eq!(fresh(ahead).expect("a clock"), ahead + 1, "greater than the held one");
+        assert_eq!(fresh(0).expect("a clock"), ahead + 2, "and never smaller again");
     }
 }

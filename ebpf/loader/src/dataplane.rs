@@ -1,44 +1,50 @@
-//! What a daemon does with its instance: open it, say which destinations are captured, and for each
-//! connection mark its own sockets and read where a captured one wanted to go.
+//! A daemon's instance: opening it, setting the captured destinations, and for each connection marking the
+//! daemon's own sockets and reading the original destination.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use ambit_abi::{
-    Address, Flow, FlowKey, Handoff, KernelReason, ListenerKey, NetnsCookie, Place, Pod, PodName, PortKey,
-    PortRule, Role, Service, Slot, SlotKey, Socket, Towards, Tuple, WorkloadNumber, Yes, names,
+    Address, AffinityKey, FlowEntry, Handoff, HandoffKey, KernelReason, ListenerKey, NetnsCookie, Pod,
+    PodName, PortKey, PortRule, Role, Service, Slot, SlotKey, Socket, SocketAddress, Tuple, VerdictEntry,
+    VerdictKey, WorkloadNumber, names,
 };
 use parking_lot::Mutex;
 
+use crate::enrolled::Enrolled;
+use crate::log::LogReader;
 use crate::map::Map;
+use crate::object::Object;
 use crate::pins::Pins;
-use crate::pods::Enrolled;
 use crate::ring::Ring;
-use crate::{Error, Settings, bpf, object};
+use crate::{Error, Settings, bpf};
 
-/// What the kernel knows of a captured connection.
+/// A captured connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Captured {
-    /// Where the app wanted to go.
-    pub asked: SocketAddr,
-    /// The endpoint that the kernel chose, if it had a table.
+    /// The destination that the app passed to `connect()`.
+    pub original_destination: SocketAddr,
+    /// The endpoint that the kernel chose, if it has a table for the service.
     pub chosen: Option<SocketAddr>,
 }
 
-/// An instance's programs and maps. Calls for connections take no lock.
+/// An instance's programs and maps. Operations on single connections take no lock.
 #[derive(Debug)]
 pub struct Dataplane {
     pub(crate) pins: Pins,
+    pub(crate) object: Object,
+    /// Reads the programs' log, if they have one.
+    _log: Option<LogReader>,
     pub(crate) pods: Map<NetnsCookie, Pod>,
     pub(crate) pod_names: Map<NetnsCookie, PodName>,
     pub(crate) pod_handoffs: Map<NetnsCookie, u64>,
     pub(crate) ports: Map<PortKey, PortRule>,
-    /// Written with a socket's descriptor; read as the socket's cookie, which has twice the size.
+    /// Written with a socket's descriptor. A read returns the socket's cookie, which has twice the size.
     pub(crate) listeners: Map<ListenerKey, u32>,
     node_addresses: Map<Address, u8>,
     destinations: Map<Address, u8>,
-    handoffs: Map<FlowKey, Handoff>,
+    handoffs: Map<HandoffKey, Handoff>,
     sockets: Map<i32, Socket>,
     refusals: Map<u32, u64>,
     cpus: usize,
@@ -46,34 +52,31 @@ pub struct Dataplane {
     pub(crate) own: Map<i32, u8>,
     pub(crate) pod_flows: Map<NetnsCookie, u64>,
     pub(crate) generations: Map<WorkloadNumber, u64>,
-    pub(crate) verdicts: Map<Towards, Yes>,
+    pub(crate) verdicts: Map<VerdictKey, VerdictEntry>,
     pub(crate) lease: Map<u32, u64>,
     pub(crate) locals: Map<Address, WorkloadNumber>,
-    pub(crate) services: Map<Place, Service>,
+    pub(crate) services: Map<SocketAddress, Service>,
     pub(crate) endpoints: Map<SlotKey, Slot>,
-    pub(crate) sticky: Map<Towards, Place>,
-    pub(crate) flows: Map<Tuple, Flow>,
+    pub(crate) sticky: Map<AffinityKey, SocketAddress>,
+    pub(crate) flows: Map<Tuple, FlowEntry>,
     pub(crate) ring: Mutex<Ring>,
     /// Held while a service's table changes.
     pub(crate) tables: Mutex<()>,
-    /// What `LOCALS` holds.
+    /// The contents of `LOCALS`.
     pub(crate) own_addresses: Mutex<BTreeMap<WorkloadNumber, BTreeSet<Address>>>,
-    /// What the maps hold for each pod: changes read, compare and write.
+    /// The port rules of each pod. Held while a pod's entries are compared and changed.
     pub(crate) enrolled: Mutex<BTreeMap<NetnsCookie, Enrolled>>,
 }
 
 impl Dataplane {
-    /// Attaches the instance to this kernel. Maps, links and enrolled pods that an earlier daemon left are
-    /// taken over; programs of another build are replaced by this one's.
+    /// Attaches the instance to this kernel. Maps, links and enrolled pods of an earlier daemon are taken
+    /// over; programs of another build are replaced.
     pub fn open(settings: &Settings) -> Result<Self, Error> {
         let pins = Pins::create(settings)?;
         let lock = pins.lock()?;
-        object::attach_cgroup(&pins, &settings.cgroup()?)?;
-        let cpus = aya::util::nr_cpus().map_err(|(_, source)| Error::Map {
-            operation: "count CPUs for",
-            map: names::REFUSALS,
-            source,
-        })?;
+        let object = Object::open(settings)?;
+        object.attach_cgroup(&pins, &settings.cgroup()?)?;
+        let cpus = aya::util::nr_cpus().map_err(|(_, source)| Error::Cpus(source))?;
         let dataplane = Self {
             pods: Map::open(&pins, names::PODS)?,
             pod_names: Map::open(&pins, names::POD_NAMES)?,
@@ -100,6 +103,8 @@ impl Dataplane {
             tables: Mutex::default(),
             own_addresses: Mutex::default(),
             enrolled: Mutex::default(),
+            _log: LogReader::start(&object, &pins)?,
+            object,
             pins,
         };
         dataplane.read_enrolled()?;
@@ -108,7 +113,7 @@ impl Dataplane {
         Ok(dataplane)
     }
 
-    /// Sets this node's addresses, from which declared probe ports may be reached under any policy.
+    /// Sets this node's addresses, which may connect to declared probe ports under any policy.
     pub fn set_node_addresses(&self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
         let wanted: BTreeSet<Address> = addresses.iter().map(|address| Address::from(*address)).collect();
         let held = self.node_addresses.keys()?;
@@ -118,7 +123,7 @@ impl Dataplane {
         held.difference(&wanted).try_for_each(|address| self.node_addresses.remove(address))
     }
 
-    /// The destinations that are captured.
+    /// The captured destinations.
     pub fn destinations(&self) -> Result<BTreeSet<IpAddr>, Error> {
         Ok(self.destinations.keys()?.into_iter().map(IpAddr::from).collect())
     }
@@ -128,46 +133,47 @@ impl Dataplane {
         self.destinations.put(&address.into(), &1)
     }
 
-    /// Leaves connections to this destination alone.
+    /// Stops capturing connections to this destination.
     pub fn remove_destination(&self, address: IpAddr) -> Result<(), Error> {
         self.destinations.remove(&address.into())
     }
 
-    /// Where the app wanted to go whose connection this accepted socket is. None: it was not captured, an app
-    /// dialled the listener itself.
+    /// The original destination of an accepted socket. None: the connection was not captured, an app
+    /// connected to the listener itself.
     pub fn original_destination(&self, accepted: BorrowedFd<'_>) -> Result<Option<Captured>, Error> {
         let socket = self.sockets.get(&accepted.as_raw_fd())?;
         let captured = socket.filter(|socket| socket.role == Role::Captured as u32);
         Ok(captured.map(|socket| Captured {
-            asked: socket.address.with_port(socket.port),
-            chosen: (!socket.chosen.is_none()).then(|| socket.chosen.address.with_port(socket.chosen.port)),
+            original_destination: socket.address.with_port(socket.port),
+            chosen: (!socket.endpoint.is_unset())
+                .then(|| socket.endpoint.address.with_port(socket.endpoint.port)),
         }))
     }
 
-    /// Before `connect()`: the daemon's own socket towards a peer, which the programs leave alone.
+    /// Marks the daemon's own socket to a peer, before `connect()`: the programs ignore it.
     pub fn mark_outbound(&self, socket: BorrowedFd<'_>) -> Result<(), Error> {
         self.sockets.put(&socket.as_raw_fd(), &Socket::new(Role::Outbound, Address::default(), 0))
     }
 
-    /// Before `connect()`: the daemon's own socket towards an app, which will see `client` as its peer.
+    /// Marks the daemon's own socket to an app, before `connect()`: the app will see `client` as its peer.
     pub fn mark_inbound(&self, socket: BorrowedFd<'_>, client: SocketAddr) -> Result<(), Error> {
         let value = Socket::new(Role::Inbound, client.ip().into(), client.port());
         self.sockets.put(&socket.as_raw_fd(), &value)
     }
 
-    /// How often the kernel refused something, for each reason, since the instance was attached.
+    /// The number of refusals for each reason, since the instance was attached.
     pub fn counters(&self) -> Result<Vec<(KernelReason, u64)>, Error> {
         KernelReason::ALL.iter().map(|reason| Ok((*reason, self.counter(*reason)?))).collect()
     }
 
-    /// How often this happened.
+    /// The number of refusals for this reason.
     pub fn counter(&self, reason: KernelReason) -> Result<u64, Error> {
         let counts = bpf::lookup_each_cpu(&self.refusals, reason as u32, self.cpus);
         let error = |source| Error::Map { operation: "read from", map: names::REFUSALS, source };
         counts.map(|counts| counts.iter().sum()).map_err(error)
     }
 
-    /// How many entries the maps have that fill and empty, by their names.
+    /// The number of entries of each map that changes at run time.
     pub fn occupancy(&self) -> Result<BTreeMap<&'static str, usize>, Error> {
         Ok([
             self.pods.occupancy()?,
@@ -188,7 +194,7 @@ impl Dataplane {
         .into())
     }
 
-    /// Connections inside pods whose accepting end has not been told yet what the connecting end knows.
+    /// The number of hand-offs that have not been taken yet.
     pub fn pending_handoffs(&self) -> Result<usize, Error> {
         self.handoffs.keys().map(|keys| keys.len())
     }

@@ -1,34 +1,34 @@
-//! The direct path, as a daemon runs it: remembered verdicts and how they become void, the kernel's choice
-//! of endpoints, open connections and records.
+//! The direct path: cached verdicts and their invalidation, the kernel's choice of endpoints, tracked flows
+//! and records.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use ambit_abi::{Address, Service, SlotKey, Towards, WorkloadNumber, Yes};
+use ambit_abi::{Address, AffinityKey, Service, SlotKey, VerdictEntry, VerdictKey, WorkloadNumber};
 
-use crate::table::{place, slots};
+use crate::table::{slots, socket_address};
 use crate::{Dataplane, Error, Flow, Record, Table, clock};
 
-/// A yes of the daemon's, for the kernel to remember.
+/// A verdict of the daemon: a source may connect to an address directly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// Who may connect.
+    /// The workload that may connect.
     pub source: WorkloadNumber,
-    /// To whom.
+    /// The workload that has the address.
     pub destination: WorkloadNumber,
     /// The destination's address and port.
     pub address: SocketAddr,
-    /// The destination's generation, read before the configuration that the verdict rests on.
+    /// The destination's generation, read before the configuration that the verdict is based on.
     pub generation: u64,
 }
 
-/// A table that no service refers to is another daemon's that is being written, or was left half-way. After
-/// this long it is the latter.
-const HALF_WRITTEN: u64 = 60_000_000_000;
+/// A table without a service is one that another daemon is writing, or an incomplete one of a daemon that
+/// died. After this many nanoseconds it is the latter.
+const INCOMPLETE_AFTER: u64 = 60_000_000_000;
 
 impl Dataplane {
-    /// Says which addresses are a pod's own.
+    /// Sets a pod's own addresses.
     pub fn set_addresses(&self, number: WorkloadNumber, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
         let wanted: BTreeSet<Address> = addresses.iter().map(|address| Address::from(*address)).collect();
         let mut held = self.own_addresses.lock();
@@ -41,46 +41,47 @@ impl Dataplane {
         Ok(())
     }
 
-    /// The generation of a destination's policy; none: it is not enrolled.
+    /// The generation of a destination's policy; none if it is not enrolled.
     pub fn generation(&self, destination: WorkloadNumber) -> Result<Option<u64>, Error> {
         self.generations.get(&destination)
     }
 
-    /// Makes every earlier yes towards a destination void. That it is not enrolled is no error.
-    pub fn bump(&self, destination: WorkloadNumber) -> Result<(), Error> {
-        // The clock, so that two daemons at once never come back to a number that one of them gave before.
+    /// Invalidates every cached verdict for a destination. A destination that is not enrolled is no error.
+    pub fn advance_generation(&self, destination: WorkloadNumber) -> Result<(), Error> {
+        // From the clock, so that two daemons at the same time never reuse a generation.
         let Some(current) = self.generations.get(&destination)? else { return Ok(()) };
         self.generations.replace(&destination, &clock::fresh(current)?).map(drop)
     }
 
-    /// Lets the kernel remember a verdict.
-    pub fn remember(&self, verdict: &Verdict) -> Result<(), Error> {
-        let key = Towards::new(verdict.source, place(verdict.address));
-        let value = Yes { destination: verdict.destination, generation: verdict.generation };
+    /// Caches a verdict in the kernel.
+    pub fn add_verdict(&self, verdict: &Verdict) -> Result<(), Error> {
+        let key = VerdictKey::new(verdict.source, socket_address(verdict.address));
+        let value = VerdictEntry { destination: verdict.destination, generation: verdict.generation };
         if self.verdicts.put_if_room(&key, &value)? {
             return Ok(());
         }
-        self.forget_stale_verdicts()?;
+        self.remove_stale_verdicts()?;
         self.verdicts.put(&key, &value)
     }
 
-    /// Removes verdicts that hold no longer; how many.
-    pub fn forget_stale_verdicts(&self) -> Result<usize, Error> {
+    /// Removes stale verdicts, and returns how many there were.
+    pub fn remove_stale_verdicts(&self) -> Result<usize, Error> {
         let current: BTreeMap<WorkloadNumber, u64> = self.generations.entries()?.into_iter().collect();
-        self.forget_verdicts(|key, yes| {
-            !current.contains_key(&key.source) || current.get(&yes.destination) != Some(&yes.generation)
+        self.remove_verdicts(|key, verdict| {
+            !current.contains_key(&key.source)
+                || current.get(&verdict.destination) != Some(&verdict.generation)
         })
     }
 
-    /// From now on verdicts hold for this long.
+    /// Lets cached verdicts hold for this long from now.
     pub fn renew_lease(&self, lease: Duration) -> Result<(), Error> {
         let lease = u64::try_from(lease.as_nanos()).unwrap_or(u64::MAX);
         self.lease.put(&0, &clock::monotonic()?.saturating_add(lease))
     }
 
-    /// Says how the kernel chooses an endpoint of a service.
+    /// Sets how the kernel chooses an endpoint of a service.
     pub fn set_service(&self, address: SocketAddr, table: &Table) -> Result<(), Error> {
-        let key = place(address);
+        let key = socket_address(address);
         let _one_at_a_time = self.tables.lock();
         let old = self.services.get(&key)?;
         let (endpoints, flags) = match table {
@@ -92,7 +93,7 @@ impl Dataplane {
             slots: u32::try_from(endpoints.len()).unwrap_or(u32::MAX),
             flags,
         };
-        // The kernel sees a whole table or another one.
+        // The service changes from one complete table to another.
         for (slot, endpoint) in (0_u32..).zip(&endpoints) {
             let written = self.endpoints.put(&SlotKey { table: new.table, slot, reserved: 0 }, endpoint);
             if written.is_err() {
@@ -104,9 +105,9 @@ impl Dataplane {
         old.map_or(Ok(()), |old| self.remove_table(old))
     }
 
-    /// Leaves the choice of a service's endpoints to the daemon. That it is so already is no error.
+    /// Leaves the choice of a service's endpoints to the daemon. A service without a table is no error.
     pub fn remove_service(&self, address: SocketAddr) -> Result<(), Error> {
-        let key = place(address);
+        let key = socket_address(address);
         let _one_at_a_time = self.tables.lock();
         let Some(old) = self.services.get(&key)? else { return Ok(()) };
         self.services.remove(&key)?;
@@ -119,31 +120,31 @@ impl Dataplane {
         Ok(keys.into_iter().map(|key| key.address.with_port(key.port)).collect())
     }
 
-    /// Gives a client of a service with affinity its endpoint.
-    pub fn stick(
+    /// Sets a client's endpoint of a service with session affinity.
+    pub fn set_affinity(
         &self,
         source: WorkloadNumber,
         service: SocketAddr,
         endpoint: SocketAddr,
     ) -> Result<(), Error> {
-        self.sticky.put(&Towards::new(source, place(service)), &place(endpoint))
+        self.sticky.put(&AffinityKey::new(source, socket_address(service)), &socket_address(endpoint))
     }
 
-    /// Forgets which endpoints a service's clients had.
-    pub fn unstick(&self, service: SocketAddr) -> Result<(), Error> {
-        let service = place(service);
-        self.forget_sticky(|key| key.place == service)
+    /// Removes the endpoints of all clients of a service.
+    pub fn clear_affinity(&self, service: SocketAddr) -> Result<(), Error> {
+        let service = socket_address(service);
+        self.remove_affinities(|key| key.service == service)
     }
 
-    /// Open connections that no daemon carries: direct ones, and native ones that arrived at an enrolled pod.
+    /// Tracked flows: open direct connections, and native ones that arrived at an enrolled pod.
     pub fn flows(&self) -> Result<Vec<Flow>, Error> {
         let flows = self.flows.entries()?;
         Ok(flows.into_iter().map(|(tuple, flow)| Flow::new(tuple, flow)).collect())
     }
 
-    /// Hands over what the kernel recorded since the last time; how much it was.
+    /// Passes the kernel's new records to `each`, and returns how many there were.
     pub fn records(&self, each: &mut dyn FnMut(Record)) -> Result<usize, Error> {
-        // While one daemon takes over from another both read, and each says how far it has got.
+        // During an upgrade two daemons read; each advances the shared position.
         let _lock = self.pins.lock()?;
         let mut handed = 0;
         self.ring.lock().drain(|record| {
@@ -155,12 +156,12 @@ impl Dataplane {
         Ok(handed)
     }
 
-    /// Forgets everything of an enrolment.
-    pub(crate) fn forget_number(&self, number: WorkloadNumber) -> Result<(), Error> {
-        // First of all: from here on no verdict towards it holds.
+    /// Removes all entries of an enrolment.
+    pub(crate) fn remove_enrolment(&self, number: WorkloadNumber) -> Result<(), Error> {
+        // First, so that from here on no verdict for it holds.
         self.generations.remove(&number)?;
-        self.forget_verdicts(|key, yes| key.source == number || yes.destination == number)?;
-        self.forget_sticky(|key| key.source == number)?;
+        self.remove_verdicts(|key, verdict| key.source == number || verdict.destination == number)?;
+        self.remove_affinities(|key| key.source == number)?;
         self.own_addresses.lock().remove(&number);
         for (address, owner) in self.locals.entries()? {
             if owner == number {
@@ -170,7 +171,7 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Reads what an earlier daemon left, and clears away what it left half-way.
+    /// Reads the state of an earlier daemon, and removes its incomplete tables.
     pub(crate) fn read_direct(&self) -> Result<(), Error> {
         let mut own = self.own_addresses.lock();
         for (address, number) in self.locals.entries()? {
@@ -180,7 +181,7 @@ impl Dataplane {
             self.services.entries()?.into_iter().map(|(_, service)| service.table).collect();
         let now = clock::fresh(0)?;
         for key in self.endpoints.keys()? {
-            if !used.contains(&key.table) && key.table + HALF_WRITTEN < now {
+            if !used.contains(&key.table) && key.table + INCOMPLETE_AFTER < now {
                 self.endpoints.remove(&key)?;
             }
         }
@@ -188,7 +189,7 @@ impl Dataplane {
     }
 
     fn remove_address(&self, number: WorkloadNumber, address: &Address) -> Result<(), Error> {
-        // Another pod may have it by now.
+        // Another pod may have the address by now.
         if self.locals.get(address)? == Some(number) { self.locals.remove(address) } else { Ok(()) }
     }
 
@@ -197,19 +198,19 @@ impl Dataplane {
             .try_for_each(|slot| self.endpoints.remove(&SlotKey { table: service.table, slot, reserved: 0 }))
     }
 
-    fn forget_verdicts(&self, void: impl Fn(&Towards, &Yes) -> bool) -> Result<usize, Error> {
-        let mut forgotten = 0;
-        for (key, yes) in self.verdicts.entries()? {
-            if void(&key, &yes) {
+    fn remove_verdicts(&self, stale: impl Fn(&VerdictKey, &VerdictEntry) -> bool) -> Result<usize, Error> {
+        let mut removed = 0;
+        for (key, verdict) in self.verdicts.entries()? {
+            if stale(&key, &verdict) {
                 self.verdicts.remove(&key)?;
-                forgotten += 1;
+                removed += 1;
             }
         }
-        Ok(forgotten)
+        Ok(removed)
     }
 
-    fn forget_sticky(&self, gone: impl Fn(&Towards) -> bool) -> Result<(), Error> {
-        for key in self.sticky.keys()?.into_iter().filter(gone) {
+    fn remove_affinities(&self, matches: impl Fn(&AffinityKey) -> bool) -> Result<(), Error> {
+        for key in self.sticky.keys()?.into_iter().filter(matches) {
             self.sticky.remove(&key)?;
         }
         Ok(())

@@ -1,51 +1,102 @@
-//! What can go wrong with programs, links and maps.
+//! Errors of operations on programs, links and maps.
 
 use std::io;
 use std::path::PathBuf;
 
-use ambit_abi::NetnsCookie;
+use ambit_abi::{NetnsCookie, PodName};
 
 /// An operation on the kernel's side failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The cgroup v2 hierarchy could not be found.
-    #[error("cannot find where cgroup v2 is mounted")]
+    /// The cgroup v2 hierarchy was not found.
+    #[error("failed to find the mount of cgroup v2")]
     Mounts(#[source] io::Error),
     /// The cgroup's directory could not be opened.
-    #[error("cannot open the cgroup {}", path.display())]
-    Cgroup { path: PathBuf, source: io::Error },
+    #[error("failed to open cgroup {}", path.display())]
+    Cgroup {
+        /// The directory.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
     /// The directory for pins is not in a BPF filesystem.
-    #[error("{} is not in a BPF filesystem (mount -t bpf bpf DIR)", .0.display())]
+    #[error("{}: not in a BPF filesystem (mount -t bpf bpf DIR)", .0.display())]
     NotBpffs(PathBuf),
     /// A pin could not be made, read or removed.
-    #[error("cannot {operation} {}", path.display())]
-    Pin { operation: &'static str, path: PathBuf, source: io::Error },
+    #[error("failed to {operation} {}", path.display())]
+    Pin {
+        /// What failed, as a verb with its object.
+        operation: &'static str,
+        /// The pin or its directory.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The object file could not be read.
+    #[error("failed to read eBPF object {}", path.display())]
+    ObjectFile {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
     /// The object could not be loaded into the kernel.
-    #[error("cannot load the eBPF object")]
+    #[error("failed to load the eBPF object")]
     Object(#[source] Box<aya::EbpfError>),
     /// A program was not accepted.
-    #[error("cannot {operation} the program {program}")]
-    Program { operation: &'static str, program: &'static str, source: Box<aya::programs::ProgramError> },
-    /// A program could not be attached; another may be attached there in a way that leaves no room for
-    /// others.
-    #[error("cannot attach the program {program}")]
-    Attach { program: &'static str, source: io::Error },
-    /// The object lacks something it must have.
-    #[error("the eBPF object has no {0}")]
+    #[error("failed to {operation} program {program}")]
+    Program {
+        /// What failed, as a verb.
+        operation: &'static str,
+        /// The program's name.
+        program: &'static str,
+        /// The cause, with the verifier's output for a load.
+        source: Box<aya::programs::ProgramError>,
+    },
+    /// A program could not be attached. Another program may be attached there exclusively.
+    #[error("failed to attach program {program}")]
+    Attach {
+        /// The program's name.
+        program: &'static str,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The object lacks a program.
+    #[error("the eBPF object has no program {0}")]
     Missing(&'static str),
-    /// A pinned map has another layout than this build: it was pinned by a build between versions.
-    #[error("the pinned map {map} has {found} where this build has {expected}; detach the instance first")]
-    Layout { map: &'static str, found: String, expected: String },
+    /// A pinned map has another layout than this build: an unreleased build of the same version pinned it.
+    #[error("map {map}: has {found}, must have {expected}; detach the instance first")]
+    Layout {
+        /// The map's name.
+        map: &'static str,
+        /// Sizes of the pinned map.
+        found: String,
+        /// Sizes of this build.
+        expected: String,
+    },
     /// A map operation failed.
-    #[error("cannot {operation} {map}")]
-    Map { operation: &'static str, map: &'static str, source: io::Error },
+    #[error("failed to {operation} map {map}")]
+    Map {
+        /// What failed, as a verb.
+        operation: &'static str,
+        /// The map's name.
+        map: &'static str,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The number of CPUs could not be read.
+    #[error("failed to count CPUs")]
+    Cpus(#[source] io::Error),
     /// A clock could not be read.
-    #[error("cannot read the clock")]
+    #[error("failed to read the clock")]
     Clock(#[source] io::Error),
-    /// The pod is not enrolled, or no more.
-    #[error("network namespace {0} is not enrolled")]
+    /// The programs' log could not be read.
+    #[error("failed to open the programs' log")]
+    Log(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The pod is not enrolled.
+    #[error("network namespace {0}: not enrolled")]
     NotEnrolled(NetnsCookie),
-    /// The name does not fit.
-    #[error("the workload name {0:?} is longer than {max} bytes", max = crate::pods::LONGEST_NAME)]
+    /// The workload's name is too long.
+    #[error("workload name {0:?}: must be at most {max} bytes", max = PodName::CAPACITY)]
     NameTooLong(String),
 }

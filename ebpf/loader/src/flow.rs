@@ -1,54 +1,54 @@
-//! Connections that no daemon carries, and records of them, in plain types.
+//! Tracked flows and records of them, in plain types.
 
 use std::net::SocketAddr;
 
-use ambit_abi::{KernelReason, NetnsCookie, Path, Place, RecordKind, Tuple, WorkloadNumber};
+use ambit_abi::{KernelReason, NetnsCookie, Path, RecordKind, SocketAddress, Tuple, WorkloadNumber};
 
-/// A connection that the kernel lets pass by itself and that is open.
+/// An open connection that no daemon carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flow {
-    /// Direct or native.
+    /// [`Path::Direct`] or [`Path::Native`].
     pub path: Path,
-    /// The client's address; where the daemon closes the connection, it names it so.
+    /// The client's address and port.
     pub client: SocketAddr,
-    /// The server's address.
+    /// The server's address and port.
     pub server: SocketAddr,
-    /// The client, where the kernel knows it for certain.
+    /// The client's workload, where the kernel knows it for certain.
     pub source: Option<WorkloadNumber>,
-    /// The server.
+    /// The server's workload.
     pub destination: WorkloadNumber,
-    /// The destination's generation when the kernel let it pass.
+    /// The destination's generation when the kernel allowed it.
     pub generation: u64,
     /// Cookie of the client's socket.
     pub client_cookie: Option<u64>,
-    /// Cookie of the server's socket; none while the connection is not established.
+    /// Cookie of the server's socket; none until the connection is established.
     pub server_cookie: Option<u64>,
-    /// The client's namespace.
+    /// The client's network namespace.
     pub client_netns: Option<NetnsCookie>,
-    /// The server's namespace; none while the connection is not established.
+    /// The server's network namespace; none until the connection is established.
     pub server_netns: Option<NetnsCookie>,
-    /// Nanoseconds of the monotonic clock.
+    /// When it was opened, in nanoseconds of the monotonic clock.
     pub opened: u64,
-    /// What the client asked for, where the kernel knows it.
-    pub asked: Option<SocketAddr>,
-    /// From this node to a port that the pod declares as a probe: passes under any policy.
+    /// The destination that the client passed to `connect()`, where the kernel knows it.
+    pub original_destination: Option<SocketAddr>,
+    /// From this node to a port that the pod declares as a probe; allowed under any policy.
     pub probe: bool,
 }
 
-/// What the kernel tells about a connection.
+/// An event of a connection that the kernel reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// What happened.
+    /// The event.
     pub kind: RecordKind,
     /// The path it took, or would have taken.
     pub path: Path,
-    /// Why it was refused or how it ended.
+    /// The reason of a refusal or end.
     pub reason: Option<KernelReason>,
-    /// The client, where its address is one of an enrolled pod's.
+    /// The client's workload, if its address is an enrolled pod's.
     pub source: Option<WorkloadNumber>,
-    /// The server, where it is enrolled here.
+    /// The server's workload, if it is enrolled on this node.
     pub destination: Option<WorkloadNumber>,
-    /// The server's namespace, and the client's for a refused `connect()`.
+    /// The network namespace of the server, or of the client for a refused `connect()`.
     pub netns: NetnsCookie,
     /// Cookie of the server's socket.
     pub server_cookie: Option<u64>,
@@ -56,22 +56,22 @@ pub struct Record {
     pub client: Option<SocketAddr>,
     /// The server's address.
     pub server: SocketAddr,
-    /// What the client asked for, where the kernel knows it.
-    pub asked: Option<SocketAddr>,
+    /// The destination that the client passed to `connect()`, where the kernel knows it.
+    pub original_destination: Option<SocketAddr>,
     /// Bytes that the client's app sent.
     pub from_client: u64,
     /// Bytes that the server's app sent.
     pub from_server: u64,
-    /// Nanoseconds of the monotonic clock; 0 where nothing was opened.
+    /// When the connection was opened, in nanoseconds of the monotonic clock; 0 if it was not.
     pub opened: u64,
-    /// Nanoseconds of the monotonic clock.
+    /// When the record was written, in nanoseconds of the monotonic clock.
     pub at: u64,
     /// From this node to a port that the pod declares as a probe.
     pub probe: bool,
 }
 
-fn socket(place: Place) -> Option<SocketAddr> {
-    (!place.is_none()).then(|| place.address.with_port(place.port))
+fn set(address: SocketAddress) -> Option<SocketAddr> {
+    (!address.is_unset()).then(|| address.address.with_port(address.port))
 }
 
 fn known<T: Default + PartialEq>(value: T) -> Option<T> {
@@ -79,7 +79,7 @@ fn known<T: Default + PartialEq>(value: T) -> Option<T> {
 }
 
 impl Flow {
-    pub(crate) fn new(tuple: Tuple, flow: ambit_abi::Flow) -> Self {
+    pub(crate) fn new(tuple: Tuple, flow: ambit_abi::FlowEntry) -> Self {
         Self {
             path: Path::from_number(flow.path).unwrap_or(Path::Native),
             client: tuple.client.with_port(tuple.client_port),
@@ -92,15 +92,15 @@ impl Flow {
             client_netns: known(flow.client_netns),
             server_netns: known(flow.server_netns),
             opened: flow.opened,
-            asked: socket(flow.asked),
-            probe: flow.flags & ambit_abi::Flow::PROBE != 0,
+            original_destination: set(flow.original_destination),
+            probe: flow.flags & ambit_abi::FlowEntry::PROBE != 0,
         }
     }
 }
 
 impl Record {
-    /// None: of a kind that this build does not know.
-    pub(crate) fn new(record: &ambit_abi::Record) -> Option<Self> {
+    /// None: this build does not know the kind.
+    pub(crate) fn new(record: &ambit_abi::RecordEntry) -> Option<Self> {
         let tuple = record.tuple;
         Some(Self {
             kind: RecordKind::from_number(record.kind)?,
@@ -110,14 +110,14 @@ impl Record {
             destination: known(record.destination),
             netns: record.netns,
             server_cookie: known(record.server_cookie),
-            client: socket(Place::new(tuple.client, tuple.client_port)),
+            client: set(SocketAddress::new(tuple.client, tuple.client_port)),
             server: tuple.server.with_port(tuple.server_port),
-            asked: socket(record.asked),
+            original_destination: set(record.original_destination),
             from_client: record.from_client,
             from_server: record.from_server,
             opened: record.opened,
             at: record.at,
-            probe: record.flags & ambit_abi::Flow::PROBE != 0,
+            probe: record.flags & ambit_abi::FlowEntry::PROBE != 0,
         })
     }
 }

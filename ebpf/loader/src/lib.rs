@@ -1,17 +1,21 @@
-//! The kernel side of the data plane, as ztunnel uses it: programs, links and maps, and nothing else of eBPF.
+//! The kernel side of the data plane, as ztunnel uses it: eBPF programs, links and maps.
 //!
-//! Ways in: [`Dataplane::open`] attaches what an instance has on this kernel or takes over what an earlier
-//! daemon left; [`detach`] removes all of it. Pins lie under `<bpffs>/<instance>/v<version>/`: maps by their
-//! names, links as `<program>-<hash of the object>` and `inbound-<namespace cookie>-<hash>`. They outlive
+//! Entry points: [`Dataplane::open`] attaches an instance to this kernel, or takes over the state of an
+//! earlier daemon; [`detach`] removes the instance. Pins are under `<bpffs>/<instance>/v<version>/`: maps by
+//! their names, links as `<program>-<hash of the object>` and `inbound-<netns cookie>-<hash>`. They outlive
 //! the daemon, so that an enrolled pod is never without its programs.
+
+#![warn(missing_docs)]
 
 mod bpf;
 mod clock;
 mod dataplane;
 mod detach;
 mod direct;
+mod enrolled;
 mod error;
 mod flow;
+mod log;
 mod map;
 mod memory;
 mod object;

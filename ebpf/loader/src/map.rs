@@ -1,13 +1,14 @@
-//! A pinned map with the types of its keys and values. Handles are shared freely: the kernel does the
-//! locking.
+//! A pinned map with the types of its keys and values. The kernel does the locking.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, OwnedFd};
 
+use bytemuck::Pod;
+
 use crate::Error;
-use crate::bpf::{self, Plain, Update};
+use crate::bpf::{self, Update};
 use crate::pins::Pins;
 
 /// A map of the data plane.
@@ -18,13 +19,13 @@ pub(crate) struct Map<K, V> {
     types: PhantomData<fn(K) -> V>,
 }
 
-impl<K: Plain, V: Plain> Map<K, V> {
+impl<K: Pod, V: Pod> Map<K, V> {
     /// Opens a pinned map and checks that it has the sizes of this build.
     pub(crate) fn open(pins: &Pins, name: &'static str) -> Result<Self, Error> {
         let path = pins.path(name);
         let map =
             aya::maps::MapData::from_pin(&path).and_then(|map| Ok((map.info()?, map))).map_err(|source| {
-                Error::Pin { operation: "open the map", path: path.clone(), source: io::Error::other(source) }
+                Error::Pin { operation: "open map", path: path.clone(), source: io::Error::other(source) }
             });
         let (info, _) = map?;
         let expected = (size_of::<K>(), size_of::<V>());
@@ -34,7 +35,7 @@ impl<K: Plain, V: Plain> Map<K, V> {
             return Err(Error::Layout { map: name, found: text(found), expected: text(expected) });
         }
         let descriptor =
-            bpf::open_pin(&path).map_err(|source| Error::Pin { operation: "open the map", path, source })?;
+            bpf::open_pin(&path).map_err(|source| Error::Pin { operation: "open map", path, source })?;
         Ok(Self { name, descriptor, types: PhantomData })
     }
 
@@ -53,7 +54,7 @@ impl<K: Plain, V: Plain> Map<K, V> {
         bpf::update(&self.descriptor, key, value, Update::Any).map_err(self.error("write to"))
     }
 
-    /// Writes an entry, if the map is not full; whether it is written.
+    /// Writes an entry if the map is not full, and returns whether it is written.
     pub(crate) fn put_if_room(&self, key: &K, value: &V) -> Result<bool, Error> {
         match bpf::update(&self.descriptor, key, value, Update::Any) {
             Ok(()) => Ok(true),
@@ -62,7 +63,7 @@ impl<K: Plain, V: Plain> Map<K, V> {
         }
     }
 
-    /// Writes an entry that must be there; whether it was.
+    /// Replaces an entry, and returns whether there was one.
     pub(crate) fn replace(&self, key: &K, value: &V) -> Result<bool, Error> {
         match bpf::update(&self.descriptor, key, value, Update::Present) {
             Ok(()) => Ok(true),
@@ -79,7 +80,7 @@ impl<K: Plain, V: Plain> Map<K, V> {
         }
     }
 
-    /// Its name, and how many entries it has.
+    /// Its name and number of entries.
     pub(crate) fn occupancy(&self) -> Result<(&'static str, usize), Error> {
         Ok((self.name, self.entries()?.len()))
     }
@@ -89,12 +90,12 @@ impl<K: Plain, V: Plain> Map<K, V> {
         bpf::delete(&self.descriptor, key).map(drop).map_err(self.error("remove from"))
     }
 
-    /// All entries. What comes and goes meanwhile may be missing or not.
+    /// All entries. One that is inserted or removed meanwhile may be missing.
     pub(crate) fn entries(&self) -> Result<Vec<(K, V)>, Error> {
         bpf::entries(&self.descriptor).map_err(self.error("list"))
     }
 
-    /// All keys. What comes and goes meanwhile may be missing or not.
+    /// All keys. One that is inserted or removed meanwhile may be missing.
     pub(crate) fn keys(&self) -> Result<BTreeSet<K>, Error>
     where
         K: Ord,

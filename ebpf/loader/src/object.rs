@@ -1,10 +1,11 @@
-//! The embedded object: loading it, and attaching its programs so that there is never a moment without.
+//! The eBPF object: loading it, and attaching its programs such that hooks are never without one.
 
+use std::borrow::Cow;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::{LazyLock, Once};
+use std::sync::Once;
 use std::time::Duration;
 
 use ambit_abi::{NetnsCookie, names};
@@ -13,98 +14,156 @@ use aya::{Ebpf, EbpfLoader};
 
 use crate::bpf::{Hook, Order};
 use crate::pins::{Link, Pins, inbound_link};
-use crate::{Error, bpf, memory};
+use crate::{Error, Settings, bpf, memory};
 
-/// How often a load that was interrupted is tried again, and after how long.
-const INTERRUPTIONS: usize = 10;
-const AFTER_INTERRUPTION: Duration = Duration::from_millis(10);
+/// Attempts to load a program that is interrupted by signals, and the pause between them.
+const LOAD_ATTEMPTS: usize = 10;
+const LOAD_PAUSE: Duration = Duration::from_millis(10);
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("AMBIT_EBPF_OBJECT_PATH"));
+static EMBEDDED: &[u8] = aya::include_bytes_aligned!(env!("AMBIT_EBPF_OBJECT_PATH"));
 
-/// Tells objects apart: FNV-1a of the bytes, in hexadecimal.
-static HASH: LazyLock<String> = LazyLock::new(|| {
-    let mix = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-    format!("{:016x}", OBJECT.iter().fold(0xcbf2_9ce4_8422_2325, mix))
-});
+/// An object file with the kernel programs.
+#[derive(Debug)]
+pub(crate) struct Object {
+    bytes: Cow<'static, [u8]>,
+    /// Identifies the object: FNV-1a of the bytes, in hexadecimal.
+    hash: String,
+}
 
-/// Attaches the cgroup's programs, or puts this build's in the place of an earlier one's.
-pub(crate) fn attach_cgroup(pins: &Pins, cgroup: &Path) -> Result<(), Error> {
-    if !pins.has_all_maps() {
-        // Programs that are still attached use maps that nobody can reach any more.
-        for link in pins.all_links()? {
-            link.remove()?;
-        }
-    }
-    let mut object = None;
-    for name in names::CGROUP_PROGRAMS {
-        let (current, old) = split(pins.links(name)?);
-        if current.is_some() && pins.has_all_maps() {
-            continue;
-        }
-        let object = match &mut object {
-            Some(object) => object,
-            empty => empty.insert(load(pins, NetnsCookie(0))?),
+impl Object {
+    /// The embedded object, or the one that the settings name.
+    pub(crate) fn open(settings: &Settings) -> Result<Self, Error> {
+        let bytes = match &settings.object {
+            None => Cow::Borrowed(EMBEDDED),
+            Some(path) => {
+                Cow::Owned(fs::read(path).map_err(|source| Error::ObjectFile { path: path.clone(), source })?)
+            }
         };
-        let program = program(object, name)?;
+        let mix = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        let hash = format!("{:016x}", bytes.iter().fold(0xcbf2_9ce4_8422_2325, mix));
+        Ok(Self { bytes, hash })
+    }
+
+    /// Whether its programs log their decisions.
+    pub(crate) fn logs(&self) -> bool {
+        self.bytes.windows(names::LOG.len()).any(|window| window == names::LOG.as_bytes())
+    }
+
+    /// Attaches the programs on the cgroup, or replaces those of another build.
+    pub(crate) fn attach_cgroup(&self, pins: &Pins, cgroup: &Path) -> Result<(), Error> {
+        if !pins.has_all_maps() {
+            // Programs that are still attached use maps without pins, which no daemon can open.
+            for link in pins.all_links()? {
+                link.remove()?;
+            }
+        }
+        let mut loaded = None;
+        for name in names::CGROUP_PROGRAMS {
+            let (current, old) = self.split(pins.links(name)?);
+            if current.is_some() && pins.has_all_maps() {
+                continue;
+            }
+            let loaded = match &mut loaded {
+                Some(loaded) => loaded,
+                empty => empty.insert(self.load(pins, NetnsCookie(0))?),
+            };
+            let program = program(loaded, name)?;
+            load_program(program, name)?;
+            let attach = |program: &ProgramFd| attach_to_cgroup(program, cgroup, name);
+            self.replace_or_attach(pins, name, program, name, old, attach)?;
+        }
+        Ok(())
+    }
+
+    /// Attaches a pod's program, or replaces that of another build.
+    pub(crate) fn attach_inbound(
+        &self,
+        pins: &Pins,
+        netns: impl AsFd,
+        cookie: NetnsCookie,
+    ) -> Result<(), Error> {
+        let prefix = inbound_link(cookie);
+        let (current, old) = self.split(pins.links(&prefix)?);
+        if current.is_some() {
+            return Ok(());
+        }
+        let name = names::INBOUND_PROGRAM;
+        let mut loaded = self.load(pins, cookie)?;
+        let program = program(&mut loaded, name)?;
         load_program(program, name)?;
-        replace_or_attach(pins, name, program, name, old, |program| attach_to_cgroup(program, cgroup, name))?;
+        self.replace_or_attach(pins, &prefix, program, name, old, |program| {
+            bpf::attach(program, &netns, Hook::SocketLookup, Order::Last)
+                .map_err(|source| Error::Attach { program: name, source })
+        })
     }
-    Ok(())
-}
 
-/// Attaches a pod's program, or puts this build's in the place of an earlier one's.
-pub(crate) fn attach_inbound(pins: &Pins, netns: impl AsFd, cookie: NetnsCookie) -> Result<(), Error> {
-    let beginning = inbound_link(cookie);
-    let (current, old) = split(pins.links(&beginning)?);
-    if current.is_some() {
-        return Ok(());
+    /// Parses the object and creates its maps, or opens the pinned ones.
+    pub(crate) fn load(&self, pins: &Pins, cookie: NetnsCookie) -> Result<Ebpf, Error> {
+        let multipath = u8::from(Path::new("/proc/sys/net/mptcp").exists());
+        let mut loader = EbpfLoader::new();
+        // No program reads kernel structures.
+        loader.btf(None);
+        loader.override_global(names::INBOUND_COOKIE, &cookie.0, true);
+        loader.override_global(names::MULTIPATH, &multipath, true);
+        for name in names::MAPS.into_iter().chain([names::LOG]) {
+            loader.map_pin_path(name, pins.path(name));
+        }
+        let loaded = loader.load(&self.bytes).map_err(|error| Error::Object(Box::new(error)));
+        memory::trim();
+        loaded
     }
-    let name = names::INBOUND_PROGRAM;
-    let mut object = load(pins, cookie)?;
-    let program = program(&mut object, name)?;
-    load_program(program, name)?;
-    replace_or_attach(pins, &beginning, program, name, old, |program| {
-        bpf::attach(program, &netns, Hook::SocketLookup, Order::Last)
-            .map_err(|source| Error::Attach { program: name, source })
-    })
-}
 
-/// This build's link, and another's.
-fn split(links: Vec<Link>) -> (Option<Link>, Option<Link>) {
-    let (mut current, mut old): (Vec<_>, Vec<_>) = links.into_iter().partition(|link| link.is_of(&HASH));
-    (current.pop(), old.pop())
-}
-
-/// Parses the object and makes its maps, or finds them pinned.
-fn load(pins: &Pins, cookie: NetnsCookie) -> Result<Ebpf, Error> {
-    let multipath = u8::from(Path::new("/proc/sys/net/mptcp").exists());
-    let mut loader = EbpfLoader::new();
-    // No program reads kernel structures.
-    loader.btf(None);
-    loader.override_global(names::INBOUND_COOKIE, &cookie.0, true);
-    loader.override_global(names::MULTIPATH, &multipath, true);
-    for name in names::MAPS {
-        loader.map_pin_path(name, pins.path(name));
+    /// This build's link, and another build's.
+    fn split(&self, links: Vec<Link>) -> (Option<Link>, Option<Link>) {
+        let (mut current, mut old): (Vec<_>, Vec<_>) =
+            links.into_iter().partition(|link| link.is_of(&self.hash));
+        (current.pop(), old.pop())
     }
-    let loaded = loader.load(OBJECT).map_err(|error| Error::Object(Box::new(error)));
-    memory::give_back();
-    loaded
+
+    /// Two programs of one hook must never run one after the other: the second would treat state that the
+    /// first left in the socket as that of an earlier connection. So the program behind an old link is
+    /// replaced, and then the link is renamed.
+    fn replace_or_attach(
+        &self,
+        pins: &Pins,
+        prefix: &str,
+        program: &mut Program,
+        name: &'static str,
+        old: Option<Link>,
+        attach: impl FnOnce(&ProgramFd) -> Result<OwnedFd, Error>,
+    ) -> Result<(), Error> {
+        let path = pins.path(&format!("{prefix}-{}", self.hash));
+        if let Some(old) = old {
+            if replace(&old, program, name)? {
+                tracing::info!(link = prefix, "eBPF program replaced");
+                return fs::rename(&old.path, &path).map_err(|source| Error::Pin {
+                    operation: "rename pin",
+                    path: old.path.clone(),
+                    source,
+                });
+            }
+            // Its cgroup or network namespace is gone.
+            old.remove()?;
+        }
+        let link = attach(program.fd().map_err(failed("get", name))?)?;
+        bpf::pin(&link, &path).map_err(|source| Error::Pin { operation: "pin link", path, source })
+    }
 }
 
-fn program<'a>(object: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Program, Error> {
-    object.program_mut(name).ok_or(Error::Missing(name))
+fn program<'a>(loaded: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Program, Error> {
+    loaded.program_mut(name).ok_or(Error::Missing(name))
 }
 
 fn failed(operation: &'static str, program: &'static str) -> impl Fn(ProgramError) -> Error {
     move |source| Error::Program { operation, program, source: Box::new(source) }
 }
 
-/// The verifier gives up with `EAGAIN` when a signal reaches the thread; libbpf tries such a load again too.
+/// The verifier returns `EAGAIN` when a signal reaches the thread. libbpf repeats such a load, too.
 fn load_program(program: &mut Program, name: &'static str) -> Result<(), Error> {
-    for _ in 0..INTERRUPTIONS {
+    for _ in 0..LOAD_ATTEMPTS {
         match verify(program, name)? {
             Err(ProgramError::LoadError { io_error, .. }) if io_error.kind() == io::ErrorKind::WouldBlock => {
-                std::thread::sleep(AFTER_INTERRUPTION);
+                std::thread::sleep(LOAD_PAUSE);
             }
             result => return result.map_err(failed("load", name)),
         }
@@ -121,19 +180,18 @@ fn verify(program: &mut Program, name: &'static str) -> Result<Result<(), Progra
     })
 }
 
-/// Before the programs of others, so that these find decided what is ours; with links, the kernel lets
-/// several programs share a cgroup.
+/// Attaches before the programs of others, so that these see the destination after our decision. With links,
+/// the kernel lets several programs share a cgroup.
 fn attach_to_cgroup(program: &ProgramFd, cgroup: &Path, name: &'static str) -> Result<OwnedFd, Error> {
-    static SAID: Once = Once::new();
+    static LOGGED: Once = Once::new();
     let cgroup =
         fs::File::open(cgroup).map_err(|source| Error::Cgroup { path: cgroup.to_owned(), source })?;
     let hook = hook(name).ok_or(Error::Missing(name))?;
     let attached = match bpf::attach(program, &cgroup, hook, Order::First) {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            SAID.call_once(|| {
+            LOGGED.call_once(|| {
                 tracing::info!(
-                    "this kernel has no order among programs of a cgroup: others' that are there run before \
-                     ours"
+                    "kernel does not support ordering of cgroup programs; existing programs run before ours"
                 );
             });
             bpf::attach(program, &cgroup, hook, Order::Last)
@@ -154,41 +212,14 @@ fn hook(name: &str) -> Option<Hook> {
     })
 }
 
-/// Two programs of one hook must never run side by side: the second would take what the first left for the
-/// work of an earlier connection. So an old link gets the new program, at once, and then a new name.
-fn replace_or_attach(
-    pins: &Pins,
-    beginning: &str,
-    program: &mut Program,
-    name: &'static str,
-    old: Option<Link>,
-    attach: impl FnOnce(&ProgramFd) -> Result<OwnedFd, Error>,
-) -> Result<(), Error> {
-    let path = pins.path(&format!("{beginning}-{}", *HASH));
-    if let Some(old) = old {
-        if replace(&old, program, name)? {
-            tracing::info!(link = beginning, "program replaced by this build's");
-            return fs::rename(&old.path, &path).map_err(|source| Error::Pin {
-                operation: "rename",
-                path: old.path.clone(),
-                source,
-            });
-        }
-        // What it was attached to is gone.
-        old.remove()?;
-    }
-    let link = attach(program.fd().map_err(failed("find", name))?)?;
-    bpf::pin(&link, &path).map_err(|source| Error::Pin { operation: "pin", path, source })
-}
-
-/// Whether the link still had something to be attached to.
+/// Replaces the program behind a link; false if what the link was attached to is gone.
 fn replace(old: &Link, program: &Program, name: &'static str) -> Result<bool, Error> {
     let pin = |operation, source| Error::Pin { operation, path: old.path.clone(), source };
-    let link = bpf::open_pin(&old.path).map_err(|source| pin("open the link", source))?;
-    let program = program.fd().map_err(failed("find", name))?;
+    let link = bpf::open_pin(&old.path).map_err(|source| pin("open link", source))?;
+    let program = program.fd().map_err(failed("get", name))?;
     match bpf::replace_program(&link, program) {
         Ok(()) => Ok(true),
         Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => Ok(false),
-        Err(error) => Err(pin("replace the program of", io::Error::other(error))),
+        Err(error) => Err(pin("replace the program of link", io::Error::other(error))),
     }
 }

@@ -1,4 +1,4 @@
-//! The directory with an instance's pins, and who may change it.
+//! The directory of an instance's pins, and its lock.
 
 use std::fs;
 use std::io;
@@ -19,14 +19,14 @@ pub(crate) struct Pins {
     folder: PathBuf,
 }
 
-/// Held while pins or attachments change; another daemon of the instance waits.
+/// Held while pins or attachments change. Another daemon of the instance waits.
 pub(crate) type Lock = Flock<fs::File>;
 
 impl Pins {
-    /// The directory for this build's version, made if need be.
+    /// The directory for this build's version, created if it does not exist.
     pub(crate) fn create(settings: &Settings) -> Result<Self, Error> {
         let kind = statfs(&settings.bpffs).map_err(|error| Error::Pin {
-            operation: "look at",
+            operation: "read the filesystem type of",
             path: settings.bpffs.clone(),
             source: error.into(),
         })?;
@@ -35,28 +35,28 @@ impl Pins {
         }
         let folder = instance(settings).join(format!("v{VERSION}"));
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(|source| Error::Pin {
-            operation: "make the directory",
+            operation: "create directory",
             path: folder.clone(),
             source,
         })?;
         Ok(Self { folder })
     }
 
-    /// Where something is pinned.
+    /// The path of a pin.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
 
-    /// Waits for others to finish, then keeps them waiting.
+    /// Takes the directory's lock.
     pub(crate) fn lock(&self) -> Result<Lock, Error> {
         lock(&self.folder)
     }
 
-    /// Links whose names begin so, followed by the object's hash.
-    pub(crate) fn links(&self, beginning: &str) -> Result<Vec<Link>, Error> {
+    /// Links whose names are this prefix and an object's hash.
+    pub(crate) fn links(&self, prefix: &str) -> Result<Vec<Link>, Error> {
         let mut links = entries(&self.folder)?;
         links.retain(|link| {
-            link.name().strip_prefix(beginning).is_some_and(|rest| {
+            link.name().strip_prefix(prefix).is_some_and(|rest| {
                 rest.strip_prefix('-').is_some_and(|hash| !hash.is_empty() && !hash.contains('-'))
             })
         });
@@ -70,13 +70,18 @@ impl Pins {
         Ok(links)
     }
 
+    /// Removes a map's pin, if there is one.
+    pub(crate) fn unpin(&self, name: &str) -> Result<(), Error> {
+        Link { path: self.path(name) }.unpin()
+    }
+
     /// Whether every map is pinned.
     pub(crate) fn has_all_maps(&self) -> bool {
         names::MAPS.iter().all(|name| self.path(name).exists())
     }
 }
 
-/// The beginning of the name of a pod's link.
+/// The prefix of the name of a pod's link.
 pub(crate) fn inbound_link(netns: NetnsCookie) -> String {
     format!("{}-{netns}", names::INBOUND_PROGRAM)
 }
@@ -88,14 +93,14 @@ pub(crate) fn instance(settings: &Settings) -> PathBuf {
 
 /// Takes the lock of a directory.
 pub(crate) fn lock(folder: &Path) -> Result<Lock, Error> {
-    let error = |source| Error::Pin { operation: "lock", path: folder.to_owned(), source };
+    let error = |source| Error::Pin { operation: "lock directory", path: folder.to_owned(), source };
     let directory = fs::File::open(folder).map_err(error)?;
     Flock::lock(directory, FlockArg::LockExclusive).map_err(|(_, errno)| error(errno.into()))
 }
 
-/// What lies in a directory of pins.
+/// The pins in a directory.
 pub(crate) fn entries(folder: &Path) -> Result<Vec<Link>, Error> {
-    let error = |source| Error::Pin { operation: "list", path: folder.to_owned(), source };
+    let error = |source| Error::Pin { operation: "list directory", path: folder.to_owned(), source };
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).map_err(error)? {
         found.push(Link { path: entry.map_err(error)?.path() });
@@ -115,15 +120,15 @@ impl Link {
         self.path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
     }
 
-    /// Whether its program comes from the object with this hash.
+    /// Whether its program is of the object with this hash.
     pub(crate) fn is_of(&self, hash: &str) -> bool {
         self.name().rsplit_once('-').is_some_and(|(_, of)| of == hash)
     }
 
-    /// Takes its program from where it is attached, at once, and removes the pin.
+    /// Detaches its program at once, and removes the pin.
     pub(crate) fn remove(&self) -> Result<(), Error> {
         match bpf::open_pin(&self.path) {
-            // What it was attached to may be gone already.
+            // Its cgroup or network namespace may be gone already.
             Ok(link) => drop(bpf::detach_link(&link)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(_) => {}
@@ -131,11 +136,11 @@ impl Link {
         self.unpin()
     }
 
-    /// Removes the pin only.
+    /// Removes the pin, if it is still there.
     pub(crate) fn unpin(&self) -> Result<(), Error> {
         match fs::remove_file(&self.path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(Error::Pin { operation: "remove", path: self.path.clone(), source })
+                Err(Error::Pin { operation: "remove pin", path: self.path.clone(), source })
             }
             _ => Ok(()),
         }

@@ -7,38 +7,39 @@ use ambit_abi::{
     InboundMode, ListenerKey, ListenerSlot, NetnsCookie, Pod, PodName, PortKey, PortRule, WorkloadNumber,
 };
 
+use crate::enrolled::Enrolled;
 use crate::pins::inbound_link;
-use crate::{Dataplane, Error, clock, object};
+use crate::{Dataplane, Error, clock};
 
-/// How long a workload's name may be.
-pub(crate) const LONGEST_NAME: usize = size_of::<PodName>() - size_of::<u32>();
-
-/// A daemon's listeners for one pod; None: there is none, and what should go there is refused.
+/// A daemon's listeners for one pod. Where there is none, connections that need it are refused.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Listeners<'a> {
     /// Port on 127.0.0.1 in the pod's namespace.
     pub outbound_v4: Option<u16>,
     /// Port on `::1` in the pod's namespace.
     pub outbound_v6: Option<u16>,
-    /// Listening sockets in the pod's namespace, to which arriving connections are given.
+    /// Listening socket in the pod's namespace for tunnels over IPv4.
     pub hbone_v4: Option<BorrowedFd<'a>>,
+    /// Listening socket in the pod's namespace for tunnels over IPv6.
     pub hbone_v6: Option<BorrowedFd<'a>>,
+    /// Listening socket in the pod's namespace for plaintext over IPv4 that must be checked.
     pub plaintext_v4: Option<BorrowedFd<'a>>,
+    /// Listening socket in the pod's namespace for plaintext over IPv6 that must be checked.
     pub plaintext_v6: Option<BorrowedFd<'a>>,
 }
 
 /// How plaintext that arrives at a pod is treated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inbound {
-    /// On ports that are not listed.
+    /// The mode of ports that are not in `ports`.
     pub default: InboundMode,
-    /// On these.
+    /// Modes of single ports.
     pub ports: BTreeMap<u16, InboundMode>,
-    /// These the node itself may reach whatever the mode.
+    /// Ports that the node itself may reach in any mode.
     pub probe_ports: BTreeSet<u16>,
 }
 
-/// What is special about a pod's ports. `excluded`: where its own connections are left alone.
+/// A pod's port rules. `excluded`: destination ports of its own connections that are not captured.
 fn rules(inbound: &Inbound, excluded: &BTreeSet<u16>) -> BTreeMap<u16, PortRule> {
     let mut rules: BTreeMap<u16, PortRule> = BTreeMap::new();
     for (port, mode) in &inbound.ports {
@@ -53,14 +54,8 @@ fn rules(inbound: &Inbound, excluded: &BTreeSet<u16>) -> BTreeMap<u16, PortRule>
     rules
 }
 
-/// What the maps hold for a pod beside its own entry, which is read afresh.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Enrolled {
-    rules: BTreeMap<u16, PortRule>,
-}
-
 impl Dataplane {
-    /// Reads what an earlier daemon left.
+    /// Reads the state of an earlier daemon.
     pub(crate) fn read_enrolled(&self) -> Result<(), Error> {
         let mut enrolled = self.enrolled.lock();
         for cookie in self.pods.keys()? {
@@ -76,7 +71,7 @@ impl Dataplane {
         Ok(())
     }
 
-    /// The pods that are enrolled, also by earlier daemons of the instance, with their workloads.
+    /// The enrolled pods, including those of earlier daemons of the instance, with their workloads.
     pub fn pods(&self) -> Result<Vec<(NetnsCookie, String)>, Error> {
         let mut pods = Vec::new();
         for cookie in self.pod_names.keys()? {
@@ -87,9 +82,8 @@ impl Dataplane {
         Ok(pods)
     }
 
-    /// The numbers of the pods that are enrolled, also by earlier daemons of the instance, with their
-    /// workloads.
-    pub fn numbers(&self) -> Result<Vec<(WorkloadNumber, String)>, Error> {
+    /// The enrolments' numbers, including those of earlier daemons of the instance, with their workloads.
+    pub fn workload_numbers(&self) -> Result<Vec<(WorkloadNumber, String)>, Error> {
         let mut numbers = Vec::new();
         for (cookie, uid) in self.pods()? {
             if let Some(pod) = self.pods.get(&cookie)? {
@@ -99,8 +93,9 @@ impl Dataplane {
         Ok(numbers)
     }
 
-    /// Enrols a pod, or finds it enrolled. From here on its connections to captured destinations are refused
-    /// until there are listeners, and what arrives is checked. Returns the number of this enrolment.
+    /// Enrols a pod that is not enrolled yet, and returns the number of the enrolment. From here on the pod's
+    /// connections to captured destinations are refused until there are listeners, and inbound plaintext is
+    /// checked.
     pub fn enrol(
         &self,
         netns: BorrowedFd<'_>,
@@ -111,7 +106,8 @@ impl Dataplane {
         let _lock = self.pins.lock()?;
         let mut enrolled = self.enrolled.lock();
         let known = self.pods.get(&cookie)?;
-        // The name comes first and goes last: a daemon that dies in between leaves something to release.
+        // The name is written first and removed last: if the daemon dies in between, the next one finds the
+        // pod and can release it.
         self.pod_names.put(&cookie, &name)?;
         self.pod_handoffs.put_new(&cookie, &0)?;
         self.pod_flows.put_new(&cookie, &0)?;
@@ -127,15 +123,15 @@ impl Dataplane {
             self.pods.put(&cookie, &pod)?;
             enrolled.insert(cookie, Enrolled::default());
         }
-        let attached = object::attach_inbound(&self.pins, netns, cookie);
+        let attached = self.object.attach_inbound(&self.pins, netns, cookie);
         if attached.is_err() && known.is_none() {
             enrolled.remove(&cookie);
-            self.forget(cookie)?;
+            self.remove_pod(cookie)?;
         }
         attached.map(|()| number)
     }
 
-    /// Says where the daemon listens for a pod.
+    /// Sets the daemon's listeners for a pod.
     pub fn set_listeners(&self, cookie: NetnsCookie, listeners: &Listeners<'_>) -> Result<(), Error> {
         let _lock = self.pins.lock()?;
         let enrolled = self.enrolled.lock();
@@ -147,7 +143,7 @@ impl Dataplane {
         for (slot, socket) in ListenerSlot::ALL.into_iter().zip(sockets) {
             let key = ListenerKey::new(cookie, slot);
             match socket {
-                // Marked first: no connection that it accepts is taken for an app's.
+                // Marked first: no connection that it accepts may be mistaken for an app's.
                 Some(socket) => self
                     .own
                     .put(&socket.as_raw_fd(), &1)
@@ -161,9 +157,9 @@ impl Dataplane {
         })
     }
 
-    /// Says how plaintext that arrives at a pod is treated, and which of its own connections are left alone.
-    /// Each port goes from its old rule to its new one directly. Where there is no room for all rules,
-    /// the daemon is asked about every port without one.
+    /// Sets how inbound plaintext is treated, and the destination ports excluded from capture. Each port
+    /// changes from its old rule to its new one directly. If the map has no room for all rules, ports without
+    /// one are checked by the daemon.
     pub fn set_ports(
         &self,
         cookie: NetnsCookie,
@@ -196,22 +192,22 @@ impl Dataplane {
         failed.map_or(Ok(()), Err)
     }
 
-    /// The same for a pod that captures all of its own connections.
+    /// As [`Dataplane::set_ports`], without excluded ports.
     pub fn set_inbound(&self, cookie: NetnsCookie, inbound: &Inbound) -> Result<(), Error> {
         self.set_ports(cookie, inbound, &BTreeSet::new())
     }
 
-    /// Leaves a pod to itself: nothing of it is captured any more. That it is not enrolled is no error.
+    /// Releases a pod: none of its connections are captured any more. A pod that is not enrolled is no error.
     pub fn release(&self, cookie: NetnsCookie) -> Result<(), Error> {
         let _lock = self.pins.lock()?;
         let mut enrolled = self.enrolled.lock();
-        self.forget(cookie)?;
+        self.remove_pod(cookie)?;
         enrolled.remove(&cookie);
         Ok(())
     }
 
-    /// Changes some fields, under the lock, and leaves the others as they are now: another daemon may have
-    /// written them, while one takes over from the other.
+    /// Changes some fields, under the lock, and keeps the others: during an upgrade another daemon may have
+    /// written them.
     fn change_pod(&self, cookie: NetnsCookie, change: impl FnOnce(&mut Pod)) -> Result<(), Error> {
         let now = self.pods.get(&cookie)?.ok_or(Error::NotEnrolled(cookie))?;
         let mut wanted = now;
@@ -222,20 +218,20 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Greater than every number in the maps, so also greater than those of a daemon whose clock was ahead.
+    /// A number greater than all in the maps, even if another daemon's clock was ahead.
     fn new_number(&self) -> Result<WorkloadNumber, Error> {
         let held = self.generations.keys()?.last().copied().unwrap_or_default();
         clock::fresh(held.0).map(WorkloadNumber)
     }
 
-    /// Whatever stops it half-way, doing it again does the rest: the pod goes after what is found by it, its
-    /// name goes last.
-    fn forget(&self, cookie: NetnsCookie) -> Result<(), Error> {
+    /// Removes all entries of a pod. It can be repeated after an interruption: the pod's entry is removed
+    /// after those that are found by it, and its name last.
+    fn remove_pod(&self, cookie: NetnsCookie) -> Result<(), Error> {
         for link in self.pins.links(&inbound_link(cookie))? {
             link.remove()?;
         }
         if let Some(pod) = self.pods.get(&cookie)? {
-            self.forget_number(pod.number)?;
+            self.remove_enrolment(pod.number)?;
         }
         self.pods.remove(&cookie)?;
         for slot in ListenerSlot::ALL {
@@ -253,13 +249,13 @@ impl Dataplane {
 fn name(uid: &str) -> Result<PodName, Error> {
     let too_long = || Error::NameTooLong(uid.to_owned());
     let mut name =
-        PodName { length: u32::try_from(uid.len()).map_err(|_| too_long())?, bytes: [0; LONGEST_NAME] };
+        PodName { length: u32::try_from(uid.len()).map_err(|_| too_long())?, bytes: [0; PodName::CAPACITY] };
     name.bytes.get_mut(..uid.len()).ok_or_else(too_long)?.copy_from_slice(uid.as_bytes());
     Ok(name)
 }
 
 fn text(name: &PodName) -> String {
-    let length = usize::try_from(name.length).unwrap_or(LONGEST_NAME).min(LONGEST_NAME);
+    let length = usize::try_from(name.length).unwrap_or(PodName::CAPACITY).min(PodName::CAPACITY);
     String::from_utf8_lossy(&name.bytes[..length]).into_owned()
 }
 
@@ -268,16 +264,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_survive() {
-        let longest = "x".repeat(LONGEST_NAME);
+    fn workload_names_round_trip() {
+        let longest = "x".repeat(PodName::CAPACITY);
         for uid in ["Kubernetes//Pod/shop/cart", "", "näme", longest.as_str()] {
-            assert_eq!(text(&name(uid).expect("it fits")), uid);
+            assert_eq!(text(&name(uid).expect("a name")), uid);
         }
-        assert!(matches!(name(&"x".repeat(LONGEST_NAME + 1)), Err(Error::NameTooLong(_))));
+        assert!(matches!(name(&"x".repeat(PodName::CAPACITY + 1)), Err(Error::NameTooLong(_))));
     }
 
     #[test]
-    fn rules_join_modes_probes_and_exclusions() {
+    fn rules_combine_modes_probes_and_exclusions() {
         let inbound = Inbound {
             default: InboundMode::Check,
             ports: [(80, InboundMode::Open), (443, InboundMode::Strict)].into(),

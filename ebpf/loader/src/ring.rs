@@ -1,5 +1,5 @@
-//! The reading end of the ring buffer. Its position lies in a page shared with the kernel and is read afresh
-//! each time, so that the next daemon goes on where the last one stopped.
+//! The reader of the ring buffer of records. Its position is in a page shared with the kernel and is read
+//! afresh each time, so that the next daemon continues where the last one stopped.
 
 #![expect(unsafe_code, reason = "memory shared with the kernel")]
 
@@ -10,31 +10,32 @@ use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use ambit_abi::{Record, limits, names};
+use ambit_abi::{RecordEntry, limits, names};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::unistd::{SysconfVar, sysconf};
 
 use crate::pins::Pins;
 use crate::{Error, bpf};
 
-/// In an entry's first word, beside its length.
+/// Flags in an entry's first word, beside its length.
 const BUSY: u32 = 1 << 31;
 const DISCARDED: u32 = 1 << 30;
-/// Before each entry.
+/// Bytes of the header of each entry.
 const HEADER: usize = 8;
 
 /// The ring buffer, mapped.
 #[derive(Debug)]
 pub(crate) struct Ring {
-    /// The consumer's page, which we write.
+    /// The consumer's page, which the reader writes.
     consumer: NonNull<u8>,
-    /// The producer's page and the data. The kernel would map the data twice in a row, so that no entry is
-    /// ever cut in two; all of it counts as resident, so we put the two pieces together instead.
+    /// The producer's page and the data. The kernel can map the data twice in a row, so that entries are
+    /// always contiguous. But all of a mapping counts as resident memory, so it is mapped once and the reader
+    /// joins an entry that wraps around.
     producer: NonNull<u8>,
     page: usize,
 }
 
-// SAFETY: the memory is shared with the kernel in any case; positions are atomic, and `drain` takes `&mut`.
+// SAFETY: the memory is shared with the kernel; positions are atomic, and `drain` takes `&mut`.
 unsafe impl Send for Ring {}
 
 const SIZE: usize = limits::RECORDS as usize;
@@ -43,12 +44,8 @@ impl Ring {
     pub(crate) fn open(pins: &Pins) -> Result<Self, Error> {
         let path = pins.path(names::RECORDS);
         let descriptor =
-            bpf::open_pin(&path).map_err(|source| Error::Pin { operation: "open the map", path, source })?;
-        Self::map(&descriptor).map_err(|source| Error::Map {
-            operation: "map the memory of",
-            map: names::RECORDS,
-            source,
-        })
+            bpf::open_pin(&path).map_err(|source| Error::Pin { operation: "open map", path, source })?;
+        Self::map(&descriptor).map_err(|source| Error::Map { operation: "mmap", map: names::RECORDS, source })
     }
 
     fn map(descriptor: &OwnedFd) -> io::Result<Self> {
@@ -57,7 +54,7 @@ impl Ring {
         let map = |length: usize, access, offset: usize| {
             let length = NonZeroUsize::new(length).ok_or(io::ErrorKind::InvalidInput)?;
             let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
-            // SAFETY: a new mapping, at an address of the kernel's choice.
+            // SAFETY: a new mapping, at an address that the kernel chooses.
             let memory = unsafe { mmap(None, length, access, MapFlags::MAP_SHARED, descriptor, offset) };
             memory.map(NonNull::cast::<u8>).map_err(io::Error::from)
         };
@@ -65,14 +62,14 @@ impl Ring {
         match map(page + SIZE, ProtFlags::PROT_READ, page) {
             Ok(producer) => Ok(Self { consumer, producer, page }),
             Err(error) => {
-                // SAFETY: mapped above, and nobody else knows it.
+                // SAFETY: mapped above, and not used elsewhere.
                 unsafe { munmap(consumer.cast(), page) }.map_err(io::Error::from).and(Err(error))
             }
         }
     }
 
-    /// Hands every finished entry over; how many there were.
-    pub(crate) fn drain(&mut self, mut each: impl FnMut(&Record)) -> usize {
+    /// Passes every finished record to `each`, and returns how many there were.
+    pub(crate) fn drain(&mut self, mut each: impl FnMut(&RecordEntry)) -> usize {
         // SAFETY: both pages begin with a position, aligned, and live as long as the mapping.
         let (consumed, produced) = unsafe {
             (self.consumer.cast::<AtomicU64>().as_ref(), self.producer.cast::<AtomicU64>().as_ref())
@@ -80,59 +77,61 @@ impl Ring {
         let mut position = consumed.load(Ordering::Acquire);
         let mut count = 0;
         while position < produced.load(Ordering::Acquire) {
-            // SAFETY: positions count bytes, and entries lie in the data modulo its size.
-            let entry = unsafe { self.producer.add(self.page + place(position)) };
+            // SAFETY: positions count bytes, and entries are in the data modulo its size.
+            let entry = unsafe { self.producer.add(self.page + offset(position)) };
             // SAFETY: an entry begins with its length, aligned to eight bytes.
             let length = unsafe { entry.cast::<AtomicU32>().as_ref() }.load(Ordering::Acquire);
             if length & BUSY != 0 {
                 break;
             }
             let size = length & !DISCARDED;
-            if length & DISCARDED == 0 && size as usize == size_of::<Record>() {
+            if length & DISCARDED == 0 && size as usize == size_of::<RecordEntry>() {
                 // SAFETY: the kernel has finished the entry, whose size is a record's.
                 each(&unsafe { self.record(position + HEADER as u64) });
                 count += 1;
             }
             position += (u64::from(size) + HEADER as u64).next_multiple_of(8);
-            // What was handed over may be overwritten.
+            // From here on the kernel may overwrite the entry.
             consumed.store(position, Ordering::Release);
         }
         count
     }
 
-    /// The record at a position, which may lie around the data's end.
+    /// The record at a position, which may wrap around the data's end.
     ///
     /// # Safety
     /// The kernel must have finished a record there.
-    unsafe fn record(&self, position: u64) -> Record {
-        let mut record = MaybeUninit::<Record>::uninit();
-        let begin = place(position);
-        let first = size_of::<Record>().min(SIZE - begin);
+    unsafe fn record(&self, position: u64) -> RecordEntry {
+        let mut record = MaybeUninit::<RecordEntry>::uninit();
+        let begin = offset(position);
+        let first = size_of::<RecordEntry>().min(SIZE - begin);
         let to = record.as_mut_ptr().cast::<u8>();
-        // SAFETY: both pieces lie in the data, and together they are as long as a record, which is plain
-        // bytes.
+        // SAFETY: both pieces are in the data, and together they have the size of a record, which is valid
+        // for all bytes.
         unsafe {
             to.copy_from_nonoverlapping(self.producer.add(self.page + begin).as_ptr(), first);
-            to.add(first)
-                .copy_from_nonoverlapping(self.producer.add(self.page).as_ptr(), size_of::<Record>() - first);
+            to.add(first).copy_from_nonoverlapping(
+                self.producer.add(self.page).as_ptr(),
+                size_of::<RecordEntry>() - first,
+            );
             record.assume_init()
         }
     }
 }
 
-/// Where in the data this position is.
-fn place(position: u64) -> usize {
+/// The offset of a position in the data.
+fn offset(position: u64) -> usize {
     usize::try_from(position % u64::from(limits::RECORDS)).unwrap_or(0)
 }
 
 impl Drop for Ring {
     fn drop(&mut self) {
-        // SAFETY: both were mapped with these lengths, and nothing refers to them any more.
+        // SAFETY: both were mapped with these lengths, and nothing refers to them.
         let unmapped = unsafe {
             munmap(self.consumer.cast(), self.page).and(munmap(self.producer.cast(), self.page + SIZE))
         };
         if let Err(error) = unmapped {
-            tracing::warn!(%error, "the ring buffer's memory cannot be given back");
+            tracing::warn!(%error, "failed to unmap the ring buffer");
         }
     }
 }

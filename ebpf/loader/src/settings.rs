@@ -1,4 +1,4 @@
-//! Where an instance of Ambit lives on this kernel.
+//! An instance's name and its places in the file system.
 
 use std::fmt;
 use std::fs;
@@ -8,28 +8,30 @@ use std::str::FromStr;
 
 use crate::Error;
 
-/// What [`Dataplane::open`](crate::Dataplane::open) and [`detach`](crate::detach) need to know.
+/// Settings of [`Dataplane::open`](crate::Dataplane::open) and [`detach`](crate::detach).
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Which instance: several share one kernel without disturbing each other.
+    /// The instance's name. Several instances share one kernel without affecting each other.
     pub instance: InstanceName,
     /// A directory in a mounted BPF filesystem.
     pub bpffs: PathBuf,
-    /// The cgroup v2 whose processes are concerned; by default the root, which is every process.
+    /// The cgroup v2 whose processes' connections are captured; by default the root, which has every process.
     pub cgroup: Option<PathBuf>,
+    /// An object file in place of the embedded one, such as the one that logs (`cargo xtask ebpf --log`).
+    pub object: Option<PathBuf>,
 }
 
 impl Settings {
     /// The cgroup's directory.
     pub(crate) fn cgroup(&self) -> Result<PathBuf, Error> {
         if let Some(path) = &self.cgroup {
-            // In a container the host's /sys/fs/cgroup is mounted whole; beside version 1 it holds version 2
-            // in a folder.
+            // In a container the host's /sys/fs/cgroup is mounted as a whole. In hybrid mode cgroup v2 is its
+            // subdirectory `unified`.
             let beside = path.join("unified");
             let is_cgroup2 = |path: &Path| path.join("cgroup.controllers").exists();
             return Ok(if !is_cgroup2(path) && is_cgroup2(&beside) { beside } else { path.clone() });
         }
-        // Its place differs: /sys/fs/cgroup, or /sys/fs/cgroup/unified beside version 1.
+        // At /sys/fs/cgroup, or in hybrid mode at /sys/fs/cgroup/unified.
         let mounts = fs::read_to_string("/proc/mounts").map_err(Error::Mounts)?;
         cgroup2(&mounts).ok_or_else(|| Error::Mounts(io::Error::from(io::ErrorKind::NotFound)))
     }
@@ -39,8 +41,8 @@ impl Settings {
 fn cgroup2(mounts: &str) -> Option<PathBuf> {
     mounts.lines().find_map(|line| {
         let mut fields = line.split_whitespace();
-        let place = fields.nth(1)?;
-        (fields.next()? == "cgroup2").then(|| PathBuf::from(place.replace("\\040", " ")))
+        let target = fields.nth(1)?;
+        (fields.next()? == "cgroup2").then(|| PathBuf::from(target.replace("\\040", " ")))
     })
 }
 
@@ -55,9 +57,9 @@ impl InstanceName {
     }
 }
 
-/// A text is not an instance name.
+/// The text is not an instance name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not an instance name: 1 to 32 lower-case letters, digits and '-'")]
+#[error("instance name {0:?}: must be 1 to 32 lower-case letters, digits and '-'")]
 pub struct InstanceNameError(String);
 
 impl FromStr for InstanceName {
@@ -79,40 +81,4 @@ impl fmt::Display for InstanceName {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn instance_names() {
-        let rows = [
-            ("plain", "node-a1", true),
-            ("longest", "a23456789012345678901234567890bc", true),
-            ("too long", "a23456789012345678901234567890bcd", false),
-            ("empty", "", false),
-            ("would leave its folder", "..", false),
-            ("a path", "a/b", false),
-            ("upper case", "Node", false),
-        ];
-        for (name, text, valid) in rows {
-            assert_eq!(text.parse::<InstanceName>().is_ok(), valid, "{name}");
-        }
-    }
-
-    #[test]
-    fn cgroup_mounts() {
-        let beside = "cgroup /sys/fs/cgroup/cpu cgroup rw 0 0\ncg2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
-        let rows = [
-            ("beside version 1", beside, Some("/sys/fs/cgroup/unified")),
-            (
-                "alone",
-                "proc /proc proc rw 0 0\ncgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n",
-                Some("/sys/fs/cgroup"),
-            ),
-            ("a place with a space", "cgroup2 /a\\040b cgroup2 rw 0 0\n", Some("/a b")),
-            ("none", "proc /proc proc rw 0 0\n", None),
-        ];
-        for (name, mounts, expected) in rows {
-            assert_eq!(cgroup2(mounts), expected.map(PathBuf::from), "{name}");
-        }
-    }
-}
+mod tests;

@@ -1,13 +1,13 @@
-//! What a socket tells about its network namespace.
+//! The network namespace of a socket.
 
-#![expect(unsafe_code, reason = "one socket option that no crate knows")]
+#![expect(unsafe_code, reason = "one socket option that no crate has")]
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use ambit_abi::NetnsCookie;
 
-/// The cookie of the network namespace in which the socket was made.
+/// The cookie of the network namespace in which the socket was created.
 pub fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<NetnsCookie> {
     let mut cookie = 0_u64;
     let mut length = libc::socklen_t::try_from(size_of::<u64>()).map_err(io::Error::other)?;

@@ -1,13 +1,14 @@
-//! `cgroup/connect4`, `cgroup/connect6`: which connections ztunnel carries, decided before the first packet.
+//! `cgroup/connect4`, `cgroup/connect6`: which connections are captured, decided before the first packet.
 //!
-//! A connection to a pod of this node that ztunnel has said yes to goes there directly. What else is captured
-//! is sent to ztunnel's listener on loopback in the pod, and the socket remembers where it wanted to go. What
-//! should be captured and cannot be is refused.
+//! A connection to a pod of this node for which there is a cached verdict goes there directly. Other captured
+//! connections are redirected to ztunnel's listener on loopback in the pod, and the socket keeps the original
+//! destination. A connection that should be captured and cannot be is refused.
 
 use core::mem::offset_of;
 
 use ambit_abi::{
-    Address, KernelReason, NetnsCookie, Path, Place, Pod, PortKey, Role, Socket, Tuple, WorkloadNumber,
+    Address, KernelReason, NetnsCookie, Path, Pod, PortKey, Role, Socket, SocketAddress, Tuple,
+    WorkloadNumber,
 };
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr};
@@ -16,10 +17,11 @@ use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 
 use crate::context::{address, field, store};
-use crate::flows::{self, Choice};
+use crate::endpoints::{self, Choice};
+use crate::log::decision;
 use crate::maps::{DESTINATIONS, PODS, PORTS, count};
 use crate::records::{self, Refused};
-use crate::sockets;
+use crate::{flows, handoffs, sockets, verdicts};
 
 const SOCK_STREAM: u32 = 1;
 const IPPROTO_TCP: u32 = 6;
@@ -30,13 +32,13 @@ const ALLOW: i32 = 1;
 
 const LOOPBACK_V4: u32 = 0x7f00_0001_u32.to_be();
 
-enum Verdict {
-    /// Not the mesh's.
-    Leave,
-    /// To ztunnel's listener on this port.
+enum Decision {
+    /// Not captured.
+    Ignore,
+    /// Redirected to ztunnel's listener on this port.
     Capture(u16),
-    /// Straight to a pod of this node.
-    Direct(Place),
+    /// Sent directly to a pod of this node.
+    Direct(SocketAddress),
     Refuse(KernelReason),
 }
 
@@ -46,8 +48,8 @@ pub fn connect4(context: SockAddrContext) -> i32 {
     // SAFETY: a field of this hook's context.
     let destination = Address::mapped(unsafe { field!(addr, bpf_sock_addr.user_ip4) });
     match decide(&context, destination) {
-        Verdict::Leave => ALLOW,
-        Verdict::Capture(port) => {
+        Decision::Ignore => ALLOW,
+        Decision::Capture(port) => {
             // SAFETY: fields of this hook's context that may be written.
             unsafe {
                 store::<{ offset_of!(bpf_sock_addr, user_ip4) }>(addr, LOOPBACK_V4);
@@ -55,7 +57,7 @@ pub fn connect4(context: SockAddrContext) -> i32 {
             }
             ALLOW
         }
-        Verdict::Direct(endpoint) => {
+        Decision::Direct(endpoint) => {
             // SAFETY: as above. The endpoint is of the socket's family, in the last word.
             unsafe {
                 store::<{ offset_of!(bpf_sock_addr, user_ip4) }>(addr, endpoint.address.0[3]);
@@ -63,7 +65,7 @@ pub fn connect4(context: SockAddrContext) -> i32 {
             }
             ALLOW
         }
-        Verdict::Refuse(reason) => refuse(&context, destination, reason),
+        Decision::Refuse(reason) => refuse(&context, destination, reason),
     }
 }
 
@@ -74,8 +76,8 @@ pub fn connect6(context: SockAddrContext) -> i32 {
     // SAFETY: a field of this hook's context.
     let destination = unsafe { address!(addr, bpf_sock_addr.user_ip6) };
     match decide(&context, destination) {
-        Verdict::Leave => ALLOW,
-        Verdict::Capture(port) => {
+        Decision::Ignore => ALLOW,
+        Decision::Capture(port) => {
             // SAFETY: fields of this hook's context that may be written.
             unsafe {
                 // A v4-mapped destination counts as IPv4 and stays v4-mapped: its first words are right
@@ -92,7 +94,7 @@ pub fn connect6(context: SockAddrContext) -> i32 {
             }
             ALLOW
         }
-        Verdict::Direct(endpoint) => {
+        Decision::Direct(endpoint) => {
             let [first, second, third, fourth] = endpoint.address.0;
             // SAFETY: as above.
             unsafe {
@@ -104,25 +106,26 @@ pub fn connect6(context: SockAddrContext) -> i32 {
             }
             ALLOW
         }
-        Verdict::Refuse(reason) => refuse(&context, destination, reason),
+        Decision::Refuse(reason) => refuse(&context, destination, reason),
     }
 }
 
 #[inline(always)]
 fn refuse(context: &SockAddrContext, destination: Address, reason: KernelReason) -> i32 {
+    let netns = netns(context);
+    decision!(context, "connect: refused", netns, destination, port(context), reason);
     if matches!(reason, KernelReason::PodUnknown) {
-        // The daemon's own socket: it will say itself what failed.
+        // The daemon's own socket: the daemon reports the failure itself.
         count(reason);
         return REFUSE;
     }
-    let netns = netns(context);
     // SAFETY: the entry is not changed in place, and the kernel keeps it until the program ends.
     let source = unsafe { PODS.get(netns) }.map_or(WorkloadNumber::NONE, |pod| pod.number);
-    let asked = Place::new(destination, port(context));
+    let original = SocketAddress::new(destination, port(context));
     let refused = Refused { reason, path: Path::Tunnel, source, destination: WorkloadNumber::NONE, netns };
     let tuple =
-        Tuple { client: Address([0; 4]), server: destination, client_port: 0, server_port: asked.port };
-    records::refused(&refused, &tuple, &asked);
+        Tuple { client: Address([0; 4]), server: destination, client_port: 0, server_port: original.port };
+    records::refused(&refused, &tuple, &original);
     REFUSE
 }
 
@@ -132,7 +135,7 @@ fn netns(context: &SockAddrContext) -> NetnsCookie {
     NetnsCookie(unsafe { bpf_get_netns_cookie(context.as_ptr()) })
 }
 
-/// The port asked for.
+/// The destination's port.
 #[inline(always)]
 fn port(context: &SockAddrContext) -> u16 {
     // In network byte order, in the lower half.
@@ -141,108 +144,132 @@ fn port(context: &SockAddrContext) -> u16 {
 }
 
 #[inline(always)]
-fn decide(context: &SockAddrContext, destination: Address) -> Verdict {
+fn decide(context: &SockAddrContext, destination: Address) -> Decision {
     let addr: *mut bpf_sock_addr = context.sock_addr;
     // SAFETY: fields of this hook's context.
     let (kind, protocol, sk) = unsafe {
         (field!(addr, bpf_sock_addr.type_), field!(addr, bpf_sock_addr.protocol), (*addr).__bindgen_anon_1.sk)
     };
     if kind != SOCK_STREAM || (protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP) {
-        return Verdict::Leave;
+        return Decision::Ignore;
     }
     let netns = netns(context);
     if let Some(socket) = sockets::get(sk) {
         match socket.role {
-            role if role == Role::Outbound as u32 => return Verdict::Leave,
-            role if role == Role::Inbound as u32 => return towards_app(netns),
-            // What an earlier connection of this socket left.
+            role if role == Role::Outbound as u32 => return Decision::Ignore,
+            role if role == Role::Inbound as u32 => return decide_to_app(netns),
+            // State of an earlier connection of this socket.
             _ => sockets::clear(sk),
         }
     }
-    let whole = sockets::multipath(sk);
-    if let Some(whole) = whole {
-        sockets::clear(whole);
+    let parent = sockets::multipath(sk);
+    if let Some(parent) = parent {
+        sockets::clear(parent);
     }
     // SAFETY: the entry is not changed in place, and the kernel keeps it until the program ends.
-    let Some(pod) = (unsafe { PODS.get(netns) }) else { return Verdict::Leave };
+    let Some(pod) = (unsafe { PODS.get(netns) }) else { return Decision::Ignore };
+    let original = SocketAddress::new(destination, port(context));
     if destination.is_local() {
-        return Verdict::Leave;
+        decision!(context, "connect: not captured: local address", netns, destination, original.port);
+        return Decision::Ignore;
     }
     if DESTINATIONS.get_ptr(destination).is_none() {
-        return Verdict::Leave;
+        decision!(
+            context,
+            "connect: not captured: destination outside the mesh",
+            netns,
+            destination,
+            original.port
+        );
+        return Decision::Ignore;
     }
-    let asked = Place::new(destination, port(context));
-    if pod.flags & Pod::EXCLUDES != 0 && is_excluded(netns, asked.port) {
-        return Verdict::Leave;
+    if pod.flags & Pod::EXCLUDES != 0 && is_excluded(netns, original.port) {
+        decision!(context, "connect: not captured: port excluded", netns, destination, original.port);
+        return Decision::Ignore;
     }
-    let choice = flows::choose(pod.number, asked);
+    let choice = endpoints::choose(pod.number, original);
     if protocol == IPPROTO_TCP
-        && whole.is_none()
-        && let Some(endpoint) = direct(sk, netns, pod, asked, choice)
+        && parent.is_none()
+        && let Some(endpoint) = direct(sk, netns, pod, original, choice)
     {
-        return Verdict::Direct(endpoint);
+        decision!(context, "connect: direct: verdict cached", netns, endpoint.address, endpoint.port);
+        return Decision::Direct(endpoint);
     }
     let listener = if destination.v4().is_some() { pod.outbound_v4 } else { pod.outbound_v6 };
     if listener == 0 {
-        return Verdict::Refuse(KernelReason::OutboundListenerMissing);
+        return Decision::Refuse(KernelReason::OutboundListenerMissing);
     }
-    if sockets::exhausted(netns) {
-        return Verdict::Refuse(KernelReason::HandoffsExhausted);
+    if handoffs::exhausted(netns) {
+        return Decision::Refuse(KernelReason::HandoffsExhausted);
     }
-    let chosen = match choice {
+    let endpoint = match choice {
         Choice::Endpoint(endpoint) => endpoint,
-        Choice::Itself | Choice::Daemon => Place::new(Address([0; 4]), 0),
+        Choice::Itself | Choice::Daemon => SocketAddress::UNSET,
     };
-    let client = Socket { chosen, ..Socket::new(Role::Client, asked.address, asked.port) };
-    // `getpeername()` asks the whole, the rest happens to the subflow.
-    let kept = whole.is_none_or(|whole| sockets::set(whole, client)) && sockets::set(sk, client);
+    let client = Socket { endpoint, ..Socket::new(Role::Client, original.address, original.port) };
+    // `getpeername()` reads the state of the MPTCP socket, all other hooks that of the subflow.
+    let kept = parent.is_none_or(|parent| sockets::set(parent, client)) && sockets::set(sk, client);
     if !kept {
-        return Verdict::Refuse(KernelReason::KernelMemory);
+        return Decision::Refuse(KernelReason::KernelMemory);
     }
-    Verdict::Capture(listener)
+    decision!(
+        context,
+        "connect: captured: no verdict for the direct path",
+        netns,
+        destination,
+        original.port
+    );
+    Decision::Capture(listener)
 }
 
-/// Whether the pod keeps its connections to this port, as it dials it, out of capture.
+/// Whether the pod excludes its outbound connections to this port from capture.
 #[inline(always)]
 fn is_excluded(netns: NetnsCookie, port: u16) -> bool {
     // SAFETY: entries are replaced, not changed in place, and the kernel keeps them until the program ends.
     unsafe { PORTS.get(PortKey::new(netns, port)) }.is_some_and(|rule| rule.excluded != 0)
 }
 
-/// Where the connection goes directly, if it may; the socket remembers what it is then.
+/// The endpoint of a direct connection, if there may be one. The socket then has the state of one.
 #[inline(always)]
-fn direct(sk: *mut bpf_sock, netns: NetnsCookie, pod: &Pod, asked: Place, choice: Choice) -> Option<Place> {
+fn direct(
+    sk: *mut bpf_sock,
+    netns: NetnsCookie,
+    pod: &Pod,
+    original: SocketAddress,
+    choice: Choice,
+) -> Option<SocketAddress> {
     let endpoint = match choice {
-        Choice::Itself => asked,
+        Choice::Itself => original,
         Choice::Endpoint(endpoint) => endpoint,
         Choice::Daemon => return None,
     };
-    // The socket can reach only its own family, and a pod reaches itself by other ways.
-    if endpoint.address.v4().is_some() != asked.address.v4().is_some() {
+    // The socket can reach only its own family.
+    if endpoint.address.v4().is_some() != original.address.v4().is_some() {
         return None;
     }
-    let yes = flows::permitted(pod.number, endpoint)?;
-    if yes.destination == pod.number || flows::exhausted(netns) {
+    let verdict = verdicts::cached(pod.number, endpoint)?;
+    // A pod's connections to itself do not leave its namespace.
+    if verdict.destination == pod.number || flows::exhausted(netns) {
         return None;
     }
     let client = Socket {
-        chosen: endpoint,
+        endpoint,
         source: pod.number,
-        destination: yes.destination,
-        generation: yes.generation,
-        ..Socket::new(Role::DirectClient, asked.address, asked.port)
+        destination: verdict.destination,
+        generation: verdict.generation,
+        ..Socket::new(Role::DirectClient, original.address, original.port)
     };
     sockets::set(sk, client).then_some(endpoint)
 }
 
-/// ztunnel's own socket towards an app: without a hand-off the app would take ztunnel for its client.
+/// ztunnel's own socket to an app: without a hand-off the app would take ztunnel for its client.
 #[inline(always)]
-fn towards_app(netns: NetnsCookie) -> Verdict {
+fn decide_to_app(netns: NetnsCookie) -> Decision {
     if PODS.get_ptr(netns).is_none() {
-        return Verdict::Refuse(KernelReason::PodUnknown);
+        return Decision::Refuse(KernelReason::PodUnknown);
     }
-    if sockets::exhausted(netns) {
-        return Verdict::Refuse(KernelReason::HandoffsExhausted);
+    if handoffs::exhausted(netns) {
+        return Decision::Refuse(KernelReason::HandoffsExhausted);
     }
-    Verdict::Leave
+    Decision::Ignore
 }

@@ -1,6 +1,6 @@
-//! Reading and writing fields of hooks' contexts. The verifier wants each access with its own offset and
-//! width, while the compiler joins accesses of two branches into one with a computed offset: so the
-//! instruction itself is written down.
+//! Reading and writing fields of hooks' contexts. The verifier requires a constant offset and width for each
+//! access, but the compiler may join accesses of two branches into one with a computed offset. So the
+//! instructions are written in assembly.
 
 use core::arch::asm;
 
@@ -13,7 +13,7 @@ use ambit_abi::Address;
 #[inline(always)]
 pub unsafe fn load<const OFFSET: usize>(context: *const impl Sized) -> u32 {
     let value: u64;
-    // SAFETY: by the caller.
+    // SAFETY: the caller's obligation.
     unsafe {
         asm!(
             "{value} = *(u32 *)({context} + {offset})",
@@ -33,7 +33,7 @@ pub unsafe fn load<const OFFSET: usize>(context: *const impl Sized) -> u32 {
 #[inline(always)]
 pub unsafe fn load_long<const OFFSET: usize>(context: *const impl Sized) -> u64 {
     let value: u64;
-    // SAFETY: by the caller.
+    // SAFETY: the caller's obligation.
     unsafe {
         asm!(
             "{value} = *(u64 *)({context} + {offset})",
@@ -52,7 +52,7 @@ pub unsafe fn load_long<const OFFSET: usize>(context: *const impl Sized) -> u64 
 /// The pointer must be the hook's context, and the offset that of a field of four bytes that may be written.
 #[inline(always)]
 pub unsafe fn store<const OFFSET: usize>(context: *mut impl Sized, value: u32) {
-    // SAFETY: by the caller.
+    // SAFETY: the caller's obligation.
     unsafe {
         asm!(
             "*(u32 *)({context} + {offset}) = {value}",
@@ -93,6 +93,6 @@ pub(crate) use {address, field};
 pub unsafe fn load_address<const A: usize, const B: usize, const C: usize, const D: usize>(
     context: *const impl Sized,
 ) -> Address {
-    // SAFETY: by the caller.
+    // SAFETY: the caller's obligation.
     unsafe { Address([load::<A>(context), load::<B>(context), load::<C>(context), load::<D>(context)]) }
 }

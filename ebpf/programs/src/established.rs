@@ -1,15 +1,15 @@
-//! The server's end of connections that no daemon carries: listed when they are established, and counted when
-//! they close, exactly.
+//! Servers' sockets of connections that no daemon carries: tracked when they are established, and counted
+//! exactly when they close.
 //!
-//! The kernel's byte counts include a FIN that was received, and one that was sent and acknowledged. Whether
-//! there was one follows from the state the socket closes from, but for two cases. From FIN_WAIT2 a socket
-//! closes when the peer's FIN comes, and also without it (nobody waits for it any more): there the segment
-//! that carries it is watched for. From LAST_ACK and CLOSING it closes when its own FIN is acknowledged, and
-//! also by a reset, perhaps before that FIN could leave: there it is watched for among what is sent.
+//! The kernel's byte counts include a received FIN, and a sent FIN that was acknowledged. The state from
+//! which the socket closes tells whether there was one, except in two cases. From FIN_WAIT2 a socket closes
+//! when the peer's FIN arrives, and also without one when the socket is orphaned: there the program looks for
+//! the segment with the FIN. From LAST_ACK and CLOSING it closes when its own FIN is acknowledged, and also
+//! by a reset, perhaps before the FIN was sent: there the program looks for the FIN among the sent segments.
 
 use ambit_abi::{
-    Accepted, Flow, InboundMode, KernelReason, NetnsCookie, Path, Pod, PortKey, PortRule, RecordKind, Tuple,
-    WorkloadNumber,
+    Accepted, FlowEntry, InboundMode, KernelReason, NetnsCookie, Path, Pod, PortKey, PortRule, RecordKind,
+    Tuple, WorkloadNumber,
 };
 use aya_ebpf::bindings::{
     BPF_SOCK_OPS_PARSE_ALL_HDR_OPT_CB_FLAG, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG,
@@ -18,18 +18,19 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::programs::SockOpsContext;
 
+use crate::clock::now;
 use crate::context::{field, load_long};
-use crate::flows;
+use crate::log::decision;
 use crate::maps::{FLOWS, NODE_ADDRESSES, PORTS, count};
-use crate::records::{established as record, now, probably};
-use crate::socket_operations::{add_flags, socket_cookie};
-use crate::sockets;
+use crate::operation::{add_flags, socket_cookie};
+use crate::records::{established as record, probable_workload};
+use crate::{flows, sockets, verdicts};
 
 const FIN: u32 = 1;
-/// Of a TCP header without options.
+/// Bytes of a TCP header without options.
 const HEADER: usize = 20;
 
-/// An app got a connection that is neither the daemon's nor from within the pod.
+/// An app got a connection that is neither the daemon's nor from the pod itself.
 #[inline(always)]
 pub fn opened(context: &SockOpsContext, sk: *mut bpf_sock, netns: NetnsCookie, pod: &Pod, tuple: &Tuple) {
     if !add_flags(context, BPF_SOCK_OPS_STATE_CB_FLAG) {
@@ -39,17 +40,27 @@ pub fn opened(context: &SockOpsContext, sk: *mut bpf_sock, netns: NetnsCookie, p
     let cookie = socket_cookie(context);
     accepted.tuple = *tuple;
     // SAFETY: entries are replaced, not changed in place, and the kernel keeps them until the program ends.
-    let listed = unsafe { FLOWS.get(tuple) }
+    let tracked = unsafe { FLOWS.get(tuple) }
         .filter(|flow| flow.path == Path::Direct as u8 && flow.destination == pod.number);
-    if let Some(flow) = listed {
+    if let Some(flow) = tracked {
         accepted.flow = *flow;
         accepted.flow.server_cookie = cookie;
         accepted.flow.server_netns = netns;
-        flows::take_over(tuple, &accepted.flow);
-        accepted.probable = accepted.flow.source;
+        flows::track_accepted(tuple, &accepted.flow);
+        accepted.probable_source = accepted.flow.source;
         record(RecordKind::Opened, KernelReason::Closed, accepted, 0, 0);
         // The policy may have changed since the SYN passed.
-        if !flows::is_current(pod.number, accepted.flow.generation) {
+        if verdicts::is_current(pod.number, accepted.flow.generation) {
+            decision!(context, "sockops: direct flow established", netns, tuple.client, tuple.client_port);
+        } else {
+            decision!(
+                context,
+                "sockops: direct flow is to be checked",
+                netns,
+                tuple.client,
+                tuple.client_port,
+                KernelReason::FlowStale
+            );
             record(RecordKind::Stale, KernelReason::FlowStale, accepted, 0, 0);
         }
         return;
@@ -58,25 +69,35 @@ pub fn opened(context: &SockOpsContext, sk: *mut bpf_sock, netns: NetnsCookie, p
     let rule = unsafe { PORTS.get(PortKey::new(netns, tuple.server_port)) };
     let probe = is_probe(rule, tuple);
     let open = probe || mode(pod, rule) == InboundMode::Open as u8;
-    accepted.probable = probably(tuple.client);
-    // Only a direct connection could pass here, and the client has closed its end meanwhile; or the mode has
+    accepted.probable_source = probable_workload(tuple.client);
+    // Only a direct connection can pass here, whose client has closed its end meanwhile; or the mode has
     // changed.
-    let direct = !open && accepted.probable != WorkloadNumber::NONE;
+    let direct = !open && accepted.probable_source != WorkloadNumber::NONE;
     accepted.flow.destination = pod.number;
     accepted.flow.server_cookie = cookie;
     accepted.flow.server_netns = netns;
     accepted.flow.opened = now();
     accepted.flow.path = if direct { Path::Direct as u8 } else { Path::Native as u8 };
-    accepted.flow.flags = if probe { Flow::PROBE } else { 0 };
-    flows::list(tuple, &accepted.flow);
+    accepted.flow.flags = if probe { FlowEntry::PROBE } else { 0 };
+    flows::track_established(tuple, &accepted.flow);
     record(RecordKind::Opened, KernelReason::Closed, accepted, 0, 0);
-    if !open {
+    if open {
+        decision!(context, "sockops: native flow established", netns, tuple.client, tuple.client_port);
+    } else {
+        decision!(
+            context,
+            "sockops: flow is to be checked",
+            netns,
+            tuple.client,
+            tuple.client_port,
+            KernelReason::FlowGone
+        );
         count(KernelReason::FlowGone);
         record(RecordKind::Stale, KernelReason::FlowGone, accepted, 0, 0);
     }
 }
 
-/// Whether this node's own address asks at a port that the pod declares as a probe.
+/// Whether the connection is from this node's own address to a port that the pod declares as a probe.
 #[inline(always)]
 fn is_probe(rule: Option<&PortRule>, tuple: &Tuple) -> bool {
     rule.is_some_and(|rule| rule.probe != 0) && NODE_ADDRESSES.get_ptr(tuple.client).is_some()
@@ -87,7 +108,7 @@ fn mode(pod: &Pod, rule: Option<&PortRule>) -> u8 {
     rule.map(|rule| rule.mode).filter(|mode| *mode != 0).unwrap_or(pod.mode)
 }
 
-/// The server's socket goes from one state to another.
+/// The server's socket changes its TCP state.
 #[inline(always)]
 pub fn changed(context: &SockOpsContext, accepted: &mut Accepted, old: u32, new: u32) {
     match new {
@@ -114,29 +135,29 @@ fn closed(context: &SockOpsContext, accepted: &mut Accepted, old: u32) {
             field!(context.ops, bpf_sock_ops.snd_una),
         )
     };
-    let seen = accepted.ends & Accepted::FIN_SEEN != 0 && next_in == accepted.end;
-    let sent = accepted.ends & Accepted::FIN_SENT != 0 && next_out == first_out;
-    let (theirs, ours) = match old {
+    let seen = accepted.fins & Accepted::FIN_SEEN != 0 && next_in == accepted.fin_sequence;
+    let sent = accepted.fins & Accepted::FIN_SENT != 0 && next_out == first_out;
+    let (peer_fin, own_fin) = match old {
         BPF_TCP_CLOSE_WAIT => (true, false),
         BPF_TCP_LAST_ACK | BPF_TCP_CLOSING => (true, sent),
         BPF_TCP_FIN_WAIT2 => (seen, true),
         _ => (false, false),
     };
-    let reason = if ours { KernelReason::Closed } else { KernelReason::Reset };
+    let reason = if own_fin { KernelReason::Closed } else { KernelReason::Reset };
     record(
         RecordKind::Closed,
         reason,
         accepted,
-        received.wrapping_sub(theirs.into()),
-        acknowledged.wrapping_sub(ours.into()),
+        received.wrapping_sub(peer_fin.into()),
+        acknowledged.wrapping_sub(own_fin.into()),
     );
     flows::server_closed(&accepted.tuple, accepted.flow.server_cookie);
     accepted.flow.server_cookie = 0;
 }
 
-/// A segment arrives while we wait for the peer's FIN.
+/// A segment arrives after we have closed: it may carry the peer's FIN.
 #[inline(always)]
-pub fn arrives(context: &SockOpsContext, accepted: &mut Accepted) {
+pub fn segment_arrives(context: &SockOpsContext, accepted: &mut Accepted) {
     // SAFETY: fields of this hook's context.
     let (flags, length) = unsafe {
         (field!(context.ops, bpf_sock_ops.skb_tcp_flags), field!(context.ops, bpf_sock_ops.skb_len))
@@ -144,7 +165,7 @@ pub fn arrives(context: &SockOpsContext, accepted: &mut Accepted) {
     if flags & FIN == 0 {
         return;
     }
-    // SAFETY: fields of this hook's context; the verifier wants the end compared before anything is read.
+    // SAFETY: fields of this hook's context; the verifier requires a comparison with the end before any read.
     unsafe {
         let data = (*context.ops).__bindgen_anon_3.skb_data as usize;
         let end = (*context.ops).__bindgen_anon_4.skb_data_end as usize;
@@ -154,16 +175,16 @@ pub fn arrives(context: &SockOpsContext, accepted: &mut Accepted) {
         let header = data as *const u8;
         let sequence = u32::from_be(header.add(4).cast::<u32>().read_volatile());
         let words = u32::from(header.add(12).read_volatile() >> 4);
-        accepted.end = sequence.wrapping_add(length).wrapping_sub(words * 4).wrapping_add(1);
+        accepted.fin_sequence = sequence.wrapping_add(length).wrapping_sub(words * 4).wrapping_add(1);
     }
-    accepted.ends |= Accepted::FIN_SEEN;
+    accepted.fins |= Accepted::FIN_SEEN;
 }
 
-/// A segment leaves after we have closed.
+/// A segment is sent after we have closed: it may carry our FIN.
 #[inline(always)]
-pub fn leaves(context: &SockOpsContext, accepted: &mut Accepted) {
+pub fn segment_leaves(context: &SockOpsContext, accepted: &mut Accepted) {
     // SAFETY: a field of this hook's context; zero where there is no segment yet.
     if unsafe { field!(context.ops, bpf_sock_ops.skb_tcp_flags) } & FIN != 0 {
-        accepted.ends |= Accepted::FIN_SENT;
+        accepted.fins |= Accepted::FIN_SENT;
     }
 }

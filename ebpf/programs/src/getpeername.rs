@@ -1,4 +1,4 @@
-//! `cgroup/getpeername4`, `cgroup/getpeername6`: an app sees whom it talks to, not ztunnel. They run in
+//! `cgroup/getpeername4`, `cgroup/getpeername6`: an app sees its real peer, not ztunnel. The programs run in
 //! `getpeername()` and in `accept()`.
 
 use core::mem::offset_of;
@@ -11,13 +11,13 @@ use aya_ebpf::programs::SockAddrContext;
 use crate::context::store;
 use crate::sockets;
 
-/// The kernel accepts no other answer from these hooks.
+/// The only return value that the kernel accepts from these hooks.
 const ALLOW: i32 = 1;
 
 #[cgroup_sock_addr(getpeername4)]
 pub fn getpeername4(context: SockAddrContext) -> i32 {
-    // An IPv4 socket cannot show an IPv6 peer.
-    if let Some(socket) = shown(&context)
+    // An IPv4 socket cannot have an IPv6 peer.
+    if let Some(socket) = app_socket(&context)
         && let Some(word) = socket.address.v4()
     {
         // SAFETY: fields of this hook's context that may be written.
@@ -32,7 +32,7 @@ pub fn getpeername4(context: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(getpeername6)]
 pub fn getpeername6(context: SockAddrContext) -> i32 {
     const IP: usize = offset_of!(bpf_sock_addr, user_ip6);
-    if let Some(socket) = shown(&context) {
+    if let Some(socket) = app_socket(&context) {
         let [first, second, third, fourth] = socket.address.0;
         // SAFETY: as in `getpeername4`.
         unsafe {
@@ -46,11 +46,11 @@ pub fn getpeername6(context: SockAddrContext) -> i32 {
     ALLOW
 }
 
-/// The socket, if an app holds it. ztunnel's own sockets show what they are connected to.
+/// The state of an app's socket. ztunnel's own sockets report the address that they are connected to.
 #[inline(always)]
-fn shown<'a>(context: &SockAddrContext) -> Option<&'a Socket> {
+fn app_socket<'a>(context: &SockAddrContext) -> Option<&'a Socket> {
     // SAFETY: a field of this hook's context.
     let socket = sockets::get(unsafe { (*context.sock_addr).__bindgen_anon_1.sk })?;
-    let held_by_app = [Role::Client, Role::Server, Role::DirectClient].map(|role| role as u32);
-    held_by_app.contains(&socket.role).then_some(socket)
+    let app_roles = [Role::Client, Role::Server, Role::DirectClient].map(|role| role as u32);
+    app_roles.contains(&socket.role).then_some(socket)
 }

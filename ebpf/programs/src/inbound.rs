@@ -1,9 +1,10 @@
-//! `sk_lookup`: which socket gets a connection that arrives at an enrolled pod. One program load for each
-//! pod, because the helper that tells the namespace is not to be had here: the cookie is in read-only data.
+//! `sk_lookup`: which socket gets a connection that arrives at an enrolled pod. The program is loaded once
+//! for each pod, with the network namespace's cookie in read-only data: the helper that returns the cookie is
+//! not available in this hook.
 
 use ambit_abi::{
-    Address, HBONE_PORT, InboundMode, KernelReason, ListenerKey, ListenerSlot, NetnsCookie, Path, Place, Pod,
-    PortKey, Tuple, WorkloadNumber,
+    Address, HBONE_PORT, InboundMode, KernelReason, ListenerKey, ListenerSlot, NetnsCookie, Path, Pod,
+    PortKey, SocketAddress, Tuple, WorkloadNumber,
 };
 use aya_ebpf::Global;
 use aya_ebpf::bindings::bpf_sk_lookup;
@@ -12,17 +13,19 @@ use aya_ebpf::macros::sk_lookup;
 use aya_ebpf::programs::SkLookupContext;
 
 use crate::context::{address, field};
-use crate::flows::{exhausted, is_current};
+use crate::flows;
+use crate::log::decision;
 use crate::maps::{FLOWS, LISTENERS, NODE_ADDRESSES, PODS, PORTS};
-use crate::records::{self, Refused, probably};
+use crate::records::{self, Refused, probable_workload};
+use crate::verdicts;
 
-/// The pod's namespace, written when the program is loaded.
+/// The cookie of the pod's network namespace, written when the program is loaded.
 #[unsafe(no_mangle)]
 static NETNS_COOKIE: Global<u64> = Global::new(0);
 
 const AF_INET: u32 = 2;
 const IPPROTO_TCP: u32 = 6;
-/// The loopback device has this index in every namespace.
+/// Index of the loopback device in every network namespace.
 const LOOPBACK_DEVICE: u32 = 1;
 
 #[sk_lookup]
@@ -55,40 +58,56 @@ fn decide(context: &SkLookupContext) -> Result<(), KernelReason> {
     let netns = NetnsCookie(NETNS_COOKIE.load());
     // SAFETY: as below.
     let pod = unsafe { PODS.get(netns) };
-    if let Some(decided) = announced(pod, &tuple(context, v4)) {
+    let tuple = tuple(context, v4);
+    if let Some(decided) = decide_direct(pod, &tuple) {
+        if decided.is_ok() {
+            decision!(context, "inbound: passed: direct flow", netns, tuple.client, tuple.client_port);
+        }
         return decided;
     }
     // SAFETY: entries are replaced, not changed in place, and the kernel keeps them until the program ends.
     let rule = unsafe { PORTS.get(PortKey::new(netns, port)) };
-    if rule.is_some_and(|rule| rule.probe != 0) && NODE_ADDRESSES.get_ptr(remote(context, v4)).is_some() {
+    if rule.is_some_and(|rule| rule.probe != 0) && NODE_ADDRESSES.get_ptr(tuple.client).is_some() {
+        decision!(context, "inbound: passed: probe", netns, tuple.client, tuple.client_port);
         return Ok(());
     }
     if port == HBONE_PORT {
         let slot = if v4 { ListenerSlot::HboneV4 } else { ListenerSlot::HboneV6 };
+        decision!(context, "inbound: tunnel: to ztunnel", netns, tuple.client, tuple.client_port);
         return assign(context, netns, slot).map_err(|()| KernelReason::HboneListenerMissing);
     }
     let Some(pod) = pod else { return Err(KernelReason::PodUnknown) };
     let mode = rule.map(|rule| rule.mode).filter(|mode| *mode != 0).unwrap_or(pod.mode);
     match InboundMode::from_number(mode) {
-        // What could not be listed could not be cut later: the daemon carries it.
-        Some(InboundMode::Open) if !exhausted(netns) => Ok(()),
+        // A flow that cannot be tracked could not be closed later: the daemon carries it.
+        Some(InboundMode::Open) if !flows::exhausted(netns) => {
+            decision!(
+                context,
+                "inbound: passed: plaintext permitted",
+                netns,
+                tuple.client,
+                tuple.client_port
+            );
+            Ok(())
+        }
         Some(InboundMode::Open | InboundMode::Check) => {
             let slot = if v4 { ListenerSlot::PlaintextV4 } else { ListenerSlot::PlaintextV6 };
+            decision!(context, "inbound: plaintext: to ztunnel", netns, tuple.client, tuple.client_port);
             assign(context, netns, slot).map_err(|()| KernelReason::PlaintextListenerMissing)
         }
         Some(InboundMode::Strict) | None => Err(KernelReason::PlaintextRefused),
     }
 }
 
-/// A direct connection that a pod of this node has announced: the kernel let it pass there, for this pod,
-/// under a policy that must still be the same. None: nobody has.
+/// The decision about a tracked direct flow: a pod of this node sent its SYN, for this pod, under a policy
+/// that must still be current. None: it is not one.
 #[inline(always)]
-fn announced(pod: Option<&Pod>, tuple: &Tuple) -> Option<Result<(), KernelReason>> {
+fn decide_direct(pod: Option<&Pod>, tuple: &Tuple) -> Option<Result<(), KernelReason>> {
     // SAFETY: the kernel keeps the entry until the program ends; what is read is not changed in place.
     let flow = unsafe { FLOWS.get(tuple) }.filter(|flow| flow.path == Path::Direct as u8)?;
     Some(match pod {
         Some(pod) if pod.number == flow.destination => {
-            if is_current(flow.destination, flow.generation) {
+            if verdicts::is_current(flow.destination, flow.generation) {
                 Ok(())
             } else {
                 Err(KernelReason::FlowStale)
@@ -104,16 +123,17 @@ fn refuse(context: &SkLookupContext, reason: KernelReason) {
     let v4 = unsafe { field!(context.lookup, bpf_sk_lookup.family) } == AF_INET;
     let netns = NetnsCookie(NETNS_COOKIE.load());
     let tuple = tuple(context, v4);
+    decision!(context, "inbound: refused", netns, tuple.client, tuple.client_port, reason);
     let direct = matches!(reason, KernelReason::FlowStale | KernelReason::FlowMisdirected);
     let refused = Refused {
         reason,
         path: if direct { Path::Direct } else { Path::Native },
-        source: probably(tuple.client),
+        source: probable_workload(tuple.client),
         // SAFETY: the kernel keeps the entry until the program ends.
         destination: unsafe { PODS.get(netns) }.map_or(WorkloadNumber::NONE, |pod| pod.number),
         netns,
     };
-    records::refused(&refused, &tuple, &Place::new(Address([0; 4]), 0));
+    records::refused(&refused, &tuple, &SocketAddress::UNSET);
 }
 
 #[inline(always)]
@@ -133,20 +153,20 @@ fn tuple(context: &SkLookupContext, v4: bool) -> Tuple {
     }
 }
 
-/// Gives the connection to one of ztunnel's listeners.
+/// Redirects the connection to one of ztunnel's listeners.
 #[inline(always)]
 fn assign(context: &SkLookupContext, netns: NetnsCookie, slot: ListenerSlot) -> Result<(), ()> {
-    // A program of the same pod may have chosen already, while an upgrade replaces it: the later choice
-    // stands.
+    // During an upgrade another program of the same pod may have assigned a socket already: this one replaces
+    // it.
     const REPLACE: u64 = aya_ebpf::bindings::BPF_SK_LOOKUP_F_REPLACE as u64;
     LISTENERS
         .redirect_sk_lookup(SkLookupContext::new(context.lookup), ListenerKey::new(netns, slot), REPLACE)
         .map_err(|_| ())
 }
 
-/// Whether the pod itself sent it. The kernel names the device that an address belongs to even when the
-/// packet came over loopback, so the device does not tell. A forged packet gains nothing: a source address of
-/// the pod's own is refused on other devices (IPv4), and the answer never leaves the pod (both families).
+/// Whether the connection is from the pod itself. The device does not tell: for a packet over loopback the
+/// kernel passes the device that has the address. A forged packet gains nothing: a source address of the
+/// pod's own is refused on other devices (IPv4), and the answer never leaves the pod (both families).
 #[inline(always)]
 fn is_from_within(context: &SkLookupContext, v4: bool) -> bool {
     let remote = remote(context, v4);

@@ -1,27 +1,35 @@
-//! Ambit's kernel programs, one file for each hook; what they share with the loader is in `ambit-abi`.
+//! Ambit's kernel programs, one file for each hook. The interface to the loader is in `ambit-abi`.
 //!
-//! They need only what kernel 6.1 has. Kernel structures are never read, only contexts and helpers.
+//! They run on kernel 6.1 and later. They read contexts and call helpers, and never read kernel structures.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod atomic;
+mod clock;
 mod connect;
 mod context;
+mod endpoints;
 mod established;
 mod flows;
 mod getpeername;
+mod handoffs;
 mod inbound;
+mod log;
 mod maps;
+mod operation;
+mod quota;
 mod records;
 mod socket_operations;
 mod sockets;
+mod verdicts;
 
-/// The kernel's licence check: some helpers are for GPL-compatible programs.
+/// The licence that the kernel checks: some helpers are for GPL-compatible programs only.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual BSD/GPL\0";
 
-/// Never reached: the programs do nothing that panics, and the linker drops this.
+/// Never reached: the programs do not panic, and the linker removes this.
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}

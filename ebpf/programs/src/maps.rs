@@ -1,14 +1,17 @@
-//! The maps. Plain hashes that allocate as they fill: an LRU would let one pod's flood evict another's
-//! entries.
+//! The maps. They are plain hashes that allocate on demand: with an LRU a flood in one pod would evict
+//! entries of other pods.
 
 use ambit_abi::{
-    Accepted, Address, Flow, FlowKey, Handoff, KernelReason, ListenerKey, NetnsCookie, Place, Pod, PodName,
-    PortKey, PortRule, Service, Slot, SlotKey, Socket, Towards, Tuple, WorkloadNumber, Yes, limits,
+    Accepted, Address, AffinityKey, FlowEntry, Handoff, HandoffKey, KernelReason, ListenerKey, NetnsCookie,
+    Pod, PodName, PortKey, PortRule, Service, Slot, SlotKey, Socket, SocketAddress, Tuple, VerdictEntry,
+    VerdictKey, WorkloadNumber, limits,
 };
 use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_map_type};
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf, SockHash};
+
+use crate::atomic;
 
 const ON_DEMAND: u32 = BPF_F_NO_PREALLOC;
 
@@ -35,7 +38,7 @@ pub static DESTINATIONS: HashMap<Address, u8> = HashMap::with_max_entries(limits
 pub static LISTENERS: SockHash<ListenerKey> = SockHash::with_max_entries(limits::PODS * 4, 0);
 
 #[map]
-pub static HANDOFFS: HashMap<FlowKey, Handoff> = HashMap::with_max_entries(limits::HANDOFFS, ON_DEMAND);
+pub static HANDOFFS: HashMap<HandoffKey, Handoff> = HashMap::with_max_entries(limits::HANDOFFS, ON_DEMAND);
 
 #[map]
 static REFUSALS: PerCpuArray<u64> = PerCpuArray::with_max_entries(KernelReason::COUNTERS, 0);
@@ -44,7 +47,8 @@ static REFUSALS: PerCpuArray<u64> = PerCpuArray::with_max_entries(KernelReason::
 pub static GENERATIONS: HashMap<WorkloadNumber, u64> = HashMap::with_max_entries(limits::PODS, ON_DEMAND);
 
 #[map]
-pub static VERDICTS: HashMap<Towards, Yes> = HashMap::with_max_entries(limits::VERDICTS, ON_DEMAND);
+pub static VERDICTS: HashMap<VerdictKey, VerdictEntry> =
+    HashMap::with_max_entries(limits::VERDICTS, ON_DEMAND);
 
 #[map]
 pub static LEASE: Array<u64> = Array::with_max_entries(1, 0);
@@ -53,16 +57,16 @@ pub static LEASE: Array<u64> = Array::with_max_entries(1, 0);
 pub static LOCALS: HashMap<Address, WorkloadNumber> = HashMap::with_max_entries(limits::LOCALS, ON_DEMAND);
 
 #[map]
-pub static SERVICES: HashMap<Place, Service> = HashMap::with_max_entries(limits::SERVICES, ON_DEMAND);
+pub static SERVICES: HashMap<SocketAddress, Service> = HashMap::with_max_entries(limits::SERVICES, ON_DEMAND);
 
 #[map]
 pub static ENDPOINTS: HashMap<SlotKey, Slot> = HashMap::with_max_entries(limits::ENDPOINTS, ON_DEMAND);
 
 #[map]
-pub static STICKY: HashMap<Towards, Place> = HashMap::with_max_entries(limits::STICKY, ON_DEMAND);
+pub static STICKY: HashMap<AffinityKey, SocketAddress> = HashMap::with_max_entries(limits::STICKY, ON_DEMAND);
 
 #[map]
-pub static FLOWS: HashMap<Tuple, Flow> = HashMap::with_max_entries(limits::FLOWS, ON_DEMAND);
+pub static FLOWS: HashMap<Tuple, FlowEntry> = HashMap::with_max_entries(limits::FLOWS, ON_DEMAND);
 
 #[map]
 pub static POD_FLOWS: HashMap<NetnsCookie, u64> = HashMap::with_max_entries(limits::PODS, ON_DEMAND);
@@ -79,7 +83,7 @@ pub static ACCEPTED: SkStorage<Accepted> = SkStorage::new();
 #[btf_map]
 pub static OWN: InheritedStorage = InheritedStorage::new();
 
-/// Storage of a socket that the sockets it accepts get a copy of; the library has no such definition.
+/// Socket storage that accepted sockets inherit from their listener. `aya-ebpf` has no such definition.
 #[repr(C)]
 pub struct InheritedStorage {
     r#type: *const [i32; bpf_map_type::BPF_MAP_TYPE_SK_STORAGE as usize],
@@ -89,7 +93,7 @@ pub struct InheritedStorage {
     map_flags: *const [i32; (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize],
 }
 
-// SAFETY: a description for the loader, which nobody reads here.
+// SAFETY: a definition for the loader; the programs never read it.
 unsafe impl Sync for InheritedStorage {}
 
 impl InheritedStorage {
@@ -99,12 +103,12 @@ impl InheritedStorage {
     }
 }
 
-/// Counts one refusal.
+/// Counts one refusal. The slot is this CPU's own, but a program of a softirq may interrupt one of a system
+/// call between load and store, so the addition is atomic.
 #[inline(always)]
 pub fn count(reason: KernelReason) {
     if let Some(counter) = REFUSALS.get_ptr_mut(reason as u32) {
-        // SAFETY: the slot is this CPU's own, and programs are not interrupted by programs of the same kind;
-        // one increment lost between two kinds would be a counter that is off by one.
-        unsafe { *counter += 1 };
+        // SAFETY: a value of a map, which the kernel keeps until the program ends.
+        unsafe { atomic::add(counter, 1) };
     }
 }

@@ -1,44 +1,36 @@
-//! Records for the daemon, in a ring buffer. Nobody is woken for one: the daemon comes by often enough,
-//! unless the buffer fills faster.
+//! Records for the daemon, in a ring buffer. The daemon polls it and is woken only when the buffer fills up.
 
 use ambit_abi::{
-    Accepted, Address, KernelReason, NetnsCookie, Path, Place, Record, RecordKind, Tuple, WorkloadNumber,
-    limits,
+    Accepted, Address, KernelReason, NetnsCookie, Path, RecordEntry, RecordKind, SocketAddress, Tuple,
+    WorkloadNumber, limits,
 };
 use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_NO_WAKEUP};
-use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 
+use crate::clock::now;
 use crate::maps::{LOCALS, RECORDS, count};
 
-/// More than this in the buffer, and the daemon is woken.
-const PLENTY: u64 = limits::RECORDS as u64 / 4;
+/// Bytes in the buffer above which the daemon is woken.
+const WAKE_ABOVE: u64 = limits::RECORDS as u64 / 4;
 
-/// The kernel's clock, in nanoseconds.
+/// The workload that probably has the address: for records, never for decisions.
 #[inline(always)]
-pub fn now() -> u64 {
-    // SAFETY: the helper takes nothing.
-    unsafe { bpf_ktime_get_ns() }
-}
-
-/// Whose address it probably is: for names in records, never for decisions.
-#[inline(always)]
-pub fn probably(address: Address) -> WorkloadNumber {
+pub fn probable_workload(address: Address) -> WorkloadNumber {
     LOCALS.get_ptr(address).map_or(WorkloadNumber::NONE, |number| {
         // SAFETY: the kernel keeps the entry until the program ends.
         unsafe { number.read_volatile() }
     })
 }
 
-/// Writes a record, field by field into the buffer itself: the programs' stack is small.
+/// Writes a record in place: a program's stack is small.
 #[inline(always)]
-fn write(fill: impl FnOnce(*mut Record)) {
-    let Some(mut entry) = RECORDS.reserve::<Record>(0) else { return count(KernelReason::RecordLost) };
+fn write(fill: impl FnOnce(*mut RecordEntry)) {
+    let Some(mut entry) = RECORDS.reserve::<RecordEntry>(0) else { return count(KernelReason::RecordLost) };
     fill(entry.as_mut_ptr());
-    let wake = RECORDS.query(BPF_RB_AVAIL_DATA.into()) > PLENTY;
+    let wake = RECORDS.query(BPF_RB_AVAIL_DATA.into()) > WAKE_ABOVE;
     entry.submit(if wake { 0 } else { BPF_RB_NO_WAKEUP.into() });
 }
 
-/// Something happened to an established connection.
+/// Reports an event of an established connection.
 #[inline(always)]
 pub fn established(
     kind: RecordKind,
@@ -56,7 +48,7 @@ pub fn established(
             (*record).flags = flow.flags;
             (*record).reserved = 0;
             (*record).reason = reason as u32;
-            (*record).source = accepted.probable;
+            (*record).source = accepted.probable_source;
             (*record).destination = flow.destination;
             (*record).netns = flow.server_netns;
             (*record).server_cookie = flow.server_cookie;
@@ -65,12 +57,12 @@ pub fn established(
             (*record).opened = flow.opened;
             (*record).at = now();
             (*record).tuple = accepted.tuple;
-            (*record).asked = flow.asked;
+            (*record).original_destination = flow.original_destination;
         }
     });
 }
 
-/// Who was refused, as far as the hook knows.
+/// A refused connection, as far as the hook knows it.
 pub struct Refused {
     pub reason: KernelReason,
     pub path: Path,
@@ -79,9 +71,9 @@ pub struct Refused {
     pub netns: NetnsCookie,
 }
 
-/// A connection was refused, before there was one.
+/// Reports and counts a refused connection.
 #[inline(always)]
-pub fn refused(refused: &Refused, tuple: &Tuple, asked: &Place) {
+pub fn refused(refused: &Refused, tuple: &Tuple, original_destination: &SocketAddress) {
     count(refused.reason);
     write(|record| {
         // SAFETY: as above.
@@ -100,7 +92,7 @@ pub fn refused(refused: &Refused, tuple: &Tuple, asked: &Place) {
             (*record).opened = 0;
             (*record).at = now();
             (*record).tuple = *tuple;
-            (*record).asked = *asked;
+            (*record).original_destination = *original_destination;
         }
     });
 }

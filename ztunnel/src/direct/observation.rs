@@ -32,7 +32,7 @@ impl From<&Flow> for Observation {
             destination: Some(flow.destination),
             client: Some(flow.client),
             server: flow.server,
-            asked: flow.asked,
+            asked: flow.original_destination,
         }
     }
 }
@@ -45,7 +45,7 @@ impl From<&Record> for Observation {
             destination: record.destination,
             client: record.client,
             server: record.server,
-            asked: record.asked,
+            asked: record.original_destination,
         }
     }
 }

@@ -123,10 +123,10 @@ impl Services {
             return;
         }
         let dataplane = &self.context.dataplane;
-        is_err(&dataplane.stick(number, asked, tunnel.authority), "write a client's endpoint");
+        is_err(&dataplane.set_affinity(number, asked, tunnel.authority), "write a client's endpoint");
         // A change in between has removed all clients' endpoints, but not this one.
         if self.context.proxy.mesh.mesh().is_none_or(|now| !std::ptr::eq(&raw const *now, &raw const *mesh)) {
-            is_err(&dataplane.unstick(asked), "remove clients' endpoints");
+            is_err(&dataplane.clear_affinity(asked), "remove clients' endpoints");
         }
     }
 
@@ -208,7 +208,7 @@ fn replace(
         }
         // Its endpoints may have changed, and each client's with them.
         if *table == Table::Affinity || before == Some(&Table::Affinity) {
-            all &= !is_err(&dataplane.unstick(*address), "remove clients' endpoints");
+            all &= !is_err(&dataplane.clear_affinity(*address), "remove clients' endpoints");
         }
     }
     for (address, table) in
@@ -216,7 +216,7 @@ fn replace(
     {
         all &= !is_err(&dataplane.remove_service(*address), "remove a table of endpoints");
         if *table == Table::Affinity {
-            all &= !is_err(&dataplane.unstick(*address), "remove clients' endpoints");
+            all &= !is_err(&dataplane.clear_affinity(*address), "remove clients' endpoints");
         }
     }
     all

@@ -1,5 +1,4 @@
-//! What a record says at the end: byte counts are exactly what the apps sent, whoever closes first and
-//! however.
+//! Records of closed connections: byte counts are exactly those of the apps, for every order of closing.
 
 #![expect(unsafe_code, reason = "a system call that no crate wraps")]
 
@@ -16,7 +15,7 @@ use crate::neighbours::{CLIENT, NODE, Neighbours, OTHER, SERVER, V4, V6};
 
 const MIB: usize = 1 << 20;
 
-/// Sends so much, in a thread of its own, and lets the other end read it.
+/// Sends bytes in a thread of its own while the peer reads them.
 fn transfer(from: &Socket, to: &Socket, length: usize) {
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -34,7 +33,7 @@ fn both_ways(client: &Socket, server: &Socket, length: usize) {
 }
 
 fn at_end(mut socket: &Socket) {
-    assert_eq!(socket.read(&mut [0; 1]).expect("reading"), 0, "the other end has closed");
+    assert_eq!(socket.read(&mut [0; 1]).expect("reading"), 0, "the peer has closed");
 }
 
 fn reset(socket: Socket) {
@@ -42,21 +41,20 @@ fn reset(socket: Socket) {
     drop(socket);
 }
 
-/// Until the other end's reset is here: on a busy machine it may take a while, and whoever closes before that
-/// ends in order.
+/// Waits for the peer's reset. An end that closes before it arrives closes in order.
 fn until_reset(socket: &Socket) {
-    until("the reset has arrived", || socket.take_error().expect("asking").is_some());
+    until("the reset has arrived", || socket.take_error().expect("the socket's error").is_some());
 }
 
-/// Until the other end has what was sent: it waits to be read there.
+/// Waits until bytes are in the peer's receive queue.
 fn until_arrived(socket: &Socket, length: usize) {
-    until("it has arrived", || {
+    until("the bytes have arrived", || {
         let mut room = vec![std::mem::MaybeUninit::uninit(); length + 1];
         socket.peek(&mut room).is_ok_and(|there| there >= length)
     });
 }
 
-/// A row: its name, what the ends do, what they have sent, and how the record says that it ended; none: that
+/// A row: its name, what the ends do, the bytes of each, and the reason in the record; none where the reason
 /// depends on whether the kernel acknowledged a FIN before the reset.
 type Row = (&'static str, fn(Socket, Socket), (u64, u64), Option<KernelReason>);
 
@@ -149,7 +147,7 @@ const ROWS: [Row; 19] = [
         Some(KernelReason::Closed),
     ),
     (
-        "the client's half first, then the server sends on",
+        "the client half-closes, then the server sends more",
         |client, server| {
             transfer(&client, &server, 10);
             client.shutdown(Shutdown::Write).expect("shut down");
@@ -162,7 +160,7 @@ const ROWS: [Row; 19] = [
         Some(KernelReason::Closed),
     ),
     (
-        "the server's half first, then the client sends on",
+        "the server half-closes, then the client sends more",
         |client, server| {
             transfer(&server, &client, 10);
             server.shutdown(Shutdown::Write).expect("shut down");
@@ -175,12 +173,12 @@ const ROWS: [Row; 19] = [
         Some(KernelReason::Closed),
     ),
     (
-        "the server's half, the client's last bytes with its end",
+        "the server half-closes, the client's last bytes come with its FIN",
         |client, server| {
             server.shutdown(Shutdown::Write).expect("shut down");
             at_end(&client);
             client.set_tcp_nodelay(false).expect("gather");
-            crate::unusual::set_option(&client, libc::TCP_CORK, 1).expect("held back");
+            crate::system::set_option(&client, libc::TCP_CORK, 1).expect("corked");
             (&client).write_all(b"last").expect("writing");
             drop(client);
             let mut text = String::new();
@@ -191,7 +189,7 @@ const ROWS: [Row; 19] = [
         Some(KernelReason::Closed),
     ),
     (
-        "both halves, then both close",
+        "both half-close, then both close",
         |client, server| {
             both_ways(&client, &server, 3);
             client.shutdown(Shutdown::Write).expect("shut down");
@@ -257,7 +255,7 @@ const ROWS: [Row; 19] = [
         None,
     ),
     (
-        "reset after the client's half",
+        "reset after the client half-closed",
         |client, server| {
             both_ways(&client, &server, 100);
             client.shutdown(Shutdown::Write).expect("shut down");
@@ -279,7 +277,7 @@ fn assert_ended(name: &str, closed: &Record, sent: (u64, u64), reason: Option<Ke
 }
 
 #[test]
-fn direct_connections_are_counted_exactly() {
+fn direct_connections_have_exact_byte_counts() {
     let world = Neighbours::new();
     for (text, family) in [(V4[SERVER], "IPv4"), (V6[SERVER], "IPv6")] {
         let app = world.pods[SERVER].listen(text);
@@ -292,13 +290,13 @@ fn direct_connections_are_counted_exactly() {
             let closed = world.record(RecordKind::Closed, from);
             assert_eq!(closed.path, Path::Direct, "{name}");
             assert_ended(&name, &closed, sent, reason);
-            world.until_none_is_listed();
+            world.until_no_flow_is_tracked();
         }
     }
 }
 
 #[test]
-fn a_server_that_is_done_does_not_wait_for_the_clients_end() {
+fn orphaned_server_socket_is_recorded_without_the_clients_fin() {
     let world = Neighbours::new();
     let app = world.pods[SERVER].listen(V4[SERVER]);
     world.allow(CLIENT, SERVER, local(&app));
@@ -306,26 +304,28 @@ fn a_server_that_is_done_does_not_wait_for_the_clients_end() {
     let (server, from) = accept(&app);
     both_ways(&client, &server, 100);
     drop(server);
-    // The client's kernel acknowledges the end after a while, and the server's socket is gone.
+    // The client's kernel acknowledges the FIN, and after a while the server's socket is gone.
     let closed = world.record(RecordKind::Closed, from);
-    assert_ended("without the client's end", &closed, (100, 100), Some(KernelReason::Closed));
-    world.until_none_is_listed();
-    // What the client sends now reaches no app.
+    assert_ended("without the client's FIN", &closed, (100, 100), Some(KernelReason::Closed));
+    world.until_no_flow_is_tracked();
+    // The client's later bytes reach no app.
     (&client).write_all(b"late").expect("writing");
-    until("it is reset", || {
+    until("the connection is reset", || {
         client.take_error().expect("its error").is_some() || (&client).write(b"x").is_err()
     });
     drop(client);
-    assert!(world.rest().iter().all(|record| record.kind == RecordKind::Opened), "one record of its end");
+    assert!(
+        world.remaining_records().iter().all(|record| record.kind == RecordKind::Opened),
+        "one record of the end"
+    );
 }
 
 #[test]
-fn a_full_window_is_counted_exactly() {
+fn full_window_has_exact_byte_counts() {
     let world = Neighbours::new();
     let app = world.pods[SERVER].listen(V4[SERVER]);
     world.allow(CLIENT, SERVER, local(&app));
-    // The server's FIN is stuck behind data that the client has no room for, and then the client resets: how
-    // much the client had taken is known to the client alone.
+    // The server's FIN waits behind data for which the client has no room, and then the client resets.
     for half in [false, true] {
         let client = world.pods[CLIENT].connect(local(&app)).expect("direct");
         let (server, from) = accept(&app);
@@ -335,7 +335,7 @@ fn a_full_window_is_counted_exactly() {
         }
         server.set_nonblocking(true).expect("non-blocking");
         let chunk = vec![1; 1 << 16];
-        until("the client's window is full, and all that was sent is acknowledged", || {
+        until("the client's window is full and all sent bytes are acknowledged", || {
             while (&server).write(&chunk).is_ok() {}
             unacknowledged(&server) == 0
         });
@@ -344,13 +344,13 @@ fn a_full_window_is_counted_exactly() {
         reset(client);
         let closed = world.record(RecordKind::Closed, from);
         assert_ended(if half { "half" } else { "whole" }, &closed, (0, there), Some(KernelReason::Reset));
-        world.until_none_is_listed();
+        world.until_no_flow_is_tracked();
     }
 }
 
-/// How many segments wait for their acknowledgement.
+/// The number of unacknowledged segments.
 fn unacknowledged(socket: &Socket) -> u32 {
-    // SAFETY: plain numbers, and the kernel writes no more than `length` bytes.
+    // SAFETY: integers only, and the kernel writes at most `length` bytes.
     unsafe {
         let mut info: libc::tcp_info = std::mem::zeroed();
         let mut length = libc::socklen_t::try_from(size_of_val(&info)).expect("a small size");
@@ -366,7 +366,7 @@ fn unacknowledged(socket: &Socket) -> u32 {
     }
 }
 
-/// How many bytes wait to be read.
+/// The number of bytes in the receive queue.
 fn waiting(socket: &Socket) -> u64 {
     let mut count: libc::c_int = 0;
     // SAFETY: the kernel writes one integer.
@@ -380,7 +380,7 @@ fn arrive(world: &Neighbours, from: usize, to: SocketAddr) -> Socket {
 }
 
 #[test]
-fn native_connections_of_open_ports_are_recorded() {
+fn native_connections_to_open_ports_are_recorded() {
     let world = Neighbours::new();
     let app = world.pods[SERVER].listen(V4[SERVER]);
     let to = local(&app);
@@ -403,10 +403,10 @@ fn native_connections_of_open_ports_are_recorded() {
         assert_eq!(flows[0].server_cookie, server.cookie().ok(), "{name}");
         ends(client, server);
         assert_ended(name, &world.record(RecordKind::Closed, from), sent, reason);
-        world.until_none_is_listed();
+        world.until_no_flow_is_tracked();
     }
 
-    // A probe is said to be one.
+    // A probe is marked as one.
     let health = world.pods[SERVER].listen_at(at(V4[SERVER], 9090));
     let node = world.node.socket(socket2::Domain::IPV4);
     node.bind(&at(NODE, 0).into()).expect("bound");
@@ -417,11 +417,11 @@ fn native_connections_of_open_ports_are_recorded() {
     assert!(world.flows()[0].probe);
     drop((node, server));
     assert!(world.record(RecordKind::Closed, from).probe);
-    world.until_none_is_listed();
+    world.until_no_flow_is_tracked();
 
-    // What stays in the pod, and what the daemon gets, is not the mesh's to record.
+    // Connections within the pod, and those of the daemon, are not recorded.
     world.dataplane.remove_destination(address(V4[SERVER])).expect("its own address is not captured");
-    let inside = world.pods[SERVER].connect(to).expect("from within");
+    let inside = world.pods[SERVER].connect(to).expect("from within the pod");
     let (server, _) = accept(&app);
     assert_eq!(world.flows(), [], "a connection within a pod");
     drop((inside, server));
@@ -432,6 +432,6 @@ fn native_connections_of_open_ports_are_recorded() {
     let plaintext = arrive(&world, OTHER, to);
     let (also, _) = accept(&world.daemons[SERVER].plaintext_v4);
     drop((tunnel, server, plaintext, also));
-    assert_eq!(world.flows(), [], "connections of the daemon's");
-    assert_eq!(world.rest(), [], "neither is recorded");
+    assert_eq!(world.flows(), [], "connections of the daemon");
+    assert_eq!(world.remaining_records(), [], "neither is recorded");
 }

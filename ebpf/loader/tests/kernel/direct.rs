@@ -1,4 +1,4 @@
-//! The direct path: from one pod of a node to another, by the kernel alone, and only where a verdict holds.
+//! The direct path: between pods of one node, by the kernel alone, while a cached verdict holds.
 
 use std::io::{ErrorKind, Write};
 use std::net::SocketAddr;
@@ -8,18 +8,17 @@ use std::time::Duration;
 use ambit_loader::{KernelReason, Path, RecordKind};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::lab::{Namespace, accept, address, at, local, peer, until};
+use crate::lab::{Namespace, accept, address, assert_connected, at, counter, local, peer, until};
 use crate::neighbours::{CLIENT, LEASE, Neighbours, OTHER, SERVER, V4, V6};
-use crate::outbound::{assert_joined, counter};
-use crate::unusual::set_option;
+use crate::system::set_option;
 
-/// What a socket for both families shows as v4-mapped, as IPv4.
+/// The address as IPv4 if it is v4-mapped.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 #[test]
-fn permitted_connections_go_straight() {
+fn allowed_connections_take_the_direct_path() {
     let world = Neighbours::new();
     let app = world.pods[SERVER].listen_dual(8080);
     let mapped = format!("::ffff:{}", V4[SERVER]);
@@ -35,19 +34,19 @@ fn permitted_connections_go_straight() {
             canonical(at(if to.is_ipv4() || text.contains("ffff") { V4[CLIENT] } else { V6[CLIENT] }, 0))
                 .ip()
         );
-        assert_eq!(peer(&client), to, "{name}: the client sees whom it asked for");
-        assert_joined(name, &client, &server);
+        assert_eq!(peer(&client), to, "{name}: the client sees its destination");
+        assert_connected(name, &client, &server);
 
         let opened = world.record(RecordKind::Opened, from);
         let flows = world.flows();
-        let [flow] = flows.as_slice() else { panic!("{name}: one connection is listed: {flows:?}") };
+        let [flow] = flows.as_slice() else { panic!("{name}: expected one flow: {flows:?}") };
         assert_eq!((flow.path, flow.client, flow.server), (Path::Direct, from, canonical(to)), "{name}");
         assert_eq!(
             (flow.source, flow.destination),
             (Some(world.number(CLIENT)), world.number(SERVER)),
             "{name}"
         );
-        assert_eq!(flow.asked, Some(canonical(to)), "{name}");
+        assert_eq!(flow.original_destination, Some(canonical(to)), "{name}");
         assert_eq!(flow.client_cookie, client.cookie().ok(), "{name}");
         assert_eq!(flow.server_cookie, server.cookie().ok(), "{name}");
         assert_eq!(flow.client_netns, Some(world.pods[CLIENT].cookie), "{name}");
@@ -65,30 +64,30 @@ fn permitted_connections_go_straight() {
             (world.pods[SERVER].cookie, flow.server_cookie),
             "{name}"
         );
-        assert_eq!(opened.asked, Some(canonical(to)), "{name}");
+        assert_eq!(opened.original_destination, Some(canonical(to)), "{name}");
 
         drop((client, server));
         let closed = world.record(RecordKind::Closed, from);
         assert_eq!((closed.from_client, closed.from_server), (4, 0), "{name}");
         assert_eq!((closed.opened, closed.path), (opened.opened, Path::Direct), "{name}");
         assert!(closed.at > closed.opened, "{name}");
-        world.until_none_is_listed();
+        world.until_no_flow_is_tracked();
     }
-    assert_eq!(world.rest(), [], "nothing else is recorded");
+    assert_eq!(world.remaining_records(), [], "no other records");
     assert_eq!(world.dataplane.pending_handoffs().expect("hand-offs"), 0);
 }
 
-/// The client connects, and the connection must be the daemon's.
+/// Connects, and asserts that the connection is captured.
 fn assert_tunnelled(world: &Neighbours, name: &str, from: usize, to: SocketAddr) {
     let client = world.pods[from].connect(to).unwrap_or_else(|error| panic!("{name}: {error}"));
-    let (server, asked) = world.daemons[from].captured(&world.dataplane, to);
-    assert_eq!(asked, Some(to), "{name}");
-    assert_joined(name, &client, &server);
-    assert_eq!(world.flows(), [], "{name}: it is not listed");
+    let (server, original) = world.daemons[from].captured(&world.dataplane, to);
+    assert_eq!(original, Some(to), "{name}");
+    assert_connected(name, &client, &server);
+    assert_eq!(world.flows(), [], "{name}: no flow is tracked");
 }
 
 #[test]
-fn without_a_verdict_that_holds_it_takes_the_tunnel() {
+fn without_a_valid_verdict_connections_take_the_tunnel() {
     let world = Neighbours::new();
     let app = world.pods[SERVER].listen_dual(8080);
     let dataplane = &world.dataplane;
@@ -101,40 +100,40 @@ fn without_a_verdict_that_holds_it_takes_the_tunnel() {
         world.allow(OTHER, SERVER, to);
         assert_tunnelled(&world, "a verdict for another client", CLIENT, to);
 
-        let stale = world.yes(CLIENT, SERVER, to);
-        dataplane.remember(&stale).expect("remembered");
-        dataplane.bump(world.number(SERVER)).expect("bumped");
-        assert_tunnelled(&world, "of an earlier generation", CLIENT, to);
-        dataplane.remember(&stale).expect("remembered");
-        assert_tunnelled(&world, "written late", CLIENT, to);
+        let stale = world.verdict(CLIENT, SERVER, to);
+        dataplane.add_verdict(&stale).expect("cached");
+        dataplane.advance_generation(world.number(SERVER)).expect("advanced");
+        assert_tunnelled(&world, "a verdict of an earlier generation", CLIENT, to);
+        dataplane.add_verdict(&stale).expect("cached");
+        assert_tunnelled(&world, "a verdict of an earlier generation, cached late", CLIENT, to);
 
         world.allow(CLIENT, SERVER, to);
         dataplane.renew_lease(Duration::ZERO).expect("no lease");
-        assert_tunnelled(&world, "the lease has run out", CLIENT, to);
+        assert_tunnelled(&world, "the lease has ended", CLIENT, to);
         dataplane.renew_lease(LEASE).expect("a lease");
-        let client = world.pods[CLIENT].connect(to).expect("and now it is direct");
+        let client = world.pods[CLIENT].connect(to).expect("direct");
         let (server, _) = accept(&app);
-        assert_eq!(world.flows().len(), 1, "it is listed");
+        assert_eq!(world.flows().len(), 1, "the flow is tracked");
         drop((client, server));
-        world.until_none_is_listed();
-        dataplane.bump(world.number(SERVER)).expect("bumped");
+        world.until_no_flow_is_tracked();
+        dataplane.advance_generation(world.number(SERVER)).expect("advanced");
     }
     world.allow(CLIENT, CLIENT, at(V4[CLIENT], 8080));
     assert_tunnelled(&world, "the client itself", CLIENT, at(V4[CLIENT], 8080));
 
     world.allow(CLIENT, SERVER, at(V4[SERVER], 8080));
-    assert!(dataplane.forget_stale_verdicts().expect("verdicts") > 0);
-    assert_eq!(world.held("VERDICTS"), 2, "those that hold are kept");
+    assert!(dataplane.remove_stale_verdicts().expect("verdicts") > 0);
+    assert_eq!(world.entries("VERDICTS"), 2, "valid verdicts are kept");
     dataplane.release(world.pods[SERVER].cookie).expect("released");
     assert_eq!(dataplane.generation(world.number(SERVER)).expect("generations"), None);
-    assert_eq!(world.held("VERDICTS"), 1, "those of a released pod are gone");
+    assert_eq!(world.entries("VERDICTS"), 1, "verdicts of a released pod are removed");
     assert_tunnelled(&world, "the destination is released", CLIENT, at(V4[SERVER], 8080));
-    dataplane.bump(world.number(SERVER)).expect("bumping what is not enrolled is no error");
+    dataplane.advance_generation(world.number(SERVER)).expect("not enrolled is no error");
     assert_eq!(dataplane.generation(world.number(SERVER)).expect("generations"), None);
 }
 
 #[test]
-fn numbers_are_not_used_again() {
+fn workload_numbers_are_not_reused() {
     let world = Neighbours::new();
     let pod = &world.pods[SERVER];
     let first = world.number(SERVER);
@@ -146,13 +145,13 @@ fn numbers_are_not_used_again() {
 }
 
 #[test]
-fn what_is_not_announced_is_refused() {
+fn untracked_connections_to_a_strict_pod_are_refused() {
     let world = Neighbours::new();
     let app = world.pods[SERVER].listen(V4[SERVER]);
     let to = local(&app);
     world.allow(CLIENT, SERVER, to);
     world.dataplane.release(world.pods[OTHER].cookie).expect("released");
-    // Neither a pod that is not enrolled, nor one that takes the address of one that is.
+    // From a pod that is not enrolled, by its own address and by that of an enrolled pod.
     for from in [V4[OTHER], V4[CLIENT]] {
         let socket = world.pods[OTHER].socket(Domain::IPV4);
         socket.set_ip_transparent_v4(true).expect("any address");
@@ -165,14 +164,14 @@ fn what_is_not_announced_is_refused() {
         assert_eq!((refused.path, refused.server), (Path::Native, to));
         assert_eq!(refused.destination, Some(world.number(SERVER)));
         let probable = (from.ip() == address(V4[CLIENT])).then(|| world.number(CLIENT));
-        assert_eq!(refused.source, probable, "as its address says");
+        assert_eq!(refused.source, probable, "by its address");
         assert_eq!((refused.netns, refused.opened), (world.pods[SERVER].cookie, 0));
     }
     app.set_nonblocking(true).expect("non-blocking");
-    assert_eq!(app.accept().expect_err("nothing came").kind(), ErrorKind::WouldBlock);
+    assert_eq!(app.accept().expect_err("no connection").kind(), ErrorKind::WouldBlock);
 }
 
-/// A SYN with any source, from a pod that may send raw packets.
+/// Sends a SYN with a forged source from a pod that may send raw packets.
 fn forge(from: &Namespace, source: SocketAddr, destination: SocketAddr) {
     let (SocketAddr::V4(source), SocketAddr::V4(destination)) = (source, destination) else {
         panic!("IPv4 only")
@@ -205,7 +204,7 @@ fn forge(from: &Namespace, source: SocketAddr, destination: SocketAddr) {
 }
 
 #[test]
-fn forged_packets_find_no_way_in() {
+fn forged_packets_are_refused() {
     let world = Neighbours::new();
     let app = world.pods[SERVER].listen(V4[SERVER]);
     let to = local(&app);
@@ -215,54 +214,55 @@ fn forged_packets_find_no_way_in() {
         let record = world.record(RecordKind::Refused, source);
         assert_eq!((record.reason, record.server), (Some(KernelReason::PlaintextRefused), to), "{name}");
     };
-    // A packet like this is looked at at all: where plaintext is welcome it is no refusal.
-    refused("out of the blue", at(V4[CLIENT], 40_000));
+    // Shows that the program sees a forged packet at all.
+    refused("of no connection", at(V4[CLIENT], 40_000));
 
     let client = world.pods[CLIENT].connect(to).expect("direct");
     let (server, source) = accept(&app);
     drop((client, server));
-    world.until_none_is_listed();
-    refused("of a connection that has closed", source);
+    world.until_no_flow_is_tracked();
+    refused("of a closed connection", source);
 
-    world.dataplane.bump(world.number(SERVER)).expect("bumped");
+    world.dataplane.advance_generation(world.number(SERVER)).expect("advanced");
     let client = world.pods[CLIENT].connect(to).expect("captured");
     let tunnelled = at(V4[CLIENT], local(&client).port());
     let _carried = world.daemons[CLIENT].captured(&world.dataplane, to);
-    refused("of a connection in the tunnel", tunnelled);
+    refused("of a tunnelled connection", tunnelled);
 
-    // Of an open one: it belongs to a socket, which is not moved by it, and nothing new comes of it.
+    // Of an open connection: it is for the connection's socket, which ignores it, and no new connection
+    // arises.
     world.allow(CLIENT, SERVER, to);
     let client = world.pods[CLIENT].connect(to).expect("direct");
     let (server, source) = accept(&app);
     forge(&world.pods[OTHER], source, to);
-    refused("the packet before it was taken", at(V4[CLIENT], 40_001));
-    assert_joined("the open one goes on", &client, &server);
+    refused("after the packet", at(V4[CLIENT], 40_001));
+    assert_connected("the open connection continues", &client, &server);
     assert_eq!(world.flows().len(), 1);
     app.set_nonblocking(true).expect("non-blocking");
-    assert_eq!(app.accept().expect_err("nothing came").kind(), ErrorKind::WouldBlock);
+    assert_eq!(app.accept().expect_err("no connection").kind(), ErrorKind::WouldBlock);
 }
 
 #[test]
-fn a_change_on_the_way_is_seen() {
+fn policy_change_during_the_handshake_is_detected() {
     let world = Neighbours::new();
     let app = world.pods[SERVER].listen(V4[SERVER]);
     let to = local(&app);
     let server = world.number(SERVER);
 
-    // After the SYN has passed, before the connection is established: that waits for the first byte.
+    // After the SYN has passed and before the connection is established, which waits for the first byte.
     set_option(&app, libc::TCP_DEFER_ACCEPT, 20).expect("deferred");
     world.allow(CLIENT, SERVER, to);
     let mut client = world.pods[CLIENT].connect(to).expect("direct");
     assert_eq!(world.flows()[0].server_cookie, None, "not established yet");
-    world.dataplane.bump(server).expect("bumped");
+    world.dataplane.advance_generation(server).expect("advanced");
     client.write_all(b"ping").expect("writing");
     let stale = world.record(RecordKind::Stale, local(&client));
     assert_eq!((stale.reason, stale.path), (Some(KernelReason::FlowStale), Path::Direct));
     assert_eq!(stale.source, Some(world.number(CLIENT)));
     let (accepted, _) = accept(&app);
-    assert_eq!(stale.server_cookie, accepted.cookie().ok(), "the daemon can close it by that");
+    assert_eq!(stale.server_cookie, accepted.cookie().ok(), "the cookie by which the daemon can close it");
     drop((client, accepted));
-    world.until_none_is_listed();
+    world.until_no_flow_is_tracked();
 
     // Before the SYN arrives.
     world.allow(CLIENT, SERVER, to);
@@ -270,51 +270,51 @@ fn a_change_on_the_way_is_seen() {
     link("down");
     let client = world.pods[CLIENT].socket(Domain::IPV4);
     client.set_nonblocking(true).expect("non-blocking");
-    client.connect(&to.into()).expect_err("on its way");
-    until("it is listed", || world.flows().len() == 1);
+    client.connect(&to.into()).expect_err("in progress");
+    until("the flow is tracked", || world.flows().len() == 1);
     let flow = world.flows().remove(0);
-    world.dataplane.bump(server).expect("bumped");
+    world.dataplane.advance_generation(server).expect("advanced");
     let before = counter(&world.dataplane, KernelReason::FlowStale);
     link("up");
     let refused = world.record(RecordKind::Refused, flow.client);
     assert_eq!((refused.reason, refused.path), (Some(KernelReason::FlowStale), Path::Direct));
-    assert!(counter(&world.dataplane, KernelReason::FlowStale) > before, "it is counted");
-    until("the client learns it", || client.take_error().expect("its error").is_some());
-    world.until_none_is_listed();
+    assert!(counter(&world.dataplane, KernelReason::FlowStale) > before, "the refusal is counted");
+    until("the client gets an error", || client.take_error().expect("its error").is_some());
+    world.until_no_flow_is_tracked();
 }
 
 #[test]
-fn listed_for_one_pod_it_does_not_reach_another() {
+fn flows_tracked_for_one_pod_do_not_reach_another() {
     let world = Neighbours::new();
     let app = world.pods[OTHER].listen(V4[OTHER]);
     let to = local(&app);
-    // As if the address had been the server's when the daemon said yes.
+    // As if the address had been the server's when the verdict was decided.
     world.allow(CLIENT, SERVER, to);
     let error = world.pods[CLIENT].connect(to).expect_err("refused");
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
     assert_eq!(counter(&world.dataplane, KernelReason::FlowMisdirected), 1);
-    world.until_none_is_listed();
+    world.until_no_flow_is_tracked();
 }
 
 #[test]
-fn connections_that_fail_are_not_listed() {
+fn failed_connections_are_not_tracked() {
     let world = Neighbours::new();
-    let nobody = at(V4[SERVER], 9);
-    world.allow(CLIENT, SERVER, nobody);
-    let error = world.pods[CLIENT].connect(nobody).expect_err("nobody listens");
-    assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "as without a mesh");
-    world.until_none_is_listed();
-    assert_eq!(world.rest(), [], "the app's own refusal is none of the mesh's");
+    let unused = at(V4[SERVER], 9);
+    world.allow(CLIENT, SERVER, unused);
+    let error = world.pods[CLIENT].connect(unused).expect_err("no listener");
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "as without the mesh");
+    world.until_no_flow_is_tracked();
+    assert_eq!(world.remaining_records(), [], "no record of a refusal by the app's own kernel");
 
     world.node.run(|| crate::lab::ip("link set pod1 down"));
     let client = world.pods[CLIENT].socket(Domain::IPV4);
     client.set_nonblocking(true).expect("non-blocking");
-    client.connect(&nobody.into()).expect_err("on its way");
+    client.connect(&unused.into()).expect_err("in progress");
     assert_eq!(world.flows().len(), 1);
     drop(client);
-    world.until_none_is_listed();
+    world.until_no_flow_is_tracked();
 
-    // A client that has gone when the connection is established.
+    // A client that has closed when the connection is established.
     world.node.run(|| crate::lab::ip("link set pod1 up"));
     let app = world.pods[SERVER].listen(V4[SERVER]);
     world.allow(CLIENT, SERVER, local(&app));
@@ -323,5 +323,5 @@ fn connections_that_fail_are_not_listed() {
         client.set_linger(Some(Duration::ZERO)).expect("reset on close");
         drop(client);
     }
-    world.until_none_is_listed();
+    world.until_no_flow_is_tracked();
 }

@@ -1,13 +1,12 @@
-//! Ports that a pod keeps out of capture.
+//! Destination ports that a pod excludes from capture.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use ambit_loader::{Dataplane, Inbound, InboundMode};
 
-use crate::lab::{Lab, NODE_V4, NODE_V6, Pod, accept, address, at, local, peer};
+use crate::lab::{Lab, NODE_V4, NODE_V6, Pod, accept, address, assert_connected, at, local, peer};
 use crate::neighbours::{CLIENT, Neighbours, SERVER, V4, V6};
-use crate::outbound::assert_joined;
 
 fn exclude(dataplane: &Dataplane, pod: &Pod, ports: &[u16]) {
     let open = Inbound { default: InboundMode::Open, ports: [].into(), probe_ports: [].into() };
@@ -15,7 +14,7 @@ fn exclude(dataplane: &Dataplane, pod: &Pod, ports: &[u16]) {
 }
 
 #[test]
-fn connections_to_excluded_ports_are_left_alone() {
+fn connections_to_excluded_ports_are_not_captured() {
     let mut lab = Lab::new();
     let dataplane = lab.dataplane();
     let (pod, other) = (Pod::new(), Pod::new());
@@ -32,9 +31,9 @@ fn connections_to_excluded_ports_are_left_alone() {
             let client = pod.connect(to).unwrap_or_else(|error| panic!("{name}, {what}: {error}"));
             let (server, found) = daemon.captured(&dataplane, to);
             assert_eq!(found, Some(SocketAddr::new(to.ip().to_canonical(), to.port())), "{name}, {what}");
-            assert_joined(name, &client, &server);
+            assert_connected(name, &client, &server);
         };
-        captured(at(to, 3306), "nothing is excluded");
+        captured(at(to, 3306), "no exclusions");
         exclude(&dataplane, &pod, &[3306, 25]);
         let client = pod.connect(at(to, 3306)).unwrap_or_else(|error| panic!("{name}: {error}"));
         let (server, seen) = accept(&listener);
@@ -44,23 +43,23 @@ fn connections_to_excluded_ports_are_left_alone() {
             "{name}"
         );
         assert_eq!(peer(&client), at(to, 3306), "{name}");
-        assert_joined(name, &client, &server);
+        assert_connected(name, &client, &server);
         captured(at(to, 3307), "another port");
 
         let foreign = other.connect(at(to, 3306)).expect("captured");
         let (server, _) = others.captured(&dataplane, at(to, 3306));
-        assert_joined(name, &foreign, &server);
+        assert_connected(name, &foreign, &server);
 
         exclude(&dataplane, &pod, &[25]);
         captured(at(to, 3306), "another port is excluded");
         exclude(&dataplane, &pod, &[]);
-        captured(at(to, 3306), "nothing is excluded any more");
+        captured(at(to, 3306), "exclusions removed");
         assert_eq!(dataplane.occupancy().expect("maps")["PORTS"], 0, "{name}: no rule is left");
     }
 }
 
 #[test]
-fn exclusions_stay_when_the_daemon_goes_and_go_with_the_pod() {
+fn exclusions_outlive_the_daemon_and_end_with_the_pod() {
     let mut lab = Lab::new();
     let settings = lab.settings();
     let dataplane = Dataplane::open(&settings).expect("the instance opens");
@@ -77,17 +76,21 @@ fn exclusions_stay_when_the_daemon_goes_and_go_with_the_pod() {
     straight("no daemon");
     let next = Dataplane::open(&settings).expect("the instance opens again");
     let daemon = pod.enrol(&next);
-    straight("the next daemon, before it has said anything");
+    straight("the next daemon, before it sets ports");
     exclude(&next, &pod, &[]);
     let _client = pod.connect(at(NODE_V4, 3306)).expect("captured");
-    assert_eq!(daemon.captured(&next, at(NODE_V4, 3306)).1, Some(at(NODE_V4, 3306)), "it knew of the rule");
+    assert_eq!(
+        daemon.captured(&next, at(NODE_V4, 3306)).1,
+        Some(at(NODE_V4, 3306)),
+        "the next daemon knows the rule"
+    );
     exclude(&next, &pod, &[3306, 25]);
     next.release(pod.cookie).expect("released");
     assert_eq!(next.occupancy().expect("maps")["PORTS"], 0, "no rule is left");
 }
 
 #[test]
-fn what_a_pod_leaves_alone_says_nothing_about_what_arrives_there() {
+fn exclusions_do_not_change_the_destinations_policy() {
     let world = Neighbours::new();
     let app = world.pods[SERVER].listen_dual(8080);
     let strict = Inbound { default: InboundMode::Strict, ports: [].into(), probe_ports: [].into() };
@@ -99,13 +102,13 @@ fn what_a_pod_leaves_alone_says_nothing_about_what_arrives_there() {
     for to in [at(V4[SERVER], 8080), at(V6[SERVER], 8080)] {
         let error = world.pods[CLIENT].connect(to).expect_err("the destination is strict");
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{to}");
-        // Not even a yes makes it a connection of the mesh.
+        // A cached verdict does not make it a mesh connection.
         world.allow(CLIENT, SERVER, to);
         world.pods[CLIENT].connect(to).expect_err("an excluded port takes no direct path");
         set(CLIENT, [].into());
         let client = world.pods[CLIENT].connect(to).expect("direct");
         let (server, _) = accept(&app);
-        assert_joined("direct", &client, &server);
+        assert_connected("direct", &client, &server);
         set(CLIENT, [8080].into());
     }
 }

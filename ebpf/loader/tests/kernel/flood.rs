@@ -1,16 +1,16 @@
-//! Many connections: nothing is left of them, nobody takes what is another's, and what is lost is counted.
+//! Many connections: no entries are left, one pod does not use up another's share, and lost records are
+//! counted.
 
 use std::time::Duration;
 
 use ambit_loader::{Inbound, InboundMode, KernelReason, RecordKind};
 use aya::maps::{HashMap, Map, MapData};
 
-use crate::lab::{accept, at, local, until};
+use crate::lab::{accept, at, counter, local, until};
 use crate::leaks::pins;
 use crate::neighbours::{CLIENT, LEASE, Neighbours, OTHER, SERVER, V4, V6};
-use crate::outbound::counter;
 
-/// Opens and closes connections, by turns in every order.
+/// Opens and closes connections, alternating between four orders.
 fn churn(world: &Neighbours, address: &str, count: usize) {
     let app = world.pods[SERVER].listen(address);
     let to = local(&app);
@@ -34,7 +34,7 @@ fn churn(world: &Neighbours, address: &str, count: usize) {
 }
 
 #[test]
-fn nothing_is_left_of_many_connections() {
+fn no_entries_left_after_many_connections() {
     const EACH: usize = 10_000;
     let world = Neighbours::new();
     let before = world.dataplane.occupancy().expect("maps");
@@ -42,72 +42,72 @@ fn nothing_is_left_of_many_connections() {
         scope.spawn(|| churn(&world, V4[SERVER], EACH));
         scope.spawn(|| churn(&world, V6[SERVER], EACH));
     });
-    world.until_none_is_listed();
+    world.until_no_flow_is_tracked();
     let mut after = world.dataplane.occupancy().expect("maps");
     assert_eq!(after.remove("VERDICTS"), Some(2), "one for each address");
     assert_eq!(after, before.into_iter().filter(|(map, _)| *map != "VERDICTS").collect());
-    assert_eq!(world.listed(CLIENT), 0, "nor is one counted");
-    // The ring buffer holds fewer records than there were: each is there or counted as lost.
-    let rest = world.rest();
+    assert_eq!(world.flow_count(CLIENT), 0, "the count is zero");
+    // The ring buffer has no room for all records: each is in it or is counted as lost.
+    let rest = world.remaining_records();
     let lost = counter(&world.dataplane, KernelReason::RecordLost);
-    assert!(lost > 0, "{} records fit", rest.len());
-    // One whose entry was gone when it was established, which happened once in many runs on a busy machine,
-    // has one more.
+    assert!(lost > 0, "no record was lost of {}", rest.len());
+    // A connection whose entry was removed before it was established has one record more. It happens rarely,
+    // on a busy machine.
     let gone = counter(&world.dataplane, KernelReason::FlowGone);
-    assert!(gone < 10, "{gone} entries were gone");
-    assert_eq!(rest.len() as u64 + lost, 2 * 2 * EACH as u64 + gone, "one when opened and one when closed");
+    assert!(gone < 10, "{gone} entries were removed early");
+    assert_eq!(rest.len() as u64 + lost, 2 * 2 * EACH as u64 + gone, "two records for each connection");
     for pod in &world.pods {
         world.dataplane.release(pod.cookie).expect("released");
     }
     let left: Vec<_> =
         world.dataplane.occupancy().expect("maps").into_iter().filter(|(_, held)| *held > 0).collect();
-    assert_eq!(left, [("DESTINATIONS", before_destinations())], "only what the daemon itself put there");
+    assert_eq!(left, [("DESTINATIONS", destinations())], "only the daemon's destinations");
 }
 
-/// The usual destinations, both addresses of each pod, and those of the service.
-fn before_destinations() -> usize {
+/// The lab's destinations, both addresses of each pod, and both of the service.
+fn destinations() -> usize {
     2 + 2 * V4.len() + 2
 }
 
 #[test]
-fn a_pods_list_has_an_end() {
+fn flows_at_the_pods_limit_are_carried_by_the_daemon() {
     let world = Neighbours::new();
     let app = world.pods[SERVER].listen_at(at(V4[SERVER], 8080));
     let to = local(&app);
     world.allow(CLIENT, SERVER, to);
     world.allow(OTHER, SERVER, to);
-    // As if so many were open.
-    world.set_listed(CLIENT, u64::MAX >> 1);
+    // As if so many flows were open.
+    world.set_flow_count(CLIENT, u64::MAX >> 1);
     let client = world.pods[CLIENT].connect(to).expect("captured");
     assert_eq!(world.daemons[CLIENT].captured(&world.dataplane, to).1, Some(to), "the daemon carries it");
     drop(client);
     let other = world.pods[OTHER].connect(to).expect("direct");
     let (server, from) = accept(&app);
-    assert_eq!(world.flows().len(), 1, "another pod goes on");
-    assert_eq!(world.listed(OTHER), 1);
+    assert_eq!(world.flows().len(), 1, "another pod is not affected");
+    assert_eq!(world.flow_count(OTHER), 1);
     drop((other, server));
     world.record(RecordKind::Closed, from);
-    world.until_none_is_listed();
+    world.until_no_flow_is_tracked();
 
-    // One that would be native and could not be listed is the daemon's, which can end it.
-    world.set_listed(SERVER, u64::MAX >> 1);
+    // A native connection that cannot be tracked goes to the daemon, which can close it.
+    world.set_flow_count(SERVER, u64::MAX >> 1);
     world.open(SERVER);
     world.dataplane.release(world.pods[OTHER].cookie).expect("released");
-    let other = world.pods[OTHER].connect(to).expect("taken by the daemon");
+    let other = world.pods[OTHER].connect(to).expect("accepted by the daemon");
     drop((other, accept(&world.daemons[SERVER].plaintext_v4)));
     assert_eq!(world.flows(), []);
     assert_eq!(counter(&world.dataplane, KernelReason::FlowsExhausted), 0);
-    world.set_listed(CLIENT, 0);
+    world.set_flow_count(CLIENT, 0);
     world.dataplane.renew_lease(LEASE).expect("a lease");
     let client = world.pods[CLIENT].connect(to).expect("direct again");
     let (server, _) = accept(&app);
-    until("it is listed", || world.flows().len() == 1);
+    until("the flow is tracked", || world.flows().len() == 1);
     drop((client, server));
-    world.until_none_is_listed();
+    world.until_no_flow_is_tracked();
 }
 
 #[test]
-fn what_ends_after_a_pod_left_and_came_back_does_not_use_its_list_up() {
+fn flows_of_an_earlier_enrolment_do_not_use_up_the_limit() {
     let world = Neighbours::new();
     let app = world.pods[SERVER].listen_at(at(V4[SERVER], 8080));
     world.open(SERVER);
@@ -118,18 +118,18 @@ fn what_ends_after_a_pod_left_and_came_back_does_not_use_its_list_up() {
     world.dataplane.release(world.pods[SERVER].cookie).expect("released");
     let _daemon = world.pods[SERVER].enrol(&world.dataplane);
     drop((early, server));
-    world.until_none_is_listed();
-    assert_eq!(world.listed(SERVER).cast_signed(), -1, "it was counted in the earlier enrolment");
+    world.until_no_flow_is_tracked();
+    assert_eq!(world.flow_count(SERVER).cast_signed(), -1, "it was counted for the earlier enrolment");
     world.open(SERVER);
     let late = world.pods[OTHER].connect(local(&app)).expect("native");
     let (server, _) = accept(&app);
-    assert_eq!(world.flows().len(), 1, "it is listed, so that a policy can end it");
+    assert_eq!(world.flows().len(), 1, "the flow is tracked");
     drop((late, server));
-    world.until_none_is_listed();
+    world.until_no_flow_is_tracked();
 }
 
 #[test]
-fn a_full_table_of_ports_lets_nobody_in_unasked() {
+fn plaintext_is_checked_when_the_map_of_ports_is_full() {
     let world = Neighbours::new();
     let all = (0..=u16::MAX).map(|port| (port, InboundMode::Open)).collect();
     let greedy = Inbound { default: InboundMode::Strict, ports: all, probe_ports: [].into() };
@@ -143,7 +143,7 @@ fn a_full_table_of_ports_lets_nobody_in_unasked() {
     };
     world.dataplane.set_inbound(world.pods[SERVER].cookie, &next).expect_err("there is no room");
     world.dataplane.release(world.pods[CLIENT].cookie).expect("released");
-    let client = world.pods[CLIENT].connect(local(&app)).expect("taken by the daemon");
+    let client = world.pods[CLIENT].connect(local(&app)).expect("accepted by the daemon");
     drop((client, accept(&world.daemons[SERVER].plaintext_v4)));
     world.dataplane.release(world.pods[OTHER].cookie).expect("released");
     world.dataplane.set_inbound(world.pods[SERVER].cookie, &next).expect("room again");
@@ -151,7 +151,7 @@ fn a_full_table_of_ports_lets_nobody_in_unasked() {
 }
 
 #[test]
-fn instances_do_not_see_each_others_connections() {
+fn instances_track_their_own_flows_only() {
     let (first, second) = (Neighbours::new(), Neighbours::new());
     for (world, other) in [(&first, &second), (&second, &first)] {
         let app = world.pods[SERVER].listen_at(at(V4[SERVER], 8080));
@@ -159,12 +159,12 @@ fn instances_do_not_see_each_others_connections() {
         let client = world.pods[CLIENT].connect(local(&app)).expect("direct");
         let (server, from) = accept(&app);
         assert_eq!(world.flows().len(), 1);
-        assert_eq!(other.flows(), [], "the same addresses, but another instance");
+        assert_eq!(other.flows(), [], "not a flow of the other instance");
         drop((client, server));
         world.record(RecordKind::Closed, from);
-        world.until_none_is_listed();
-        assert_eq!(other.rest(), []);
-        world.rest();
+        world.until_no_flow_is_tracked();
+        assert_eq!(other.remaining_records(), []);
+        world.remaining_records();
     }
 }
 
@@ -175,12 +175,12 @@ impl Neighbours {
         HashMap::try_from(map).expect("a hash map")
     }
 
-    /// How many listed connections count as a pod's.
-    fn listed(&self, pod: usize) -> u64 {
+    /// A pod's count of tracked flows.
+    fn flow_count(&self, pod: usize) -> u64 {
         self.counts().get(&self.pods[pod].cookie.0, 0).expect("a count")
     }
 
-    fn set_listed(&self, pod: usize, count: u64) {
+    fn set_flow_count(&self, pod: usize, count: u64) {
         self.counts().insert(self.pods[pod].cookie.0, count, 0).expect("a count");
     }
 }

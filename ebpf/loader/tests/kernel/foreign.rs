@@ -1,5 +1,5 @@
-//! Another program of the hooks, as those that balance services in `connect()` have: it changes addresses, or
-//! refuses. Only for one network namespace, so that the rest of the machine does not meet it.
+//! A foreign program on the hooks, such as those of service load balancers: it changes addresses or refuses,
+//! in one network namespace only, so that the rest of the machine is not affected.
 
 #![expect(unsafe_code, reason = "the bpf() system call, which the tests' crates do not wrap")]
 
@@ -11,23 +11,23 @@ use std::path::PathBuf;
 
 use ambit_loader::NetnsCookie;
 
-/// Which of the hooks.
+/// The hook.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Hook {
     Connect,
     GetPeerName,
 }
 
-/// What it does.
+/// The program's effect.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Does {
     /// Replaces this address and port.
     Replace(SocketAddr, SocketAddr),
-    /// Refuses what goes to this address and port.
+    /// Refuses connections to this address and port.
     Refuse(SocketAddr),
 }
 
-/// Whether it runs before the programs that are there or after them.
+/// The order relative to existing programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
     Before = 1 << 3,
@@ -38,7 +38,7 @@ impl Order {
     pub(crate) const BOTH: [Self; 2] = [Self::Before, Self::After];
 }
 
-/// An attached program; dropped, it is gone.
+/// An attached program, detached on drop.
 #[derive(Debug)]
 pub(crate) struct Foreign {
     link: OwnedFd,
@@ -46,8 +46,8 @@ pub(crate) struct Foreign {
 
 impl Drop for Foreign {
     fn drop(&mut self) {
-        // Closing alone is not enough: a child that another test starts this moment holds the descriptor too,
-        // until it executes.
+        // Closing is not enough: a child process of another test may have the descriptor open until it
+        // executes.
         let mut attribute = [self.link.as_raw_fd().cast_unsigned()];
         // SAFETY: the command reads a descriptor only.
         let detached = unsafe {
@@ -72,7 +72,7 @@ impl Foreign {
     }
 }
 
-/// The root of cgroup v2, where ours are attached too.
+/// The root of cgroup v2, where our programs are attached, too.
 pub(crate) fn cgroup() -> io::Result<PathBuf> {
     let mounts = std::fs::read_to_string("/proc/mounts")?;
     let mut lines = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
@@ -80,8 +80,8 @@ pub(crate) fn cgroup() -> io::Result<PathBuf> {
     Ok(found.and_then(|words| words.get(1).copied()).ok_or(io::ErrorKind::NotFound)?.into())
 }
 
-/// Attaches a program that refuses an address to a cgroup, the old way, which leaves no room for others. It
-/// ends with the cgroup.
+/// Attaches a program that refuses an address to a cgroup, exclusively and without a link. It ends with the
+/// cgroup.
 pub(crate) fn attach_alone(cgroup: &File, refused: SocketAddr) -> io::Result<()> {
     let kind = if refused.is_ipv4() { CONNECT_4 } else { CONNECT_6 };
     let program = load(kind, &code(NetnsCookie(0), Does::Refuse(refused)))?;
@@ -147,13 +147,13 @@ fn code(netns: NetnsCookie, does: Does) -> Vec<Instruction> {
     code
 }
 
-/// The lower half of a number.
+/// The lower 32 bits of a number.
 const fn half(number: u64) -> i32 {
     let [a, b, c, d, ..] = number.to_le_bytes();
     i32::from_le_bytes([a, b, c, d])
 }
 
-/// Where the hook's context has the parts of an address and port, as the kernel keeps them.
+/// Offsets and values of an address and port in the hook's context.
 fn words(address: SocketAddr) -> Vec<(i16, i32)> {
     let word = |bytes: &[u8]| i32::from_ne_bytes(bytes.try_into().expect("four bytes"));
     let mut words: Vec<(i16, i32)> = match address.ip() {
@@ -166,7 +166,7 @@ fn words(address: SocketAddr) -> Vec<(i16, i32)> {
     words
 }
 
-/// As `BPF_PROG_LOAD` reads it.
+/// The kernel's `union bpf_attr` for `BPF_PROG_LOAD`.
 #[repr(C)]
 struct Load {
     kind: u32,
@@ -183,7 +183,7 @@ struct Load {
     attach_kind: u32,
 }
 
-/// As `BPF_LINK_CREATE` reads it.
+/// The kernel's `union bpf_attr` for `BPF_LINK_CREATE`.
 #[repr(C)]
 struct Link {
     program: u32,
@@ -211,7 +211,7 @@ fn load(attach_kind: u32, code: &[Instruction]) -> io::Result<OwnedFd> {
         attach_kind,
     };
     let mut loaded = bpf(5, &mut attribute);
-    // A signal interrupts the verifier.
+    // A signal may interrupt the verifier.
     for _ in 0..10 {
         if loaded.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
             std::thread::sleep(std::time::Duration::from_millis(10));
@@ -234,8 +234,8 @@ fn link(program: &OwnedFd, cgroup: &File, attach_kind: u32, order: Order) -> io:
 }
 
 fn bpf<A>(command: libc::c_long, attribute: &mut A) -> io::Result<OwnedFd> {
-    // SAFETY: the callers' attributes are those of their commands, and what they point to lives until the
-    // call returns, which gives a new descriptor that nobody else owns.
+    // SAFETY: the callers' attributes are of their commands' layouts, and their pointers are valid until the
+    // call returns, which returns a new descriptor.
     unsafe {
         let result = libc::syscall(libc::SYS_bpf, command, &raw mut *attribute, size_of::<A>());
         if result < 0 {

@@ -1,4 +1,4 @@
-//! Who gets what arrives at an enrolled pod, and whom an app sees as its client.
+//! Inbound connections of an enrolled pod: which socket gets them, and the peer that the app sees.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -8,30 +8,29 @@ use ambit_loader::{HBONE_PORT, Inbound, InboundMode, KernelReason, Listeners};
 use socket2::{Domain, Socket};
 
 use crate::lab::{
-    Lab, MESH_V4, NODE_V4, NODE_V6, POD_V4, POD_V6, Pod, STRANGER_V4, STRANGER_V6, accept, at, local, peer,
-    port, until,
+    Lab, MESH_V4, NODE_V4, NODE_V6, POD_V4, POD_V6, Pod, STRANGER_V4, STRANGER_V6, accept, assert_connected,
+    at, counter, local, peer, port, until,
 };
-use crate::outbound::{assert_joined, counter};
 
 fn mode(default: InboundMode) -> Inbound {
     Inbound { default, ports: [].into(), probe_ports: [].into() }
 }
 
-/// Connects from outside, by one of the outside's addresses.
+/// Connects from the node's namespace, from one of its addresses.
 fn arrive(pod: &Pod, from: &str, to: SocketAddr) -> std::io::Result<Socket> {
     let socket = pod.outside.socket(Domain::for_address(to));
     socket.bind(&at(from, 0).into())?;
-    socket.connect_timeout(&to.into(), crate::lab::PATIENCE)?;
+    socket.connect_timeout(&to.into(), crate::lab::DEADLINE)?;
     Ok(socket)
 }
 
 #[test]
-fn tunnels_reach_the_daemon() {
+fn tunnels_go_to_the_daemon() {
     let mut lab = Lab::new();
     let dataplane = lab.dataplane();
     let pod = Pod::new();
     let daemon = pod.enrol(&dataplane);
-    // An app that listens there too gets nothing.
+    // An app that listens on the same port gets no connection.
     let _app = pod.listen_dual(HBONE_PORT);
     for default in [InboundMode::Open, InboundMode::Check, InboundMode::Strict] {
         dataplane.set_inbound(pod.cookie, &mode(default)).expect("a mode");
@@ -39,19 +38,19 @@ fn tunnels_reach_the_daemon() {
         {
             let client = arrive(&pod, from, at(to, HBONE_PORT)).expect("accepted");
             let (server, seen) = accept(listener);
-            assert_eq!(local(&server), at(to, HBONE_PORT), "{default:?}: it carries the pod's address");
+            assert_eq!(local(&server), at(to, HBONE_PORT), "{default:?}: the pod's address");
             assert_eq!(seen, local(&client), "{default:?}: the real peer");
-            assert_joined("tunnel", &client, &server);
+            assert_connected("tunnel", &client, &server);
         }
     }
 }
 
-/// As IPv4 where a socket for both families shows it v4-mapped.
+/// The address as IPv4 if it is v4-mapped.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// Where a connection from outside ends.
+/// The outcome of a connection from outside.
 #[derive(Debug, PartialEq, Eq)]
 enum End {
     App,
@@ -73,9 +72,9 @@ impl Arrivals<'_> {
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => return End::Refused,
             Err(error) => panic!("{from} → {to}: {error}"),
         };
-        // The connection waits in one of the queues: it is in exactly one.
+        // The connection is in exactly one of the accept queues.
         let mut found = None;
-        until("somebody gets the connection", || {
+        until("the connection is accepted", || {
             for (listener, end) in
                 self.app.iter().map(|it| (it, true)).chain(self.plaintext.iter().map(|it| (it, false)))
             {
@@ -92,12 +91,12 @@ impl Arrivals<'_> {
             }
             found.is_some()
         });
-        found.expect("just found")
+        found.expect("found above")
     }
 }
 
 #[test]
-fn plaintext_goes_by_mode_and_port() {
+fn plaintext_is_treated_by_mode_and_port() {
     use InboundMode::{Check, Open, Strict};
 
     let mut lab = Lab::new();
@@ -146,15 +145,15 @@ fn plaintext_goes_by_mode_and_port() {
             counted >= 2 * refusals as u64,
             "{name}: {counted} refusals counted, {refusals} twice expected"
         );
-        assert_eq!(counted == 0, refusals == 0, "{name}: nothing else is counted");
+        assert_eq!(counted == 0, refusals == 0, "{name}: no other refusals");
     }
-    // The node is not one any more.
+    // The node's addresses are removed.
     dataplane.set_node_addresses(&[].into()).expect("no node addresses");
-    assert_eq!(arrivals.end(NODE_V4, at(POD_V4, 8080)), End::Refused, "a probe from what was the node");
+    assert_eq!(arrivals.end(NODE_V4, at(POD_V4, 8080)), End::Refused, "a probe from a former node address");
 }
 
 #[test]
-fn the_pods_own_connections_stay_inside() {
+fn connections_within_the_pod_are_not_redirected() {
     let mut lab = Lab::new();
     let dataplane = lab.dataplane();
     let pod = Pod::new();
@@ -175,7 +174,7 @@ fn the_pods_own_connections_stay_inside() {
 }
 
 #[test]
-fn a_dead_daemon_is_not_bypassed() {
+fn connections_are_refused_while_the_daemon_is_dead() {
     let mut lab = Lab::new();
     let dataplane = lab.dataplane();
     let pod = Pod::new();
@@ -183,13 +182,13 @@ fn a_dead_daemon_is_not_bypassed() {
     let app = pod.listen_dual(8080);
     let _also = pod.listen_dual(HBONE_PORT);
     dataplane.set_inbound(pod.cookie, &mode(InboundMode::Check)).expect("a mode");
-    // Closing is enough: nobody is there to tell the maps.
+    // Closed listeners are removed from the map by the kernel.
     drop(daemon);
     let refused = |to, reason| {
         let before = counter(&dataplane, reason);
         let error = arrive(&pod, NODE_V4, to).expect_err("refused");
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{to}");
-        assert!(counter(&dataplane, reason) > before, "{to}: it is counted");
+        assert!(counter(&dataplane, reason) > before, "{to}: the refusal is counted");
     };
     refused(at(POD_V4, 8080), KernelReason::PlaintextListenerMissing);
     refused(at(POD_V4, HBONE_PORT), KernelReason::HboneListenerMissing);
@@ -198,9 +197,9 @@ fn a_dead_daemon_is_not_bypassed() {
     dataplane.set_inbound(pod.cookie, &mode(InboundMode::Open)).expect("a mode");
     refused(at(POD_V4, HBONE_PORT), KernelReason::HboneListenerMissing);
     let client = arrive(&pod, NODE_V4, at(POD_V4, 8080)).expect("an open port does not need the daemon");
-    assert_joined("open", &client, &accept(&app).0);
+    assert_connected("open", &client, &accept(&app).0);
 
-    // The next daemon takes over by saying where it listens.
+    // The next daemon takes over by setting its listeners.
     dataplane.set_inbound(pod.cookie, &mode(InboundMode::Check)).expect("a mode");
     let next = pod.listen("127.0.0.1");
     let listeners = Listeners { plaintext_v4: Some(next.as_fd()), ..Listeners::default() };
@@ -226,7 +225,7 @@ fn apps_see_the_real_client() {
         ("both, IPv4", &dual, at(POD_V4, 83), at("192.0.2.7", 40003), at("::ffff:192.0.2.7", 40003)),
         ("both, IPv6", &dual, at(POD_V6, 83), at("2001:db8::7", 65535), at("2001:db8::7", 65535)),
     ];
-    // Whatever the mode, and also with mesh addresses: the daemon's connection to the app is its own.
+    // In any mode, and for captured addresses, too: the daemon's own connection to the app is not captured.
     dataplane.add_destination(crate::lab::address(POD_V4)).expect("a destination");
     dataplane.add_destination(crate::lab::address(POD_V6)).expect("a destination");
     dataplane.set_inbound(pod.cookie, &mode(InboundMode::Strict)).expect("a mode");
@@ -238,14 +237,14 @@ fn apps_see_the_real_client() {
         assert_eq!(seen, shown, "{name}: accept()");
         assert_eq!(peer(&server), shown, "{name}: getpeername()");
         assert_eq!(peer(&daemon), to, "{name}: the daemon sees the app");
-        assert_joined(name, &daemon, &server);
-        assert_joined(name, &server, &daemon);
+        assert_connected(name, &daemon, &server);
+        assert_connected(name, &server, &daemon);
     }
-    until("no hand-off is left", || dataplane.pending_handoffs().expect("hand-offs") == 0);
+    until("no hand-off remains", || dataplane.pending_handoffs().expect("hand-offs") == 0);
 }
 
 #[test]
-fn what_no_app_accepts_is_not_kept() {
+fn handoffs_of_failed_connections_are_removed() {
     let mut lab = Lab::new();
     let dataplane = lab.dataplane();
     let pod = Pod::new();
@@ -256,19 +255,19 @@ fn what_no_app_accepts_is_not_kept() {
         daemon.connect(&to.into()).map(|()| daemon)
     };
     assert_eq!(connect(at(POD_V4, 84)).expect_err("no app").kind(), ErrorKind::ConnectionRefused);
-    until("no hand-off is left", || dataplane.pending_handoffs().expect("hand-offs") == 0);
+    until("no hand-off remains", || dataplane.pending_handoffs().expect("hand-offs") == 0);
 
     let app = pod.listen_at(at(POD_V4, 85));
     let daemon = connect(at(POD_V4, 85)).expect("connected");
     let (server, seen) = accept(&app);
     drop(daemon);
     assert_eq!(seen, at("192.0.2.7", 1));
-    // What the app learnt is its socket's own, and stays after the daemon has closed.
+    // The peer's address is state of the app's socket, and stays after the daemon has closed.
     assert_eq!(peer(&server), at("192.0.2.7", 1));
 }
 
 #[test]
-fn the_daemon_cannot_hide_behind_a_pod_that_is_not_enrolled() {
+fn inbound_mark_is_refused_in_a_pod_that_is_not_enrolled() {
     let mut lab = Lab::new();
     let dataplane = lab.dataplane();
     let pod = Pod::new();

@@ -1,32 +1,35 @@
-//! A laboratory for one test: a private BPF filesystem, pods and an outside, all of which the kernel itself
-//! removes when the test's process ends, however it ends: nothing has a name outside the process.
+//! A lab for one test: a private BPF filesystem, pods and a node. The kernel removes all of it when the
+//! test's process ends, since nothing has a name outside the process.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use ambit_loader::{Dataplane, Listeners, NetnsCookie, Settings, WorkloadNumber, detach, netns_cookie};
+use ambit_loader::{
+    Dataplane, KernelReason, Listeners, NetnsCookie, Settings, WorkloadNumber, detach, netns_cookie,
+};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use socket2::{Domain, Protocol, Socket, Type};
 use tempfile::TempDir;
 
-/// Long enough for a loaded machine; reached only when something is wrong.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// Long enough for a loaded machine; only a failing test reaches it.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
-/// A destination in the mesh, which exists nowhere: only capture can reach anything by it.
+/// A captured destination without a host: connections to it succeed only through capture.
 pub(crate) const MESH_V4: &str = "10.9.9.9";
 pub(crate) const MESH_V6: &str = "fd00:9::9";
-/// The pod's own addresses and the outside's, which is also its node.
+/// Addresses of the pod and of its node.
 pub(crate) const POD_V4: &str = "10.1.0.2";
 pub(crate) const POD_V6: &str = "fd00:1::2";
 pub(crate) const NODE_V4: &str = "10.1.0.1";
 pub(crate) const NODE_V6: &str = "fd00:1::1";
-/// Also the outside's, but not as a node.
+/// Further addresses in the node's namespace that are not registered as the node's.
 pub(crate) const STRANGER_V4: &str = "10.2.0.1";
 pub(crate) const STRANGER_V6: &str = "fd00:2::1";
 
@@ -46,7 +49,7 @@ pub(crate) struct Lab {
 
 impl Lab {
     pub(crate) fn new() -> Self {
-        // Private to this test's thread and those it starts.
+        // For this test's thread and those it starts.
         unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace of our own (root only)");
         let everywhere = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
         mount(None::<&str>, "/", None::<&str>, everywhere, None::<&str>).expect("private mounts");
@@ -61,7 +64,7 @@ impl Lab {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let instance = name.parse().expect("an instance name");
-        let settings = Settings { instance, bpffs: self.bpffs.path().to_owned(), cgroup: None };
+        let settings = Settings { instance, bpffs: self.bpffs.path().to_owned(), cgroup: None, object: None };
         self.opened.push(settings.clone());
         settings
     }
@@ -71,9 +74,15 @@ impl Lab {
         self.opened.last().expect("an instance")
     }
 
-    /// A new instance, with the usual destinations in the mesh.
+    /// A new instance, with `MESH_V4` and `MESH_V6` captured.
     pub(crate) fn dataplane(&mut self) -> Dataplane {
-        let dataplane = Dataplane::open(&self.settings()).expect("the instance opens");
+        self.dataplane_with(None)
+    }
+
+    /// The same with the programs of another object than the embedded one.
+    pub(crate) fn dataplane_with(&mut self, object: Option<PathBuf>) -> Dataplane {
+        let settings = Settings { object, ..self.settings() };
+        let dataplane = Dataplane::open(&settings).expect("the instance opens");
         dataplane.add_destination(address(MESH_V4)).expect("a destination");
         dataplane.add_destination(address(MESH_V6)).expect("a destination");
         dataplane.set_node_addresses(&[address(NODE_V4), address(NODE_V6)].into()).expect("node addresses");
@@ -93,14 +102,14 @@ impl Drop for Lab {
     }
 }
 
-/// A network namespace without a name.
+/// An unnamed network namespace.
 pub(crate) struct Namespace {
     file: File,
     pub(crate) cookie: NetnsCookie,
 }
 
 impl Namespace {
-    /// An empty one, whose loopback is up.
+    /// A new namespace with loopback up.
     pub(crate) fn new() -> Self {
         let made = std::thread::spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace (root only)");
@@ -113,7 +122,7 @@ impl Namespace {
         made.join().expect("a namespace")
     }
 
-    /// Runs something inside; sockets it makes stay there.
+    /// Runs a closure in the namespace; its sockets stay there.
     pub(crate) fn run<T: Send>(&self, inside: impl FnOnce() -> T + Send) -> T {
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
@@ -144,7 +153,7 @@ impl Namespace {
         self.run(|| listener(at("::", port), true, Protocol::TCP))
     }
 
-    /// A listener for Multipath TCP, which some runtimes make unasked.
+    /// A Multipath TCP listener, as some runtimes create by default.
     pub(crate) fn listen_multipath(&self, address: SocketAddr) -> Socket {
         self.run(|| listener(address, false, Protocol::MPTCP))
     }
@@ -153,7 +162,7 @@ impl Namespace {
         self.run(|| Socket::new(domain, Type::STREAM, Some(Protocol::TCP)).expect("a socket"))
     }
 
-    /// Enrols the pod and sets the listeners up as a daemon does.
+    /// Enrols the pod and sets its listeners, as a daemon does.
     pub(crate) fn enrol(&self, dataplane: &Dataplane) -> Daemon {
         let uid = format!("Kubernetes//Pod/test/{}", self.cookie);
         let number = dataplane.enrol(self.as_fd(), self.cookie, &uid).expect("the pod is enrolled");
@@ -172,7 +181,7 @@ impl Namespace {
 
     pub(crate) fn connect(&self, address: SocketAddr) -> io::Result<Socket> {
         let socket = self.socket(Domain::for_address(address));
-        socket.connect_timeout(&address.into(), PATIENCE)?;
+        socket.connect_timeout(&address.into(), DEADLINE)?;
         Ok(socket)
     }
 }
@@ -191,8 +200,8 @@ fn listener(address: SocketAddr, dual: bool, protocol: Protocol) -> Socket {
     }
     socket.bind(&address.into()).unwrap_or_else(|error| panic!("cannot bind {address}: {error}"));
     socket.listen(128).expect("listening");
-    // Holds for accept() too.
-    socket.set_read_timeout(Some(PATIENCE)).expect("a time limit");
+    // Also for accept().
+    socket.set_read_timeout(Some(DEADLINE)).expect("a time limit");
     socket
 }
 
@@ -209,28 +218,42 @@ pub(crate) fn local(socket: &Socket) -> SocketAddr {
     socket.local_addr().expect("a local address").as_socket().expect("an IP address")
 }
 
-/// What the app sees with `getpeername()`.
+/// The address that `getpeername()` returns.
 pub(crate) fn peer(socket: &Socket) -> SocketAddr {
     socket.peer_addr().expect("a peer").as_socket().expect("an IP address")
 }
 
-/// The accepted socket, and the peer as `accept()` returned it.
+/// The accepted socket, and the peer's address that `accept()` returned.
 pub(crate) fn accept(listener: &Socket) -> (Socket, SocketAddr) {
     let (socket, peer) = listener.accept().expect("a connection arrives");
-    socket.set_read_timeout(Some(PATIENCE)).expect("a time limit");
+    socket.set_read_timeout(Some(DEADLINE)).expect("a time limit");
     (socket, peer.as_socket().expect("an IP address"))
 }
 
-/// Waits for a state.
+/// Waits for a condition.
 pub(crate) fn until(what: &str, mut reached: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + DEADLINE;
     while !reached() {
-        assert!(Instant::now() < deadline, "not reached: {what}");
+        assert!(Instant::now() < deadline, "deadline exceeded: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// A pod, with a link to an outside that is its node.
+/// The number of refusals for a reason.
+pub(crate) fn counter(dataplane: &Dataplane, reason: KernelReason) -> u64 {
+    let counters = dataplane.counters().expect("counters");
+    counters.into_iter().find(|(it, _)| *it == reason).expect("a counter for every reason").1
+}
+
+/// Asserts that both ends are connected to each other.
+pub(crate) fn assert_connected(name: &str, mut client: &Socket, mut server: &Socket) {
+    client.write_all(b"ping").expect("writing");
+    let mut buffer = [0; 4];
+    server.read_exact(&mut buffer).expect("reading");
+    assert_eq!(&buffer, b"ping", "{name}");
+}
+
+/// A pod, with a link to its node.
 pub(crate) struct Pod {
     pub(crate) inside: Namespace,
     pub(crate) outside: Namespace,
@@ -289,12 +312,12 @@ impl Daemon {
         }
     }
 
-    /// Where a connection to this destination is captured.
+    /// The listener for captured connections to this destination.
     pub(crate) fn outbound(&self, destination: SocketAddr) -> &Socket {
         if destination.ip().to_canonical().is_ipv4() { &self.outbound_v4 } else { &self.outbound_v6 }
     }
 
-    /// Takes a captured connection.
+    /// Accepts a captured connection, and returns its original destination.
     pub(crate) fn captured(
         &self,
         dataplane: &Dataplane,
@@ -302,6 +325,6 @@ impl Daemon {
     ) -> (Socket, Option<SocketAddr>) {
         let (socket, _) = accept(self.outbound(destination));
         let original = dataplane.original_destination(socket.as_fd()).expect("the socket's storage");
-        (socket, original.map(|captured| captured.asked))
+        (socket, original.map(|captured| captured.original_destination))
     }
 }

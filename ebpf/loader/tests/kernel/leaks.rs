@@ -1,4 +1,4 @@
-//! What of an instance is in the kernel, by the kernel's own numbers.
+//! An instance's objects in the kernel, by the kernel's ids.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -10,7 +10,7 @@ use aya::programs::{loaded_links, loaded_programs};
 
 use crate::lab::until;
 
-/// Numbers of programs, links and maps.
+/// Ids of programs, links and maps.
 #[derive(Debug, Default)]
 pub(crate) struct InKernel {
     pub(crate) programs: BTreeSet<u32>,
@@ -32,7 +32,7 @@ pub(crate) fn pins(settings: &Settings) -> Vec<std::path::PathBuf> {
 }
 
 impl InKernel {
-    /// Everything the instance has pinned, and what its programs use besides.
+    /// All pinned objects of the instance, and the maps that its programs use.
     pub(crate) fn of(settings: &Settings) -> Self {
         let mut all = Self::default();
         for pin in pins(settings) {
@@ -53,12 +53,12 @@ impl InKernel {
         all
     }
 
-    /// Waits until the kernel has none of it any more: it frees after a grace period.
+    /// Waits until the kernel has freed all of them, which it does after a grace period.
     pub(crate) fn assert_gone(&self) {
-        until("no program is left", || {
+        until("no program remains", || {
             !loaded_programs().flatten().any(|program| self.programs.contains(&program.id()))
         });
-        until("no link is left", || !loaded_links().flatten().any(|link| self.links.contains(&link.id())));
-        until("no map is left", || !loaded_maps().flatten().any(|map| self.maps.contains(&map.id())));
+        until("no link remains", || !loaded_links().flatten().any(|link| self.links.contains(&link.id())));
+        until("no map remains", || !loaded_maps().flatten().any(|map| self.maps.contains(&map.id())));
     }
 }

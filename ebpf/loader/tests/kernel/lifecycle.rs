@@ -1,4 +1,4 @@
-//! What outlives a daemon, what the next one finds, and that nothing is left at the end.
+//! State that outlives a daemon, taking it over, and removing it completely.
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
@@ -17,7 +17,7 @@ fn assert_captured(name: &str, dataplane: &Dataplane, pod: &Pod, daemon: &crate:
 }
 
 #[test]
-fn two_instances_do_not_disturb_each_other() {
+fn instances_are_independent() {
     let mut lab = Lab::new();
     let (first, second) = (lab.dataplane(), lab.dataplane());
     let (a, b) = (Pod::new(), Pod::new());
@@ -25,15 +25,15 @@ fn two_instances_do_not_disturb_each_other() {
     assert_captured("the first", &first, &a, &daemon_a);
     assert_captured("the second", &second, &b, &daemon_b);
 
-    // What only one of them captures.
+    // A destination of one instance only.
     first.add_destination(address(NODE_V4)).expect("a destination");
     let _client = a.connect(at(NODE_V4, 80)).expect("captured");
     assert_eq!(daemon_a.captured(&first, at(NODE_V4, 80)).1, Some(at(NODE_V4, 80)));
     let listener = b.outside.listen(NODE_V4);
-    let client = b.connect(local(&listener)).expect("left alone");
+    let client = b.connect(local(&listener)).expect("not captured");
     assert_eq!(accept(&listener).1, local(&client));
 
-    // One's marks mean nothing to the other.
+    // Marks of one instance have no effect in the other.
     let own = a.socket(socket2::Domain::IPV4);
     second.mark_outbound(own.as_fd()).expect("the mark");
     own.connect(&at(MESH_V4, 80).into()).expect("captured");
@@ -49,7 +49,7 @@ fn two_instances_do_not_disturb_each_other() {
     assert_captured("the first, after the second released its pod", &first, &a, &daemon_a);
 }
 
-/// A pod's rules as the next daemon must find them.
+/// A pod's rules that the next daemon must find.
 fn rules() -> Inbound {
     Inbound {
         default: InboundMode::Strict,
@@ -59,7 +59,7 @@ fn rules() -> Inbound {
 }
 
 #[test]
-fn the_next_daemon_takes_over() {
+fn next_daemon_takes_over_state() {
     let mut lab = Lab::new();
     let first = lab.dataplane();
     let settings = lab.last().clone();
@@ -67,40 +67,44 @@ fn the_next_daemon_takes_over() {
     let daemon = pod.enrol(&first);
     first.set_inbound(pod.cookie, &rules()).expect("rules");
     let before = InKernel::of(&settings);
-    // A daemon that dies says nothing.
+    // The daemon dies without releasing anything.
     drop(first);
     let app = pod.listen(POD_V4);
     assert_eq!(local(&app).ip(), address(POD_V4));
-    let client = pod.connect(at(MESH_V4, 80)).expect("what is pinned goes on capturing");
+    let client = pod.connect(at(MESH_V4, 80)).expect("pinned programs still capture");
     assert_eq!(peer(&client), at(MESH_V4, 80));
 
     let second = Dataplane::open(&settings).expect("the instance opens");
     let after = InKernel::of(&settings);
-    assert_eq!((&before.programs, &before.links), (&after.programs, &after.links), "pins are used");
+    assert_eq!(
+        (&before.programs, &before.links),
+        (&after.programs, &after.links),
+        "pinned objects are reused"
+    );
     assert_eq!(second.pods().expect("pods"), [(pod.cookie, format!("Kubernetes//Pod/test/{}", pod.cookie))]);
     assert_eq!(second.destinations().expect("destinations"), [address(MESH_V4), address(MESH_V6)].into());
     let (_server, found) = daemon.captured(&second, at(MESH_V4, 80));
-    assert_eq!(found, Some(at(MESH_V4, 80)), "a connection of the time without a daemon");
+    assert_eq!(found, Some(at(MESH_V4, 80)), "a connection made without a daemon");
     second.enrol(pod.as_fd(), pod.cookie, "another name").expect("enrolled already");
     assert_eq!(second.pods().expect("pods"), [(pod.cookie, "another name".to_owned())]);
-    assert_eq!(InKernel::of(&settings).links, after.links, "enrolling again changes nothing");
+    assert_eq!(InKernel::of(&settings).links, after.links, "enrolling again attaches nothing");
     assert_captured("after taking over", &second, &pod, &daemon);
 
-    // Its rules are known too: leaving them out removes them.
+    // Its rules are known, too: setting others removes them.
     second.set_inbound(pod.cookie, &Inbound { ports: BTreeMap::new(), ..rules() }).expect("rules");
     let outside = pod.outside.socket(socket2::Domain::IPV4);
     let app = pod.listen_at(at(POD_V4, 8080));
     let error = outside.connect(&local(&app).into()).expect_err("the port is strict again");
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
 
-    // Two daemons at once, as in an upgrade: both see the same.
+    // Two daemons at the same time, as in an upgrade, see the same state.
     let third = Dataplane::open(&settings).expect("the instance opens");
     assert_captured("two daemons, the older", &second, &pod, &daemon);
     assert_captured("two daemons, the newer", &third, &pod, &daemon);
 }
 
 #[test]
-fn another_builds_programs_are_replaced_in_place() {
+fn programs_of_another_build_are_replaced_in_place() {
     let mut lab = Lab::new();
     let first = lab.dataplane();
     let settings = lab.last().clone();
@@ -108,7 +112,7 @@ fn another_builds_programs_are_replaced_in_place() {
     let daemon = pod.enrol(&first);
     drop(first);
     let before = InKernel::of(&settings);
-    // As if another build had attached them: links are named after the object.
+    // As if another build had attached them: links have the object's hash in their names.
     for pin in pins(&settings) {
         let name = pin.file_name().expect("a name").to_string_lossy().into_owned();
         if let Some((beginning, _)) = name.rsplit_once('-') {
@@ -119,18 +123,18 @@ fn another_builds_programs_are_replaced_in_place() {
     let second = Dataplane::open(&settings).expect("the instance opens");
     second.enrol(pod.as_fd(), pod.cookie, "pod").expect("enrolled");
     let after = InKernel::of(&settings);
-    assert_eq!(before.links, after.links, "the links are the same: there was no moment without");
-    assert!(before.programs.is_disjoint(&after.programs), "with new programs");
+    assert_eq!(before.links, after.links, "the links stay attached");
+    assert!(before.programs.is_disjoint(&after.programs), "the programs are new");
     assert_eq!(before.programs.len(), after.programs.len());
     let old =
         pins(&settings).iter().filter(|pin| pin.to_string_lossy().ends_with("0123456789abcdef")).count();
-    assert_eq!(old, 0, "named after this build");
+    assert_eq!(old, 0, "links of the other build");
     assert_captured("after the replacement", &second, &pod, &daemon);
     InKernel { programs: before.programs, ..InKernel::default() }.assert_gone();
 }
 
 #[test]
-fn detaching_leaves_nothing() {
+fn detach_removes_everything() {
     let mut lab = Lab::new();
     let dataplane = lab.dataplane();
     let settings = lab.last().clone();
@@ -140,13 +144,13 @@ fn detaching_leaves_nothing() {
     assert_eq!((held.programs.len(), held.links.len()), (7, 7), "five hooks and one for each pod");
     let client = pods[0].connect(at(MESH_V4, 80)).expect("captured");
 
-    // While a daemon still runs and a connection is open.
+    // While a daemon runs and a connection is open.
     detach(&settings).expect("detached");
-    assert!(!folder(&settings).exists(), "no pin is left");
+    assert!(!folder(&settings).exists(), "no pin remains");
     InKernel { links: held.links.clone(), ..InKernel::default() }.assert_gone();
     let listener = pods[0].outside.listen(NODE_V4);
     dataplane.add_destination(address(NODE_V4)).expect("the daemon still has its maps");
-    let native = pods[0].connect(local(&listener)).expect("left alone");
+    let native = pods[0].connect(local(&listener)).expect("not captured");
     assert_eq!(accept(&listener).1, local(&native));
 
     drop((client, native, daemons, dataplane));
@@ -155,23 +159,23 @@ fn detaching_leaves_nothing() {
 }
 
 #[test]
-fn a_crash_leaves_only_what_detach_removes() {
+fn detach_removes_everything_after_a_crash() {
     let mut lab = Lab::new();
     let dataplane = lab.dataplane();
     let settings = lab.last().clone();
     let pod = Pod::new();
     drop(pod.enrol(&dataplane));
-    // A killed process runs nothing of ours; all the kernel does for it is to close its descriptors.
+    // A killed process runs no destructors; the kernel closes its descriptors.
     drop(dataplane);
     let held = InKernel::of(&settings);
-    // The pod may be gone before anybody cleans up.
+    // The pod's namespace may be gone before the instance is detached.
     drop(pod);
     detach(&settings).expect("detached");
     held.assert_gone();
 }
 
 #[test]
-fn a_crash_half_way_is_mended() {
+fn partially_pinned_state_is_repaired() {
     let mut lab = Lab::new();
     let pod = Pod::new();
     for missing in ["connect4", "socket_operations", "inbound", "PODS", "SOCKETS"] {
@@ -203,7 +207,7 @@ fn a_crash_half_way_is_mended() {
 }
 
 #[test]
-fn a_released_pod_is_left_to_itself() {
+fn released_pods_are_not_captured() {
     let mut lab = Lab::new();
     let dataplane = lab.dataplane();
     let settings = lab.last().clone();
@@ -224,10 +228,10 @@ fn a_released_pod_is_left_to_itself() {
 
     dataplane.add_destination(address(NODE_V4)).expect("a destination");
     let listener = leaves.outside.listen(NODE_V4);
-    let client = leaves.connect(local(&listener)).expect("left alone");
+    let client = leaves.connect(local(&listener)).expect("not captured");
     assert_eq!(accept(&listener).1, local(&client));
     let app = leaves.listen_at(at(POD_V4, 9999));
-    let outside = leaves.outside.connect(local(&app)).expect("nothing is refused any more");
+    let outside = leaves.outside.connect(local(&app)).expect("connects without the mesh");
     assert_eq!(accept(&app).1, local(&outside));
     let result = dataplane.set_inbound(leaves.cookie, &rules());
     assert!(matches!(result, Err(Error::NotEnrolled(cookie)) if cookie == leaves.cookie));
@@ -235,7 +239,7 @@ fn a_released_pod_is_left_to_itself() {
     assert!(matches!(result, Err(Error::NotEnrolled(cookie)) if cookie == leaves.cookie));
     assert_captured("the other pod", &dataplane, &stays, &kept);
 
-    // A pod whose namespace is gone can be released all the same.
+    // A pod whose namespace is gone can be released.
     let cookie = gone.cookie;
     drop(gone.enrol(&dataplane));
     drop(gone);
@@ -245,13 +249,13 @@ fn a_released_pod_is_left_to_itself() {
         [stays.cookie]
     );
 
-    // And a released pod can come back.
+    // A released pod can be enrolled again.
     let daemon = leaves.enrol(&dataplane);
     assert_captured("enrolled again", &dataplane, &leaves, &daemon);
 }
 
 #[test]
-fn a_failed_enrolment_leaves_nothing() {
+fn failed_enrolment_leaves_no_state() {
     let mut lab = Lab::new();
     let dataplane = lab.dataplane();
     let pod = Pod::new();
@@ -263,14 +267,18 @@ fn a_failed_enrolment_leaves_nothing() {
     assert_eq!(dataplane.pods().expect("pods"), []);
     dataplane.add_destination(address(NODE_V4)).expect("a destination");
     let listener = pod.outside.listen(NODE_V4);
-    let client = pod.connect(local(&listener)).expect("left alone");
+    let client = pod.connect(local(&listener)).expect("not captured");
     assert_eq!(accept(&listener).1, local(&client));
 }
 
 #[test]
-fn pins_need_a_bpf_filesystem() {
+fn open_fails_outside_a_bpf_filesystem() {
     let folder = tempfile::tempdir().expect("a directory");
-    let settings =
-        Settings { instance: "test".parse().expect("a name"), bpffs: folder.path().to_owned(), cgroup: None };
+    let settings = Settings {
+        instance: "test".parse().expect("a name"),
+        bpffs: folder.path().to_owned(),
+        cgroup: None,
+        object: None,
+    };
     assert!(matches!(Dataplane::open(&settings), Err(Error::NotBpffs(path)) if path == folder.path()));
 }

@@ -12,6 +12,8 @@ mod inbound;
 mod lab;
 mod leaks;
 mod lifecycle;
+mod log;
 mod neighbours;
 mod outbound;
+mod system;
 mod unusual;

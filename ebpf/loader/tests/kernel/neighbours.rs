@@ -1,7 +1,8 @@
-//! Pods of one node, which reach each other without a router, all enrolled and strict: what a pod's app gets
-//! in plaintext came by the direct path.
+//! Pods of one node on one bridge, all enrolled and in strict mode: plaintext can only arrive over the direct
+//! path.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,31 +15,36 @@ pub(crate) const CLIENT: usize = 0;
 pub(crate) const SERVER: usize = 1;
 pub(crate) const OTHER: usize = 2;
 
-/// Addresses of pods by their place; the node itself is 10.3.0.1.
+/// Addresses of pods by their index.
 pub(crate) const V4: [&str; 3] = ["10.3.0.2", "10.3.0.3", "10.3.0.4"];
 pub(crate) const V6: [&str; 3] = ["fd00:3::2", "fd00:3::3", "fd00:3::4"];
 pub(crate) const NODE: &str = "10.3.0.1";
-/// A service's address, which exists nowhere.
+/// A service's addresses, which no host has.
 pub(crate) const SERVICE_V4: &str = "10.96.0.10";
 pub(crate) const SERVICE_V6: &str = "fd00:96::10";
 
 pub(crate) const LEASE: Duration = Duration::from_mins(10);
 
 pub(crate) struct Neighbours {
-    // Before the lab: a dataplane that is gone when its instance is detached.
+    // Dropped before the lab, which detaches the instance.
     pub(crate) dataplane: Dataplane,
     pub(crate) daemons: Vec<Daemon>,
     pub(crate) pods: Vec<Namespace>,
     pub(crate) node: Namespace,
     records: Mutex<Vec<Record>>,
-    // Last: what the others hold goes before the instance.
+    // Dropped last.
     lab: Lab,
 }
 
 impl Neighbours {
     pub(crate) fn new() -> Self {
+        Self::with_object(None)
+    }
+
+    /// With the programs of another object than the embedded one.
+    pub(crate) fn with_object(object: Option<PathBuf>) -> Self {
         let mut lab = Lab::new();
-        let dataplane = lab.dataplane();
+        let dataplane = lab.dataplane_with(object);
         let node = Namespace::new();
         node.run(|| {
             ip("link add br0 type bridge");
@@ -79,23 +85,23 @@ impl Neighbours {
         self.daemons[pod].number
     }
 
-    /// What the daemon would say if it said yes now.
-    pub(crate) fn yes(&self, source: usize, destination: usize, to: SocketAddr) -> Verdict {
+    /// A verdict that is valid now.
+    pub(crate) fn verdict(&self, source: usize, destination: usize, to: SocketAddr) -> Verdict {
         let destination = self.number(destination);
         let generation = self.dataplane.generation(destination).expect("generations").expect("enrolled");
         Verdict { source: self.number(source), destination, address: to, generation }
     }
 
-    /// The daemon says yes.
+    /// Caches a verdict.
     pub(crate) fn allow(&self, source: usize, destination: usize, to: SocketAddr) {
-        self.dataplane.remember(&self.yes(source, destination, to)).expect("remembered");
+        self.dataplane.add_verdict(&self.verdict(source, destination, to)).expect("cached");
     }
 
     pub(crate) fn flows(&self) -> Vec<Flow> {
         self.dataplane.flows().expect("flows")
     }
 
-    /// Plaintext is welcome at a pod.
+    /// Permits plaintext at a pod.
     pub(crate) fn open(&self, pod: usize) {
         let open = Inbound { default: InboundMode::Open, ports: [].into(), probe_ports: [].into() };
         self.dataplane.set_inbound(self.pods[pod].cookie, &open).expect("a mode");
@@ -105,8 +111,8 @@ impl Neighbours {
         self.lab.last()
     }
 
-    /// How many entries a map has.
-    pub(crate) fn held(&self, map: &str) -> usize {
+    /// The number of entries of a map.
+    pub(crate) fn entries(&self, map: &str) -> usize {
         self.dataplane.occupancy().expect("maps")[map]
     }
 
@@ -119,8 +125,8 @@ impl Neighbours {
         self.dataplane.records(&mut |record| records.push(record)).expect("records");
     }
 
-    /// Waits for a record of this kind about a connection from here (or to here, where nobody connected),
-    /// takes it and leaves the others.
+    /// Waits for a record of this kind about a connection from this address (or to it, for a refused
+    /// `connect()`), takes it and keeps the others.
     pub(crate) fn record(&self, kind: RecordKind, about: SocketAddr) -> Record {
         let mut found = None;
         until(&format!("a record {kind:?} about {about}"), || {
@@ -131,17 +137,17 @@ impl Neighbours {
             found = records.iter().position(fits).map(|index| records.remove(index));
             found.is_some()
         });
-        found.expect("just found")
+        found.expect("found above")
     }
 
-    /// What was recorded and not taken yet.
-    pub(crate) fn rest(&self) -> Vec<Record> {
+    /// Takes all records that were not taken yet.
+    pub(crate) fn remaining_records(&self) -> Vec<Record> {
         self.drain();
         std::mem::take(&mut *self.taken())
     }
 
-    /// Waits until no connection is listed.
-    pub(crate) fn until_none_is_listed(&self) {
-        until("no connection is listed", || self.flows().is_empty());
+    /// Waits until no flow is tracked.
+    pub(crate) fn until_no_flow_is_tracked(&self) {
+        until("no flow is tracked", || self.flows().is_empty());
     }
 }

@@ -1,29 +1,17 @@
-//! What an app in an enrolled pod meets when it connects.
+//! Outbound connections of apps in enrolled pods.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
-use ambit_loader::{Dataplane, KernelReason, Listeners};
+use ambit_loader::{KernelReason, Listeners};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::lab::{
-    Lab, MESH_V4, MESH_V6, NODE_V4, NODE_V6, POD_V4, Pod, STRANGER_V4, STRANGER_V6, accept, at, local, peer,
-    port, until,
+    Lab, MESH_V4, MESH_V6, NODE_V4, NODE_V6, POD_V4, Pod, STRANGER_V4, STRANGER_V6, accept, assert_connected,
+    at, counter, local, peer, port, until,
 };
-
-pub(crate) fn counter(dataplane: &Dataplane, reason: KernelReason) -> u64 {
-    let counters = dataplane.counters().expect("counters");
-    counters.into_iter().find(|(it, _)| *it == reason).expect("every reason is listed").1
-}
-
-/// Both ends can talk to each other.
-pub(crate) fn assert_joined(name: &str, mut client: &Socket, mut server: &Socket) {
-    client.write_all(b"ping").expect("writing");
-    let mut buffer = [0; 4];
-    server.read_exact(&mut buffer).expect("reading");
-    assert_eq!(&buffer, b"ping", "{name}");
-}
+use crate::system::disconnect;
 
 #[test]
 fn mesh_destinations_are_captured() {
@@ -37,24 +25,24 @@ fn mesh_destinations_are_captured() {
         ("IPv6", at(MESH_V6, 80), at(MESH_V6, 80)),
         ("v4-mapped", at(&mapped, 80), at(MESH_V4, 80)),
         ("a high port", at(MESH_V4, 65535), at(MESH_V4, 65535)),
-        ("a port of ztunnel's", at(MESH_V6, 15008), at(MESH_V6, 15008)),
+        ("ztunnel's own port", at(MESH_V6, 15008), at(MESH_V6, 15008)),
     ];
     for (name, destination, original) in rows {
         let client = pod.connect(destination).unwrap_or_else(|error| panic!("{name}: {error}"));
         let (server, found) = daemon.captured(&dataplane, destination);
-        assert_eq!(found, Some(original), "{name}: the daemon knows where to");
-        assert_eq!(peer(&client), destination, "{name}: the app sees whom it asked for");
+        assert_eq!(found, Some(original), "{name}: the original destination");
+        assert_eq!(peer(&client), destination, "{name}: the app sees its destination");
         assert!(
             peer(&server).ip().to_canonical().is_loopback(),
             "{name}: the daemon sees the pod's loopback"
         );
-        assert_joined(name, &client, &server);
+        assert_connected(name, &client, &server);
     }
-    until("no hand-off is left", || dataplane.pending_handoffs().expect("hand-offs") == 0);
+    until("no hand-off remains", || dataplane.pending_handoffs().expect("hand-offs") == 0);
 }
 
 #[test]
-fn everything_else_is_left_alone() {
+fn other_connections_are_not_captured() {
     let mut lab = Lab::new();
     let dataplane = lab.dataplane();
     let pod = Pod::new();
@@ -66,7 +54,7 @@ fn everything_else_is_left_alone() {
         ("not enrolled, IPv4", &plain, STRANGER_V4),
         ("not enrolled, IPv6", &plain, STRANGER_V6),
     ] {
-        // For the pod that is not enrolled even a destination of the mesh is as any other.
+        // Mesh destinations have no effect for a pod that is not enrolled.
         dataplane.add_destination(crate::lab::address(STRANGER_V4)).expect("a destination");
         dataplane.add_destination(crate::lab::address(STRANGER_V6)).expect("a destination");
         let listener = from.outside.listen(to);
@@ -74,14 +62,14 @@ fn everything_else_is_left_alone() {
         let (server, seen) = accept(&listener);
         assert_eq!(seen, local(&client), "{name}: no hop in between");
         assert_eq!(peer(&client), local(&listener), "{name}");
-        assert_joined(name, &client, &server);
+        assert_connected(name, &client, &server);
     }
     for name in ["127.0.0.1", "::1", "::ffff:127.0.0.1", POD_V4] {
         let listener = if name.contains("ffff") { pod.listen("127.0.0.1") } else { pod.listen(name) };
         let client = pod.connect(at(name, port(&listener))).unwrap_or_else(|error| panic!("{name}: {error}"));
         let (server, _) = accept(&listener);
         assert_eq!(peer(&client).ip(), crate::lab::address(name), "{name}");
-        assert_joined(name, &client, &server);
+        assert_connected(name, &client, &server);
     }
     let udp = pod.run(|| Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP)).expect("a socket"));
     udp.connect(&at(MESH_V4, 53).into()).expect("connected UDP");
@@ -91,7 +79,7 @@ fn everything_else_is_left_alone() {
 }
 
 #[test]
-fn an_app_that_dials_the_listener_has_no_destination() {
+fn direct_connections_to_the_listener_have_no_original_destination() {
     let mut lab = Lab::new();
     let dataplane = lab.dataplane();
     let pod = Pod::new();
@@ -104,7 +92,7 @@ fn an_app_that_dials_the_listener_has_no_destination() {
 }
 
 #[test]
-fn without_listener_it_is_refused() {
+fn connections_without_a_listener_are_refused() {
     let mut lab = Lab::new();
     let dataplane = lab.dataplane();
     let pod = Pod::new();
@@ -139,11 +127,11 @@ fn without_listener_it_is_refused() {
         let error = pod.connect(at(destination, 80)).expect_err("the daemon is dead");
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{destination}");
     }
-    until("no hand-off is left", || dataplane.pending_handoffs().expect("hand-offs") == 0);
+    until("no hand-off remains", || dataplane.pending_handoffs().expect("hand-offs") == 0);
 }
 
 #[test]
-fn a_socket_that_connects_again_starts_afresh() {
+fn reconnected_sockets_have_no_earlier_state() {
     let mut lab = Lab::new();
     let dataplane = lab.dataplane();
     let pod = Pod::new();
@@ -159,9 +147,9 @@ fn a_socket_that_connects_again_starts_afresh() {
         socket.connect(&at(mesh, 80).into()).expect("captured");
         let (_first, found) = daemon.captured(&dataplane, at(mesh, 80));
         assert_eq!(found.map(|it| it.port()), Some(80), "{name}");
-        disconnect(&socket);
+        disconnect(&socket).expect("disconnecting");
 
-        // Left alone now: nothing of the captured connection may show.
+        // Not captured now: no state of the captured connection may be visible.
         for (to, namespace) in [(loopback, &pod.inside), (outside, &pod.outside)] {
             let listening = crate::lab::address(to).to_canonical();
             let listener = namespace.listen_at(SocketAddr::new(listening, 0));
@@ -169,13 +157,13 @@ fn a_socket_that_connects_again_starts_afresh() {
                 .connect(&at(to, port(&listener)).into())
                 .unwrap_or_else(|error| panic!("{name}, {to}: {error}"));
             let (server, _) = accept(&listener);
-            assert_eq!(peer(&socket), at(to, port(&listener)), "{name}: the address it asked for now");
+            assert_eq!(peer(&socket), at(to, port(&listener)), "{name}: the new destination");
             let storage = dataplane.original_destination(server.as_fd()).expect("the socket's storage");
             assert_eq!(storage, None, "{name}");
-            disconnect(&socket);
+            disconnect(&socket).expect("disconnecting");
         }
 
-        // And captured again, for somewhere else.
+        // Captured again, for another destination.
         socket.connect(&at(mesh, 81).into()).expect("captured");
         let (_second, found) = daemon.captured(&dataplane, at(mesh, 81));
         assert_eq!(found.map(|it| it.port()), Some(81), "{name}");
@@ -183,13 +171,8 @@ fn a_socket_that_connects_again_starts_afresh() {
     }
 }
 
-/// `connect()` with `AF_UNSPEC`: back to an unconnected socket.
-fn disconnect(socket: &Socket) {
-    crate::unusual::disconnect(socket).expect("disconnecting");
-}
-
 #[test]
-fn a_client_that_closes_before_it_is_accepted_is_not_forgotten() {
+fn clients_that_close_before_accept_keep_their_original_destination() {
     let mut lab = Lab::new();
     let dataplane = lab.dataplane();
     let pod = Pod::new();
@@ -207,20 +190,20 @@ fn a_client_that_closes_before_it_is_accepted_is_not_forgotten() {
 }
 
 #[test]
-fn the_daemons_own_sockets_are_left_alone_and_cannot_be_imitated() {
+fn sockets_marked_by_the_daemon_are_not_captured_and_cannot_be_imitated() {
     let mut lab = Lab::new();
     let dataplane = lab.dataplane();
     let pod = Pod::new();
     let daemon = pod.enrol(&dataplane);
     for node in [NODE_V4, NODE_V6] {
-        // A peer's address is one of the mesh: without the mark, the daemon would meet itself.
+        // The peer's address is captured: without the mark the daemon would connect to itself.
         dataplane.add_destination(crate::lab::address(node)).expect("a destination");
         let listener = pod.outside.listen(node);
         let own = pod.socket(Domain::for_address(local(&listener)));
         dataplane.mark_outbound(own.as_fd()).expect("the mark");
         own.connect(&local(&listener).into()).expect("connected");
         let (_server, seen) = accept(&listener);
-        assert_eq!(seen, local(&own), "straight to the peer");
+        assert_eq!(seen, local(&own), "not captured");
         assert_eq!(peer(&own), local(&listener));
 
         for mark in [1_u32, 0x539, u32::MAX] {
@@ -228,13 +211,13 @@ fn the_daemons_own_sockets_are_left_alone_and_cannot_be_imitated() {
             app.set_mark(mark).expect("SO_MARK");
             app.connect(&local(&listener).into()).expect("captured");
             let (_server, found) = daemon.captured(&dataplane, local(&listener));
-            assert_eq!(found, Some(local(&listener)), "a packet mark of {mark} means nothing");
+            assert_eq!(found, Some(local(&listener)), "a packet mark of {mark} has no effect");
         }
     }
 }
 
 #[test]
-fn destinations_come_and_go() {
+fn destinations_are_added_and_removed() {
     let mut lab = Lab::new();
     let dataplane = lab.dataplane();
     let pod = Pod::new();
@@ -251,18 +234,18 @@ fn destinations_come_and_go() {
         dataplane.remove_destination(address).expect("removed");
         dataplane.remove_destination(address).expect("again: no error");
         assert!(!dataplane.destinations().expect("destinations").contains(&address));
-        let client = pod.connect(local(&listener)).expect("left alone");
+        let client = pod.connect(local(&listener)).expect("not captured");
         assert_eq!(accept(&listener).1, local(&client));
     }
 }
 
 #[test]
-fn one_pods_flood_does_not_touch_another() {
+fn flood_in_one_pod_does_not_affect_another() {
     let mut lab = Lab::new();
     let dataplane = lab.dataplane();
     let (flooder, other) = (Pod::new(), Pod::new());
     let (daemon, others) = (flooder.enrol(&dataplane), other.enrol(&dataplane));
-    // One connection fills the queue; all others wait for a SYN that is never answered.
+    // One connection fills the accept queue; the SYNs of all others are not answered.
     nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, 20_000, 20_000)
         .expect("descriptors");
     let full = flooder.run(|| {
@@ -286,16 +269,18 @@ fn one_pods_flood_does_not_touch_another() {
         }
         (waiting, false)
     });
-    assert!(refused, "{} connections were allowed to wait", waiting.len());
-    assert!(counter(&dataplane, KernelReason::HandoffsExhausted) > before, "it is counted");
-    assert!(dataplane.pending_handoffs().expect("hand-offs") > 4000, "they are what waits");
+    assert!(refused, "{} connections are pending", waiting.len());
+    assert!(counter(&dataplane, KernelReason::HandoffsExhausted) > before, "the refusal is counted");
+    assert!(dataplane.pending_handoffs().expect("hand-offs") > 4000, "hand-offs of pending connections");
 
-    let _client = other.connect(at(MESH_V4, 80)).expect("another pod goes on");
+    let _client = other.connect(at(MESH_V4, 80)).expect("another pod is not affected");
     assert_eq!(others.captured(&dataplane, at(MESH_V4, 80)).1, Some(at(MESH_V4, 80)));
 
     drop(waiting);
-    until("what waited is gone", || dataplane.pending_handoffs().expect("hand-offs") == 0);
+    until("hand-offs of pending connections are removed", || {
+        dataplane.pending_handoffs().expect("hand-offs") == 0
+    });
     dataplane.set_listeners(flooder.cookie, &daemon.listeners()).expect("listeners");
-    let _client = flooder.connect(at(MESH_V4, 80)).expect("and the pod itself goes on too");
+    let _client = flooder.connect(at(MESH_V4, 80)).expect("the pod itself connects again");
     assert_eq!(daemon.captured(&dataplane, at(MESH_V4, 80)).1, Some(at(MESH_V4, 80)));
 }

@@ -1,57 +1,20 @@
-//! Unusual ways to connect: all of them pass the same hook.
-
-#![expect(unsafe_code, reason = "system calls that no crate wraps")]
+//! Unusual ways to connect, all of which pass the connect hook.
 
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::lab::{
-    Lab, MESH_V4, MESH_V6, NODE_V4, PATIENCE, POD_V4, POD_V6, Pod, accept, address, at, local, peer, until,
+    DEADLINE, Lab, MESH_V4, MESH_V6, NODE_V4, POD_V4, POD_V6, Pod, accept, address, assert_connected, at,
+    local, peer, until,
 };
-use crate::outbound::assert_joined;
+use crate::system::{disconnect, send_fast_open, set_option};
 
-fn checked(result: libc::ssize_t) -> io::Result<()> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
-/// `connect()` with `AF_UNSPEC`.
-pub(crate) fn disconnect(socket: &Socket) -> io::Result<()> {
-    let nowhere = libc::sockaddr { sa_family: 0, sa_data: [0; 14] };
-    let length = libc::socklen_t::try_from(size_of_val(&nowhere)).expect("a small size");
-    // SAFETY: the address lives until the call returns.
-    checked(unsafe { libc::connect(socket.as_raw_fd(), &raw const nowhere, length) } as libc::ssize_t)
-}
-
-pub(crate) fn set_option(socket: &Socket, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
-    let length = libc::socklen_t::try_from(size_of_val(&value)).expect("a small size");
-    // SAFETY: the value lives until the call returns.
-    let result = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, option, (&raw const value).cast(), length)
-    };
-    checked(result as libc::ssize_t)
-}
-
-/// Data with the SYN: `sendto(MSG_FASTOPEN)`, without a `connect()`.
-pub(crate) fn send_fast_open(socket: &Socket, data: &[u8], to: &SockAddr) -> io::Result<()> {
-    // SAFETY: data and address live until the call returns.
-    checked(unsafe {
-        libc::sendto(
-            socket.as_raw_fd(),
-            data.as_ptr().cast(),
-            data.len(),
-            libc::MSG_FASTOPEN,
-            to.as_ptr().cast(),
-            to.len(),
-        )
-    })
-}
-
-/// Starts a connection of its kind and sends "ping" if it must send to start.
+/// Starts a connection, with data if this way of connecting sends data.
 type Connect = fn(&Socket, &SockAddr) -> io::Result<()>;
 
 fn non_blocking(socket: &Socket, to: &SockAddr) -> io::Result<()> {
@@ -60,9 +23,9 @@ fn non_blocking(socket: &Socket, to: &SockAddr) -> io::Result<()> {
         Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
         result => result?,
     }
-    let timeout = PollTimeout::try_from(PATIENCE).map_err(io::Error::other)?;
+    let timeout = PollTimeout::try_from(DEADLINE).map_err(io::Error::other)?;
     let mut ready = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
-    assert_eq!(poll(&mut ready, timeout)?, 1, "it becomes writable");
+    assert_eq!(poll(&mut ready, timeout)?, 1, "the socket becomes writable");
     if let Some(error) = socket.take_error()? {
         return Err(error);
     }
@@ -70,7 +33,7 @@ fn non_blocking(socket: &Socket, to: &SockAddr) -> io::Result<()> {
 }
 
 fn fast_open_send(socket: &Socket, to: &SockAddr) -> io::Result<()> {
-    send_fast_open(socket, b"fast", to)
+    send_fast_open(socket, b"fast", to).map(drop)
 }
 
 fn fast_open_connect(mut socket: &Socket, to: &SockAddr) -> io::Result<()> {
@@ -118,12 +81,12 @@ fn unusual_connects_are_captured() {
             assert_eq!(found, Some(canonical), "{name}, {destination}");
             assert_eq!(peer(&socket), destination, "{name}");
             let mut data = vec![0; early.len()];
-            io::Read::read_exact(&mut server, &mut data).expect("what was sent to start");
+            io::Read::read_exact(&mut server, &mut data).expect("the data sent with the connect");
             assert_eq!(data, early, "{name}, {destination}");
-            assert_joined(name, &socket, &server);
+            assert_connected(name, &socket, &server);
         }
     }
-    until("no hand-off is left", || dataplane.pending_handoffs().expect("hand-offs") == 0);
+    until("no hand-off remains", || dataplane.pending_handoffs().expect("hand-offs") == 0);
 }
 
 #[test]
@@ -141,14 +104,14 @@ fn multipath_clients_are_captured() {
         socket.connect(&destination.into()).expect("connected");
         let (server, found) = daemon.captured(&dataplane, destination);
         let canonical = SocketAddr::new(destination.ip().to_canonical(), destination.port());
-        assert_eq!(found, Some(canonical), "captured by its first subflow");
-        assert_eq!(peer(&socket), destination, "the app sees whom it asked for");
-        assert_joined("multipath", &socket, &server);
+        assert_eq!(found, Some(canonical), "captured by the first subflow");
+        assert_eq!(peer(&socket), destination, "the app sees its destination");
+        assert_connected("multipath", &socket, &server);
     }
 }
 
 #[test]
-fn multipath_sockets_start_afresh_too() {
+fn reconnected_multipath_sockets_have_no_earlier_state() {
     let mut lab = Lab::new();
     let dataplane = lab.dataplane();
     let pod = Pod::new();
@@ -159,7 +122,7 @@ fn multipath_sockets_start_afresh_too() {
     drop(daemon.captured(&dataplane, at(MESH_V4, 8080)));
     disconnect(&socket).expect("disconnecting");
     let listener = pod.outside.listen(NODE_V4);
-    socket.connect(&local(&listener).into()).expect("left alone");
+    socket.connect(&local(&listener).into()).expect("not captured");
     assert_eq!(accept(&listener).1.ip(), address(POD_V4));
-    assert_eq!(peer(&socket), local(&listener), "nothing of the captured connection shows");
+    assert_eq!(peer(&socket), local(&listener), "no state of the captured connection");
 }

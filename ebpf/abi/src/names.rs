@@ -1,0 +1,87 @@
+//! Names of maps and programs, in the object and as pins.
+
+/// [`NetnsCookie`](crate::NetnsCookie) → [`Pod`](crate::Pod): the enrolled pods.
+pub const PODS: &str = "PODS";
+/// [`NetnsCookie`](crate::NetnsCookie) → [`PodName`](crate::PodName); read by daemons only.
+pub const POD_NAMES: &str = "POD_NAMES";
+/// [`NetnsCookie`](crate::NetnsCookie) → `u64`: the pod's number of entries in `HANDOFFS`.
+pub const POD_HANDOFFS: &str = "POD_HANDOFFS";
+/// [`PortKey`](crate::PortKey) → [`PortRule`](crate::PortRule).
+pub const PORTS: &str = "PORTS";
+/// [`Address`](crate::Address) → `u8`: addresses of this node, the sources of probes.
+pub const NODE_ADDRESSES: &str = "NODE_ADDRESSES";
+/// [`Address`](crate::Address) → `u8`: captured destinations.
+pub const DESTINATIONS: &str = "DESTINATIONS";
+/// [`ListenerKey`](crate::ListenerKey) → ztunnel's listening socket.
+pub const LISTENERS: &str = "LISTENERS";
+/// [`HandoffKey`](crate::HandoffKey) → [`Handoff`](crate::Handoff).
+pub const HANDOFFS: &str = "HANDOFFS";
+/// Socket storage: [`Socket`](crate::Socket).
+pub const SOCKETS: &str = "SOCKETS";
+/// [`KernelReason`](crate::KernelReason) → `u64` for each CPU: the number of refusals.
+pub const REFUSALS: &str = "REFUSALS";
+
+/// [`WorkloadNumber`](crate::WorkloadNumber) → `u64`: the generation of a destination's policy.
+pub const GENERATIONS: &str = "GENERATIONS";
+/// [`VerdictKey`](crate::VerdictKey) → [`VerdictEntry`](crate::VerdictEntry).
+pub const VERDICTS: &str = "VERDICTS";
+/// 0 → `u64`: the lease's end, in nanoseconds of the monotonic clock. No verdict holds after it.
+pub const LEASE: &str = "LEASE";
+/// [`Address`](crate::Address) → [`WorkloadNumber`](crate::WorkloadNumber): the pod that probably has the
+/// address; for reports, never for decisions.
+pub const LOCALS: &str = "LOCALS";
+/// [`SocketAddress`](crate::SocketAddress) → [`Service`](crate::Service).
+pub const SERVICES: &str = "SERVICES";
+/// [`SlotKey`](crate::SlotKey) → [`Slot`](crate::Slot).
+pub const ENDPOINTS: &str = "ENDPOINTS";
+/// [`AffinityKey`](crate::AffinityKey) → [`SocketAddress`](crate::SocketAddress): the client's endpoint.
+pub const STICKY: &str = "STICKY";
+/// [`Tuple`](crate::Tuple) → [`FlowEntry`](crate::FlowEntry).
+pub const FLOWS: &str = "FLOWS";
+/// [`NetnsCookie`](crate::NetnsCookie) → `u64`: the pod's number of entries in `FLOWS`.
+pub const POD_FLOWS: &str = "POD_FLOWS";
+/// Socket storage of servers' sockets: [`Accepted`](crate::Accepted).
+pub const ACCEPTED: &str = "ACCEPTED";
+/// Socket storage: `u8`, set on ztunnel's own listeners and inherited by the sockets they accept.
+pub const OWN: &str = "OWN";
+/// The ring buffer of [`RecordEntry`](crate::RecordEntry) values.
+pub const RECORDS: &str = "RECORDS";
+
+/// The ring buffer of log messages; only in builds with logging. `aya-log` gives it its name.
+pub const LOG: &str = "AYA_LOGS";
+
+/// Every map that is pinned, in all builds.
+pub const MAPS: [&str; 22] = [
+    PODS,
+    POD_NAMES,
+    POD_HANDOFFS,
+    PORTS,
+    NODE_ADDRESSES,
+    DESTINATIONS,
+    LISTENERS,
+    HANDOFFS,
+    SOCKETS,
+    REFUSALS,
+    GENERATIONS,
+    VERDICTS,
+    LEASE,
+    LOCALS,
+    SERVICES,
+    ENDPOINTS,
+    STICKY,
+    FLOWS,
+    POD_FLOWS,
+    ACCEPTED,
+    OWN,
+    RECORDS,
+];
+
+/// The programs on the cgroup. The pins of their links begin with these names.
+pub const CGROUP_PROGRAMS: [&str; 5] =
+    ["connect4", "connect6", "getpeername4", "getpeername6", "socket_operations"];
+/// The program on each enrolled network namespace.
+pub const INBOUND_PROGRAM: &str = "inbound";
+/// Read-only variable of the inbound program: the cookie of its network namespace.
+pub const INBOUND_COOKIE: &str = "NETNS_COOKIE";
+/// Read-only variable of the programs on the cgroup: 1 if the kernel supports Multipath TCP.
+pub const MULTIPATH: &str = "MULTIPATH";
