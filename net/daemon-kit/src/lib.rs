@@ -1,9 +1,10 @@
 //! What every daemon of the mesh needs around its own work, whatever that work is.
 //!
-//! Ways in: [`config::read`] (configuration files), [`bootstrap::Bootstrap::read`] and
+//! Entry points: [`config::read`] (configuration files), [`bootstrap::Bootstrap::read`] and
 //! [`controller::Controller`] (how a node finds its controller), [`telemetry`] (logs and metrics),
-//! [`admin::Admin::start`] (the HTTP servers people and Prometheus ask), [`drain::Drain`] and [`signals`] (how a
-//! daemon ends).
+//! [`admin::Admin::start`] (the HTTP servers for people and Prometheus), [`drain::Drain`] and [`signals`]
+//! (how a daemon ends).
+#![warn(missing_docs)]
 
 pub mod admin;
 pub mod bootstrap;

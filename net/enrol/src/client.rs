@@ -78,7 +78,7 @@ impl Client {
         self.call(Message::Delete { uid: uid.to_owned() }, None)
     }
 
-    /// Completes the snapshot: all pods have been added or kept, and the daemon releases this source's others.
+    /// Completes the snapshot: all pods have been added or kept. The daemon releases this source's others.
     pub fn snapshot_sent(&self) -> Result<(), Error> {
         self.call(Message::SnapshotSent, None)
     }
