@@ -260,7 +260,7 @@ fn an_unusable_root_is_an_error_and_is_kept() {
     let rows = [
         ("no key", certificate.to_owned(), "no private key"),
         ("no certificate", key.to_owned(), "no certificate"),
-        ("another key", format!("{certificate}{other_key}"), "not the key of its certificate"),
+        ("another key", format!("{certificate}{other_key}"), "does not match its certificate"),
         ("empty", String::new(), "no private key"),
     ];
     for (name, text, expected) in rows {
@@ -269,7 +269,7 @@ fn an_unusable_root_is_an_error_and_is_kept() {
         assert!(error.to_string().contains(expected), "{name}: {error}");
         assert_eq!(folder.read_secret(FILE).unwrap().unwrap(), text, "{name}: kept");
     }
-    // Either order is fine: an administrator may have brought it.
+    // Either order is fine: an administrator may have written it.
     folder.write_secret(FILE, &format!("{key}{certificate}")).unwrap();
     Authority::open(&folder, &TrustDomain::default(), DAY, now).unwrap();
 }

@@ -76,18 +76,18 @@ fn user_cas() {
         ("two roots", &signing, &key, &signing, &both, Ok(2)),
         ("the root signs", &root, &root_key, "", &root, Ok(1)),
         ("another kind of key", &ed, &other_key, &ed, &root, Ok(2)),
-        ("another root", &signing, &key, &signing, &other_root, Err("peers would not take")),
+        ("another root", &signing, &key, &signing, &other_root, Err("peers would not accept")),
         ("no root", &signing, &key, &signing, "", Err("root-cert.pem")),
         ("no certificate", "", &key, "", &root, Err("ca-cert.pem")),
         ("no key", &signing, "", &signing, &root, Err("no private key")),
-        ("another's key", &signing, &other_key, &signing, &root, Err("is not the key of")),
-        ("not a CA", &leaf, &key, &leaf, &root, Err("may not sign")),
-        ("ended", &ended, &key, &ended, &root, Err("peers would not take")),
+        ("another's key", &signing, &other_key, &signing, &root, Err("does not match")),
+        ("not a CA", &leaf, &key, &leaf, &root, Err("is not a CA certificate")),
+        ("expired", &ended, &key, &ended, &root, Err("peers would not accept")),
         ("broken", "-----BEGIN CERTIFICATE-----\nx", &key, "", &root, Err("ca-cert.pem")),
     ];
     for (name, ca_cert, ca_key, cert_chain, root_cert, expected) in rows {
-        let brought = Material::from_user(UserCa { ca_cert, ca_key, cert_chain, root_cert });
-        let found = brought.and_then(|material| authority(&material));
+        let material = Material::from_user(UserCa { ca_cert, ca_key, cert_chain, root_cert });
+        let found = material.and_then(|material| authority(&material));
         match (found, expected) {
             (Ok(authority), Ok(above)) => assert_eq!(authority.above.len(), above, "{name}"),
             (Err(error), Err(message)) => assert!(error.to_string().contains(message), "{name}: {error}"),
