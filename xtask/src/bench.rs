@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: the same traffic with and without the mesh, in turn, within one run.
 //!
 //! Machines differ and drift, so every figure is also a ratio to plain TCP of its own round. Node 0 has CPU
-//! 0, node 1 has CPU 1; each proxy has one worker. `system` says what is compared, `loads` what is measured,
+//! 0, node 1 has CPU 1; each proxy has one worker. `system` says what is compared, `stage` where it runs, `loads` what is measured,
 //! `report` what is made of it.
 
 mod chart;
@@ -11,6 +11,8 @@ mod expected;
 mod loads;
 mod profile;
 mod report;
+mod row;
+mod stage;
 mod system;
 
 use std::time::Instant;
@@ -23,7 +25,8 @@ use crate::{build, ebpf, setup};
 use cpu::Meter;
 use loads::{Better, Figure, Load};
 use report::Report;
-use system::{Stage, System};
+use stage::Stage;
+use system::System;
 
 /// How much is measured.
 #[derive(Debug, Args)]
@@ -53,11 +56,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     setup::ensure_root("bench")?;
     let systems: Vec<System> =
         System::ALL.into_iter().filter(|s| options.only.is_empty() || options.only.contains(s)).collect();
-    for needs in [&setup::EBPF[..], &setup::LAB, &setup::BENCH] {
+    for needs in [&ebpf::NEEDS[..], &setup::LAB, &setup::BENCH] {
         setup::ensure(needs)?;
     }
     if systems.contains(&System::Envoy) {
-        setup::ensure(&setup::ENVOY)?;
+        setup::ensure(&envoy::NEEDS)?;
     }
     if options.profile {
         setup::ensure(&setup::PERF)?;
@@ -91,11 +94,6 @@ fn rounds(stage: &mut Stage, options: &Options, systems: &[System], report: &mut
         }
     }
     Ok(())
-}
-
-/// Whether setup has put Envoy where it is looked for.
-pub(crate) fn envoy_present() -> bool {
-    envoy::program().is_some()
 }
 
 /// One round.
@@ -203,7 +201,7 @@ impl Bench<'_> {
             if !self.was_direct(system, carried, "idle connections")? {
                 continue;
             }
-            let connections = count(held.len() as u64);
+            let connections = cpu::count(held.len() as u64);
             for index in 0..daemons.len() {
                 let per_connection = (after[index] - before[index]) / connections * 1e3;
                 let lower = |metric, unit, value| Figure { metric, unit, better: Better::Lower, value };
@@ -236,17 +234,11 @@ impl Bench<'_> {
 
 /// Memory of processes in MB (resident set).
 fn weights(processes: &[u32]) -> Result<Vec<f64>> {
-    processes.iter().map(|process| cpu::memory(*process).map(|kib| count(kib) * 1024.0 / 1e6)).collect()
+    processes.iter().map(|process| cpu::memory(*process).map(|kib| cpu::count(kib) * 1024.0 / 1e6)).collect()
 }
 
 /// Thousands of connections are held open here and in every proxy; they inherit the limit.
 fn allow_many_files() -> Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
-}
-
-/// A count as a figure.
-#[expect(clippy::cast_precision_loss, reason = "counts here are far below 2^52")]
-fn count(count: u64) -> f64 {
-    count as f64
 }

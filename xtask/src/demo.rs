@@ -15,7 +15,7 @@ use ambit_harness::Lab;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::test::Count;
+use crate::count::Count;
 use crate::{build, ebpf, setup};
 use scenario::{Script, lab};
 use table::Table;
@@ -46,7 +46,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
         return Ok(());
     }
-    setup::ensure(&setup::EBPF)?;
+    setup::ensure(&ebpf::NEEDS)?;
     setup::ensure(&setup::LAB)?;
     ebpf::run(ebpf::Options::default())?;
     build::programs()?;

@@ -82,12 +82,11 @@ fn number(path: &Path) -> Option<&str> {
 }
 
 fn has_status(text: &str) -> bool {
-    let Some((status, date)) = text.lines().nth(2).and_then(|line| line.split_once(" · Date: ")) else {
-        return false;
-    };
+    let mut fields = text.lines().nth(2).unwrap_or_default().split(" · ");
+    let status = fields.next().and_then(|field| field.strip_prefix("Status: "));
+    let date = fields.next().and_then(|field| field.strip_prefix("Date: ")).unwrap_or_default();
     let shape = |byte: u8| if byte.is_ascii_digit() { b'9' } else { byte };
-    let is_date = date.trim_end().bytes().map(shape).eq(b"9999-99-99".iter().copied());
-    status.strip_prefix("Status: ").is_some_and(|status| !status.is_empty()) && is_date
+    status.is_some_and(|status| !status.is_empty()) && date.bytes().map(shape).eq(*b"9999-99-99")
 }
 
 /// The numbers in `decision 010`, `decisions 010` and `decisions/010`.

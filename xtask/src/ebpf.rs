@@ -10,7 +10,25 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::{build, setup};
+use crate::build;
+use crate::setup::{self, Install, Need};
+
+/// The toolchain for the eBPF programs.
+pub(crate) const NEEDS: [Need; 2] = [
+    Need {
+        what: "a Rust toolchain that builds for bpfel-unknown-none",
+        present: toolchain_present,
+        install: Install::Apt(&["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf", "llvm-22-dev"]),
+    },
+    Need {
+        what: "bpf-linker",
+        present: linker_present,
+        install: Install::Cargo(
+            &["bpf-linker", "--no-default-features", "--features", "llvm-22"],
+            &[("LLVM_PREFIX", "/usr/lib/llvm-22")],
+        ),
+    },
+];
 
 const TARGET: &str = "bpfel-unknown-none";
 const LINKER: &str = "bpf-linker";
@@ -74,12 +92,12 @@ impl Toolchain {
 }
 
 /// Whether this machine has a compiler for the programs.
-pub(crate) fn toolchain_present() -> bool {
+fn toolchain_present() -> bool {
     Toolchain::find().is_some()
 }
 
 /// Whether this machine has the linker of the programs.
-pub(crate) fn linker_present() -> bool {
+fn linker_present() -> bool {
     setup::on_path(LINKER).is_some()
 }
 

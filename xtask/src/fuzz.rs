@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
 use crate::build;
-use crate::test::Count;
+use crate::count::Count;
 
 /// What to run.
 #[derive(Debug, Args)]

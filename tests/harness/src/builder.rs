@@ -35,9 +35,15 @@ pub struct Builder {
     objects: Vec<(String, String)>,
 }
 
-impl Builder {
+impl Lab {
     /// Two nodes with a mesh, no pods yet.
-    pub(crate) fn new() -> Self {
+    pub fn builder() -> Builder {
+        Builder::new()
+    }
+}
+
+impl Builder {
+    fn new() -> Self {
         Self {
             nodes: 2,
             mesh: true,

@@ -1,7 +1,7 @@
 //! The lab: a two-node (or larger) cluster as network namespaces, with a controller, a ztunnel per node, and
 //! real pods.
 //!
-//! Entry point: [`Lab::builder`]. Everything a lab makes has its prefix or lies in its directory, and goes
+//! It is made by [`Lab::builder`]. Everything a lab makes has its prefix or lies in its directory, and goes
 //! when it is dropped.
 
 use std::collections::BTreeMap;
@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::builder::Builder;
 use crate::capture::Capture;
 use crate::daemon::Daemon;
 use crate::janitor::Janitor;
@@ -47,11 +46,6 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Two nodes with a mesh, no pods yet.
-    pub fn builder() -> Builder {
-        Builder::new()
-    }
-
     /// Where the lab's files are: configuration, objects, logs.
     pub fn dir(&self) -> &Path {
         &self.janitor.dir

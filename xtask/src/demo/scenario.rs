@@ -7,7 +7,7 @@ use ambit_harness::{Family, Lab, NamespaceSpec, PodSpec, Process, ServiceSpec, e
 use anyhow::{Context, Result, bail, ensure};
 
 use super::table::{self, Row, Table};
-use crate::test::Count;
+use crate::count::Count;
 
 /// The shop: `web → cart → db` over both nodes, and a `legacy` namespace outside the mesh.
 pub(super) fn lab() -> ambit_harness::Builder {

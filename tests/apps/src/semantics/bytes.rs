@@ -15,7 +15,7 @@ use nix::unistd::pipe;
 use serde_json::{Value, json};
 use socket2::Socket;
 
-use super::{Row, accept, connect, done, drain, go, hex, listen, pattern, result, sha256, wait};
+use super::part::{Row, accept, connect, done, drain, go, hex, listen, pattern, result, sha256, wait};
 use crate::sys;
 
 pub(super) const ROWS: &[Row] = &[

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use socket2::{SockRef, Socket};
 
-use super::{Row, accept, connect, done, drain, errno, go, listen, pattern, result, wait};
+use super::part::{Row, accept, connect, done, drain, errno, go, listen, pattern, result, wait};
 
 pub(super) const ROWS: &[Row] = &[
     Row { name: "half_close_by_client", listen, server: answer_after_eof, client: ask_and_half_close },

@@ -9,7 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::{Value, json};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{Row, accept, connect, done, drain, errno, listen, listen_with, result, wait};
+use super::part::{Row, accept, connect, done, drain, errno, listen, listen_with, result, wait};
 use crate::sys;
 
 pub(super) const ROWS: &[Row] = &[
@@ -254,6 +254,6 @@ fn hear(to: SocketAddr) -> Result<Value> {
     let mut stream = connect(to)?;
     let mut banner = [0; 21];
     stream.read_exact(&mut banner).context("no banner")?;
-    super::go(&mut stream)?;
+    super::part::go(&mut stream)?;
     Ok(json!({"banner": String::from_utf8_lossy(&banner)}))
 }

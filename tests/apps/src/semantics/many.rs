@@ -8,7 +8,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use socket2::Socket;
 
-use super::{Row, accept, connect, listen};
+use super::part::{Row, accept, connect, listen};
 
 pub(super) const ROWS: &[Row] = &[Row { name: "two_thousand", listen, server: answer_all, client: open_all }];
 

@@ -11,7 +11,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use serde_json::{Value, json};
 use socket2::Socket;
 
-use super::{Row, accept, connect, drain, go, listen, pattern, wait};
+use super::part::{Row, accept, connect, drain, go, listen, pattern, wait};
 use crate::sys;
 
 pub(super) const ROWS: &[Row] = &[
@@ -139,7 +139,7 @@ fn edge_of_reset(listener: &Socket) -> Result<Value> {
     let epoll = watch(&stream, EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP)?;
     go(&mut stream)?;
     let event = next(&epoll, FOREVER)?;
-    let error = stream.take_error()?.map(|error| super::errno(&error));
+    let error = stream.take_error()?.map(|error| super::part::errno(&error));
     Ok(json!({"event": event, "so_error": error, "read": drain(&mut stream)["end"]}))
 }
 
@@ -155,7 +155,7 @@ fn time_out(to: SocketAddr) -> Result<Value> {
     let mut stream = connect(to)?;
     stream.set_read_timeout(Some(Duration::from_millis(u64::try_from(ABSENCE)?)))?;
     let mut byte = [0];
-    let early = super::result(stream.read(&mut byte));
+    let early = super::part::result(stream.read(&mut byte));
     stream.set_read_timeout(None)?;
     go(&mut stream)?;
     stream.read_exact(&mut byte)?;

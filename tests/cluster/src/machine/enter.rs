@@ -8,7 +8,8 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context, Result};
 use nix::sched::{CloneFlags, setns};
 
-use super::{Process, cgroup, spec, sys};
+use super::process::Process;
+use super::{cgroup, spec, sys};
 
 /// Runs a program to its end with our own input and output; killed when we are.
 pub(super) fn run(folder: &Path, program: &str, arguments: &[&str]) -> Result<ExitCode> {
@@ -35,7 +36,7 @@ pub(super) fn serve(folder: &Path, name: &str, program: &str, arguments: &[&str]
 
 /// Joins a machine's groups and namespaces; children are in its process namespace.
 fn enter(folder: &Path) -> Result<()> {
-    let spec = spec(&folder.join("spec.json"))?;
+    let spec = spec::read(&folder.join("spec.json"))?;
     let init = Process::read(&folder.join("init.pid"))?.filter(Process::alive);
     let init = init.with_context(|| format!("machine {} is not up", spec.name))?;
     let open = |name: &str| File::open(format!("/proc/{}/ns/{name}", init.pid));

@@ -17,7 +17,7 @@ use super::{mounts, spec};
 
 /// Runs until it is killed, or its input ends.
 pub(super) fn run(path: &Path) -> Result<ExitCode> {
-    let spec = spec(path)?;
+    let spec = spec::read(path)?;
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGCHLD);
     signals.thread_block()?;

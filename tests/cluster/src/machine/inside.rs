@@ -25,7 +25,7 @@ const SYSCTLS: [(&str, &str); 8] = [
 /// Makes the namespaces of the machine described in this file; prints the number of its init when that is
 /// ready.
 pub(super) fn start(path: &Path) -> Result<ExitCode> {
-    let spec = spec(path)?;
+    let spec = spec::read(path)?;
     // Ctrl-C in the terminal is for the process that started this one.
     nix::unistd::setsid().context("failed to leave the session")?;
     enter::join_groups(&spec.cgroup)?;

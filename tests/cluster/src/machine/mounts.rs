@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use super::{Spec, cgroup};
+use super::cgroup;
+use super::spec::Spec;
 
 /// What of the host's is hidden below a layer of the machine's own.
 const LAYERED: [&str; 3] = ["/etc", "/opt", "/var"];

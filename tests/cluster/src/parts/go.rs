@@ -6,8 +6,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+use super::pause;
+use super::tools::{fresh, on_path, run, say};
 use super::versions::{CNI_PLUGINS, COREDNS, ETCD, GO, HELM, KUBERNETES, LIBRARIES};
-use super::{fresh, on_path, pause, run, say};
 
 /// A main module whose programs are built.
 struct Module {
