@@ -100,7 +100,8 @@ impl Endpoints {
         if let Effect::Ejected(time) = effect {
             self.ejections.fetch_add(1, Ordering::Relaxed);
             let (service, port) = (&port.service, port.port);
-            tracing::warn!(%service, port, endpoint = %workload, seconds = time.as_secs_f64(), "endpoint ejected");
+            let seconds = time.as_secs_f64();
+            tracing::warn!(%service, port, endpoint = %workload, seconds, "endpoint ejected");
         }
     }
 

@@ -52,7 +52,8 @@ impl MeshState {
         self.enforced.load().as_ref().is_some_and(|enforced| Arc::ptr_eq(enforced, mesh))
     }
 
-    /// The newest mesh, once there is one and the workload is in it. After [`CONFIGURATION_TIMEOUT`] what there is then.
+    /// The newest mesh, once there is one and the workload is in it. After [`CONFIGURATION_TIMEOUT`] what
+    /// there is then.
     pub async fn wait(&self, uid: &WorkloadUid) -> Option<Arc<Mesh>> {
         if let Some(mesh) = self.mesh()
             && mesh.workload(uid).is_some()

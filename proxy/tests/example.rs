@@ -100,7 +100,8 @@ fn controller() -> PathBuf {
 
 fn pod(name: &str, node: &str, address: &str) -> String {
     format!(
-        "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop, labels: {{app: {name}}}}}\n\
+        "---\napiVersion: v1\nkind: Pod\n\
+         metadata: {{name: {name}, namespace: shop, labels: {{app: {name}}}}}\n\
          spec: {{nodeName: {node}, serviceAccountName: {name}, containers: [{{name: app, image: x}}]}}\n\
          status: {{phase: Running, podIP: {address}, conditions: [{{type: Ready, status: 'True'}}]}}\n"
     )

@@ -1,8 +1,8 @@
 //! `cargo xtask bench`: the same traffic with and without the mesh, in turn, within one run.
 //!
 //! Machines differ and drift, so every figure is also a ratio to plain TCP of its own round. Node 0 has CPU
-//! 0, node 1 has CPU 1; each proxy has one worker. `system` says what is compared, `stage` where it runs, `loads` what is measured,
-//! `report` what is made of it.
+//! 0, node 1 has CPU 1; each proxy has one worker. `system` says what is compared, `stage` where it runs,
+//! `loads` what is measured, `report` what is made of it.
 
 mod chart;
 mod cpu;

@@ -18,8 +18,8 @@ mod graph;
 mod names;
 mod tree;
 
-/// Dependencies of one file on another that are left out, in paths from the repository's root. ARCHITECTURE.md
-/// says why; two at most.
+/// Dependencies of one file on another that are left out, in paths from the repository's root: two at most,
+/// for reasons given in ARCHITECTURE.md.
 const ACCEPTED: [(&str, &str); 0] = [];
 
 #[derive(Deserialize)]

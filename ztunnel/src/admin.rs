@@ -98,7 +98,8 @@ fn pod_view(node: &Node, mesh: &Mesh, pod: &Pod) -> Value {
             "ports": ports,
             "probe_ports": modes.probe_ports,
         },
-        "excluded_outbound_ports": mesh.workload(&pod.workload.uid).map(|w| w.excluded_ports.outbound.clone()),
+        "excluded_outbound_ports":
+            mesh.workload(&pod.workload.uid).map(|w| w.excluded_ports.outbound.clone()),
     })
 }
 

@@ -2,8 +2,8 @@
 //! voided and watched.
 //!
 //! - [`Direct::remember`] caches a verdict in the kernel when a tunnel was opened on its grounds;
-//!   [`Direct::void`] voids what a change of the mesh may have made wrong; the lease, renewed again and again,
-//!   says that the rest still holds.
+//!   [`Direct::void`] voids what a change of the mesh may have made wrong; the lease, renewed again and
+//!   again, says that the rest still holds.
 //! - [`services`] keeps the kernel's choice of endpoints equal to the daemon's.
 //! - [`flows`] rechecks tracked flows: lists them, counts what they carry, closes what is no longer allowed.
 //! - [`records`] turns what the kernel recorded into the reports that other paths make.
@@ -168,8 +168,8 @@ impl Direct {
         self.services.follow_pod(uid);
     }
 
-    /// Caches the verdict that `source` may connect without the daemon to where this tunnel went, if it may be
-    /// cached. `asked` is the application's original destination.
+    /// Caches the verdict that `source` may connect without the daemon to where this tunnel went, if it may
+    /// be cached. `asked` is the application's original destination.
     pub(crate) fn remember(&self, source: &Pod, tunnel: &Tunnel, asked: SocketAddr) {
         if !self.context.enabled {
             return;

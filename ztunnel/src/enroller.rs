@@ -102,7 +102,8 @@ impl Worker {
     fn recover(node: Arc<Node>, owners_file: PathBuf, served: Condition) -> Result<Self, Error> {
         let owners = match std::fs::read(&owners_file) {
             Ok(text) => serde_json::from_slice(&text).unwrap_or_else(|error| {
-                tracing::warn!(path = %owners_file.display(), %error, "failed to parse which source enrolled which pod");
+                let path = owners_file.display();
+                tracing::warn!(%path, %error, "failed to parse which source enrolled which pod");
                 Owners::default()
             }),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Owners::default(),
@@ -115,7 +116,10 @@ impl Worker {
             .pods()
             .map_err(|source| Error::Dataplane { operation: "list enrolled pods", source })?;
         for (cookie, uid) in &pods {
-            tracing::info!(uid, %cookie, "enrolled by an earlier daemon, waits for its source to add it again");
+            tracing::info!(
+                uid, %cookie,
+                "enrolled by an earlier daemon, waits for its source to add it again"
+            );
         }
         Ok(Self { node, state: Enrolment::recover(pods, &owners), owners, owners_file, served })
     }
@@ -131,8 +135,8 @@ impl Worker {
         }
     }
 
-    /// A daemon that replaces an earlier one is ready when it serves all of its pods: only then may the earlier
-    /// one end.
+    /// A daemon that replaces an earlier one is ready when it serves all of its pods: only then may the
+    /// earlier one end.
     fn update_condition(&self) {
         match self.state.waiting() {
             0 => self.served.met(),
@@ -253,7 +257,8 @@ impl Worker {
         match written {
             Ok(()) => self.owners = owners,
             Err(error) => {
-                tracing::warn!(path = %self.owners_file.display(), %error, "failed to write which source enrolled which pod");
+                let path = self.owners_file.display();
+                tracing::warn!(%path, %error, "failed to write which source enrolled which pod");
             }
         }
     }

@@ -64,8 +64,9 @@ impl Enrolment {
         self.named.insert(source.clone(), BTreeSet::new());
     }
 
-    /// What must be released before the workload can be enrolled in this namespace: its own earlier namespace,
-    /// and the workload enrolled in this one so far (the source knows which workload is in it now).
+    /// What must be released before the workload can be enrolled in this namespace: its own earlier
+    /// namespace, and the workload enrolled in this one so far (the source knows which workload is in it
+    /// now).
     pub(crate) fn displaced(&self, uid: &str, cookie: NetnsCookie) -> Vec<Release> {
         let displaced = |(name, entry): &(&String, &Entry)| (*name == uid) != (entry.cookie == cookie);
         let release = |(uid, entry): (&String, &Entry)| Release { uid: uid.clone(), cookie: entry.cookie };

@@ -1,9 +1,9 @@
 //! `ztunnel`: the node's daemon. Carries the connections of the node's enrolled pods in mutual TLS.
 //!
-//! A connection: [`accept`] → [`outbound`] (or `ambit_proxy::inbound`) → decide (`ambit-core`) → dial → relay →
-//! report, once. State: `ambit_proxy::sync` applies what the controller sends, and [`follower`] has the kernel
-//! follow: [`capture`] and [`direct`], the connections that the kernel carries by itself. Pods come and go
-//! through [`enroller`]. The daemon's parts are named in [`node`] and put together in [`daemon`].
+//! A connection: [`accept`] → [`outbound`] (or `ambit_proxy::inbound`) → decide (`ambit-core`) → dial → relay
+//! → report, once. State: `ambit_proxy::sync` applies what the controller sends, and [`follower`] has the
+//! kernel follow: [`capture`] and [`direct`], the connections that the kernel carries by itself. Pods come
+//! and go through [`enroller`]. The daemon's parts are named in [`node`] and put together in [`daemon`].
 
 mod accept;
 mod addresses;

@@ -17,6 +17,7 @@ mod error;
 pub mod proto;
 mod resource;
 pub mod server;
+mod type_url;
 
 pub use auth::{Authenticate, NodeName, Unauthenticated};
 pub use error::Error;

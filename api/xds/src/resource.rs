@@ -12,14 +12,6 @@ use crate::convert;
 use crate::proto::discovery::{DeltaDiscoveryResponse, Resource};
 use crate::proto::istio::workload::{Address, address};
 
-/// The prefix of the type URLs of an `Any`.
-const PREFIX: &str = "type.googleapis.com/";
-
-/// The type URL of the message `name`.
-pub(crate) fn type_url(name: &str) -> String {
-    format!("{PREFIX}{name}")
-}
-
 /// A resource type. Types are sent in this order: a policy is in force before workloads name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ResourceType {

@@ -179,8 +179,8 @@ fn istios_workloads_are_decoded() {
     let message = Address::decode(address.as_slice()).expect("a message");
     let Some(address::Type::Workload(workload)) = message.r#type else { panic!("a workload") };
     let workload = ambit_xds::convert::decode_workload(&workload).expect("a workload of the model");
-    let expected = "Workload { uid: WorkloadUid(\"Kubernetes//Pod/shop/cart-1\"), name: \"cart-1\", namespace: \
-         \"shop\", service_account: \"cart\", trust_domain: TrustDomain(\"cluster.local\"), node: \
+    let expected = "Workload { uid: WorkloadUid(\"Kubernetes//Pod/shop/cart-1\"), name: \"cart-1\", \
+         namespace: \"shop\", service_account: \"cart\", trust_domain: TrustDomain(\"cluster.local\"), node: \
          \"node-a\", cluster: \"Kubernetes\", network: \"net-1\", network_mode: HostNetwork, addresses: \
          [10.1.0.7], protocol: Hbone, health: Unhealthy, services: {ServiceKey { namespace: \"shop\", \
          hostname: \"cart.shop\" }: [PortMapping { service_port: 80, target_port: 90 }]}, policies: \

@@ -463,8 +463,8 @@ fn reference(
 }
 
 proptest! {
-    /// The table equals the reference, and `pick` has exactly its shares over all numbers on a grid as fine as the
-    /// total.
+    /// The table equals the reference, and `pick` has exactly its shares over all numbers on a grid as fine
+    /// as the total.
     #[test]
     fn shares_equal_the_reference(specs in specs(), rule in rules()) {
         let endpoints: Vec<_> = specs.iter().enumerate().map(made).collect();
@@ -494,8 +494,8 @@ proptest! {
         prop_assert_eq!(counts, expected);
     }
 
-    /// Random choices differ from the capacities by no more than chance: chi-squared stays below the value that is
-    /// exceeded once in a million tries (df = 3).
+    /// Random choices differ from the capacities by no more than chance: chi-squared stays below the value
+    /// that is exceeded once in a million tries (df = 3).
     #[test]
     fn random_choices_follow_the_shares(seed in any::<[u8; 32]>()) {
         let capacities = [1_u32, 2, 3, 4];

@@ -189,8 +189,8 @@ fn old_failures_are_forgotten() {
 }
 
 proptest! {
-    /// After any sequence: no more endpoints are ejected than allowed, none for longer than the longest time, and
-    /// none that has not failed often enough in a row, or again on trial.
+    /// After any sequence: no more endpoints are ejected than allowed, none for longer than the longest time,
+    /// and none that has not failed often enough in a row, or again on trial.
     #[test]
     fn ejections_stay_within_the_settings(
         steps in prop::collection::vec(

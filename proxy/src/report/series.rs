@@ -2,7 +2,8 @@
 //!
 //! Values are names from the mesh (workloads' managers, services, identities), never addresses or pods, so
 //! the number of series is that of pairs of workloads that talk. Counters are looked up once per connection,
-//! and forgotten when they were not used for long and no connection that is open holds them (`docs/decisions/065`).
+//! and forgotten when they were not used for long and no connection that is open holds them
+//! (`docs/decisions/065`).
 
 use std::array;
 use std::collections::HashMap;
@@ -290,9 +291,9 @@ type Shown = [bool; FAMILIES.len()];
 /// All label sets that are shown.
 ///
 /// The recorder drops a counter that was not written for a while, even while it is held, and what is counted
-/// in it later is lost. So each scrape first writes to all counters in use, and moves those that no connection
-/// holds and none used for half of the idle time from [`Sets::known`] to [`Sets::leaving`]; the recorder waits
-/// for the other half.
+/// in it later is lost. So each scrape first writes to all counters in use, and moves those that no
+/// connection holds and none used for half of the idle time from [`Sets::known`] to [`Sets::leaving`]; the
+/// recorder waits for the other half.
 #[derive(Debug)]
 pub(super) struct AllSeries {
     recorder: Arc<PrometheusRecorder>,
@@ -395,8 +396,8 @@ impl AllSeries {
         Some(series)
     }
 
-    /// Takes out what is not held and was not used for long, and keeps the rest in the recorder. Label sets are
-    /// looked up under the same lock, so none is taken out between its look-up and its first count.
+    /// Takes out what is not held and was not used for long, and keeps the rest in the recorder. Label sets
+    /// are looked up under the same lock, so none is taken out between its look-up and its first count.
     fn sweep(&self) {
         let (now, half) = (now(), milliseconds(self.half));
         let Sets { known, leaving } = &mut *self.sets.write();

@@ -264,7 +264,7 @@ fn ejected_endpoint_serves_only_when_no_other_may() -> Result<()> {
         set_ready(&lab, "away", false)?;
         let mark = node.ztunnel.log_mark();
         served_by(&web, to, &["far"])?;
-        ensure!(says(node, mark, "endpoint may serve again", "far"), "the daemon does not log it");
+        ensure!(says(node, mark, "endpoint returned", "far"), "the daemon does not log it");
         ensure!(ejected(node)?.is_empty(), "{:?}", ejected(node)?);
         set_ready(&lab, "near", true)?;
         set_ready(&lab, "away", true)?;

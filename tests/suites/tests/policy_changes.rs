@@ -442,7 +442,7 @@ fn judge_new(lab: &Lab, seen: &Seen, flips: &HashMap<Target, Vec<Flip>>) -> Resu
             let_through.first()
         );
         ensure!(permitted > 1_000 && refused > 1_000, "{name}: too few to judge by");
-        // Decision 074: a connection whose SYN arrives after a change that came since its connect() is
+        // docs/decisions/073: a connection whose SYN arrives after a change that came since its connect() is
         // refused, once.
         let excused =
             if *name == "near" { turned_away.remove(&ErrorKind::ConnectionRefused).unwrap_or(0) } else { 0 };

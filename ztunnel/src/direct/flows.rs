@@ -106,7 +106,8 @@ fn cut(context: &Context, destination: &WorkloadUid, flow: &Flow, ending: Ending
             Ok(true) => return Ok(()),
             Ok(false) => {}
             Err(error) => {
-                tracing::error!(uid = %pod.workload.uid, error = chain(&error), "failed to close a connection");
+                let (uid, error) = (&pod.workload.uid, chain(&error));
+                tracing::error!(%uid, error, "failed to close a connection");
                 outcome = Err(Failed);
             }
         }

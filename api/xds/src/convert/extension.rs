@@ -5,7 +5,7 @@ use prost_types::Any;
 
 use super::Problem;
 use crate::proto::istio::workload as wire;
-use crate::resource::type_url;
+use crate::type_url::type_url;
 
 /// The extension; `None` if all its fields have their defaults.
 pub(super) fn encode<M: Message + Default + PartialEq>(

@@ -3,7 +3,8 @@
 //!
 //! `ambit-load shop.default:80 --rate 100 --until /tmp/stop` asks 100 times a second until the file exists,
 //! then prints one line of JSON: how many requests were answered, how many were not and why, and the slowest.
-//! `ambit-load --hold host:port` opens one connection and asks over it once a second, for as long as it lasts.
+//! `ambit-load --hold host:port` opens one connection and asks over it once a second, for as long as it
+//! lasts.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
