@@ -71,7 +71,7 @@ fn accept(identity: &Identity, chain: &[String], key: &KeyPair, now: SystemTime)
     let certificate = WorkloadCertificate {
         identity: identity.clone(),
         key: Arc::new(certified),
-        roots: Arc::new(store([root]).map_err(root_error)?),
+        roots: Arc::new(store([root]).map_err(|error| root_error(&error))?),
         not_before: validity.0,
         not_after: validity.1,
     };
@@ -116,7 +116,7 @@ fn check_chain(
 ) -> Result<(), String> {
     let now = now.duration_since(UNIX_EPOCH).map_err(|_| "clock is before 1970".to_owned())?;
     let now = UnixTime::since_unix_epoch(now);
-    let roots = store([root]).map_err(root_error)?;
+    let roots = store([root]).map_err(|error| root_error(&error))?;
     let certificate =
         EndEntityCert::try_from(leaf).map_err(|error| format!("leaf cannot be read: {error}"))?;
     for (usage, side) in [(KeyUsage::client_auth(), "client"), (KeyUsage::server_auth(), "server")] {
@@ -173,7 +173,7 @@ fn certified_key(
         .map_err(|error| format!("certificate is not for the requested key: {error}"))
 }
 
-fn root_error(error: rustls::Error) -> String {
+fn root_error(error: &rustls::Error) -> String {
     format!("root cannot be trusted: {error}")
 }
 

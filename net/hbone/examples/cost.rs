@@ -57,7 +57,7 @@ fn main() {
         }
         let paths = [application, tunnels(application), streams(application)];
         let [(plain, plain_cost), (tunnel, tunnel_cost), (stream, stream_cost)] =
-            medians(paths.map(|path| move || measure(path, span)));
+            medians(&paths.map(|path| move || measure(path, span)));
         // A round trip's figure is time, the others' are work done.
         let work = |relayed: f64| if unit == "µs" { plain / relayed } else { relayed / plain };
         println!(
@@ -78,7 +78,7 @@ fn main() {
 }
 
 /// Of each the middle one of three, taken in turns, with the processor's time that it took.
-fn medians<const N: usize>(measures: [impl Fn() -> f64; N]) -> [(f64, f64); N] {
+fn medians<const N: usize>(measures: &[impl Fn() -> f64; N]) -> [(f64, f64); N] {
     let timed = |measure: &dyn Fn() -> f64| {
         let before = processor_time();
         (measure(), processor_time() - before)

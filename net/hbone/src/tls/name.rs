@@ -44,18 +44,17 @@ pub enum NameError {
 const SHOWN: usize = 4;
 
 fn one_of(expected: &[impl Display]) -> String {
-    let mut text = match expected {
+    match expected {
         [] => "none".to_owned(),
         [one] => one.to_string(),
         several => {
-            let shown: Vec<_> = several.iter().take(SHOWN).map(ToString::to_string).collect();
+            let mut shown: Vec<_> = several.iter().take(SHOWN).map(ToString::to_string).collect();
+            if several.len() > SHOWN {
+                shown.push(format!("{} more", several.len() - SHOWN));
+            }
             format!("one of {}", shown.join(", "))
         }
-    };
-    if let Some(more) = expected.len().checked_sub(SHOWN).filter(|more| *more > 0) {
-        text.push_str(&format!(" and {more} more"));
     }
-    text
 }
 
 /// The identity in a certificate. One with a second URI name, or a malformed name, has none: which name

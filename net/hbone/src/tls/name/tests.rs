@@ -16,7 +16,7 @@ fn mismatch_names_expected_and_presented_identity() {
             "expected one of spiffe://cluster.local/ns/shop/sa/cart, \
              spiffe://cluster.local/ns/shop/sa/api, got",
         ),
-        (&["a", "b", "c", "d", "e", "f"], "spiffe://cluster.local/ns/shop/sa/d and 2 more, got"),
+        (&["a", "b", "c", "d", "e", "f"], "spiffe://cluster.local/ns/shop/sa/d, 2 more, got"),
     ];
     for (expected, says) in rows {
         let expected: Box<[Identity]> = expected.iter().copied().map(identity).collect();
