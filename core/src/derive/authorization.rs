@@ -312,7 +312,7 @@ fn principals(path: &str, values: &[String], settings: &Settings) -> Result<Vec<
 }
 
 /// As in Istio: if the trust domain of a principal is one of the mesh's, or `cluster.local`, which means all
-/// of them, the principal stands for one in each of the mesh's trust domains. One that begins with `*` is
+/// of them, the principal becomes one in each of the mesh's trust domains. One that begins with `*` is
 /// kept for the domains it matches and replaced for the others. A principal without a trust domain, or with a
 /// foreign one, is unchanged.
 fn in_all_domains(value: &str, settings: &Settings) -> Vec<String> {

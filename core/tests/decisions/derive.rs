@@ -31,7 +31,7 @@ fn enrolment_by_labels() {
         ("the pod alone, our word", "", mode("ambit"), false, true),
         ("the pod against its namespace", "none", mode("ambient"), false, true),
         ("the pod opts out", "ambient", mode("none"), false, false),
-        ("the pod says something unknown", "ambient", mode("turbo"), false, true),
+        ("an unknown value on the pod", "ambient", mode("turbo"), false, true),
         ("the pod has its node's network", "ambient", vec![], true, false),
         ("and asks for it", "", mode("ambient"), true, false),
     ];

@@ -215,7 +215,7 @@ fn a_change_affects_destinations_whose_verdicts_it_may_change() {
         ("named", selected(), policy(scoped(Scope::WorkloadSelector, "shop/mine")), &["shop/cart"]),
         ("named by no workload", cart(), policy(scoped(Scope::WorkloadSelector, "shop/mine")), &[]),
         (
-            "taken back before it came",
+            "removed before it was put",
             selected(),
             Change::RemovePolicy(policy_key("shop/mine")),
             &["shop/cart"],
@@ -370,7 +370,7 @@ impl Node {
         }
     }
 
-    /// Yeses that hold and must not.
+    /// Current verdicts that the newest policy denies.
     fn wrong(&self) -> Vec<String> {
         if self.pending.is_some() {
             return Vec::new();
@@ -389,7 +389,7 @@ impl Node {
 }
 
 fn address_of(pod: &WorkloadUid) -> std::net::IpAddr {
-    let index = PODS.iter().position(|name| uid(name) == *pod).expect("one of ours");
+    let index = PODS.iter().position(|name| uid(name) == *pod).expect("one of the pods");
     ip(&format!("10.1.0.{}", index + 1))
 }
 
@@ -457,8 +457,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     vec(step, 1..80)
 }
 
-/// Everybody known and nothing forbidden, so that most yeses are yes.
-fn peaceful() -> Node {
+/// All workloads known and nothing denied, so that most verdicts permit.
+fn permissive() -> Node {
     let mut node = Node::default();
     let known = PODS.iter().zip(1..).map(|(name, index)| pod(name, &[&format!("10.1.0.{index}")]));
     node.take(Step::Publish(known.map(|workload| Change::PutWorkload(Arc::new(workload))).collect()));
@@ -470,8 +470,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_current_yes_never_contradicts_the_newest_policy(steps in steps()) {
-        let mut node = peaceful();
+    fn a_current_verdict_never_contradicts_the_newest_policy(steps in steps()) {
+        let mut node = permissive();
         for step in steps {
             node.take(step);
             prop_assert_eq!(node.wrong(), Vec::<String>::new());
@@ -481,12 +481,12 @@ proptest! {
 
 #[test]
 fn the_property_fails_when_an_invariant_is_broken() {
-    let mut node = peaceful();
+    let mut node = permissive();
     node.take(Step::ReadGeneration { decider: 0, source: 0, destination: 1 });
     node.take(Step::Decide { decider: 0 });
     node.take(Step::Write { decider: 0 });
-    assert_eq!(node.verdicts.len(), 1, "a yes is written");
-    // A change that makes nothing void.
+    assert_eq!(node.verdicts.len(), 1, "a verdict is cached");
+    // A change without new generations.
     node.mesh.apply([Change::PutPolicy(Arc::new(deny("shop/p0", vec![only(m! { namespaces: ["shop"] })])))]);
     assert_eq!(node.wrong().len(), 1);
 }

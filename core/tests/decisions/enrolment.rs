@@ -28,7 +28,7 @@ fn eligibility_of_pods() {
         ("the pod alone", "shop", "", "ambient", false, false, Desired),
         ("the pod against its namespace", "shop", "none", "ambit", false, false, Desired),
         ("the pod opts out", "shop", "ambient", "none", false, false, OptedOut),
-        ("the pod says something unknown", "shop", "ambient", "turbo", false, false, Desired),
+        ("an unknown value on the pod", "shop", "ambient", "turbo", false, false, Desired),
         ("words are read to the letter", "shop", "Ambient", "AMBIT", false, false, NotLabelled),
         ("host network", "shop", "ambient", "", true, false, HostNetwork),
         ("host network, not asked for", "shop", "", "", true, false, NotLabelled),

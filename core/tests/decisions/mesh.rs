@@ -300,7 +300,7 @@ proptest! {
             }
         }
         scratch.apply(rest);
-        // What was taken back is history; with everything that is not there taken back, there is none.
+        // Removed policies are state. When all that is absent is removed, there is none left.
         for state in [&mut mesh, &mut scratch] {
             let named: Vec<_> = state.workloads().flat_map(|w| w.policies.clone()).collect();
             let absent: Vec<_> = named.into_iter().filter(|key| state.policy(key).is_none()).collect();
