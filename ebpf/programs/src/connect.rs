@@ -18,6 +18,7 @@ use aya_ebpf::programs::SockAddrContext;
 
 use crate::context::{address, field, store};
 use crate::endpoints::{self, Choice};
+#[cfg(feature = "log")]
 use crate::log::decision;
 use crate::maps::{DESTINATIONS, PODS, PORTS, count};
 use crate::records::{self, Refused};
@@ -33,8 +34,8 @@ const ALLOW: i32 = 1;
 const LOOPBACK_V4: u32 = 0x7f00_0001_u32.to_be();
 
 enum Decision {
-    /// Not captured.
-    Ignore,
+    #[cfg_attr(not(feature = "log"), expect(dead_code, reason = "the log alone reads it"))]
+    Ignore(Ignored),
     /// Redirected to ztunnel's listener on this port.
     Capture(u16),
     /// Sent directly to a pod of this node.
@@ -42,13 +43,24 @@ enum Decision {
     Refuse(KernelReason),
 }
 
+/// Why a connection is not captured.
+enum Ignored {
+    /// Not TCP, not from an enrolled pod, or the daemon's own.
+    Unrelated,
+    LocalAddress,
+    OutsideTheMesh,
+    PortExcluded,
+}
+
 #[cgroup_sock_addr(connect4)]
 pub fn connect4(context: SockAddrContext) -> i32 {
     let addr = context.sock_addr;
     // SAFETY: a field of this hook's context.
     let destination = Address::mapped(unsafe { field!(addr, bpf_sock_addr.user_ip4) });
-    match decide(&context, destination) {
-        Decision::Ignore => ALLOW,
+    let decision = decide(&context, destination);
+    log(&context, &destination, &decision);
+    match decision {
+        Decision::Ignore(_) => ALLOW,
         Decision::Capture(port) => {
             // SAFETY: fields of this hook's context that may be written.
             unsafe {
@@ -75,8 +87,10 @@ pub fn connect6(context: SockAddrContext) -> i32 {
     let addr = context.sock_addr;
     // SAFETY: a field of this hook's context.
     let destination = unsafe { address!(addr, bpf_sock_addr.user_ip6) };
-    match decide(&context, destination) {
-        Decision::Ignore => ALLOW,
+    let decision = decide(&context, destination);
+    log(&context, &destination, &decision);
+    match decision {
+        Decision::Ignore(_) => ALLOW,
         Decision::Capture(port) => {
             // SAFETY: fields of this hook's context that may be written.
             unsafe {
@@ -110,15 +124,47 @@ pub fn connect6(context: SockAddrContext) -> i32 {
     }
 }
 
+/// Logs a decision, in a stack frame of its own.
+#[cfg(feature = "log")]
+#[inline(never)]
+fn log(context: &SockAddrContext, destination: &Address, decision: &Decision) {
+    let (netns, port) = (netns(context), port(context));
+    match decision {
+        Decision::Ignore(Ignored::Unrelated) => {}
+        Decision::Ignore(Ignored::LocalAddress) => {
+            decision!((), "connect: not captured: local address", netns, destination, port);
+        }
+        Decision::Ignore(Ignored::OutsideTheMesh) => {
+            decision!((), "connect: not captured: destination outside the mesh", netns, destination, port);
+        }
+        Decision::Ignore(Ignored::PortExcluded) => {
+            decision!((), "connect: not captured: port excluded", netns, destination, port);
+        }
+        Decision::Capture(_) => {
+            decision!((), "connect: captured: no verdict for the direct path", netns, destination, port);
+        }
+        Decision::Direct(endpoint) => {
+            decision!((), "connect: direct: verdict cached", netns, endpoint.address, endpoint.port);
+        }
+        Decision::Refuse(reason) => {
+            decision!((), "connect: refused", netns, destination, port, *reason);
+        }
+    }
+}
+
+/// Does nothing: this build does not log.
+#[cfg(not(feature = "log"))]
+#[inline(always)]
+fn log(_: &SockAddrContext, _: &Address, _: &Decision) {}
+
 #[inline(always)]
 fn refuse(context: &SockAddrContext, destination: Address, reason: KernelReason) -> i32 {
-    let netns = netns(context);
-    decision!(context, "connect: refused", netns, destination, port(context), reason);
     if matches!(reason, KernelReason::PodUnknown) {
         // The daemon's own socket: the daemon reports the failure itself.
         count(reason);
         return REFUSE;
     }
+    let netns = netns(context);
     // SAFETY: the entry is not changed in place, and the kernel keeps it until the program ends.
     let source = unsafe { PODS.get(netns) }.map_or(WorkloadNumber::NONE, |pod| pod.number);
     let original = SocketAddress::new(destination, port(context));
@@ -143,7 +189,9 @@ fn port(context: &SockAddrContext) -> u16 {
     u16::from_be(unsafe { field!(context.sock_addr, bpf_sock_addr.user_port) } as u16)
 }
 
-#[inline(always)]
+/// With logging, a function of its own: together with the log's the frame would exceed the stack of 512 bytes.
+#[cfg_attr(feature = "log", inline(never))]
+#[cfg_attr(not(feature = "log"), inline(always))]
 fn decide(context: &SockAddrContext, destination: Address) -> Decision {
     let addr: *mut bpf_sock_addr = context.sock_addr;
     // SAFETY: fields of this hook's context.
@@ -151,12 +199,12 @@ fn decide(context: &SockAddrContext, destination: Address) -> Decision {
         (field!(addr, bpf_sock_addr.type_), field!(addr, bpf_sock_addr.protocol), (*addr).__bindgen_anon_1.sk)
     };
     if kind != SOCK_STREAM || (protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP) {
-        return Decision::Ignore;
+        return Decision::Ignore(Ignored::Unrelated);
     }
     let netns = netns(context);
     if let Some(socket) = sockets::get(sk) {
         match socket.role {
-            role if role == Role::Outbound as u32 => return Decision::Ignore,
+            role if role == Role::Outbound as u32 => return Decision::Ignore(Ignored::Unrelated),
             role if role == Role::Inbound as u32 => return decide_to_app(netns),
             // State of an earlier connection of this socket.
             _ => sockets::clear(sk),
@@ -167,32 +215,22 @@ fn decide(context: &SockAddrContext, destination: Address) -> Decision {
         sockets::clear(parent);
     }
     // SAFETY: the entry is not changed in place, and the kernel keeps it until the program ends.
-    let Some(pod) = (unsafe { PODS.get(netns) }) else { return Decision::Ignore };
+    let Some(pod) = (unsafe { PODS.get(netns) }) else { return Decision::Ignore(Ignored::Unrelated) };
     let original = SocketAddress::new(destination, port(context));
     if destination.is_local() {
-        decision!(context, "connect: not captured: local address", netns, destination, original.port);
-        return Decision::Ignore;
+        return Decision::Ignore(Ignored::LocalAddress);
     }
     if DESTINATIONS.get_ptr(destination).is_none() {
-        decision!(
-            context,
-            "connect: not captured: destination outside the mesh",
-            netns,
-            destination,
-            original.port
-        );
-        return Decision::Ignore;
+        return Decision::Ignore(Ignored::OutsideTheMesh);
     }
     if pod.flags & Pod::EXCLUDES != 0 && is_excluded(netns, original.port) {
-        decision!(context, "connect: not captured: port excluded", netns, destination, original.port);
-        return Decision::Ignore;
+        return Decision::Ignore(Ignored::PortExcluded);
     }
     let choice = endpoints::choose(pod.number, original);
     if protocol == IPPROTO_TCP
         && parent.is_none()
         && let Some(endpoint) = direct(sk, netns, pod, original, choice)
     {
-        decision!(context, "connect: direct: verdict cached", netns, endpoint.address, endpoint.port);
         return Decision::Direct(endpoint);
     }
     let listener = if destination.v4().is_some() { pod.outbound_v4 } else { pod.outbound_v6 };
@@ -212,13 +250,6 @@ fn decide(context: &SockAddrContext, destination: Address) -> Decision {
     if !kept {
         return Decision::Refuse(KernelReason::KernelMemory);
     }
-    decision!(
-        context,
-        "connect: captured: no verdict for the direct path",
-        netns,
-        destination,
-        original.port
-    );
     Decision::Capture(listener)
 }
 
@@ -271,5 +302,5 @@ fn decide_to_app(netns: NetnsCookie) -> Decision {
     if handoffs::exhausted(netns) {
         return Decision::Refuse(KernelReason::HandoffsExhausted);
     }
-    Decision::Ignore
+    Decision::Ignore(Ignored::Unrelated)
 }
