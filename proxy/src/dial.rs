@@ -115,6 +115,34 @@ pub async fn tunnel<W: Served>(
 }
 
 /// Connects to the application that the permit names, which will see `client` as its peer.
+///
+/// ```
+/// # use std::net::SocketAddr;
+/// # use ambit_core::policy::Permit;
+/// # use ambit_proxy::{dial, workload::Served};
+/// async fn permitted<W: Served>(served: &W, permit: &Permit, client: SocketAddr) {
+///     let _ = dial::application(served, permit, client).await;
+/// }
+/// ```
+///
+/// What policy did not permit does not compile: neither an address in the permit's place, nor a permit that
+/// `policy::authorize` did not make.
+///
+/// ```compile_fail,E0308
+/// # use std::net::SocketAddr;
+/// # use ambit_proxy::{dial, workload::Served};
+/// async fn unpermitted<W: Served>(served: &W, address: &SocketAddr, client: SocketAddr) {
+///     let _ = dial::application(served, address, client).await;
+/// }
+/// ```
+///
+/// ```compile_fail,E0451
+/// # use std::{net::SocketAddr, sync::Arc};
+/// # use ambit_core::{model::Workload, policy::Permit};
+/// fn forged(workload: Arc<Workload>, address: SocketAddr) -> Permit {
+///     Permit { workload, address, policy: None, depends_on_source: false }
+/// }
+/// ```
 pub async fn application<W: Served>(
     served: &W,
     permit: &Permit,
