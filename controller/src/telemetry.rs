@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
+use ambit_core::derive::Kind;
 use ambit_daemon_kit::telemetry::exposition::{Exposition, Family};
 use ambit_daemon_kit::telemetry::instruments::{Counter, Counters};
 use ambit_daemon_kit::telemetry::metrics::Metrics;
@@ -13,9 +14,6 @@ use crate::ca::Authorities;
 use crate::objects::catalog::{Problem, Verdict};
 use crate::shared::{Shared, Status};
 
-/// Kinds that are always shown, also with zero.
-const KINDS: [&str; 7] =
-    ["Namespace", "Node", "Pod", "Service", "WorkloadEntry", "AuthorizationPolicy", "PeerAuthentication"];
 /// The kind of objects that could not be parsed far enough to know it.
 const UNKNOWN: &str = "unknown";
 
@@ -69,22 +67,26 @@ pub(crate) fn show_root(metrics: &Metrics, authorities: Authorities) {
     });
 }
 
-/// Objects in force and rejected ones.
+/// Objects in force and rejected ones. Every kind is shown, also with zero.
 fn objects(status: &Status, all: &mut Exposition) {
     let mut rejected: BTreeMap<&'static str, usize> = BTreeMap::new();
     for kind in rejected_kinds(status) {
         *rejected.entry(kind).or_default() += 1;
     }
     let mut objects = all.family(&OBJECTS);
-    for kind in KINDS {
+    for kind in kinds() {
         objects.sample(&[("kind", kind)], status.objects.get(kind).copied().unwrap_or_default());
     }
     let mut refused = all.family(&REJECTED);
-    for kind in KINDS.into_iter().chain([UNKNOWN]) {
+    for kind in kinds().chain([UNKNOWN]) {
         refused.sample(&[("kind", kind)], rejected.get(kind).copied().unwrap_or_default());
     }
     all.single(&FILES, status.files);
     all.single(&UNREACHABLE, status.unreachable.len());
+}
+
+fn kinds() -> impl Iterator<Item = &'static str> {
+    Kind::ALL.iter().copied().map(Kind::name)
 }
 
 /// The kind of every rejected document or object; several mistakes in one count once.
@@ -117,3 +119,6 @@ fn published(publisher: &Publisher, all: &mut Exposition) {
     all.single(&ACKS, stats.acks);
     all.single(&NACKS, stats.nacks);
 }
+
+#[cfg(test)]
+mod tests;

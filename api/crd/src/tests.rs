@@ -79,20 +79,12 @@ items:
 
 #[test]
 fn every_kind_is_known_by_its_name() {
-    for kind in [
-        Kind::Namespace,
-        Kind::Pod,
-        Kind::Service,
-        Kind::EndpointSlice,
-        Kind::WorkloadEntry,
-        Kind::AuthorizationPolicy,
-        Kind::PeerAuthentication,
-    ] {
+    for &kind in Kind::ALL {
         let group = match kind {
+            Kind::Namespace | Kind::Node | Kind::Pod | Kind::Service => "v1",
             Kind::EndpointSlice => "discovery.k8s.io/v1",
-            Kind::WorkloadEntry => "networking.istio.io/v1",
+            Kind::WorkloadEntry | Kind::ServiceEntry => "networking.istio.io/v1",
             Kind::AuthorizationPolicy | Kind::PeerAuthentication => "security.istio.io/v1",
-            _ => "v1",
         };
         assert!(matches!(known(group, &kind.to_string()), Known::Kind(found) if found == kind), "{kind}");
     }

@@ -330,18 +330,7 @@ fn duplicate(file: &FileName, place: Option<Position>, key: &ObjectKey, message:
 
 /// The kind, as in metrics.
 pub(crate) fn kind_name(key: &ObjectKey) -> &'static str {
-    use ambit_core::derive::Kind;
-    match key.kind {
-        Kind::Namespace => "Namespace",
-        Kind::Node => "Node",
-        Kind::Pod => "Pod",
-        Kind::Service => "Service",
-        Kind::EndpointSlice => "EndpointSlice",
-        Kind::WorkloadEntry => "WorkloadEntry",
-        Kind::ServiceEntry => "ServiceEntry",
-        Kind::AuthorizationPolicy => "AuthorizationPolicy",
-        Kind::PeerAuthentication => "PeerAuthentication",
-    }
+    key.kind.name()
 }
 
 #[cfg(test)]

@@ -150,3 +150,10 @@ fn objects_of_an_uninstalled_kind_stay_for_a_while() {
     handle(&mut inventory, "absent", now + 2 * ABSENCE);
     assert_eq!(taken(&mut inventory), "-a");
 }
+
+#[test]
+fn every_kind_is_watched() {
+    for kind in Kind::ALL {
+        assert!(KINDS.contains(kind), "{kind}");
+    }
+}
