@@ -4,6 +4,8 @@
 //! The order of an enrolment: a label makes a pod *desired* ([`Candidate::evaluate`]); its node prepares
 //! capture and annotates the pod ([`is_redirected`]); only then do peers learn that it speaks HBONE. So no
 //! tunnel is opened to a pod that does not accept tunnels yet.
+//!
+//! The annotations are written under the field manager [`FIELD_MANAGER`].
 
 pub mod exclusion;
 

@@ -2,6 +2,8 @@
 //! drain.
 //!
 //! A connection's whole state is its [`Open`] and the two streams its task holds.
+//!
+//! Entry points: [`Connections::open`], then [`Registered::close`].
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

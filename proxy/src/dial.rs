@@ -28,7 +28,7 @@ use crate::workload::{LocalWorkload, Served, SocketError, Workloads};
 pub struct Failure {
     /// As it is reported.
     pub ending: Ending,
-    /// It is the endpoint that failed: another of the service's may not.
+    /// Retriable: the failure is this endpoint's; another endpoint may succeed.
     pub elsewhere: bool,
 }
 
@@ -151,8 +151,8 @@ pub async fn application<W: Served>(
     connect_application(served, permit.address(), client).await
 }
 
-/// Connects a workload's application to itself, or to another of the same workload: `Plan::Local`. That
-/// leaves the workload as little as a connection over loopback does, so no policy is asked.
+/// Connects a workload's application to itself, or to another of the same workload: `Plan::Local`. Like
+/// loopback, it never leaves the workload, so no policy is evaluated.
 pub async fn itself<W: Served>(
     served: &W,
     plan: &Plaintext,

@@ -287,8 +287,8 @@ fn too_late(proxy: &Proxy) -> Refusal {
     Refusal { status: StatusCode::SERVICE_UNAVAILABLE, ending }
 }
 
-/// The address that the application sees as its client: what the peer's proxy says, as long as it is one of
-/// the peer's own address. Anything else would let one workload speak in another's name.
+/// The address that the application sees as its client: the `Forwarded` address, if its IP is the peer's
+/// (else a workload could impersonate another), otherwise the peer's own.
 fn forwarded(request: &ConnectRequest, peer: &Peer) -> SocketAddr {
     let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
     let address = canonical(peer.address);

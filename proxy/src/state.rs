@@ -19,7 +19,7 @@ pub const CONFIGURATION_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub struct MeshState {
     mesh: ArcSwapOption<Mesh>,
-    /// The newest mesh that whatever else follows the mesh (the kernel, in ztunnel) has taken in too.
+    /// The newest mesh that the follower (in ztunnel: the kernel) has applied too.
     enforced: ArcSwapOption<Mesh>,
     revision: watch::Sender<u64>,
 }

@@ -29,7 +29,7 @@ pub trait Follower: Send + 'static {
     /// What [`void`](Self::void) found that has to be rechecked.
     type Scope;
 
-    /// Takes back verdicts remembered elsewhere that the change may have made wrong.
+    /// Invalidates cached verdicts that the change may have made stale.
     fn void(&self, change: &MeshChange<'_>) -> Self::Scope;
 
     /// Brings everything else in line with the mesh: identities, capture, names.
@@ -67,8 +67,7 @@ impl<F: Follower> MeshSync<F> {
         Vec::new()
     }
 
-    /// Order: decisions first, then what the kernel remembers of earlier ones, then what it captures, then
-    /// connections that were decided before.
+    /// Order: decisions first, then cached verdicts, then capture maps, then open connections.
     fn publish(&self, touched: Option<&Touched>) {
         let before = self.state.mesh();
         self.state.publish(self.mesh.clone());

@@ -1,4 +1,6 @@
 //! What a proxy does beside its connections: following the controller, its certificates and its roots.
+//!
+//! Entry points: [`follow_controller`], [`follow_status`], [`follow_roots`], [`follow_certificates`].
 
 use std::future::Future;
 use std::time::Duration;
@@ -28,7 +30,7 @@ pub async fn follow_controller<F: Follower>(
 }
 
 /// Meets the condition once the first configuration has come. A controller that goes away later does not
-/// unmeet it.
+/// reset it.
 pub async fn follow_status(mut status: watch::Receiver<Status>, synced: Condition) {
     loop {
         let now = status.borrow_and_update().clone();

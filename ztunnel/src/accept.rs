@@ -1,4 +1,6 @@
 //! Accepts connections on a pod's listeners, one task a listener, and hands each to its own task.
+//!
+//! Entry point: [`start`].
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,6 +1,8 @@
 //! The node's own addresses, which the kubelet's probes come from, read periodically: from the interfaces, or
 //! from `/proc/PID/net` where the daemon runs in a network namespace of its own (entering the node's would
 //! need a capability).
+//!
+//! Entry points: [`of_node`], then [`follow`].
 
 use std::collections::BTreeSet;
 use std::io;

@@ -1,5 +1,7 @@
 //! What operators, Prometheus and kubelet may ask: `/config_dump`, `/connections`, `/logging`; `/metrics`;
 //! readiness.
+//!
+//! Entry point: [`start`].
 
 use std::future::ready;
 use std::sync::Arc;

@@ -1,5 +1,7 @@
 //! Keeps capture in the kernel equal to the mesh: which destinations are captured, how each pod takes
 //! plaintext, and which ports it excludes.
+//!
+//! Entry points: [`Capture::reconcile`], then [`Capture::follow`].
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

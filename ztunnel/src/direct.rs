@@ -1,15 +1,15 @@
 //! The daemon's half of the direct path. The kernel carries the connections; here verdicts are written,
 //! voided and watched.
 //!
-//! - [`Direct::remember`] caches a verdict in the kernel when a tunnel was opened on its grounds;
-//!   [`Direct::void`] voids what a change of the mesh may have made wrong; the lease, renewed again and
-//!   again, says that the rest still holds.
+//! - [`Direct::remember`] caches the verdict under which a tunnel was opened; [`Direct::void`] invalidates
+//!   the verdicts that a change of the mesh may have made stale; the lease, renewed periodically, keeps the
+//!   others valid.
 //! - [`services`] keeps the kernel's choice of endpoints equal to the daemon's.
 //! - [`flows`] rechecks tracked flows: lists them, counts what they carry, closes what is no longer allowed.
 //! - [`records`] turns what the kernel recorded into the reports that other paths make.
 //!
-//! A change is taken in in this order (`docs/decisions/073`): publish the mesh, void verdicts, then recheck
-//! what is open.
+//! The order of a change is that of `ambit_proxy::sync` (`docs/decisions/073`): decisions first, then cached
+//! verdicts, then capture maps, then open connections.
 
 mod context;
 mod counted;
@@ -237,7 +237,7 @@ impl Direct {
         }
     }
 
-    /// Renews the lease: says that the cached verdicts hold, unless something is amiss.
+    /// Renews the lease, unless a verdict could not be voided or the direct-path thread is late.
     pub(crate) fn renew(&self) {
         if !self.context.enabled || !self.started.load(Ordering::SeqCst) {
             return;

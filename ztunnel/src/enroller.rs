@@ -207,8 +207,8 @@ impl Worker {
     }
 
     /// Gives a pod in the table what the mesh says of it. A change that came in meanwhile may have been
-    /// written already and overwritten here: then it is written once more. Until policies are known nothing
-    /// passes unchecked: enrolment begins so, and what an earlier daemon set still holds.
+    /// written already and overwritten here: then it is written once more. Until policies are known, ports
+    /// start in mode `Check` or keep the earlier daemon's mode.
     fn configure(&self, pod: &Arc<Pod>) -> Result<(), Error> {
         let node = &self.node;
         let mut written: Option<Arc<Mesh>> = None;

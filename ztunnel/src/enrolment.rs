@@ -2,6 +2,8 @@
 //!
 //! A pod found in the kernel after a restart of the daemon is enrolled but not *live* (it has no listeners)
 //! until a source hands over its namespace again.
+//!
+//! Entry point: [`Enrolment`].
 
 use std::collections::{BTreeMap, BTreeSet};
 

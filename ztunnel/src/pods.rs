@@ -1,4 +1,6 @@
 //! The enrolled pods of this node: their namespaces and their listeners.
+//!
+//! Entry points: [`Pods`] and [`Pod::listen`].
 
 use std::io;
 use std::net::SocketAddr;

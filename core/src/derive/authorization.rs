@@ -2,6 +2,8 @@
 //!
 //! The semantics are Istio's. HTTP fields fail closed: an ALLOW rule with HTTP fields never matches; a DENY
 //! rule loses them, and so denies more than was written, up to everything.
+//!
+//! Entry point: [`derive()`].
 
 use std::collections::BTreeSet;
 use std::fmt::Display;

@@ -1,5 +1,7 @@
 //! What a batch of events may have touched, and so must be derived again. Marking too much costs time.
 //! Marking too little leaves stale results, which property tests look for.
+//!
+//! Entry point: [`Dirty::mark`].
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

@@ -2,6 +2,8 @@
 //! else a workload of its own, outside the mesh.
 //!
 //! Slices that Kubernetes derives from selectors are left out before: the pods have the same information.
+//!
+//! Entry points: [`add_services`] and [`workloads`].
 
 use std::collections::BTreeMap;
 

@@ -2,6 +2,8 @@
 //!
 //! A mistake in one field alone is found by the parser: addresses, ports and modes are values here. What can
 //! be checked only with other objects or settings is text here, and checked by the derivation.
+//!
+//! Entry point: [`Object`]; its kinds: [`Kind`].
 
 use std::collections::BTreeMap;
 use std::fmt;

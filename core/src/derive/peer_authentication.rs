@@ -4,6 +4,8 @@
 //! UNSET inherits from the next wider one; the default is PERMISSIVE. If all ports of a workload have one
 //! mode, the workload names the policy of the object that set it. If `portLevelMtls` makes exceptions, the
 //! object with the exceptions has a policy of its own that includes the inherited mode.
+//!
+//! Entry points: [`Scope::policy`] and [`Scope::policy_for`].
 
 use std::collections::BTreeMap;
 

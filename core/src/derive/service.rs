@@ -1,4 +1,6 @@
 //! Kubernetes Services → services, and where their endpoints listen.
+//!
+//! Entry points: [`derive()`] and [`mappings`].
 
 use std::net::IpAddr;
 

@@ -2,6 +2,8 @@
 //!
 //! A host belongs to one object of its namespace: the Kubernetes Service of that name, or else the oldest
 //! entry that claims it. An entry's other hosts are left out, and its conditions say so.
+//!
+//! Entry points: [`owner`] of a host and [`Claims`] of an entry.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -1,4 +1,6 @@
 //! The accepted objects, by namespace, with the indexes that the derivation needs.
+//!
+//! Entry points: [`Store::put`] and [`Store::delete`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

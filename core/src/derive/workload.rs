@@ -1,4 +1,6 @@
 //! Pods and workload entries → workloads, and the services they are endpoints of.
+//!
+//! Entry points: [`pod`] and [`entry`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

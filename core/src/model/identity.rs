@@ -1,4 +1,4 @@
-//! SPIFFE identities: `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`.
+//! SPIFFE identities ([`Identity`]): `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`.
 
 use std::fmt;
 use std::str::FromStr;

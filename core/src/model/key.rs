@@ -1,4 +1,4 @@
-//! The names of resources, as they stand on the wire.
+//! The names of resources as on the wire: [`WorkloadUid`], [`ServiceKey`], [`PolicyKey`].
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Where workloads run, and how their places are compared.
+//! Where workloads run ([`Locality`]), and how their places are compared ([`LocalityScope`]).
 
 use std::sync::Arc;
 

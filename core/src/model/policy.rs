@@ -1,4 +1,6 @@
 //! Authorization policies as on the wire: rules OR-ed, clauses AND-ed, matches OR-ed, fields AND-ed.
+//!
+//! Entry point: [`Authorization`].
 
 use std::fmt;
 use std::net::IpAddr;
@@ -59,8 +61,8 @@ pub struct Clause {
 }
 
 /// Fields AND-ed; values within a field OR-ed; `not_*` must match none. An empty field is no condition; a
-/// match without any condition never matches (as in Istio's ztunnel: it is the rest of conditions that were
-/// not understood).
+/// match without any condition never matches (as in Istio's ztunnel: it is what is left after dropping
+/// unsupported conditions).
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Match {
     /// The namespace of the peer's identity.

@@ -1,4 +1,4 @@
-//! Services: host names and addresses with workloads as endpoints.
+//! Services: host names and addresses with workloads as endpoints ([`Service`]).
 
 use std::net::IpAddr;
 use std::sync::Arc;

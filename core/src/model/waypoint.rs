@@ -1,4 +1,4 @@
-//! Waypoints: layer-7 proxies in front of services and workloads.
+//! Waypoints: layer-7 proxies in front of services and workloads ([`Waypoint`]).
 
 use std::net::IpAddr;
 

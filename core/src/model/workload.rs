@@ -1,4 +1,4 @@
-//! Workloads: pods, and the processes and machines of WorkloadEntries.
+//! Workloads: pods, and the processes and machines of WorkloadEntries ([`Workload`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -1,5 +1,7 @@
-//! Whether a policy matches, in three values. Attributes of a connection may be left open, so that one engine
-//! decides about a given connection and about *every* connection of a kind.
+//! Whether a policy matches, in three-valued logic (yes, no, unknown): [`policy`].
+//!
+//! Attributes may be unspecified, so that one engine decides about a given connection and about *every*
+//! connection of a kind.
 
 use std::net::{IpAddr, SocketAddr};
 

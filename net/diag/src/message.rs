@@ -1,5 +1,7 @@
 //! The messages of `sock_diag(7)`: requests as bytes, answers from bytes. Numbers are in the machine's byte
 //! order, addresses and ports in the network's.
+//!
+//! Entry points: [`list`], [`destroy`] and [`answers`].
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -1,4 +1,6 @@
 //! A source's side: blocking calls, and a thread that keeps the daemon informed across its restarts.
+//!
+//! Entry points: [`Client`], [`enrol_once`] and [`release_once`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

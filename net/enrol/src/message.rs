@@ -1,4 +1,4 @@
-//! The messages, as they are written: JSON, one per packet.
+//! The messages ([`Message`]) and their answers ([`Answer`]), as they are written: JSON, one per packet.
 
 use std::fmt;
 use std::str::FromStr;

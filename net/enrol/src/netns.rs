@@ -1,4 +1,4 @@
-//! Descriptors of network namespaces, checked to be that.
+//! Descriptors of network namespaces, checked to be that: [`NetworkNamespace`].
 #![expect(unsafe_code, reason = "ioctl NS_GET_NSTYPE has no safe wrapper")]
 
 use std::fs::File;

@@ -1,4 +1,6 @@
 //! Packets of a `SOCK_SEQPACKET` Unix socket, with descriptors beside the bytes.
+//!
+//! Entry points: [`send`] and [`receive`].
 #![expect(
     unsafe_code,
     reason = "received descriptors arrive as plain numbers and are taken into ownership here"

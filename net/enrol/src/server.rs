@@ -1,4 +1,6 @@
 //! The daemon's side: one session per source, one request at a time, every request answered.
+//!
+//! Entry points: [`Server::bind`], then [`serve`].
 
 use std::future::Future;
 use std::io;

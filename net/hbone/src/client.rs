@@ -31,8 +31,8 @@ pub struct Connection(Arc<Shared>);
 
 /// Makes a connection over an established TCP connection: TLS, then HTTP/2. Has no deadline of its own.
 ///
-/// With TLS 1.3 a server refuses a client's certificate only after this has succeeded: the first
-/// [`Connection::open`] says so.
+/// With TLS 1.3 a server refuses a client's certificate only after this has succeeded: the error surfaces at
+/// the first [`Connection::open`].
 pub async fn connect(
     socket: TcpStream,
     config: Arc<rustls::ClientConfig>,

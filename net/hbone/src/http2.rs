@@ -8,7 +8,7 @@ const MAX_WINDOW: u32 = (1 << 31) - 1;
 /// Windows, frames, limits and times of an HTTP/2 connection. The same for both sides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Http2 {
-    /// How many bytes of one tunnel may be under way to us.
+    /// Receive window of one stream, in bytes.
     pub stream_window: u32,
     /// The largest frame we accept.
     pub frame_size: u32,
@@ -46,15 +46,14 @@ impl Default for Http2 {
 }
 
 impl Http2 {
-    /// How many bytes of all tunnels of a connection may be under way to us: as many as of all of them
-    /// together, so that tunnels whose readers have stopped do not stop the others.
+    /// Receive window of the connection, in bytes: the connection window is the sum of all stream windows, so
+    /// that streams whose readers have stopped do not stop the others.
     pub(crate) fn connection_window(&self) -> u32 {
         self.stream_window.saturating_mul(self.streams).min(MAX_WINDOW)
     }
 
-    /// How much small frames that were not fetched may cost besides what they hold, as h2 counts it (256
-    /// bytes each): as much as the window. Relays fetch them also when their socket takes nothing, as
-    /// soon as they get their turn.
+    /// Limit on the overhead of unread small frames, as h2 counts it (256 bytes each): as much as the window.
+    /// Relays read them also while their socket accepts no data, as soon as they are polled.
     pub(crate) fn frame_budget(&self) -> usize {
         self.connection_window() as usize
     }

@@ -1,4 +1,6 @@
 //! Notices dead peers: HTTP/2 pings at an interval, each answered in time or the connection is given up.
+//!
+//! Entry point: [`keep_alive`].
 
 use std::future::pending;
 

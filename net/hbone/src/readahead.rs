@@ -1,4 +1,4 @@
-//! Under TLS: reads much at a time, for rustls asks for one record at a time ([`ReadAhead`]).
+//! Read-ahead buffer below rustls, which reads one record at a time: [`ReadAhead`].
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -10,8 +10,8 @@ use tokio::net::TcpStream;
 
 use crate::scratch::{self, AHEAD};
 
-/// How often it is read without a pause. The tasks that what was read is for must get their turn: HTTP/2
-/// keeps it until then, and ends a connection for which it keeps too many small frames.
+/// Reads in a row. Then it yields, so that the tasks that consume the data can run: until they do, h2 holds
+/// the data, and it ends a connection for which it holds too many small frames.
 const BURST: u8 = 2;
 
 /// A TCP connection that holds memory only while it holds data.
@@ -20,7 +20,7 @@ pub(crate) struct ReadAhead {
     socket: TcpStream,
     /// Data, and how much of it has been taken. Not `advance`d: the memory would come back smaller.
     ahead: Option<(BytesMut, usize)>,
-    /// Reads since the last pause.
+    /// Reads since it last yielded.
     burst: u8,
 }
 

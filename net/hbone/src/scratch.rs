@@ -1,7 +1,8 @@
-//! Memory to read into, one piece per thread, and the read itself.
+//! Memory to read into, one buffer per thread, and the read itself: [`poll_read`] from a socket,
+//! [`poll_read_stream`] from any stream, then [`give_back`].
 //!
-//! What waits holds none of it: it is taken when there is something to read, and what is left of it given
-//! back.
+//! A waiting connection holds no buffer. One is taken when there is data to read; the unused rest is
+//! returned.
 #![expect(unsafe_code, reason = "a read into memory that nothing has written yet")]
 
 use std::cell::Cell;

@@ -1,4 +1,6 @@
 //! The access log record: one event of target `access` when a connection has ended, with Istio's fields.
+//!
+//! Entry point: [`write()`].
 
 use std::net::SocketAddr;
 use std::time::Duration;

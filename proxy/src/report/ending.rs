@@ -1,4 +1,7 @@
 //! Why connections end: every [`Reason`] and [`Denial`] as the [`Ending`] that is reported.
+//!
+//! Entry points: [`orderly`], [`broken`], [`unmade`], [`exhausted`], [`denied`]. Also the reports of policies
+//! in dry run ([`dry_run`], metric `ambit_policy_dry_run_total`).
 
 use ambit_core::model::{Action, WorkloadUid};
 use ambit_core::policy::DryRun;

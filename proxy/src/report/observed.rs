@@ -1,9 +1,8 @@
-//! Reports of connections that the daemon does not carry: the kernel does, and says so in records, perhaps
-//! only when one has closed. Nothing is held for them here.
+//! Reports of connections carried by the kernel, made from its records; some connections appear only when
+//! they close. Nothing is held for them here.
 //!
-//! For each record `Opened`: [`opened`]; `Closed`: [`closed`]; `Refused`: [`refused`]. None needs the others:
-//! one that was opened under an earlier daemon is only closed in this one, as with any counter of a process
-//! that was restarted.
+//! For each record `Opened`: [`opened`]; `Closed`: [`closed`]; `Refused`: [`refused`]. Records are
+//! independent: after a restart of the daemon, a connection may be seen only closing.
 //!
 //! While one is open, [`carried`] counts its bytes so far; the caller keeps what it returns
 //! ([`Carried::counted`]) and passes that to [`closed`], so that no byte counts twice. Without it all bytes

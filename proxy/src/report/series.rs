@@ -22,8 +22,8 @@ use parking_lot::{Mutex, RwLock};
 
 use super::connection::{Bytes, ConnectionInfo, Direction, Flag, Party};
 
-/// Label sets that are told apart; connections beyond share one set with nothing known. A mesh that names its
-/// workloads after every run must not fill the daemon's memory.
+/// Maximum number of label sets; further connections share one with all names `unknown`. Workloads with a new
+/// name for each run (Jobs) must not fill the daemon's memory.
 const MAX_LABEL_SETS: usize = 10_000;
 
 /// The families, in the order of [`Series`]' counters.

@@ -1,4 +1,4 @@
-//! The configuration as it was received.
+//! The configuration as it was received: [`mesh()`], [`xds()`].
 
 use ambit_core::mesh::Mesh;
 use ambit_core::model::{Authorization, Health, Service, Workload};

@@ -1,4 +1,4 @@
-//! Connections, open and ended.
+//! Connections, open ([`ConnectionView`]) and ended ([`EndedView`]).
 
 use ambit_core::model::PolicyKey;
 use serde::Serialize;

@@ -35,7 +35,7 @@ impl Counted {
         Carried { total, counted: known.unwrap_or_default() }
     }
 
-    /// This much of it is counted now.
+    /// Records the counted bytes.
     pub(super) fn counted(&self, cookie: u64, counted: Bytes) {
         self.0.lock().open.insert(cookie, counted);
     }

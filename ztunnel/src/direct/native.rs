@@ -1,4 +1,4 @@
-//! Connections without identity that the kernel passes to a pod by itself: [`check`].
+//! Connections without identity that the kernel delivers without ztunnel: [`check`].
 
 use std::net::SocketAddr;
 

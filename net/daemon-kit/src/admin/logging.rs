@@ -1,4 +1,6 @@
 //! `/logging`: `GET` shows the filter, `POST ?level=…` puts another in force.
+//!
+//! Entry point: [`logging_routes`].
 
 use std::future::ready;
 

@@ -1,5 +1,7 @@
 //! Readiness: named conditions that must all hold. `/healthz/ready` answers 200 when they do, else 503 and
 //! which do not.
+//!
+//! Entry points: [`Readiness::condition`] and [`Readiness::routes`].
 
 use std::collections::BTreeMap;
 use std::future::ready;

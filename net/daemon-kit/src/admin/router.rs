@@ -1,4 +1,5 @@
-//! What a server answers: paths, methods, handlers, and the small request and response they work with.
+//! What a server answers ([`Router`]): paths, methods, handlers, and the small request and response they work
+//! with.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -1,4 +1,6 @@
 //! The servers themselves: HTTP/1.1, bounded in header size, time, body and connections, on one thread.
+//!
+//! Entry point: [`Admin::start`].
 
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};

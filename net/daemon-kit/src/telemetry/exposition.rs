@@ -104,8 +104,9 @@ impl Family {
     }
 }
 
-/// A label of a sample. The exporter leaves a backslash alone that seems to escape the next character, so
-/// that two values could become one: here every backslash is escaped, which it leaves alone too.
+/// A label of a sample. The exporter does not escape a backslash that looks like the start of an escape
+/// sequence, so two values could become one. Here every backslash is escaped, which the exporter leaves as it
+/// is.
 pub fn label(name: &'static str, value: impl AsRef<str> + Into<metrics::SharedString>) -> Label {
     if value.as_ref().contains('\\') {
         Label::new(name, value.as_ref().replace('\\', r"\\"))

@@ -1,5 +1,7 @@
 //! Counters and histograms that last between scrapes. Each is a `static` next to what it counts, and is
 //! announced when an exposition is written, so that it is shown before it first counts.
+//!
+//! Entry points: [`Counter`], [`Counters`], [`Durations`].
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;

@@ -3,6 +3,8 @@
 //! A log that is not read must not stop a connection: lines go through a bounded queue to a thread of their
 //! own, and are dropped (and counted, `ambit_log_lines_dropped_total`) when it is full. A line is one event
 //! whatever the values in it say: control characters are escaped.
+//!
+//! Entry point: [`install`].
 
 use std::io::{self, Write};
 use std::sync::{Arc, OnceLock};

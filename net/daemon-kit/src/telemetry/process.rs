@@ -1,5 +1,7 @@
 //! The process's build, processor time and memory, under the names that every Prometheus client uses, and the
 //! state of its runtime.
+//!
+//! Entry points: [`show`] and [`show_runtime`].
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 const QUEUED_LINES: usize = 8192;
 /// How long the end of the process waits for lines to be read.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(1);
-/// How long a written batch lets the next one gather. Without it, a thread that logs pays a wake-up across
+/// Pause after a batch, so that lines coalesce. Without it, a thread that logs pays a wake-up across
 /// CPUs for each line: with a line for each connection, a tenth of a daemon's time (seen with `perf` while
 /// connections came and went).
 const GATHER: Duration = Duration::from_millis(5);

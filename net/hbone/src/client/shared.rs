@@ -21,7 +21,7 @@ pub(super) struct Shared {
 }
 
 struct State {
-    /// `None`: closed to new tunnels. The last sender's end lets the driver end.
+    /// `None`: closed to new tunnels. The driver ends when the last sender is dropped.
     sender: Option<SendRequest<Bytes>>,
     tunnels: usize,
     idle_since: Instant,

@@ -1,6 +1,6 @@
 //! From the tunnel into the application's socket ([`Downward`]).
 //!
-//! The peer is given room for more only when the socket has taken what came.
+//! Flow-control window is released only after the socket has accepted the data.
 
 use std::task::{Context, Poll, ready};
 

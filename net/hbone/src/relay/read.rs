@@ -1,7 +1,7 @@
 //! Reads for a relay: [`read`] from a socket, [`stream`] from any stream.
 //!
-//! Small reads are copied out of the thread's memory, to the size that they have; what fills a good part of
-//! it leaves with it.
+//! Small reads are copied into a buffer of their size. A large read keeps the thread's buffer, which is then
+//! replaced.
 
 use std::io;
 use std::task::{Context, Poll, ready};

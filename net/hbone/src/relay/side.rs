@@ -1,4 +1,4 @@
-//! What a relay carries bytes between: [`Side`].
+//! What a relay carries bytes between: the trait [`Side`], and [`AnyStream`], which makes any stream one.
 
 use std::io;
 use std::pin::Pin;
@@ -25,7 +25,7 @@ pub trait Side {
     /// Ends the direction that is written to; the other stays open.
     fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>>;
 
-    /// Sends on what was written, where a stream keeps it. Called when there is no more to write for now.
+    /// Flushes a stream that buffers writes. Called when there is no more to write for now.
     fn poll_flush(&mut self, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
@@ -59,7 +59,7 @@ impl Side for Tunnel {
         Poll::Ready(self.end())
     }
 
-    /// Also fetches what has come: see [`Tunnel`].
+    /// Also drains received data: see [`Tunnel`].
     fn poll_failure(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
         match self.received.gather(context) {
             Ok(()) => Self::poll_failure(self, context),

@@ -1,7 +1,7 @@
 //! From the application's socket into the tunnel ([`Upward`]).
 //!
-//! Only when there is something to read is room in the tunnel asked for, and what is not used is given back:
-//! the connection's window is shared by all of its tunnels.
+//! Send capacity is reserved only when there is data to read; unused capacity is released: the connection's
+//! window is shared by all of its tunnels.
 
 use std::task::{Context, Poll, ready};
 
@@ -15,18 +15,18 @@ use super::traffic::Traffic;
 use crate::scratch::CHUNK;
 use crate::tunnel::poll_flushed;
 
-/// Room below this is waited out. A peer whose window was twice as wide gives at least as much again when it
-/// has read what we sent.
+/// With less send capacity than this, wait. A peer whose window was once twice as large grants at least as
+/// much again when it has read what we sent.
 const LITTLE: usize = 16 << 10;
 
 pub(super) struct Upward {
     send: SendStream<Bytes>,
-    /// Room was asked for and not used.
+    /// Capacity is reserved and not used.
     reserved: bool,
     /// How much may wait to be written to the peer.
     send_buffer: usize,
     ended: bool,
-    /// There was much room once.
+    /// Capacity has once been at least twice the threshold.
     wide: bool,
     /// The socket has failed, and its error has been taken: reading will say that this is the end, and it is
     /// not.
@@ -117,7 +117,7 @@ impl Upward {
         }
     }
 
-    /// The socket has failed: what it still holds may be carried, but its end is none.
+    /// The socket has failed: what it still holds may be carried, but its EOF is not an orderly end.
     pub(super) fn fail(&mut self) {
         self.failed = true;
     }

@@ -1,8 +1,8 @@
 //! Bounds how many TLS handshakes are under way: [`Handshakes`].
 //!
-//! An honest handshake takes milliseconds. When there are too many, one is cut off of the group that has most
-//! under way: the same client at the same workload. Of those the oldest is the least likely to be honest. So
-//! a client that holds thousands open keeps no other client out.
+//! An honest handshake takes milliseconds. When there are too many, the oldest handshake of the busiest
+//! (client, workload) pair is aborted: of these it is the least likely to be honest. So a client that holds
+//! thousands open keeps no other client out.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
