@@ -1,8 +1,8 @@
 //! A connection of a served workload's application: [`serve`].
 //!
-//! what the application asked for → `Connection` → `outbound::plan` → tunnel or dial → relay → report. Where
-//! it goes is decided by `ambit_core::outbound`; here the decision is carried out, with other endpoints if
-//! one fails. Accepting the connection, and knowing what it asked for, is the caller's.
+//! what the application asked for → `Connection` → `outbound::plan_without` → tunnel or dial → relay →
+//! report. Where it goes is decided by `ambit_core::outbound`; here the decision is carried out, with other
+//! endpoints if one fails. Accepting the connection, and knowing what it asked for, is the caller's.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -42,7 +42,7 @@ enum Verb {
     Cluster(cluster::Options),
     /// Run the fuzz targets, each for a bounded time.
     Fuzz(fuzz::Options),
-    /// Compare the mesh with plain TCP, side by side in one run.
+    /// Compare the mesh with plain TCP and with Envoy, side by side in one run.
     Bench(bench::Options),
     /// Write OCI archives of the images, without a container engine.
     Image(image::Options),
