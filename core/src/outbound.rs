@@ -3,6 +3,7 @@
 //! A waypoint will be one more kind of [`Plan`].
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Deref;
 use std::sync::Arc;
 
 use crate::balance::{Avoid, Choice};
@@ -28,7 +29,7 @@ pub enum Plan {
     /// Through an HBONE tunnel to the endpoint.
     Tunnel(Tunnel),
     /// The endpoint is the client's own workload: plaintext inside its network namespace.
-    Local(Plaintext),
+    Local(Local),
     /// The endpoint is not enrolled: plaintext.
     Passthrough(Plaintext),
 }
@@ -48,6 +49,18 @@ pub struct Tunnel {
     pub authority: SocketAddr,
     /// The peer must present one of these.
     pub identities: Vec<Identity>,
+}
+
+/// A workload's connection to itself. No policy is evaluated for it, so only [`plan`] makes one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Local(Plaintext);
+
+impl Deref for Local {
+    type Target = Plaintext;
+
+    fn deref(&self) -> &Plaintext {
+        &self.0
+    }
 }
 
 /// A plaintext connection.
@@ -120,7 +133,8 @@ impl Plan {
     pub fn service(&self) -> Option<&Arc<Service>> {
         match self {
             Self::Tunnel(tunnel) => tunnel.service.as_ref(),
-            Self::Local(plaintext) | Self::Passthrough(plaintext) => plaintext.service.as_ref(),
+            Self::Local(local) => local.service.as_ref(),
+            Self::Passthrough(plaintext) => plaintext.service.as_ref(),
         }
     }
 
@@ -128,7 +142,8 @@ impl Plan {
     pub fn destination(&self) -> Option<&Arc<Workload>> {
         match self {
             Self::Tunnel(tunnel) => Some(&tunnel.destination),
-            Self::Local(plaintext) | Self::Passthrough(plaintext) => plaintext.destination.as_ref(),
+            Self::Local(local) => local.destination.as_ref(),
+            Self::Passthrough(plaintext) => plaintext.destination.as_ref(),
         }
     }
 }
@@ -239,5 +254,5 @@ fn carry(
         hostname: endpoint.hostname.clone().filter(|_| address.ip().is_unspecified()),
         address,
     };
-    if endpoint.uid == source.uid { Plan::Local(plaintext) } else { Plan::Passthrough(plaintext) }
+    if endpoint.uid == source.uid { Plan::Local(Local(plaintext)) } else { Plan::Passthrough(plaintext) }
 }

@@ -23,7 +23,8 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
 fn message(error: &(dyn Error + 'static)) -> String {
     let status = match error.downcast_ref() {
         Some(kube::Error::Api(status)) => Some(&**status),
-        _ => error.downcast_ref::<Status>(),
+        // The source of that error is the boxed answer.
+        _ => error.downcast_ref::<Box<Status>>().map(|boxed| &**boxed).or_else(|| error.downcast_ref()),
     };
     match status {
         Some(status) if !status.message.is_empty() => status.message.clone(),

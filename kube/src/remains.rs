@@ -28,16 +28,20 @@ impl Remains {
         let secrets: Api<Secret> = Api::namespaced(client.clone(), &self.namespace);
         let config_maps: Api<ConfigMap> = Api::namespaced(client.clone(), &self.namespace);
         let leases: Api<Lease> = Api::namespaced(client.clone(), &self.namespace);
-        // The keys first: nothing uses them any more.
-        if delete(&secrets, &self.secret, &parameters).await? {
-            deleted(&self.secret);
+        // The keys first: nothing uses them any more. One that cannot be deleted does not keep the others.
+        let results = [
+            (&self.secret, delete(&secrets, &self.secret, &parameters).await),
+            (&self.config_map, delete(&config_maps, &self.config_map, &parameters).await),
+            (&self.lease, delete(&leases, &self.lease, &parameters).await),
+        ];
+        let mut first_error = Ok(());
+        for (name, result) in results {
+            match result {
+                Ok(true) => deleted(name),
+                Ok(false) => {}
+                Err(error) => first_error = first_error.and(Err(error)),
+            }
         }
-        if delete(&config_maps, &self.config_map, &parameters).await? {
-            deleted(&self.config_map);
-        }
-        if delete(&leases, &self.lease, &parameters).await? {
-            deleted(&self.lease);
-        }
-        Ok(())
+        first_error
     }
 }

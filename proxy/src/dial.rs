@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ambit_core::model::{Workload, WorkloadKind};
-use ambit_core::outbound::{Plaintext, Tunnel as Plan};
+use ambit_core::outbound::{Local, Tunnel as Plan};
 use ambit_core::policy::Permit;
 use ambit_core::{Reason, chain};
 use ambit_hbone::client::{self, Connection};
@@ -153,11 +153,7 @@ pub async fn application<W: Served>(
 
 /// Connects a workload's application to itself, or to another of the same workload: `Plan::Local`. Like
 /// loopback, it never leaves the workload, so no policy is evaluated.
-pub async fn itself<W: Served>(
-    served: &W,
-    plan: &Plaintext,
-    client: SocketAddr,
-) -> Result<TcpStream, Failure> {
+pub async fn itself<W: Served>(served: &W, plan: &Local, client: SocketAddr) -> Result<TcpStream, Failure> {
     connect_application(served, plan.address, client).await
 }
 

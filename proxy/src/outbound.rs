@@ -223,7 +223,7 @@ impl<W: Served> Attempt<'_, W> {
                 Ok(Remote::Tunnel(opened))
             }
             // The application talks to itself, and sees itself as the peer.
-            Plan::Local(direct) => dial::itself(self.served, direct, self.client).await.map(Remote::Plain),
+            Plan::Local(local) => dial::itself(self.served, local, self.client).await.map(Remote::Plain),
             Plan::Passthrough(named @ Plaintext { hostname: Some(name), .. }) => {
                 self.follow_name(mesh, named, name).await
             }
@@ -259,16 +259,19 @@ impl<W: Served> Attempt<'_, W> {
                 info.hbone_address = Some(*authority);
                 info.service.clone_from(service);
             }
-            Plan::Local(Plaintext { destination, service, address, .. })
-            | Plan::Passthrough(Plaintext { destination, service, address, .. }) => {
-                info.path = Path::Plaintext;
-                info.mutual_tls = false;
-                info.destination.address = *address;
-                info.destination.workload.clone_from(destination);
-                info.hbone_address = None;
-                info.service.clone_from(service);
-            }
+            Plan::Local(local) => self.describe_plaintext(local),
+            Plan::Passthrough(plaintext) => self.describe_plaintext(plaintext),
         }
+    }
+
+    fn describe_plaintext(&mut self, plan: &Plaintext) {
+        let info = &mut self.info;
+        info.path = Path::Plaintext;
+        info.mutual_tls = false;
+        info.destination.address = plan.address;
+        info.destination.workload.clone_from(&plan.destination);
+        info.hbone_address = None;
+        info.service.clone_from(&plan.service);
     }
 
     fn too_late(&mut self) -> Ending {

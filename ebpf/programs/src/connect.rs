@@ -189,7 +189,8 @@ fn port(context: &SockAddrContext) -> u16 {
     u16::from_be(unsafe { field!(context.sock_addr, bpf_sock_addr.user_port) } as u16)
 }
 
-/// With logging, a function of its own: together with the log's the frame would exceed the stack of 512 bytes.
+/// With logging, a function of its own: with the log's variables in one frame, the stack would exceed 512
+/// bytes.
 #[cfg_attr(feature = "log", inline(never))]
 #[cfg_attr(not(feature = "log"), inline(always))]
 fn decide(context: &SockAddrContext, destination: Address) -> Decision {

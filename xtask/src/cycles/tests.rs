@@ -28,9 +28,12 @@ fn a_cycle_is_reported_with_its_places() {
     assert_eq!(found, [expected]);
 }
 
+/// Files of a crate: name and text.
+type Files = &'static [(&'static str, &'static str)];
+
 #[test]
 fn what_is_a_dependency() {
-    let rows: [(&str, usize, &[(&str, &str)]); 18] = [
+    let rows: [(&str, usize, Files); 18] = [
         (
             "imports in one direction",
             0,

@@ -29,7 +29,7 @@ fn loopback_is_not_an_address_of_the_node() {
             assert!(status.success(), "ip {arguments:?}");
         };
         run(&["link", "set", "lo", "up"]);
-        run(&["link", "add", "node0", "type", "dummy"]);
+        run(&["link", "add", "node0", "type", "veth", "peer", "name", "node1"]);
         run(&["address", "add", "192.0.2.7/24", "dev", "node0"]);
         run(&["link", "set", "node0", "up"]);
         let all: Vec<_> = getifaddrs().unwrap().filter_map(|interface| interface.address).collect();

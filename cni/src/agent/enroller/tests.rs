@@ -162,7 +162,7 @@ fn without_ztunnel_every_job_fails_and_is_reported() {
     node.run_pod();
     node.jobs.send(enrol("web")).unwrap();
     let first = node.reports.blocking_recv().unwrap();
-    assert!(matches!(&first, Report::Ztunnel(Err(why)) if why.contains("connecting")), "{first:?}");
+    assert!(matches!(&first, Report::Ztunnel(Err(why)) if why.contains("failed to connect")), "{first:?}");
     assert!(format!("{:?}", node.reports.blocking_recv().unwrap()).contains("Failed"));
     assert_eq!(node.job(Job::Snapshot), "Snapshot(false)");
     assert!(node.job(Job::Release { key: key("web") }).contains("Failed"));

@@ -149,7 +149,7 @@ fn missing_parts_are_named() {
     assert!(error.contains("waiting for a CNI configuration in"), "{error}");
     host.installation.credential = None;
     let error = host.installation.pass().unwrap_err().to_string();
-    assert_eq!(error, "waiting for the plugin's credential");
+    assert_eq!(error, "waiting for the CNI credential");
     // Without a credential every pod would wait: the runtime is not told yet.
     host.write("10-lab.conflist", LIST);
     host.installation.pass().unwrap_err();

@@ -55,7 +55,10 @@ fn no_entries_left_after_many_connections() {
     // on a busy machine.
     let gone = counter(&world.dataplane, KernelReason::FlowGone);
     assert!(gone < 10, "{gone} entries were removed early");
-    assert_eq!(rest.len() as u64 + lost, 2 * 2 * EACH as u64 + gone, "two records for each connection");
+    let mut counted = world.dataplane.counters().expect("counters");
+    counted.retain(|(_, count)| *count > 0);
+    let total = rest.len() as u64 + lost;
+    assert_eq!(total, 2 * 2 * EACH as u64 + gone, "two records for each connection; counted: {counted:?}");
     for pod in &world.pods {
         world.dataplane.release(pod.cookie).expect("released");
     }
