@@ -77,7 +77,7 @@ fn formatting() -> Result<()> {
 }
 
 fn clippy() -> Result<()> {
-    let arguments = ["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"];
+    let arguments = ["clippy", "--workspace", "--all-targets", "--keep-going", "--", "--deny", "warnings"];
     build::step("clippy", &mut build::cargo(&arguments))
 }
 
