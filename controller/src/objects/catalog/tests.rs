@@ -209,8 +209,11 @@ fn document() -> impl Strategy<Value = (Option<(u8, u32)>, String)> {
     ]
 }
 
+/// The documents of a file: the object that each names with its content, if it does, and its text; or no file.
+type Documents = Option<Vec<(Option<(u8, u32)>, String)>>;
+
 /// The documents of a file; `None`: the file is deleted.
-fn file_content() -> impl Strategy<Value = Option<Vec<(Option<(u8, u32)>, String)>>> {
+fn file_content() -> impl Strategy<Value = Documents> {
     prop::option::weighted(0.8, prop::collection::vec(document(), 0..4))
 }
 
