@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses() {
+    fn address_flag_is_validated() {
         for (text, good) in [
             ("controller.example:15012", true),
             ("10.0.0.1:15012", true),

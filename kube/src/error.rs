@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn codes() {
+    fn status_codes_are_classified() {
         // Code, not found, conflict, gone.
         let rows = [(404, true, false, true), (409, false, true, true), (403, false, false, false)];
         for (code, not_found, conflict, gone) in rows {

@@ -24,8 +24,8 @@ pub async fn within<T>(
     }
 }
 
-/// Attempts until one succeeds. `failed` is told why each one failed and says how long to wait before the
-/// next.
+/// Attempts until one succeeds. `failed` receives the error of each failed attempt and returns how long to
+/// wait before the next.
 pub async fn until_done<T, E>(
     mut attempt: impl AsyncFnMut() -> Result<T, E>,
     mut failed: impl FnMut(E) -> Duration,

@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn declarations() {
+    fn mod_declarations_are_parsed() {
         let rows = [
             ("plain", "mod a;", Some("a")),
             ("public", "pub mod a_b;", Some("a_b")),

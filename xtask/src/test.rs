@@ -191,7 +191,7 @@ mod tests {
     use super::result_line;
 
     #[test]
-    fn result_lines() {
+    fn test_results_are_counted() {
         let rows = [
             ("all well", "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured", Some((12, 0))),
             ("some failed", "test result: FAILED. 3 passed; 2 failed; 0 ignored", Some((3, 2))),

@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses() {
+    fn invalid_documents_are_refused() {
         let rows = [
             ("a tag", "a: !secret x", "tag"),
             ("a key twice", "a: 1\na: 2", "duplicate"),

@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn ports() {
+    fn ports_are_validated() {
         for (text, good) in [
             ("1", true),
             ("65535", true),
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks() {
+    fn blocks_are_validated() {
         let rows = [
             ("10.0.0.0/8", Some("10.0.0.0/8")),
             ("10.1.2.3/8", Some("10.0.0.0/8")),
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn names() {
+    fn names_are_validated() {
         for (text, name, label) in [
             ("cart", true, true),
             ("cart-1", true, true),

@@ -41,13 +41,13 @@ pub(crate) struct Settings {
 pub(crate) enum Job {
     /// Enrol a pod.
     Enrol { key: PodKey, uid: String },
-    /// Tell ztunnel that a pod stays, if it has it.
+    /// Keep a pod in ztunnel, if it has it.
     Keep { key: PodKey },
     /// Release a pod that this agent enrolled.
     Release { key: PodKey },
     /// Release a pod that the plugin enrolled.
     ReleasePlugins { key: PodKey },
-    /// Tell ztunnel that it has been told of all pods.
+    /// Report to ztunnel that all pods have been named.
     Snapshot,
 }
 
@@ -176,7 +176,7 @@ impl Enroller {
         }
     }
 
-    /// Tells ztunnel that the pod stays, if it has it from before.
+    /// Keeps the pod in ztunnel, if it has it from before.
     fn not_yet(&self, client: &Client, key: PodKey) -> Report {
         match client.keep(&self.wire_uid(&key)) {
             Ok(()) | Err(Error::Refused { .. }) => Report::Pod(key, Outcome::NotYet),

@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn replaced_with_content_and_mode() {
+    fn replace_sets_content_and_mode() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.conflist");
         assert!(!holds(&path, b"one", 0o600));
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn installed_when_different() {
+    fn install_replaces_changed_file() {
         let folder = tempfile::tempdir().unwrap();
         let (source, target) = (folder.path().join("source"), folder.path().join("target"));
         // Longer than one buffer.

@@ -7,7 +7,8 @@ use ambit_kube::retry::Backoff;
 use super::pod::{PodKey, Seen};
 use super::step::Action;
 
-/// Between the removal of a pod's annotation and its release: peers hear of it and open no more tunnels.
+/// Between the removal of a pod's annotation and its release: peers receive the removal and open no more
+/// tunnels.
 pub(crate) const GRACE: Duration = Duration::from_secs(2);
 
 /// The pauses after a step that failed.
@@ -45,7 +46,7 @@ pub(crate) struct Progress {
     /// As the API shows it; `None`: deleted.
     pub(crate) seen: Option<Seen>,
     pub(crate) held: Held,
-    /// ztunnel has been told of it, or need not be.
+    /// It has been named to ztunnel, or need not be.
     pub(crate) named: bool,
     /// A step is in progress.
     pub(crate) busy: bool,

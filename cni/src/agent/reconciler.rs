@@ -308,7 +308,7 @@ impl MapSeen for Watched<Pod> {
     }
 }
 
-/// The next item; pending for ever if the stream has ended, which watches never do.
+/// The next item; never resolves if the stream has ended, which watches never do.
 async fn next<S: Stream + Unpin>(stream: &mut S) -> S::Item {
     match stream.next().await {
         Some(item) => item,

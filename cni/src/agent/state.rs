@@ -4,7 +4,7 @@
 //! For every pod it compares the desired state with the present one and takes one step at a time; a step that
 //! fails is repeated after a pause, or at the next event about the pod. The order matters: a pod is annotated
 //! after it is enrolled, and released only a while after its annotation was removed, when its peers have
-//! heard of that.
+//! received the removal.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -15,7 +15,7 @@ use super::pod::{PodKey, Seen};
 use super::progress::{GRACE, Held, Progress, Wanted};
 use super::step::{Action, Outcome};
 
-/// What the state machine is told.
+/// What the state machine receives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     /// A pod is new or has changed.

@@ -7,7 +7,7 @@ use super::pod::PodKey;
 pub(crate) enum Action {
     /// Find the pod's network namespace and have ztunnel enrol it.
     Enrol { key: PodKey, uid: String },
-    /// Tell ztunnel that the pod stays, should it have it.
+    /// Keep the pod in ztunnel, should it have it.
     Keep { key: PodKey },
     /// Annotate the pod as captured.
     Annotate { key: PodKey, uid: String },
@@ -17,7 +17,7 @@ pub(crate) enum Action {
     Mark { key: PodKey, uid: String, reason: Option<String> },
     /// Have ztunnel release the pod.
     Release { key: PodKey },
-    /// Tell ztunnel that it has been told of all pods.
+    /// Report to ztunnel that all pods have been named.
     Snapshot,
 }
 
@@ -26,10 +26,10 @@ pub(crate) enum Action {
 pub(crate) enum Outcome {
     /// ztunnel has enrolled the pod with this uid.
     Enrolled { uid: String },
-    /// The pod cannot be enrolled yet: no process of it runs, or ztunnel refused it. ztunnel has been told
-    /// that it stays, if it had it before.
+    /// The pod cannot be enrolled yet: no process of it runs, or ztunnel refused it. If ztunnel had it
+    /// before, it keeps it.
     NotYet,
-    /// ztunnel has been told that the pod stays, if it had it.
+    /// ztunnel keeps the pod, if it had it.
     Kept,
     /// ztunnel has released the pod.
     Released,

@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_cannot_be_written_stops_nobody() {
+    fn unwritable_log_is_ignored() {
         line(Some(Path::new("/proc/nowhere/cni.log")), "lost");
         line(None, "lost");
     }

@@ -136,7 +136,7 @@ fn host_network_pods_are_endpoints_without_an_address_of_their_own() {
 }
 
 #[test]
-fn target_ports() {
+fn named_and_numbered_target_ports_resolve() {
     let ports = vec![
         service_port(80, "8080"),
         service_port(81, "web"),

@@ -237,7 +237,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1024))]
 
     #[test]
-    fn steps_come_to_what_scratch_comes_to(batches in vec(vec(an_event(), 0..4), 0..16)) {
+    fn incremental_derivation_equals_full(batches in vec(vec(an_event(), 0..4), 0..16)) {
         let mut world = World::new(Settings::default());
         let mut mesh = Mesh::new();
         let mut expected = Expected::default();

@@ -480,7 +480,7 @@ proptest! {
 }
 
 #[test]
-fn the_property_fails_when_an_invariant_is_broken() {
+fn model_check_detects_broken_invariant() {
     let mut node = permissive();
     node.take(Step::ReadGeneration { decider: 0, source: 0, destination: 1 });
     node.take(Step::Decide { decider: 0 });

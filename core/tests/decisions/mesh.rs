@@ -280,7 +280,7 @@ proptest! {
 
     /// However the state came about, it is the state that its parts make: nothing lingers in an index.
     #[test]
-    fn any_history_equals_building_from_scratch(
+    fn mesh_is_independent_of_change_order(
         changes in vec(some_change(), 0..40),
         order in vec(any::<Index>(), 0..40),
     ) {
@@ -319,7 +319,7 @@ proptest! {
 
     /// A batch is the sum of its changes, and says everything that it touched.
     #[test]
-    fn what_is_not_touched_has_the_same_answers(
+    fn untouched_workloads_keep_their_decisions(
         before in vec(some_change(), 0..20),
         batch in vec(some_change(), 0..5),
     ) {

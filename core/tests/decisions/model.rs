@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use crate::build::ip;
 
 #[test]
-fn identities() {
+fn identity_parsing() {
     let rows = [
         ("spiffe://cluster.local/ns/shop/sa/web", true),
         ("spiffe://td_1.example-2/ns/a/sa/b", true),
@@ -38,7 +38,7 @@ fn identities() {
 }
 
 #[test]
-fn trust_domains() {
+fn trust_domain_parsing() {
     for (text, valid) in [("cluster.local", true), ("", false), ("a/b", false), ("Ä", false), ("a b", false)]
     {
         assert_eq!(text.parse::<TrustDomain>().is_ok(), valid, "{text:?}");
@@ -48,7 +48,7 @@ fn trust_domains() {
 }
 
 #[test]
-fn blocks() {
+fn ip_block_parsing() {
     let rows = [
         ("10.0.0.0/8", "10.255.0.1", true),
         ("10.0.0.0/8", "11.0.0.1", false),

@@ -136,7 +136,7 @@ fn a_tunnel_expects_the_endpoints_identities() {
 }
 
 #[test]
-fn of_services_with_one_address_the_clients_namespaces_is_chosen() {
+fn shared_address_prefers_service_of_client_namespace() {
     let shared = |name: &str, port| service(name, &["10.96.0.1"], &[(port, port)]);
     let (a, b, other) = (shared("bank/a", 80), shared("shop/b", 80), shared("aaa/c", 443));
     let workloads = [

@@ -152,7 +152,7 @@ fn rules_clauses_and_matches_combine() {
 
 /// Rows of one match: whether a peer is matched by it.
 #[test]
-fn single_matches() {
+fn each_match_field_alone() {
     const V6: From = ("shop/web", "fd00:7::7", 8080);
     const MAPPED: From = ("shop/web", "::ffff:10.1.0.7", 8080);
     const CASE: From = ("Shop/web", "10.1.0.7", 8080);
@@ -279,7 +279,7 @@ fn single_matches() {
 }
 
 #[test]
-fn scopes() {
+fn policy_applies_by_scope() {
     let global = Authorization { scope: Scope::Global, ..deny("ambit-system/d", all()) };
     check("a global policy concerns every workload", vec![global], WEB, DeniedBy("ambit-system/d"));
 

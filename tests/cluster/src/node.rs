@@ -345,7 +345,7 @@ mod tests {
     use super::taint;
 
     #[test]
-    fn taints() {
+    fn node_taints_are_parsed() {
         let rows = [
             ("with a value", "a/b=c:NoSchedule", Some(("a/b", "c", "NoSchedule"))),
             ("without", "a/b:NoExecute", Some(("a/b", "", "NoExecute"))),

@@ -84,7 +84,7 @@ mod tests {
     use super::parse;
 
     #[test]
-    fn answers() {
+    fn http_answers_are_parsed() {
         let rows: [(&str, &str, u16, &str); 3] = [
             ("plain", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", 200, "hi"),
             ("error", "HTTP/1.1 503 Service Unavailable\r\n\r\nwait", 503, "wait"),

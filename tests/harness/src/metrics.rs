@@ -87,7 +87,7 @@ mod tests {
     type Row<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], f64);
 
     #[test]
-    fn samples() {
+    fn metrics_samples_are_parsed() {
         let text = "# HELP a b\n# TYPE a counter\na{x=\"1\",y=\"q\\\"}z\"} 3\na{x=\"2\",} 4 1700000000\nb \
                     5\nb_bucket{le=\"+Inf\"} 1\n";
         let metrics = Metrics::parse(text);

@@ -296,7 +296,7 @@ mod tests {
     use super::{NamespaceSpec, PodSpec};
 
     #[test]
-    fn enrolment() {
+    fn pod_enrolment_follows_labels() {
         let mesh = NamespaceSpec::mesh("shop");
         let plain = NamespaceSpec::new("shop");
         let rows = [

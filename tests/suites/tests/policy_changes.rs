@@ -147,7 +147,7 @@ fn settled(flips: Option<&Vec<Flip>>, from: Instant, to: Instant) -> Option<bool
 }
 
 #[test]
-fn settled_knows_allowed_forbidden_and_in_between() {
+fn settled_classifies_expected_outcomes() {
     let start = Instant::now();
     let at = |ms| start + Duration::from_millis(ms);
     let flip = |forbidden, sent, answered| Flip {

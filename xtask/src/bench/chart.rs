@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers() {
+    fn numbers_are_formatted() {
         let rows = [
             (3.07, "3.1"),
             (999.0, "999.0"),

@@ -191,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_of_a_process() {
+    fn process_stat_is_parsed() {
         let tail = "1 1 0 -1 4194560 1 2 3 4 100 20 3 1 20 0 5 0 1 2 3";
         let rows = [
             ("a plain name", format!("77 (ztunnel) S 7 {tail}"), Some((7, 124, false))),
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn the_machine() {
+    fn machine_stat_is_parsed() {
         let counters = machine("cpu  100 20 30 4000 50 6 7 8 0 0\ncpu0 1 2 3\n").expect("a line of all CPUs");
         assert_eq!((counters.busy, counters.stolen, counters.softirq), (163, 8, 7));
         assert!(machine("cpu 1 2").is_none());

@@ -270,7 +270,7 @@ mod tests {
                         5.7MB\n";
 
     #[test]
-    fn what_wrk_says() {
+    fn wrk_output_is_parsed() {
         let (rate, count) = wrk_said(GOOD).expect("it measured");
         assert!((rate - 40_011.25).abs() < f64::EPSILON && (count - 120_034.0).abs() < f64::EPSILON);
         let rows = [

@@ -32,7 +32,7 @@ fn a_cycle_is_reported_with_its_places() {
 type Files = &'static [(&'static str, &'static str)];
 
 #[test]
-fn what_is_a_dependency() {
+fn module_dependencies_are_recognized() {
     let rows: [(&str, usize, Files); 18] = [
         (
             "imports in one direction",

@@ -14,7 +14,7 @@ fn problems(path: &str, text: &str) -> Vec<String> {
 }
 
 #[test]
-fn what_documents_point_at_exists() {
+fn dead_references_are_reported() {
     let rows = [
         ("a decision that is cited", "core/src/lib.rs", "// See docs/decisions/010.\n", 0),
         ("a decision that does not exist", "core/src/lib.rs", "// See decision NNN, and decision 010.\n", 1),

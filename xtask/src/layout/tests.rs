@@ -3,7 +3,7 @@ use std::path::Path;
 use super::of_file;
 
 #[test]
-fn problems_of_a_file() {
+fn layout_problems_are_found() {
     let wide = "x".repeat(111);
     let prose = format!("{} end", "word ".repeat(24));
     let rows = [

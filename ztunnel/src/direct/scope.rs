@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn scopes_add_up() {
+    fn joined_scope_covers_both() {
         let scope = |names: &[&str]| Scope::Destinations(names.iter().map(|name| uid(name)).collect());
         let rows = [
             ("both", scope(&["a"]), scope(&["b"]), scope(&["a", "b"])),

@@ -8,7 +8,7 @@ use ambit_core::model::Health;
 use super::{accepted, labels};
 
 #[test]
-fn namespace() {
+fn namespace_fields_are_read() {
     let Object::Namespace(namespace) = accepted(
         "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {istio.io/dataplane-mode: \
          ambient}, creationTimestamp: 2026-01-02T03:04:05Z}",
@@ -25,7 +25,7 @@ fn namespace() {
 }
 
 #[test]
-fn pod() {
+fn pod_fields_are_read() {
     let Object::Pod(pod) = accepted(
         r"
 apiVersion: v1
@@ -151,7 +151,7 @@ fn pod_states() {
 }
 
 #[test]
-fn service() {
+fn service_fields_are_read() {
     let Object::Service(service) = accepted(
         r"
 apiVersion: v1
@@ -213,7 +213,7 @@ fn headless_and_external_services() {
 }
 
 #[test]
-fn endpoint_slice() {
+fn endpoint_slice_fields_are_read() {
     let Object::EndpointSlice(slice) = accepted(
         r"
 apiVersion: discovery.k8s.io/v1

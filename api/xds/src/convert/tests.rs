@@ -200,21 +200,21 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn workloads_survive_the_wire(workload in workload()) {
+    fn workloads_round_trip(workload in workload()) {
         let bytes = encode_workload(&workload).encode_to_vec();
         let message = wire::Workload::decode(bytes.as_slice()).expect("a message");
         prop_assert_eq!(decode_workload(&message), Ok(workload));
     }
 
     #[test]
-    fn services_survive_the_wire(service in service()) {
+    fn services_round_trip(service in service()) {
         let bytes = encode_service(&service).encode_to_vec();
         let message = wire::Service::decode(bytes.as_slice()).expect("a message");
         prop_assert_eq!(decode_service(&message), Ok(service));
     }
 
     #[test]
-    fn policies_survive_the_wire(policy in authorization()) {
+    fn policies_round_trip(policy in authorization()) {
         let bytes = encode_authorization(&policy).encode_to_vec();
         let message = security_wire::Authorization::decode(bytes.as_slice()).expect("a message");
         prop_assert_eq!(decode_authorization(&message), Ok(policy));
@@ -222,7 +222,7 @@ proptest! {
 
     /// Whatever bytes come, they are a value or an error.
     #[test]
-    fn no_bytes_are_too_strange(bytes in vec(any::<u8>(), 0..200)) {
+    fn random_bytes_decode_without_panic(bytes in vec(any::<u8>(), 0..200)) {
         if let Ok(message) = wire::Workload::decode(bytes.as_slice()) {
             let _ = decode_workload(&message);
         }

@@ -150,7 +150,7 @@ fn missing_parts_are_named() {
     host.installation.credential = None;
     let error = host.installation.pass().unwrap_err().to_string();
     assert_eq!(error, "waiting for the CNI credential");
-    // Without a credential every pod would wait: the runtime is not told yet.
+    // Without a credential every pod would wait: the runtime gets no entry yet.
     host.write("10-lab.conflist", LIST);
     host.installation.pass().unwrap_err();
     assert!(!host.has_entry("10-lab.conflist"));

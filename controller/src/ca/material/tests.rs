@@ -54,7 +54,7 @@ fn a_created_ca_signs_and_is_renewed_in_time() {
 }
 
 #[test]
-fn user_cas() {
+fn user_ca_is_validated() {
     let far = now() + 1_000 * DAY;
     let root_key = KeyPair::generate().unwrap();
     let root = certificate(&root_key, true, None, far);

@@ -26,7 +26,7 @@ pub(super) struct ResetOnDrop {
 impl ResetOnDrop {
     pub(super) fn new(socket: TcpStream) -> Self {
         // What is relayed was written by the application when it wanted; it must not wait here again. Fails
-        // only for a connection that is gone, which reading will tell.
+        // only for a connection that is gone, which reading will report.
         let _gone = socket.set_nodelay(true);
         Self { socket, closed: false }
     }
@@ -77,7 +77,7 @@ pub(super) async fn failure(socket: &TcpStream) -> io::Error {
     }
     match socket.take_error() {
         Ok(Some(error)) | Err(error) => error,
-        // Reading or writing has got the error and tells it.
+        // Reading or writing has got the error and reports it.
         Ok(None) => pending().await,
     }
 }

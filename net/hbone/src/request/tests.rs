@@ -31,7 +31,7 @@ fn authority() -> impl Strategy<Value = Authority> {
 
 proptest! {
     #[test]
-    fn what_is_asked_arrives(
+    fn request_round_trips(
         authority in authority(),
         baggage in option::of(baggage()),
         forwarded in option::of(any::<SocketAddr>()),
@@ -47,14 +47,14 @@ proptest! {
     }
 
     #[test]
-    fn any_text_is_an_authority_or_none(text in any::<String>()) {
+    fn authority_parser_never_panics(text in any::<String>()) {
         if let Ok(authority) = text.parse::<Authority>() {
             prop_assert_eq!(authority.to_string().parse::<Authority>(), Ok(authority));
         }
     }
 
     #[test]
-    fn any_header_is_read(value in proptest::collection::vec(any::<u8>(), 0..100)) {
+    fn malformed_headers_do_not_refuse_request(value in proptest::collection::vec(any::<u8>(), 0..100)) {
         if let Ok(value) = HeaderValue::from_bytes(&value) {
             let address = "10.0.0.1:80".parse().expect("an address");
             let mut request = ConnectRequest::to(address).to_http().expect("a request");

@@ -197,7 +197,7 @@ async fn stalled_reader_leaves_room_for_other_tunnels() {
 }
 
 #[tokio::test]
-async fn halves_work_in_two_tasks() {
+async fn split_halves_work_in_two_tasks() {
     let tunnels = Tunnels::start(Http2::default()).await;
     let (client, server) = tunnels.pair().await;
     let data = pattern(4 << 20);
@@ -267,7 +267,7 @@ async fn any_stream_is_relayed_and_flushed_when_idle() {
 }
 
 #[tokio::test]
-async fn empty_reads_and_writes_are_no_end() {
+async fn empty_io_does_not_end_stream() {
     let tunnels = Tunnels::start(Http2::default()).await;
     let (mut client, mut server) = tunnels.pair().await;
     assert!(read_now(&mut server).await.is_none(), "nothing was sent");

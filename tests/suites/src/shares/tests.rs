@@ -5,7 +5,7 @@ fn counts(of: &[(&str, usize)]) -> Counts {
 }
 
 #[test]
-fn statistics_by_hand() {
+fn chi_squared_matches_hand_calculation() {
     let rows = [
         ("as expected", counts(&[("a", 100), ("b", 300)]), 0.0, true),
         // (110-100)²/100 + (290-300)²/300

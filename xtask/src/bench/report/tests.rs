@@ -17,7 +17,7 @@ fn close(a: f64, b: f64) -> bool {
 }
 
 #[test]
-fn spreads() {
+fn spread_is_computed() {
     let rows = [
         ("one value is all three", &[2.0][..], [2.0, 2.0, 2.0]),
         ("the median of three, unsorted", &[3.0, 1.0, 2.0], [1.0, 2.0, 3.0]),
@@ -63,7 +63,7 @@ fn unexpected_samples_are_not_reported() {
 }
 
 #[test]
-fn floors() {
+fn ratio_below_floor_fails() {
     let metric = loads::THROUGHPUT;
     let rows = [
         ("between floor and aim", 0.55, Some(true), Some(false)),
@@ -86,7 +86,7 @@ fn floors() {
 }
 
 #[test]
-fn noise() {
+fn noise_is_marked() {
     let metric = loads::REQUESTS;
     let steady = [
         (System::Plain, 1, metric, 100.0),

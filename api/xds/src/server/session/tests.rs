@@ -115,7 +115,7 @@ fn full_responses_share_their_bytes() {
 }
 
 #[test]
-fn nothing_is_said_before_the_first_publication() {
+fn nothing_is_sent_before_the_first_publication() {
     let mut store = Store::default();
     let mut session = Session::default();
     session.receive(subscribe(ADDRESS, &["*"], &[("a", "1")])).expect("a request");
@@ -362,7 +362,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
-    fn every_client_ends_up_with_what_is_published(events in prop::collection::vec(event(), 0..120)) {
+    fn clients_converge_to_published_state(events in prop::collection::vec(event(), 0..120)) {
         let mut store = Store::with_removals(4);
         store.set_ready();
         let mut client = Client::default();
