@@ -209,7 +209,7 @@ fn document() -> impl Strategy<Value = (Option<(u8, u32)>, String)> {
     ]
 }
 
-/// The documents of a file: the object that each names with its content, if it does, and its text; or no file.
+/// The documents of a file: the object that each names with its content, if any, and its text; or no file.
 type Documents = Option<Vec<(Option<(u8, u32)>, String)>>;
 
 /// The documents of a file; `None`: the file is deleted.
