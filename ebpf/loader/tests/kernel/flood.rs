@@ -55,8 +55,8 @@ fn no_entries_left_after_many_connections() {
     // on a busy machine.
     let gone = counter(&world.dataplane, KernelReason::FlowGone);
     assert!(gone < 10, "{gone} entries were removed early");
-    // A segment that was sent twice, because its acknowledgement was late, may arrive when the socket is gone.
-    // `sk_lookup` sees no flags and refuses it as it would a new connection, with a record.
+    // A segment that was sent twice, because its acknowledgement was late, may arrive when the socket is
+    // gone. `sk_lookup` sees no flags and refuses it as it would a new connection, with a record.
     let late = counter(&world.dataplane, KernelReason::PlaintextRefused);
     assert!(late < 10, "{late} segments were refused");
     let mut counted = world.dataplane.counters().expect("counters");
