@@ -8,23 +8,30 @@ use kube::core::Status;
 /// error prints the whole answer.
 pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = message(error);
-    let mut source = error.source();
-    while let Some(cause) = source {
+    let mut last = error;
+    while let Some(cause) = cause_of(last) {
         let cause_message = message(cause);
         // The text of some errors ends with that of their cause.
         if !text.ends_with(&cause_message) {
             text = format!("{text}: {cause_message}");
         }
-        source = cause.source();
+        last = cause;
     }
     text
+}
+
+/// The next cause. What the API server answered has none: its source is the same answer again.
+fn cause_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    match error.downcast_ref() {
+        Some(kube::Error::Api(_)) => None,
+        _ => error.source(),
+    }
 }
 
 fn message(error: &(dyn Error + 'static)) -> String {
     let status = match error.downcast_ref() {
         Some(kube::Error::Api(status)) => Some(&**status),
-        // The source of that error is the boxed answer.
-        _ => error.downcast_ref::<Box<Status>>().map(|boxed| &**boxed).or_else(|| error.downcast_ref()),
+        _ => error.downcast_ref::<Status>(),
     };
     match status {
         Some(status) if !status.message.is_empty() => status.message.clone(),
