@@ -40,6 +40,13 @@ pub(crate) fn programs() -> Result<()> {
     step("building ztunnel, controller and the test programs", &mut command)
 }
 
+/// Every program and every test, in one selection: building the programs alone, then the tests with their
+/// features of dependencies (tokio's `test-util`), would compile nearly everything twice.
+pub(crate) fn everything() -> Result<()> {
+    let mut command = cargo(&["build", "--workspace", "--all-targets"]);
+    step("building programs and tests", &mut command)
+}
+
 /// Runs one step of the work, says what it is and how long it took, fails when it fails.
 pub(crate) fn step(what: &str, command: &mut Command) -> Result<()> {
     say(what);

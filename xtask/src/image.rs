@@ -67,21 +67,24 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     ebpf::run(ebpf::Options::default())?;
     let images: Vec<&Image> = IMAGES.iter().chain(options.tests.then_some(&TESTS)).collect();
     let folder = options.output.clone().unwrap_or_else(|| build::target().join("images"));
-    for archive in write(&images, options, &folder)? {
+    for archive in write(&images, options, &compile(options.profile)?, &folder)? {
         println!("{}", archive.display());
     }
     Ok(())
 }
 
-/// The images that suites load, quick to build.
+/// The images that suites load, of the programs that [`build::everything`] has built.
 pub(crate) fn for_tests() -> Result<()> {
-    run(&Options {
-        output: Some(test_folder()),
+    let options = Options {
+        output: None,
         registry: "docker.io".to_owned(),
         tag: env!("CARGO_PKG_VERSION").to_owned(),
         profile: Profile::Dev,
         tests: true,
-    })
+    };
+    let images: Vec<&Image> = IMAGES.iter().chain([&TESTS]).collect();
+    write(&images, &options, &build::binaries(), &test_folder())?;
+    Ok(())
 }
 
 /// Where [`for_tests`] puts them.
@@ -89,8 +92,7 @@ pub(crate) fn test_folder() -> PathBuf {
     build::target().join("images-for-tests")
 }
 
-fn write(images: &[&Image], options: &Options, folder: &Path) -> Result<Vec<PathBuf>> {
-    let programs = compile(options.profile)?;
+fn write(images: &[&Image], options: &Options, programs: &Path, folder: &Path) -> Result<Vec<PathBuf>> {
     std::fs::create_dir_all(folder.join("programs"))
         .with_context(|| format!("failed to create {}", folder.display()))?;
     let mut archives = Vec::new();

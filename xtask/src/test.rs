@@ -48,7 +48,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if chosen.iter().any(|suite| *suite == "unit") {
         ebpf::run(ebpf::Options { log: true })?;
     }
-    build::programs()?;
+    if chosen.iter().any(|suite| *suite != "lint") {
+        build::everything()?;
+    }
     if chosen.iter().any(|suite| needs_cluster(suite)) {
         setup::ensure(&setup::BPFTOOL)?;
         cluster::prepare()?;
