@@ -48,7 +48,7 @@ async fn change(access: &Access, options: &Options, label: Option<&str>) -> Resu
         .patch(&options.namespace, &parameters, &patch)
         .await
         .map_err(api(format!("label namespace {}", options.namespace)))?;
-    let goal = if label.is_some() { "enrolled" } else { "released" };
+    let goal = if label.is_some() { "enrol the pods" } else { "release the pods" };
     let mut standings = Vec::new();
     wait::until(goal, Duration::from_secs(options.timeout), async || {
         standings = standings_of(&client, &options.namespace, &access.ambit_namespace).await?;

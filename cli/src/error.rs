@@ -17,7 +17,8 @@ pub(crate) enum Error {
     /// Nothing was changed.
     #[error("{0}")]
     Refused(String),
-    #[error("not {goal} within {seconds} s:\n{missing}")]
+    /// `goal` is an infinitive with its object.
+    #[error("failed to {goal} within {seconds} s:\n{missing}")]
     Late { goal: &'static str, seconds: u64, missing: String },
     #[error("failed to query {daemon}: {reason}")]
     Admin { daemon: String, reason: String },

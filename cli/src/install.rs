@@ -52,7 +52,7 @@ pub(crate) async fn run(access: &Access, options: &Options) -> Result<(), Error>
     define(&client, &definitions, timeout).await?;
     apply_all(&client, &mesh).await?;
     outln!("Waiting until Ambit is ready")?;
-    wait::until("ready", timeout, async || {
+    wait::until("get Ambit ready", timeout, async || {
         let missing = facts::running(&client, SYSTEM).await?.missing();
         Ok(Look::for_missing(missing))
     })
@@ -104,7 +104,7 @@ async fn define(client: &Client, definitions: &[Manifest], timeout: Duration) ->
             apply(client, definition).await?;
         }
     }
-    wait::until("defined", timeout, async || {
+    wait::until("define its kinds", timeout, async || {
         let mut missing = Vec::new();
         for definition in definitions {
             let problem = match facts::get(client, definition).await? {

@@ -48,13 +48,13 @@ pub(crate) async fn run(access: &Access, options: &Options) -> Result<(), Error>
         delete(&client, daemon, &DeleteParams::foreground()).await?;
     }
     outln!("Waiting until the nodes are cleaned up")?;
-    wait_until_gone(&client, "removed from all nodes", &daemons, ZTUNNEL_PODS, timeout).await?;
+    wait_until_gone(&client, "remove ztunnel from all nodes", &daemons, ZTUNNEL_PODS, timeout).await?;
     outln!("ztunnel is removed from all nodes")?;
     for manifest in &rest {
         delete(&client, manifest, &DeleteParams::background()).await?;
     }
     // A running controller would write again what is deleted next.
-    wait_until_gone(&client, "deleted", &rest, CONTROLLER_PODS, timeout).await?;
+    wait_until_gone(&client, "delete the other objects", &rest, CONTROLLER_PODS, timeout).await?;
     outln!("{} objects deleted", daemons.len() + rest.len())?;
     delete_remains(&client).await?;
     delete_namespace(&client, timeout).await?;
@@ -127,7 +127,7 @@ async fn delete_namespace(client: &Client, timeout: Duration) -> Result<(), Erro
     }
     delete(client, &manifest, &DeleteParams::default()).await?;
     let namespaces: Api<Namespace> = Api::all(client.clone());
-    wait::until("deleted", timeout, async || {
+    wait::until("delete the namespace", timeout, async || {
         Ok(match namespaces.get_opt(SYSTEM).await.map_err(api("read the namespace"))? {
             None => Look::Reached,
             Some(_) => Look::Missing(vec![format!("Namespace {SYSTEM} is being deleted")]),
@@ -185,7 +185,7 @@ async fn delete_crds(client: &Client, timeout: Duration) -> Result<(), Error> {
     for definition in &ours {
         delete(client, definition, &DeleteParams::default()).await?;
     }
-    wait::until("deleted", timeout, async || {
+    wait::until("delete the definitions", timeout, async || {
         let mut left = Vec::new();
         for definition in &ours {
             if facts::get(client, definition).await?.is_some() {

@@ -69,7 +69,7 @@ pub fn run(config: &Config) -> Result<(), AgentError> {
         .map_err(io_error("start the runtime"))?;
     let result = runtime.block_on(serve(config, &logs));
     if let Err(error) = &result {
-        tracing::error!(error = chain(error), "agent failed");
+        tracing::error!(error = chain(error), "failed to run the agent");
     }
     runtime.shutdown_timeout(ADMIN_STOP);
     result
@@ -183,8 +183,8 @@ async fn take_turn(path: &Path, readiness: &Readiness) -> Result<lock::Lock, Age
         return Ok(lock);
     }
     // A rolling update ends the old pod only when the new one is ready.
-    turn.met_because("standing by: another agent of this node is active");
-    tracing::info!("standing by: another agent of this node is active");
+    turn.met_because("standing by; another agent of this node is active");
+    tracing::info!("standing by; another agent of this node is active");
     let lock = lock::take(path.to_owned()).await.map_err(io_error("wait for the agents' lock"))?;
     turn.met();
     tracing::info!("agent active");
@@ -196,7 +196,7 @@ async fn remove_traces(config: &Config, cluster: &Cluster) {
     remove_annotations(cluster).await;
     let layout = match layout(config) {
         Ok(layout) => layout,
-        Err(error) => return tracing::error!(error = chain(&error), "uninstall failed"),
+        Err(error) => return tracing::error!(error = chain(&error), "failed to uninstall"),
     };
     let traces = Traces {
         layout,
@@ -207,7 +207,7 @@ async fn remove_traces(config: &Config, cluster: &Cluster) {
             .join(config.host_run_dir().strip_prefix("/").unwrap_or(config.host_run_dir())),
     };
     for error in traces.remove() {
-        tracing::error!(error, "uninstall incomplete");
+        tracing::error!(error, "failed to uninstall completely");
     }
     tracing::info!("uninstalled from this node");
 }
@@ -216,7 +216,7 @@ async fn remove_traces(config: &Config, cluster: &Cluster) {
 async fn remove_annotations(cluster: &Cluster) {
     match within(ANNOTATIONS_DEADLINE, cluster.remove_annotations()).await {
         Ok(pods) => tracing::info!(pods, "annotations removed"),
-        Err(error) => tracing::warn!(error = chain(&error), "annotations not removed"),
+        Err(error) => tracing::warn!(error = chain(&error), "failed to remove annotations"),
     }
 }
 

@@ -41,9 +41,9 @@ pub(crate) enum Error {
     State(#[from] state::Error),
     #[error("failed to use {FILE}: {0}")]
     Damaged(String),
-    #[error("{FILE} is the root of trust domain {found}, not of the configured {configured}")]
+    #[error("failed to use {FILE}: its trust domain is {found}, the configured one {configured}")]
     TrustDomain { found: String, configured: TrustDomain },
-    #[error("the root certificate in {FILE} has expired")]
+    #[error("failed to use {FILE}: its root certificate has expired")]
     Expired,
     #[error("failed to use the CA's certificates and keys: {0}")]
     Material(String),
@@ -51,9 +51,9 @@ pub(crate) enum Error {
     Make { subject: String, source: rcgen::Error },
     #[error("failed to read random numbers")]
     Random,
-    #[error("the clock is before 1970")]
+    #[error("failed to read the clock: it is before 1970")]
     Clock,
-    #[error("the certificate request: {0}")]
+    #[error("failed to accept the certificate request")]
     Csr(#[from] CsrError),
 }
 

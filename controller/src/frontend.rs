@@ -80,7 +80,8 @@ impl Frontend {
         let tls = certificate.server_config()?;
         let signer = Signer { authorities, shared: self.shared.clone(), hosted };
         let server = Server { publisher: self.publisher.clone(), authenticate, signer: Arc::new(signer) };
-        let listener = self.listener.lock().take().context("xDS is served already")?;
+        let listener =
+            self.listener.lock().take().context("failed to take the xDS listener: it is served already")?;
         let started = {
             let drain = drain.clone();
             async move { drain.started().await }
@@ -94,7 +95,10 @@ impl Frontend {
     /// Where it listens, before xDS is served.
     pub(crate) fn addresses(&self) -> anyhow::Result<Addresses> {
         let listener = self.listener.lock();
-        let xds = listener.as_ref().context("xDS is served already")?.local_addr()?;
+        let xds = listener
+            .as_ref()
+            .context("failed to read the xDS address: it is served already")?
+            .local_addr()?;
         let addresses = self.admin.addresses();
         Ok(Addresses { xds, admin: addresses[0], metrics: addresses[1] })
     }

@@ -84,10 +84,12 @@ impl Signer {
         let authority = self.authorities.borrow().workloads.clone();
         let certificates = authority.sign(identity, csr_pem, ttl, SystemTime::now());
         let certificates = certificates.map_err(|error| match error {
-            ca::Error::Csr(reason) => Refusal::Invalid(format!("the certificate request {reason}")),
+            ca::Error::Csr(reason) => {
+                Refusal::Invalid(format!("failed to accept the certificate request: {reason}"))
+            }
             error => {
-                tracing::error!(%node, %identity, error = chain(&error), "certificate not signed");
-                Refusal::Unavailable("signing failed".to_owned())
+                tracing::error!(%node, %identity, error = chain(&error), "failed to sign a certificate");
+                Refusal::Unavailable("failed to sign the certificate".to_owned())
             }
         })?;
         tracing::debug!(%node, %identity, ttl = ttl.as_secs(), "certificate issued");

@@ -26,7 +26,7 @@ pub(crate) fn run(config_file: &Path) -> anyhow::Result<()> {
         .context("failed to start the runtime")?;
     let result = runtime.block_on(serve(&config, &logs));
     if let Err(error) = &result {
-        tracing::error!(error = format!("{error:#}"), "controller failed");
+        tracing::error!(error = format!("{error:#}"), "failed to run the controller");
     }
     runtime.shutdown_timeout(ADMIN_STOP);
     result

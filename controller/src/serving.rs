@@ -70,7 +70,7 @@ impl Certificate {
                 Ok(()) = authorities.changed() => {}
             }
             if let Err(error) = self.renew(SystemTime::now()) {
-                tracing::error!(error = chain(&error), "controller certificate not renewed");
+                tracing::error!(error = chain(&error), "failed to renew the controller's certificate");
             }
         }
     }

@@ -24,14 +24,14 @@ pub(crate) enum Error {
     #[error("failed to {operation} {}", path.display())]
     Io { operation: &'static str, path: PathBuf, source: io::Error },
     #[error(
-        "{} is accessible to others than its owner (mode {mode:04o}); run: chmod 600 {}",
+        "failed to read {}: others than its owner have access (mode {mode:04o}); run: chmod 600 {}",
         path.display(),
         path.display()
     )]
     Exposed { path: PathBuf, mode: u32 },
-    #[error("{} belongs to user {owner}, not to this process' user", path.display())]
+    #[error("failed to read {}: it belongs to user {owner}, not to this process' user", path.display())]
     Foreign { path: PathBuf, owner: u32 },
-    #[error("{} is too large for a secret: {size} bytes", path.display())]
+    #[error("failed to read {}: {size} bytes are too many for a secret", path.display())]
     Oversized { path: PathBuf, size: u64 },
 }
 

@@ -17,13 +17,13 @@ pub(crate) enum Error {
     #[error(transparent)]
     State(#[from] state::Error),
     #[error(
-        "{FILE} is damaged: it must hold {KEY_BYTES} bytes in hexadecimal; without it every node needs a \
+        "failed to parse {FILE}: it must hold {KEY_BYTES} bytes in hexadecimal; without it every node needs a \
          new bootstrap file"
     )]
     Damaged,
     #[error("failed to read random numbers")]
     Random,
-    #[error("{0:?} is not a node name: not a DNS name in lower case")]
+    #[error("failed to issue a token for node {0:?}: its name must be a DNS name in lower case")]
     Node(String),
 }
 

@@ -69,7 +69,7 @@ pub enum Eligibility {
     NotLabelled,
     /// Its own label opts it out, or its namespace's does.
     OptedOut,
-    /// It has its node's network namespace: its connections cannot be told from the node's.
+    /// It has its node's network namespace: its connections cannot be distinguished from the node's.
     HostNetwork,
     /// It is one of the mesh's own pods.
     System,
@@ -86,7 +86,9 @@ impl Eligibility {
     /// The value of [`NOT_CAPTURED`], for running pods that are labelled and cannot be enrolled.
     pub fn not_captured(self) -> Option<&'static str> {
         match self {
-            Self::HostNetwork => Some("host network: its connections cannot be told from the node's"),
+            Self::HostNetwork => {
+                Some("host network: its connections cannot be distinguished from the node's")
+            }
             Self::System => Some("the mesh's own pods are not captured"),
             Self::Desired | Self::NotLabelled | Self::OptedOut | Self::Finished => None,
         }

@@ -1,5 +1,5 @@
 //! Outlier detection: endpoints to which connections fail are ejected from load balancing. A [`Detector`] is
-//! told the outcome of each connection and gives the endpoints that are [`Ejected`].
+//! given the outcome of each connection and gives the endpoints that are [`Ejected`].
 //!
 //! An endpoint that fails several times in a row is ejected for a time. After it the endpoint is on trial:
 //! one more failure ejects it for twice as long, one success ends the trial. Times are durations since any

@@ -58,7 +58,7 @@ pub async fn sweep(client: &Client, pods: &ListParams) -> kube::Result<usize> {
 }
 
 /// Removes Ambit's annotations from all pods, again until a whole list shows none: the last request of an
-/// agent may still be in progress. `progress` is told the number of each pass.
+/// agent may still be in progress. `progress` gets the number of each pass.
 pub async fn sweep_all(client: &Client, mut progress: impl FnMut(usize)) -> kube::Result<()> {
     loop {
         let pods = sweep(client, &ListParams::default()).await?;

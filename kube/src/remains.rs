@@ -22,7 +22,7 @@ pub struct Remains {
 }
 
 impl Remains {
-    /// Deletes them; `deleted` is told the name of each that there was.
+    /// Deletes them; `deleted` gets the name of each that there was.
     pub async fn delete(&self, client: &Client, mut deleted: impl FnMut(&str)) -> kube::Result<()> {
         let parameters = DeleteParams::default();
         let secrets: Api<Secret> = Api::namespaced(client.clone(), &self.namespace);

@@ -36,10 +36,10 @@ pub struct Failure {
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
     /// The source is no longer served.
-    #[error("the pod has left")]
+    #[error("failed to dial: the pod has left")]
     WorkloadGone,
     /// There is no certificate for the source.
-    #[error("certificate: {0}")]
+    #[error("failed to get a certificate: {0}")]
     Certificate(String),
     /// There is no socket for the source.
     #[error(transparent)]
@@ -94,10 +94,9 @@ pub async fn tunnel<W: Served>(
 ) -> Result<Tunnel, Failure> {
     // A pooled connection may outlive the certificate it was made with; without a valid certificate now there
     // is no new tunnel on it.
-    workload
-        .certificate()
-        .await
-        .map_err(|error| failure(Reason::CertificateMissing, format!("certificate: {error}"), false))?;
+    workload.certificate().await.map_err(|error| {
+        failure(Reason::CertificateMissing, format!("failed to get a certificate: {error}"), false)
+    })?;
     let key = Key {
         source: workload.uid.clone(),
         identity: plan.source.identity(),

@@ -51,7 +51,7 @@ pub struct Accepted {
     pub held: Option<Held>,
 }
 
-/// Carries one connection from its acceptance to its report. `opened` is told which tunnel was opened for
+/// Carries one connection from its acceptance to its report. `opened` gets the tunnel that was opened for
 /// which destination.
 pub async fn serve<W: Served>(
     proxy: Arc<Proxy>,

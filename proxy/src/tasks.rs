@@ -54,7 +54,7 @@ pub async fn follow_roots(controller: Controller, certificates: Certificates) {
         match roots.and_then(|roots| certificates.trust(&roots)) {
             Ok(true) => tracing::info!("trusted roots replaced"),
             Ok(false) => {}
-            Err(error) => tracing::error!(error = error.chain(), "failed to read roots, earlier ones stay"),
+            Err(error) => tracing::error!(error = error.chain(), "failed to read roots; earlier ones stay"),
         }
     }
 }

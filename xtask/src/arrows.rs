@@ -185,7 +185,7 @@ fn rust_files(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
 fn packages() -> Result<Vec<Package>> {
     let output = build::cargo(&["metadata", "--format-version", "1", "--no-deps"]).output()?;
     let metadata: Metadata =
-        serde_json::from_slice(&output.stdout).context("cargo metadata: not its JSON")?;
+        serde_json::from_slice(&output.stdout).context("failed to parse the output of cargo metadata")?;
     Ok(metadata.packages)
 }
 

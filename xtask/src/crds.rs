@@ -7,7 +7,7 @@ use crate::build;
 
 pub(crate) fn run() -> Result<()> {
     let folder = build::root().join("deploy/crds");
-    for entry in std::fs::read_dir(&folder).with_context(|| format!("{}", folder.display()))? {
+    for entry in std::fs::read_dir(&folder).with_context(|| format!("failed to list {}", folder.display()))? {
         std::fs::remove_file(entry?.path())?;
     }
     let mut command = build::cargo(&[

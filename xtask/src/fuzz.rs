@@ -88,7 +88,7 @@ fn targets() -> Result<Vec<String>> {
 /// All targets at once: they stand on the same crates. Returns where they are.
 fn compile() -> Result<PathBuf> {
     let host = host()?;
-    // A folder of its own: other flags would have everything built anew, again and again.
+    // A folder of its own: other flags would rebuild everything each time.
     let target = build::target().join("fuzz");
     // With `--target` the flags are not for build scripts and procedural macros.
     let mut command = build::cargo(&["build", "--bins", "--target", &host]);

@@ -68,7 +68,7 @@ fn take(node: &Arc<Node>, pod: &Arc<Pod>, role: Role, stream: TcpStream, client:
     // Inbound connections come by the pod's own address; an application that found the port comes by
     // loopback.
     if role != Role::Outbound && local.ip().is_loopback() {
-        tracing::debug!(uid = %pod.workload.uid, ?role, %client, "refused, dialled from within the pod");
+        tracing::debug!(uid = %pod.workload.uid, ?role, %client, "refused a connection from within the pod");
         return socket::reset(stream);
     }
     if let Some(held) = node.proxy.shares.take(&pod.workload.share, descriptors) {

@@ -44,7 +44,7 @@ pub(crate) fn kernel_settings(config: &Config) -> Result<ambit_loader::Settings,
     })
 }
 
-/// Runs the daemon until it is told to end.
+/// Runs the daemon until a termination signal.
 pub(crate) async fn run(config: Config) -> Result<(), Error> {
     let shutdown = Shutdown::install()?;
     let (log, flush) = logs::install(&config.log)?;

@@ -244,7 +244,7 @@ impl Direct {
         }
         // Without rechecks the daemon would not know which connections it must close.
         if self.last_round.lock().elapsed() > STALLED {
-            tracing::error!("direct-path thread stalled, lease not renewed");
+            tracing::error!("direct-path thread stalled; the lease is not renewed");
             return;
         }
         let dataplane = &self.context.dataplane;

@@ -118,7 +118,7 @@ impl Worker {
         for (cookie, uid) in &pods {
             tracing::info!(
                 uid, %cookie,
-                "enrolled by an earlier daemon, waits for its source to add it again"
+                "enrolled by an earlier daemon; its source must add it again"
             );
         }
         Ok(Self { node, state: Enrolment::recover(pods, &owners), owners, owners_file, served })

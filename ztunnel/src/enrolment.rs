@@ -28,11 +28,11 @@ struct Entry {
 /// Why a message is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
-    #[error("{0} is not enrolled")]
+    #[error("failed to keep {0}: it is not enrolled")]
     Unknown(String),
-    #[error("{0} was enrolled by an earlier daemon, which took its sockets with it: add it again")]
+    #[error("failed to keep {0}: an earlier daemon enrolled it and took its sockets along; add it again")]
     NotLive(String),
-    #[error("{uid} belongs to source {owner}")]
+    #[error("failed to change {uid}: it belongs to source {owner}")]
     Foreign { uid: String, owner: SourceName },
 }
 

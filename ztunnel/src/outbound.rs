@@ -16,7 +16,7 @@ use crate::node::Node;
 use crate::pods::Pod;
 
 /// Carries one connection from its acceptance to its report. A tunnel within the node may be the last one of
-/// its pair: the kernel is told that later connections may go direct.
+/// its pair: the kernel caches that later connections may go direct.
 pub(crate) async fn serve(node: Arc<Node>, pod: Arc<Pod>, stream: TcpStream, client: SocketAddr, held: Held) {
     let asked = captured(&node.dataplane, &stream);
     let accepted = Accepted { stream, client, asked, held: Some(held) };

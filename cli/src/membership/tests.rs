@@ -19,7 +19,7 @@ fn standing_by_labels_annotations_and_phase() {
         });
         serde_json::from_value::<Pod>(pod).unwrap()
     };
-    let host = "host network: its connections cannot be told from the node's";
+    let host = "host network: its connections cannot be distinguished from the node's";
     let rows = vec![
         ("captured", "ambient", row("Running", None, false, true, None), Some(Standing::Captured)),
         ("awaited", "ambient", row("Running", None, false, false, None), Some(Standing::Awaited)),

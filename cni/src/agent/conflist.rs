@@ -22,11 +22,11 @@ pub(crate) enum Form {
 /// Why a file is not a configuration. Runtimes ignore such files too.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ConflistError {
-    #[error("not JSON: {0}")]
+    #[error("failed to parse the CNI configuration: not JSON: {0}")]
     Json(String),
-    #[error("neither a list of plugins nor a plugin")]
+    #[error("failed to parse the CNI configuration: neither a list of plugins nor a plugin")]
     Neither,
-    #[error("the list has no plugins")]
+    #[error("failed to parse the CNI configuration: its list has no plugins")]
     Empty,
 }
 

@@ -154,7 +154,7 @@ impl Enroller {
             Job::Snapshot => {
                 let result = client.snapshot_sent();
                 if let Err(error) = &result {
-                    tracing::warn!(error = chain(error), "snapshot not accepted by ztunnel");
+                    tracing::warn!(error = chain(error), "failed to enrol the snapshot's pods");
                 }
                 Report::Snapshot(result.is_ok())
             }
@@ -169,7 +169,7 @@ impl Enroller {
                 Report::Pod(key, Outcome::Enrolled { uid })
             }
             Err(error @ Error::Refused { .. }) => {
-                tracing::warn!(pod = %key, error = chain(&error), "pod not enrolled");
+                tracing::warn!(pod = %key, error = chain(&error), "failed to enrol a pod");
                 self.not_yet(client, key)
             }
             Err(error) => self.lost(key, &error),
@@ -185,7 +185,7 @@ impl Enroller {
     }
 
     fn lost(&self, key: PodKey, error: &Error) -> Report {
-        tracing::warn!(pod = %key, error = chain(error), "no answer from ztunnel");
+        tracing::warn!(pod = %key, error = chain(error), "failed to get an answer from ztunnel");
         self.report(Report::Ztunnel(Err(chain(error))));
         Report::Pod(key, Outcome::Failed)
     }

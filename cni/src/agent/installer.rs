@@ -123,7 +123,8 @@ fn configurations(folder: &Path) -> Result<Vec<Found>, InstallError> {
         match conflist::form(&text) {
             Ok(form) => found.push(Found { path, text, form }),
             Err(error) => {
-                tracing::debug!(path = %path.display(), error = chain(&error), "not a CNI configuration");
+                let path = path.display();
+                tracing::debug!(%path, error = chain(&error), "ignored a file that is no CNI configuration");
             }
         }
     }

@@ -155,7 +155,7 @@ impl Reconciler {
             let outcome = step.await.unwrap_or_else(|error| {
                 if !is_gone(&error) {
                     telemetry::API_ERRORS.count();
-                    tracing::warn!(pod = %key, error = chain(&error), "annotation not written");
+                    tracing::warn!(pod = %key, error = chain(&error), "failed to write an annotation");
                 }
                 Outcome::Failed
             });
@@ -281,7 +281,7 @@ impl Reconciler {
 fn received<T>(resource: &str, event: watcher::Result<T>) -> Option<T> {
     let report = |error: &watcher::Error| {
         telemetry::API_ERRORS.count();
-        tracing::warn!(resource, error = chain(error), "watch failed");
+        tracing::warn!(resource, error = chain(error), "failed to watch");
     };
     event.inspect_err(report).ok()
 }

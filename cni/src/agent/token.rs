@@ -60,7 +60,7 @@ impl Tokens {
                 Err(error) => {
                     telemetry::API_ERRORS.count();
                     let error = chain(&error);
-                    tracing::warn!(error, "CNI credential not renewed");
+                    tracing::warn!(error, "failed to renew the CNI credential");
                     if *self.expiry.lock() < Timestamp::now().as_duration().as_secs_f64() {
                         self.condition.unmet(error);
                     }

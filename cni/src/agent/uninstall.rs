@@ -64,12 +64,12 @@ impl Owner {
                 Ok(Event::InitDone) => !listed && self.is_deleted().await,
                 Err(error) => {
                     telemetry::API_ERRORS.count();
-                    tracing::warn!(error = chain(&error), "watch of the agent's DaemonSet failed");
+                    tracing::warn!(error = chain(&error), "failed to watch the agent's DaemonSet");
                     false
                 }
             };
             if gone {
-                tracing::info!(daemon_set = self.name, "DaemonSet deleted: uninstalling from this node");
+                tracing::info!(daemon_set = self.name, "DaemonSet deleted; uninstalling from this node");
                 // The receiver lives as long as the agent.
                 _ = uninstalling.send(true);
                 return;

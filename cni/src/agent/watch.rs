@@ -99,7 +99,7 @@ fn pass(installation: &Installation, condition: &Condition, last_error: &mut Str
             telemetry::INSTALL_ERRORS.count();
             let error = chain(&error);
             if *last_error != error {
-                tracing::warn!(error, "CNI plugin not installed");
+                tracing::warn!(error, "failed to install the CNI plugin");
                 last_error.clone_from(&error);
             }
             condition.unmet(error);
@@ -126,6 +126,8 @@ fn listen(installation: &Installation, waker: &Sender<Wake>) -> Option<Vec<Recom
     let watchers: Result<Vec<_>, _> =
         [&layout.conf_dir, &layout.bin_dir].map(|it| watch(it)).into_iter().collect();
     watchers
-        .inspect_err(|error| tracing::debug!(%error, "folders cannot be watched: checked periodically"))
+        .inspect_err(
+            |error| tracing::debug!(%error, "failed to watch folders; they are checked periodically"),
+        )
         .ok()
 }

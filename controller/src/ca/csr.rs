@@ -11,7 +11,7 @@ const MAX_LENGTH: usize = 16 * 1024;
 /// Why a request is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum CsrError {
-    #[error("is not a PEM certificate request")]
+    #[error("it is not a PEM certificate request")]
     Form,
     #[error("its signature is not by its key")]
     Signature,

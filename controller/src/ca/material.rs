@@ -200,11 +200,11 @@ impl Authority {
 
 #[expect(clippy::needless_pass_by_value, reason = "errors are mapped by value")]
 fn not_accepted(error: webpki::Error) -> Error {
-    Error::Material(format!("peers would not accept what it signs: {error:?}"))
+    Error::Material(format!("failed to verify as a peer what it signs: {error:?}"))
 }
 
 fn missing(what: &str) -> Error {
-    Error::Material(format!("{what} is missing or cannot be parsed"))
+    Error::Material(format!("failed to parse {what}: it is missing or not PEM"))
 }
 
 fn certificates(what: &str, text: &str) -> Result<Vec<CertificateDer<'static>>, Error> {

@@ -176,7 +176,7 @@ impl State {
         };
         self.granted = Some(request.to_owned());
         if facts.own.is_some() {
-            tracing::error!(request, "root rotation refused: replace the user's own CA instead");
+            tracing::error!(request, "root rotation refused; replace the user's own CA instead");
             return Ok(());
         }
         self.next = Some(Next { material: make()?, trusted_since: None });

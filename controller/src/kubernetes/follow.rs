@@ -174,14 +174,16 @@ impl Follower {
 
     fn report_missing(&self) {
         let missing = self.inventory.missing().join(", ");
-        tracing::warn!(missing, "waiting for the first lists: nothing is served yet");
+        tracing::warn!(missing, "waiting for the first lists; nothing is served yet");
         self.ready.unmet(format!("waiting for the first lists: {missing}"));
     }
 
     fn log_watch_error(&self, kind: &str, reason: Option<&str>) {
         let known = self.inventory.watch_errors();
         match (reason, known.get(kind)) {
-            (Some(reason), None) => tracing::warn!(kind, error = reason, "watch failed: known objects stay"),
+            (Some(reason), None) => {
+                tracing::warn!(kind, error = reason, "failed to watch; known objects stay")
+            }
             (None, Some(_)) => tracing::info!(kind, "watch restored"),
             _ => {}
         }

@@ -131,7 +131,7 @@ impl Keeper {
             if *leads.borrow_and_update()
                 && let Err(error) = self.act().await
             {
-                tracing::error!(error = chain(&error), "rotation step failed");
+                tracing::error!(error = chain(&error), "failed to take a rotation step");
                 rest = PAUSE;
             }
             tokio::select! {
@@ -154,7 +154,7 @@ impl Keeper {
     /// Adopts the state of the Secret. One that cannot be used, or is deleted, changes nothing.
     fn follow(&mut self, secret: Option<Secret>) {
         let Some(secret) = secret else {
-            tracing::error!(secret = self.settings.ca_secret, "CA Secret deleted: the CA stays unchanged");
+            tracing::error!(secret = self.settings.ca_secret, "CA Secret deleted; the CA stays unchanged");
             self.secret.metadata.resource_version = None;
             return;
         };
@@ -164,7 +164,7 @@ impl Keeper {
         });
         self.secret = secret;
         if let Err(error) = taken {
-            tracing::error!(error = chain(&error), "CA Secret not usable: the CA stays unchanged");
+            tracing::error!(error = chain(&error), "failed to use the CA Secret; the CA stays unchanged");
         }
     }
 
@@ -215,7 +215,11 @@ impl Keeper {
         let own_error = own.as_ref().and_then(|own| own.as_ref().err()).map(|error| chain(error));
         if own_error != self.own_error {
             if let Some(error) = &own_error {
-                tracing::error!(secret = self.settings.own_ca_secret, error, "user's own CA not usable");
+                tracing::error!(
+                    secret = self.settings.own_ca_secret,
+                    error,
+                    "failed to use the user's own CA"
+                );
             }
             self.own_error = own_error;
         }
@@ -340,8 +344,9 @@ where
     let name = name.to_owned();
     let objects = watcher::watch_object(api.clone(), &name).default_backoff();
     let good = objects.filter_map(move |object| {
-        let object =
-            object.inspect_err(|error| tracing::warn!(name, error = chain(error), "watch failed")).ok();
+        let object = object
+            .inspect_err(|error| tracing::warn!(name, error = chain(error), "failed to watch an object"))
+            .ok();
         std::future::ready(object)
     });
     Box::pin(good)

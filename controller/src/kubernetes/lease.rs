@@ -113,7 +113,7 @@ pub(crate) async fn hold(
             let pause = match attempted {
                 Ok(()) => RENEWAL,
                 Err(error) => {
-                    tracing::warn!(error = chain(&error), "lease not renewed");
+                    tracing::warn!(error = chain(&error), "failed to renew the lease");
                     RETRY
                 }
             };
@@ -132,7 +132,7 @@ pub(crate) async fn hold(
     let led = leads.send_replace(false);
     if led {
         let released = tokio::time::timeout(DEADLINE, release(&leases, &settings)).await;
-        tracing::info!(released = matches!(released, Ok(Ok(()))), "the lease is given back");
+        tracing::info!(released = matches!(released, Ok(Ok(()))), "lease released");
     }
 }
 

@@ -101,7 +101,7 @@ impl Reviewer {
             self.insert_cached(hash, &bound, claims.expires);
             Ok(bound)
         };
-        let late = |_| unavailable("the API server did not answer in time");
+        let late = |_| unavailable("failed to review the token: no answer from the API server in time");
         tokio::time::timeout(DEADLINE, review).await.map_err(late)?
     }
 
@@ -112,8 +112,8 @@ impl Reviewer {
         match self.reviews.create(&PostParams::default(), &review).await {
             Ok(review) => Ok(review.status.unwrap_or_default()),
             Err(error) => {
-                tracing::warn!(error = chain(&error), "token review failed");
-                Err(unavailable("the API server cannot review the token"))
+                tracing::warn!(error = chain(&error), "failed to review a token");
+                Err(unavailable("failed to review the token"))
             }
         }
     }

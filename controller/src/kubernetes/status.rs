@@ -248,7 +248,7 @@ async fn attempt(client: &Client, statuses: &Statuses, key: ObjectKey, patch: Va
         // Changed or deleted meanwhile: the watch will report it.
         Err(RequestError::Api(error)) if is_gone(&error) => INTERVAL,
         Err(error) => {
-            tracing::warn!(%key, error = chain(&error), "status not written");
+            tracing::warn!(%key, error = chain(&error), "failed to write a status");
             statuses.again(key);
             PAUSE
         }

@@ -29,7 +29,7 @@ pub(crate) async fn remove(
         if *leads.borrow_and_update() {
             for node in due {
                 if let Err(error) = attempt(&api, &node).await {
-                    tracing::warn!(node, error = chain(&error), "startup taint not removed");
+                    tracing::warn!(node, error = chain(&error), "failed to remove the startup taint");
                     failed = true;
                 }
             }
@@ -55,6 +55,6 @@ async fn attempt(api: &Api<Node>, name: &str) -> Result<(), kube::Error> {
         "spec": { "taints": left },
     });
     api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
-    tracing::info!(node = name, "startup taint removed: the node's daemon is ready");
+    tracing::info!(node = name, "startup taint removed; the node's daemon is ready");
     Ok(())
 }

@@ -88,7 +88,7 @@ async fn follow<K: Watched>(client: Client, sender: Sender<WatchEvent>) {
                 Some(if not_found < MAX_NOT_FOUND { FIRST_PAUSE } else { ABSENT_PAUSE })
             }
             Err(error) if is_expired(error) => {
-                tracing::debug!(kind = K::NAME, "watch expired: listing again");
+                tracing::debug!(kind = K::NAME, "watch expired; listing again");
                 None
             }
             Err(error) => {

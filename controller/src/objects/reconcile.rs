@@ -144,7 +144,7 @@ impl Reconciler {
         for (folder, error) in &listing.unreachable {
             if !old.unreachable.contains_key(folder) {
                 let path = self.root.join(folder);
-                tracing::error!(folder = %path.display(), error, "folder not listed: its objects stay");
+                tracing::error!(folder = %path.display(), error, "failed to list a folder; its objects stay");
             }
         }
         let status = Status {

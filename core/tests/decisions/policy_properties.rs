@@ -1,4 +1,4 @@
-//! Policy against a slow reference that is written the way the rules are told, and the kernel's plaintext
+//! Policy against a slow reference that is written the way the rules are documented, and the kernel's plaintext
 //! modes against policy: they must never say another thing.
 
 use std::net::{IpAddr, SocketAddr};

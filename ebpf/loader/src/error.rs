@@ -20,7 +20,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The directory for pins is not in a BPF filesystem.
-    #[error("{}: not in a BPF filesystem (mount -t bpf bpf DIR)", .0.display())]
+    #[error("failed to use {} for pins: it is not in a BPF filesystem (mount -t bpf bpf DIR)", .0.display())]
     NotBpffs(PathBuf),
     /// A pin could not be made, read or removed.
     #[error("failed to {operation} {}", path.display())]
@@ -62,10 +62,12 @@ pub enum Error {
         source: io::Error,
     },
     /// The object lacks a program.
-    #[error("the eBPF object has no program {0}")]
+    #[error("failed to find program {0} in the eBPF object")]
     Missing(&'static str),
     /// A pinned map has another layout than this build: an unreleased build of the same version pinned it.
-    #[error("map {map}: has {found}, must have {expected}; detach the instance first")]
+    #[error(
+        "failed to use pinned map {map}: it has {found}, this build {expected}; detach the instance first"
+    )]
     Layout {
         /// The map's name.
         map: &'static str,
@@ -94,9 +96,9 @@ pub enum Error {
     #[error("failed to open the programs' log")]
     Log(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The pod is not enrolled.
-    #[error("network namespace {0}: not enrolled")]
+    #[error("failed to find network namespace {0} among the enrolled ones")]
     NotEnrolled(NetnsCookie),
     /// The workload's name is too long.
-    #[error("workload name {0:?}: must be at most {max} bytes", max = PodName::CAPACITY)]
+    #[error("failed to store workload name {0:?}: it is longer than {max} bytes", max = PodName::CAPACITY)]
     NameTooLong(String),
 }

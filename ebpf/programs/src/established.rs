@@ -2,7 +2,7 @@
 //! exactly when they close.
 //!
 //! The kernel's byte counts include a received FIN, and a sent FIN that was acknowledged. The state from
-//! which the socket closes tells whether there was one, except in two cases. From FIN_WAIT2 a socket closes
+//! which the socket closes shows whether there was one, except in two cases. From FIN_WAIT2 a socket closes
 //! when the peer's FIN arrives, and also without one when the socket is orphaned: there the program looks for
 //! the segment with the FIN. From LAST_ACK and CLOSING it closes when its own FIN is acknowledged, and also
 //! by a reset, perhaps before the FIN was sent: there the program looks for the FIN among the sent segments.

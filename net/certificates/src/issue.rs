@@ -83,14 +83,14 @@ fn read_chain(chain: &[String]) -> Result<Vec<CertificateDer<'static>>, String> 
         .iter()
         .flat_map(|pem| CertificateDer::pem_slice_iter(pem.as_bytes()))
         .collect::<Result<_, _>>()
-        .map_err(|error| format!("chain is not PEM: {error}"))
+        .map_err(|error| format!("failed to parse the chain: {error}"))
 }
 
 /// The leaf must name the identity and nothing else.
 fn check_identity(identity: &Identity, leaf: &CertificateDer<'_>) -> Result<(), String> {
     let names = parse(leaf)?
         .subject_alternative_name()
-        .map_err(|error| format!("names cannot be read: {error}"))?
+        .map_err(|error| format!("failed to read the leaf's names: {error}"))?
         .map(|extension| extension.value.general_names.iter().map(name).collect::<Vec<_>>())
         .unwrap_or_default();
     if names == [identity.to_string()] {
@@ -114,16 +114,18 @@ fn check_chain(
     provider: &CryptoProvider,
     now: SystemTime,
 ) -> Result<(), String> {
-    let now = now.duration_since(UNIX_EPOCH).map_err(|_| "clock is before 1970".to_owned())?;
+    let now = now
+        .duration_since(UNIX_EPOCH)
+        .map_err(|_| "failed to read the clock: it is before 1970".to_owned())?;
     let now = UnixTime::since_unix_epoch(now);
     let roots = store([root]).map_err(|error| root_error(&error))?;
     let certificate =
-        EndEntityCert::try_from(leaf).map_err(|error| format!("leaf cannot be read: {error}"))?;
+        EndEntityCert::try_from(leaf).map_err(|error| format!("failed to read the leaf: {error}"))?;
     for (usage, side) in [(KeyUsage::client_auth(), "client"), (KeyUsage::server_auth(), "server")] {
         let algorithms = provider.signature_verification_algorithms.all;
         certificate
             .verify_for_usage(algorithms, &roots.roots, intermediates, now, usage, None, None)
-            .map_err(|error| format!("chain is not valid for a TLS {side}: {error}"))?;
+            .map_err(|error| format!("failed to verify the chain for a TLS {side}: {error}"))?;
     }
     Ok(())
 }
@@ -157,7 +159,7 @@ fn time(seconds: i64) -> SystemTime {
 fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, String> {
     X509Certificate::from_der(certificate)
         .map(|(_, parsed)| parsed)
-        .map_err(|error| format!("certificate is not X.509: {error}"))
+        .map_err(|error| format!("failed to parse a certificate: {error}"))
 }
 
 /// The key with its chain, as TLS shows it (without the root); an error if the leaf is for another key.
@@ -170,11 +172,11 @@ fn certified_key(
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let shown = [std::slice::from_ref(leaf), intermediates].concat();
     CertifiedKey::from_der(shown, key, provider)
-        .map_err(|error| format!("certificate is not for the requested key: {error}"))
+        .map_err(|error| format!("failed to pair the certificate with the requested key: {error}"))
 }
 
 fn root_error(error: &rustls::Error) -> String {
-    format!("root cannot be trusted: {error}")
+    format!("failed to trust the root: {error}")
 }
 
 /// A store of roots.

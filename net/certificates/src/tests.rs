@@ -207,7 +207,7 @@ async fn short_lived_certificate_is_renewed_in_time() {
         assert_eq!(identity, cart());
         told += 1;
     }
-    assert_eq!(told, asked, "every new one is told");
+    assert_eq!(told, asked, "every new one is announced");
 }
 
 #[tokio::test(start_paused = true)]
@@ -266,14 +266,14 @@ async fn wrong_certificates_are_refused() {
     for (name, step, says) in [
         ("another identity", Step::WrongIdentity, "got [\"spiffe://cluster.local/ns/x/sa/y\"]"),
         ("one identity too many", Step::TwoIdentities, "got [\"spiffe://cluster.local/ns/shop/sa/cart\", "),
-        ("another key", Step::OtherKey, "not for the requested key"),
+        ("another key", Step::OtherKey, "failed to pair the certificate with the requested key"),
         ("expired", Step::Expired, "chain expired at 20"),
         ("not yet valid", Step::NotYetValid, "chain is not valid before 20"),
         ("expired root", Step::ExpiredRoot, "chain expired at 20"),
         ("a root that did not sign it", Step::OtherRoot, "not valid for a TLS client"),
         ("for clients only", Step::ClientOnly, "not valid for a TLS server"),
         ("no root", Step::NoRoot, "chain has 1 certificates, need at least leaf and root"),
-        ("not PEM", Step::NotPem, "chain is not PEM"),
+        ("not PEM", Step::NotPem, "failed to parse the chain"),
     ] {
         let scene = scene(DAY, &[step]);
         let error = soon(scene.certificates.get(&cart())).await.expect_err(name);

@@ -75,7 +75,7 @@ impl Drain {
         self.holders.len()
     }
 
-    /// Begins the drain if it has not begun and waits for the holders. Those left at the deadline are told to
+    /// Begins the drain if it has not begun and waits for the holders. Those left at the deadline are asked to
     /// end; the error says how many there were.
     pub async fn finish(&self, deadline: Duration) -> Result<(), Error> {
         self.start();

@@ -39,7 +39,7 @@ impl Shutdown {
         drain.start();
         tokio::spawn(async move {
             let again = self.recv().await;
-            tracing::warn!(signal = again, "second signal, exiting without drain");
+            tracing::warn!(signal = again, "second signal; exiting without drain");
             std::process::exit(if again == "SIGINT" { 130 } else { 143 });
         });
         name

@@ -277,7 +277,7 @@ impl Keeper {
         match self.replay_all() {
             Ok(()) => self.replay = Replay::Complete,
             Err(error @ Error::Refused { .. }) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "re-enrolment refused");
+                tracing::warn!(error = &error as &dyn std::error::Error, "failed to enrol again");
                 self.replay = Replay::Refused(Instant::now() + REFUSED_PAUSE);
             }
             Err(_) => self.connection = None,

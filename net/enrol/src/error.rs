@@ -33,10 +33,10 @@ pub enum Error {
         source: io::Error,
     },
     /// The peer sent something that is not a message of the protocol.
-    #[error("invalid enrolment message: {0}")]
+    #[error("failed to parse enrolment message: {0}")]
     Message(String),
     /// The descriptor is not one of a pod's network namespace.
-    #[error("invalid descriptor in enrolment message")]
+    #[error("failed to use the descriptor of an enrolment message")]
     Namespace(#[from] NetworkNamespaceError),
     /// The daemon understood and refused.
     #[error("failed to {request}: refused by the daemon: {reason}")]
@@ -47,6 +47,6 @@ pub enum Error {
         reason: String,
     },
     /// A source's name is not `[a-z0-9-]{1,32}`.
-    #[error("{0:?} is not a source name: 1 to 32 of a-z, 0-9, '-'")]
+    #[error("failed to parse source name {0:?}: must be 1 to 32 of a-z, 0-9, '-'")]
     SourceName(String),
 }

@@ -95,7 +95,7 @@ fn try_read(socket: &TcpStream, scratch: &mut BytesMut, most: usize) -> io::Resu
     let result = socket.try_io(Interest::READABLE, || {
         count = SockRef::from(socket).recv(&mut scratch.spare_capacity_mut()[..most])?;
         // A read that came back short has emptied the socket: asking again would only say so. What arrives
-        // from now on makes it readable anew.
+        // from now on makes it readable again.
         if count > 0 && count < most { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
     });
     if count == 0 {

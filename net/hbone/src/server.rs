@@ -296,7 +296,7 @@ fn answer(response: &mut SendResponse<Bytes>, status: StatusCode) {
     let mut head = Response::new(());
     *head.status_mut() = status;
     if let Err(error) = response.send_response(head, true) {
-        tracing::trace!(%error, "tunnel refusal not sent");
+        tracing::trace!(%error, "failed to send a tunnel's refusal");
     }
 }
 

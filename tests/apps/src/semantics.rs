@@ -1,4 +1,4 @@
-//! What applications rely on, row by row: each has a server's and a client's part, and each part tells what
+//! What applications rely on, row by row: each has a server's and a client's part, and each part reports what
 //! it observed.
 //!
 //! An observation holds nothing that differs between two runs on the same network (no times, no ports), so

@@ -78,7 +78,7 @@ pub(crate) fn connect_io_uring(socket: &impl AsFd, to: SocketAddr) -> io::Result
     if done < 0 { Err(io::Error::from_raw_os_error(-done)) } else { Ok(()) }
 }
 
-/// `poll()` of one socket: its events, none when the time ran out. A timeout of -1 waits for ever.
+/// `poll()` of one socket: its events, none when the time ran out. A timeout of -1 waits without limit.
 pub(crate) fn poll(socket: &impl AsRawFd, events: i16, timeout: i32) -> io::Result<i16> {
     let mut entry = libc::pollfd { fd: socket.as_raw_fd(), events, revents: 0 };
     // SAFETY: the kernel reads and writes one entry.

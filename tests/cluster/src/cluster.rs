@@ -83,7 +83,7 @@ impl Cluster {
         let folder = options.state.canonicalize()?;
         let lock = Lock::new(&folder)?;
         let helper = options.helper.canonicalize().with_context(|| {
-            format!("no {}: `cargo build -p ambit-cluster` builds it", options.helper.display())
+            format!("failed to find {}: `cargo build -p ambit-cluster` builds it", options.helper.display())
         })?;
         let (subnet, claim) = network::claim()?;
         let state = State {
@@ -116,7 +116,9 @@ impl Cluster {
 
     /// The cluster of this folder, which is up.
     pub fn open(state: &Path) -> Result<Self> {
-        let folder = state.canonicalize().with_context(|| format!("no cluster in {}", state.display()))?;
+        let folder = state
+            .canonicalize()
+            .with_context(|| format!("failed to find a cluster in {}", state.display()))?;
         let state = State::read(&folder)?;
         let parts = parts::parts(&state.parts)?;
         let cluster = Self::of(folder, state, parts);

@@ -155,6 +155,6 @@ fn run(arguments: &[OsString]) -> Result<ExitCode> {
 
 /// Writes down the process whose number a helper has printed.
 fn remember(printed: &[u8], file: &Path) -> Result<()> {
-    let pid = String::from_utf8_lossy(printed).trim().parse().context("no process number")?;
+    let pid = String::from_utf8_lossy(printed).trim().parse().context("failed to parse a process number")?;
     Process::of(pid)?.write(file)
 }

@@ -112,7 +112,7 @@ pub(crate) fn join(control: &Machine, node: &Machine, subnet: Subnet, number: u8
     let (hub, pid) = (control.pid()?, node.pid()?);
     // The other end of an earlier boot may still be there.
     control.run("ip", &["link", "delete", &format!("node{number}")]).stderr(Stdio::null()).status()?;
-    // Always the same hardware address: after a reboot the others need not ask anew.
+    // Always the same hardware address: after a reboot the others need not ask again.
     let hardware = format!("02:13:d5:{:02x}:00:{number:02x}", subnet.0);
     let text = format!(
         "link add node{number} netns {hub} type veth peer name eth0 address {hardware} netns {pid}\n"
@@ -165,7 +165,7 @@ pub(crate) fn feed(command: &mut Command, input: &str) -> Result<()> {
     let written = child.stdin.take().context("no input")?.write_all(input.as_bytes());
     let output = child.wait_with_output()?;
     ensure!(output.status.success(), "{what}: {}", String::from_utf8_lossy(&output.stderr).trim_end());
-    written.with_context(|| format!("{what} does not read its input"))
+    written.with_context(|| format!("failed to write to {what}"))
 }
 
 /// Runs a command that must succeed; what it says is in the error.

@@ -178,7 +178,7 @@ impl Node {
         self.serve("containerd", &["--config", config, "--log-level", "warn"])?;
         let socket = format!("/proc/{}/root{CONTAINERD}", self.pid()?);
         within(READY, "containerd answers", || {
-            std::os::unix::net::UnixStream::connect(&socket).map(drop).context("it does not listen")
+            std::os::unix::net::UnixStream::connect(&socket).map(drop).context("failed to connect")
         })?;
         within(READY, "containerd is ready", || done(&mut self.ctr(&["images", "list", "--quiet"])).map(drop))
     }
@@ -245,7 +245,7 @@ impl Node {
                 "imagefs.available": "0%",
             },
             "volumeStatsAggPeriod": "-1s",
-            // What changes is told at once, and seldom otherwise.
+            // What changes is reported at once, and seldom otherwise.
             "nodeStatusUpdateFrequency": "2s",
             "nodeStatusReportFrequency": "1m",
             "nodeLeaseDurationSeconds": 10,

@@ -39,7 +39,8 @@ impl State {
 
     pub(crate) fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(FILE);
-        let text = std::fs::read(&path).with_context(|| format!("no cluster in {}", folder.display()))?;
+        let text = std::fs::read(&path)
+            .with_context(|| format!("failed to read a cluster in {}", folder.display()))?;
         serde_json::from_slice(&text).with_context(|| format!("failed to read {}", path.display()))
     }
 
@@ -102,11 +103,9 @@ impl Lock {
     pub(crate) fn new(folder: &Path) -> Result<Self> {
         let file = File::open(folder).with_context(|| format!("failed to open {}", folder.display()))?;
         let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| error);
-        Ok(Self(
-            lock.with_context(|| {
-                format!("the cluster in {} belongs to a running process", folder.display())
-            })?,
-        ))
+        Ok(Self(lock.with_context(|| {
+            format!("failed to lock the cluster in {}: it belongs to a running process", folder.display())
+        })?))
     }
 }
 

@@ -297,7 +297,8 @@ fn controller_config(dir: &Path, filter: &str) -> String {
 pub fn binaries() -> Result<PathBuf> {
     let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/debug");
     let dir = std::env::var_os("AMBIT_BIN_DIR").map_or_else(default, PathBuf::from);
-    dir.canonicalize().with_context(|| format!("no programs in {}: set AMBIT_BIN_DIR", dir.display()))
+    dir.canonicalize()
+        .with_context(|| format!("failed to find programs in {}: set AMBIT_BIN_DIR", dir.display()))
 }
 
 fn mount_bpffs(dir: &Path) -> Result<()> {

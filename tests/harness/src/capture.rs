@@ -104,7 +104,7 @@ pub struct Packet<'a> {
     /// Ports are 0 where the protocol has none.
     pub source: SocketAddr,
     pub destination: SocketAddr,
-    /// Hops left: tells how many routers it has passed.
+    /// Hops left: shows how many routers it has passed.
     pub ttl: u8,
     pub payload: &'a [u8],
 }

@@ -152,7 +152,7 @@ impl Daemon {
             std::fs::read_to_string(format!("/proc/{pid}/status")).context("failed to read its status")?;
         let line = status.lines().find_map(|line| line.strip_prefix(field));
         let line = line.with_context(|| format!("no {field}"))?;
-        line.split_whitespace().next().context("no number")?.parse().context("not a number")
+        line.split_whitespace().next().context("no number")?.parse().context("failed to parse the number")
     }
 
     /// The command for other verbs of the program with the same configuration, in the same namespace.

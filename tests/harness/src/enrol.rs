@@ -75,12 +75,13 @@ impl Enrolment {
         sendmsg::<()>(self.socket.as_raw_fd(), &data, &control, MsgFlags::MSG_NOSIGNAL, None)
             .context("failed to send")?;
         let mut answer = vec![0; 64 << 10];
-        let length =
-            recv(self.socket.as_raw_fd(), &mut answer, MsgFlags::empty()).context("no acknowledgement")?;
+        let length = recv(self.socket.as_raw_fd(), &mut answer, MsgFlags::empty())
+            .context("failed to receive the acknowledgement")?;
         if length == 0 {
             bail!("the daemon closed the enrolment socket");
         }
-        let answer: Value = serde_json::from_slice(&answer[..length]).context("the answer is not JSON")?;
+        let answer: Value =
+            serde_json::from_slice(&answer[..length]).context("failed to parse the answer")?;
         if answer.get("ack").is_some() {
             return Ok(());
         }

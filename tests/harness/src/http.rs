@@ -49,15 +49,15 @@ pub fn request(netns: &Netns, method: &str, address: SocketAddr, path: &str) -> 
             stream.read_to_end(&mut answer)?;
             parse(&answer)
         })?
-        .with_context(|| format!("{method} http://{address}{path} in {}", netns.name()))
+        .with_context(|| format!("failed to {method} http://{address}{path} in {}", netns.name()))
 }
 
 fn parse(answer: &[u8]) -> Result<Response> {
     let end = answer.windows(4).position(|window| window == b"\r\n\r\n").context("no end of headers")?;
-    let head = std::str::from_utf8(&answer[..end]).context("headers are not text")?;
+    let head = std::str::from_utf8(&answer[..end]).context("failed to read headers as text")?;
     let mut lines = head.split("\r\n");
     let status = lines.next().and_then(|line| line.split(' ').nth(1)).context("no status line")?;
-    let status = status.parse().context("status is not a number")?;
+    let status = status.parse().context("failed to parse the status")?;
     let chunked = lines.any(|line| line.to_ascii_lowercase().replace(' ', "") == "transfer-encoding:chunked");
     let body = &answer[end + 4..];
     let body = if chunked { unchunk(body)? } else { body.to_vec() };
@@ -69,7 +69,7 @@ fn unchunk(mut body: &[u8]) -> Result<Vec<u8>> {
     loop {
         let end = body.windows(2).position(|window| window == b"\r\n").context("a chunk without its size")?;
         let size = std::str::from_utf8(&body[..end])?.split(';').next().unwrap_or_default().trim();
-        let size = usize::from_str_radix(size, 16).context("a chunk's size is not a number")?;
+        let size = usize::from_str_radix(size, 16).context("failed to parse a chunk's size")?;
         let chunk = body.get(end + 2..end + 2 + size).context("a chunk is cut short")?;
         if size == 0 {
             return Ok(whole);

@@ -143,12 +143,12 @@ impl Node {
 
     /// What the daemon knows, as JSON.
     pub fn config_dump(&self) -> Result<Value> {
-        serde_json::from_str(&self.get(ADMIN, "/config_dump")?).context("/config_dump is not JSON")
+        serde_json::from_str(&self.get(ADMIN, "/config_dump")?).context("failed to parse /config_dump")
     }
 
     /// The open connections, as JSON.
     pub fn connections(&self) -> Result<Value> {
-        serde_json::from_str(&self.get(ADMIN, "/connections")?).context("/connections is not JSON")
+        serde_json::from_str(&self.get(ADMIN, "/connections")?).context("failed to parse /connections")
     }
 
     /// The access log's and other records since a mark, each a JSON object.

@@ -51,14 +51,14 @@ fn once(to: SocketAddr, payload: usize, reset: bool) -> Result<()> {
     let mut stream = dial(to)?;
     greeting(&mut stream)?;
     let (sent, mut echo) = (vec![b'x'; payload], vec![0; payload]);
-    stream.write_all(&sent).context("writing")?;
-    stream.read_exact(&mut echo).context("reading")?;
+    stream.write_all(&sent).context("failed to write")?;
+    stream.read_exact(&mut echo).context("failed to read")?;
     ensure!(echo == sent, "other bytes come back");
     if reset {
         return Ok(reset_at_close(&stream)?);
     }
-    stream.shutdown(Shutdown::Write).context("half-closing")?;
-    ensure!(stream.read(&mut [0]).context("waiting for the end")? == 0, "bytes that were not sent");
+    stream.shutdown(Shutdown::Write).context("failed to half-close")?;
+    ensure!(stream.read(&mut [0]).context("failed to wait for the end")? == 0, "bytes that were not sent");
     Ok(())
 }
 

@@ -56,7 +56,7 @@ fn greeting(to: SocketAddr) -> Result<(String, u16)> {
     stream.set_read_timeout(Some(TIMEOUT))?;
     let port = stream.local_addr()?.port();
     let mut line = String::new();
-    BufReader::new(stream).read_line(&mut line).context("no greeting")?;
+    BufReader::new(stream).read_line(&mut line).context("failed to read a greeting")?;
     Ok((line.split_whitespace().next().context("an empty greeting")?.to_owned(), port))
 }
 
@@ -186,7 +186,7 @@ impl Open {
     pub fn new(client: &Place, to: SocketAddr) -> Result<Self> {
         let mut stream = BufReader::new(connect(client, to)?);
         let mut line = String::new();
-        stream.read_line(&mut line).context("no greeting")?;
+        stream.read_line(&mut line).context("failed to read a greeting")?;
         let name = line.split_whitespace().next().context("an empty greeting")?.to_owned();
         Ok(Self { name, stream })
     }
@@ -196,7 +196,9 @@ impl Open {
         let said = b"still there?";
         self.stream.get_mut().write_all(said)?;
         let mut heard = [0; 12];
-        self.stream.read_exact(&mut heard).with_context(|| format!("{} does not answer", self.name))?;
+        self.stream
+            .read_exact(&mut heard)
+            .with_context(|| format!("failed to read an answer of {}", self.name))?;
         ensure!(heard == *said);
         Ok(())
     }

@@ -63,8 +63,10 @@ impl Feed {
         publisher.publish(&mesh, &touched);
 
         lab.controller.stop()?;
-        let listener =
-            lab.control().run(|| TcpListener::bind(address))?.context("the controller's address")?;
+        let listener = lab
+            .control()
+            .run(|| TcpListener::bind(address))?
+            .context("failed to listen at the controller's address")?;
         listener.set_nonblocking(true)?;
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let server = Server {

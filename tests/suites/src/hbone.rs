@@ -56,8 +56,8 @@ impl Authority {
     pub fn of(lab: &Lab) -> Result<Self> {
         let file = lab.dir().join("state/ca.pem");
         let pem = std::fs::read(&file).with_context(|| format!("failed to read {}", file.display()))?;
-        let root = CertificateDer::from_pem_slice(&pem).context("no certificate in it")?;
-        let key = PrivateKeyDer::from_pem_slice(&pem).context("no key in it")?;
+        let root = CertificateDer::from_pem_slice(&pem).context("failed to read its certificate")?;
+        let key = PrivateKeyDer::from_pem_slice(&pem).context("failed to read its key")?;
         Ok(Self { issuer: Issuer::from_ca_cert_der(&root, KeyPair::try_from(&key)?)?, root })
     }
 
@@ -107,7 +107,9 @@ impl Authority {
 pub fn inside<T: Send>(place: &Place, work: impl Future<Output = Result<T>> + Send) -> Result<T> {
     place.run(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async { tokio::time::timeout(TIMEOUT, work).await.context("it took too long")? })
+        runtime.block_on(async {
+            tokio::time::timeout(TIMEOUT, work).await.context("failed to finish in time")?
+        })
     })?
 }
 
@@ -119,18 +121,19 @@ pub fn request(
     authority: &str,
 ) -> Result<StatusCode> {
     inside(place, async {
-        let (mut sender, connection) =
-            h2::client::handshake(handshake(peer, certificate).await?).await.context("HTTP/2 handshake")?;
+        let (mut sender, connection) = h2::client::handshake(handshake(peer, certificate).await?)
+            .await
+            .context("failed HTTP/2 handshake")?;
         let exchange = async {
             let request = Request::builder().method(Method::CONNECT).uri(authority).body(())?;
             let (response, _body) =
                 sender.send_request(request, false).context("failed to send the request")?;
-            Ok(response.await.context("no answer")?.status())
+            Ok(response.await.context("failed to read the answer")?.status())
         };
         tokio::select! {
             status = exchange => status,
             ended = connection => {
-                ended.context("the connection broke")?;
+                ended.context("failed to keep the connection")?;
                 anyhow::bail!("the connection ended before there was an answer")
             }
         }
@@ -151,7 +154,10 @@ pub async fn handshake(peer: SocketAddr, certificate: Option<&Certificate>) -> R
     let config = client(certificate)?;
     let stream = TcpStream::connect(peer).await.context("failed to connect")?;
     let name = ServerName::IpAddress(peer.ip().into());
-    tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.context("TLS handshake")
+    tokio_rustls::TlsConnector::from(Arc::new(config))
+        .connect(name, stream)
+        .await
+        .context("failed TLS handshake")
 }
 
 fn provider() -> Arc<CryptoProvider> {

@@ -345,7 +345,7 @@ impl Running {
 
     /// The next line it prints.
     pub fn line(&mut self) -> Result<String> {
-        self.lines.recv_timeout(DEADLINE).context("it says nothing more")
+        self.lines.recv_timeout(DEADLINE).context("failed to read its next line")
     }
 
     /// Its next report.

@@ -76,7 +76,7 @@ impl Load {
             let now = self.counts();
             let failures = self.shared.failures.lock().unwrap_or_else(PoisonError::into_inner).clone();
             if !failures.is_empty() {
-                // The report tells; waiting for progress would hide it.
+                // The report says it; waiting for progress would hide it.
                 return Ok(());
             }
             ensure!(
@@ -121,18 +121,18 @@ fn one_connection(shared: &Shared, place: &Place, to: SocketAddr) -> Result<()> 
     let mut stream = connect(place, to)?;
     let mut byte = [0];
     while byte != *b"\n" {
-        stream.read_exact(&mut byte).context("no greeting on the lasting connection")?;
+        stream.read_exact(&mut byte).context("failed to read the greeting on the lasting connection")?;
     }
     let ping = [7; 64];
     while !shared.stop.load(Ordering::Acquire) {
         let number = shared.round_trips.load(Ordering::Relaxed);
         let mut pong = [0; 64];
-        stream
-            .write_all(&ping)
-            .with_context(|| format!("lasting connection, writing after {number} round trips"))?;
-        stream
-            .read_exact(&mut pong)
-            .with_context(|| format!("lasting connection, reading after {number} round trips"))?;
+        stream.write_all(&ping).with_context(|| {
+            format!("failed to write on the lasting connection after {number} round trips")
+        })?;
+        stream.read_exact(&mut pong).with_context(|| {
+            format!("failed to read on the lasting connection after {number} round trips")
+        })?;
         ensure!(pong == ping, "the lasting connection brought other bytes");
         shared.round_trips.fetch_add(1, Ordering::Relaxed);
         std::thread::sleep(Duration::from_millis(5));

@@ -94,7 +94,7 @@ pub struct Answer {
 pub fn connect(place: &Place, to: SocketAddr) -> Result<TcpStream> {
     let stream = place
         .run(|| TcpStream::connect_timeout(&to, TIMEOUT))?
-        .with_context(|| format!("connect to {to}"))?;
+        .with_context(|| format!("failed to connect to {to}"))?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
     Ok(stream)
@@ -111,7 +111,7 @@ pub fn exchange(place: &Place, to: SocketAddr, payload: &[u8]) -> Result<Answer>
     let port = stream.local_addr()?.port();
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut greeting = String::new();
-    reader.read_line(&mut greeting).with_context(|| format!("no greeting from {to}"))?;
+    reader.read_line(&mut greeting).with_context(|| format!("failed to read a greeting from {to}"))?;
     let mut words = greeting.split_whitespace();
     let mut word = || words.next().with_context(|| format!("{to} greeted with {greeting:?}"));
     let (server, saw, saw_port) = (word()?.to_owned(), word()?.parse()?, word()?.parse()?);

@@ -96,11 +96,11 @@ fn talk(client: &Pod, to: SocketAddr) -> Result<(TcpStream, Account)> {
     let mut greeting = Vec::new();
     while greeting.last() != Some(&b'\n') {
         let mut byte = [0];
-        stream.read_exact(&mut byte).context("no greeting")?;
+        stream.read_exact(&mut byte).context("failed to read a greeting")?;
         greeting.push(byte[0]);
     }
     stream.write_all(&vec![b'x'; PAYLOAD])?;
-    stream.read_exact(&mut vec![0; PAYLOAD]).context("no echo")?;
+    stream.read_exact(&mut vec![0; PAYLOAD]).context("failed to read the echo")?;
     let ip = client.ip(if to.is_ipv4() { Family::V4 } else { Family::V6 });
     let from_server = u64::try_from(greeting.len() + PAYLOAD)?;
     let client = SocketAddr::new(ip, stream.local_addr()?.port());
@@ -112,7 +112,7 @@ fn end(mut stream: TcpStream, ending: Ending) -> Result<()> {
         Ending::Orderly => {
             stream.shutdown(Shutdown::Write)?;
             let mut rest = Vec::new();
-            stream.read_to_end(&mut rest).context("no orderly end")?;
+            stream.read_to_end(&mut rest).context("failed to read to the end")?;
             ensure!(rest.is_empty(), "{} bytes more", rest.len());
         }
         Ending::Reset => {

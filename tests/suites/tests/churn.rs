@@ -171,13 +171,13 @@ impl Known {
     /// From the namespace that this thread is in.
     fn open(to: SocketAddr) -> Result<Self> {
         let mut stream = dial(to)?;
-        let from_server = u64::try_from(greeting(&mut stream).context("no greeting")?)?;
+        let from_server = u64::try_from(greeting(&mut stream).context("failed to read a greeting")?)?;
         Ok(Self { stream, from_client: 0, from_server })
     }
 
     fn talk(&mut self, bytes: usize) -> Result<()> {
         self.stream.write_all(&vec![b'x'; bytes])?;
-        self.stream.read_exact(&mut vec![0; bytes]).context("no echo")?;
+        self.stream.read_exact(&mut vec![0; bytes]).context("failed to read the echo")?;
         self.from_client += u64::try_from(bytes)?;
         self.from_server += u64::try_from(bytes)?;
         Ok(())
@@ -247,11 +247,11 @@ fn connections_during_daemon_restart_are_counted_afterwards() -> Result<()> {
         }
         Ok(())
     };
-    end(connections.split_off(OLD / 2)).context("ending while there is no daemon")?;
+    end(connections.split_off(OLD / 2)).context("failed to end while there is no daemon")?;
     for connection in &mut connections {
-        connection.talk(3_000).context("going on without a daemon")?;
+        connection.talk(3_000).context("failed to go on without a daemon")?;
     }
-    let mut new = open(NEW, 50_000).context("opening while the lease holds")?;
+    let mut new = open(NEW, 50_000).context("failed to open while the lease holds")?;
     end(new.split_off(NEW / 2))?;
     connections.extend(new);
 
@@ -273,7 +273,7 @@ fn connections_during_daemon_restart_are_counted_afterwards() -> Result<()> {
         Ok(())
     })?;
     for connection in &mut connections {
-        connection.talk(500).context("going on under the next daemon")?;
+        connection.talk(500).context("failed to go on under the next daemon")?;
     }
     end(connections)?;
     // The first daemon has counted the opening of the old ones, the second all that came later.

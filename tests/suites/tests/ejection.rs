@@ -163,9 +163,9 @@ fn unreachable_endpoint_is_ejected_and_returns() -> Result<()> {
             warm_all(&lab, &web, Family::V4, &["near"])
         },
     );
-    table.row("where the path is direct, the client is told, as without a mesh", || {
+    table.row("where the path is direct, the client gets the error, as without a mesh", || {
         servers.remove("near");
-        let refused = until("the client is told", || match Open::new(&web, to) {
+        let refused = until("the client gets the error", || match Open::new(&web, to) {
             Ok(open) => {
                 ensure!(open.name != "near", "it answers");
                 Ok(None)
@@ -191,7 +191,7 @@ fn unreachable_endpoint_is_ejected_and_returns() -> Result<()> {
         hung?;
         until_back(&lab, to, "away")
     });
-    table.row("an only endpoint is never ejected, and the client is told", || {
+    table.row("an only endpoint is never ejected, and the client gets the error", || {
         let to = at(&lab, "alone", Family::V4);
         for _ in 0..4 {
             let mark = node.ztunnel.log_mark();

@@ -236,7 +236,7 @@ const ROWS: &[Row] = &[
         })
     }),
     ("header bomb", |a| {
-        // One entry of the table, told once, then named by one byte (the first dynamic entry, 62) 12,000
+        // One entry of the table, sent once, then named by one byte (the first dynamic entry, 62) 12,000
         // times: 47 MB of head in 16 KB.
         let mut entry = frames::field("bomb", &[b'x'; 3900]);
         entry[0] = 0x40;
@@ -305,7 +305,7 @@ fn builder() -> Builder {
 /// An attacker needs descriptors too.
 fn raise_descriptor_limit() -> Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("raising the limit of descriptors")
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("failed to raise the limit of descriptors")
 }
 
 /// What a daemon holds.
@@ -385,7 +385,7 @@ fn deaf(place: &Place) -> Result<TcpListener> {
         nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(1)?)?;
         std::io::Result::Ok(listener)
     })?;
-    listener.context("listening")
+    listener.context("failed to listen")
 }
 
 #[test]

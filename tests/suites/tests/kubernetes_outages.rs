@@ -56,7 +56,7 @@ fn traffic_survives_outages_of_each_component() -> Result<()> {
             mesh.enrolled("shop", true)?;
             within(DEADLINE, "the rebooted node answers", || mesh.ask(&client, "cart.shop:80"))?;
             let report = ended(&mesh, &client, load)?;
-            // Requests to a node that is off fail, as they do without a mesh: how long is what is told.
+            // Requests to a node that is off fail, as they do without a mesh: how long is what is reported.
             println!("node rebooted: {report}");
             for target in ["cart.shop:80", "both.shop:80"] {
                 for _ in 0..20 {

@@ -31,7 +31,7 @@ fn rendered(mesh: &Mesh) -> Result<()> {
     let file = std::fs::read_to_string(workspace().join("deploy/ambit.yaml"))?;
     ensure!(
         file.ends_with(&now),
-        "deploy/ambit.yaml is not what `helm template` says now: write it again as its head tells"
+        "deploy/ambit.yaml is not what `helm template` says now: render it again as its first lines say"
     );
     Ok(())
 }

@@ -122,7 +122,7 @@ fn connections(cluster: &Cluster, api: &Api, controller: &Controller) -> Result<
             ("POST", format!("/api/v1/namespaces/{SYSTEM}/serviceaccounts/ztunnel/token"), body)
         })
         .collect();
-    let answers = api.send(&requests).context("tokens")?;
+    let answers = api.send(&requests).context("failed to create tokens")?;
     answers
         .iter()
         .enumerate()

@@ -96,14 +96,14 @@ fn daemon_drains_before_it_exits() -> Result<()> {
                 Err(_) => Ok(()),
             })?;
             for _ in 0..20 {
-                stream.write_all(b"still here").context("the open connection, writing")?;
+                stream.write_all(b"still here").context("failed to write on the open connection")?;
                 let mut echo = [0; 10];
-                stream.read_exact(&mut echo).context("the open connection, reading")?;
+                stream.read_exact(&mut echo).context("failed to read on the open connection")?;
             }
             daemon.check().context("it waits for the open connection")?;
             stream.shutdown(Shutdown::Write)?;
             let mut rest = Vec::new();
-            stream.read_to_end(&mut rest).context("the open connection, at its end")?;
+            stream.read_to_end(&mut rest).context("failed to read to the end of the open connection")?;
             let status = daemon.wait().context("it ends when its last connection has")?;
             ensure!(status.success(), "it ended with {status}");
             lab.nodes[node].start()?;
@@ -170,7 +170,7 @@ fn bad_file_is_reported_and_last_good_state_stays() -> Result<()> {
                 Ok(())
             })?;
             as_guarded()?;
-            // Also a controller that starts anew, and daemons that connect anew.
+            // Also a restarted controller, and daemons that reconnect.
             lab.controller.stop()?;
             lab.start_controller()?;
             lab.add_service(ServiceSpec::new(&format!("shop/marker-{}", mark % 100_000)).port(80, APP))?;

@@ -297,7 +297,7 @@ fn check(lab: &Lab, clients: &[Client], servers: &[Server; 2], row: &Row, family
     ensure!(before == after, "the applications noticed those who were refused: {before:?}, {after:?}");
     all(true, &|client, to| {
         let node = lab.node_of(&db);
-        ask(&client.pod, to).context("gets no answer")?;
+        ask(&client.pod, to).context("failed to get an answer")?;
         match (client.in_mesh(), client.near) {
             (true, true) if row.remembered => warm(node, &client.pod, to),
             (true, _) => {
@@ -473,7 +473,7 @@ fn greeted(place: &Place, to: SocketAddr) -> Result<TcpStream> {
     let mut stream = connect(place, to)?;
     let mut byte = [0];
     while byte != *b"\n" {
-        stream.read_exact(&mut byte).with_context(|| format!("no greeting from {to}"))?;
+        stream.read_exact(&mut byte).with_context(|| format!("failed to read a greeting from {to}"))?;
     }
     Ok(stream)
 }
@@ -500,7 +500,9 @@ fn expect(lab: &Lab, clients: &[&str], allowed: bool) -> Result<()> {
         match (ask(&lab.pod(client), db), allowed) {
             (Ok(_), true) | (Err(_), false) => {}
             (Ok(_), false) => bail!("{client} gets an answer"),
-            (Err(error), true) => return Err(error).with_context(|| format!("{client} gets no answer")),
+            (Err(error), true) => {
+                return Err(error).with_context(|| format!("failed to get an answer for {client}"));
+            }
         }
     }
     Ok(())

@@ -127,7 +127,7 @@ fn while_dead(dead: usize, clients_node: bool) -> Result<()> {
         ensure!(servers[0].accepted() == accepted, "{} connections more", servers[0].accepted() - accepted);
         Ok(())
     });
-    table.row("a new daemon that has not been told of its pods carries nothing", || {
+    table.row("a new daemon without enrolled pods carries nothing", || {
         lab.nodes[dead].ztunnel.spawn()?;
         lab.nodes[dead].up()?;
         ensure!(exchange(&web, targets[0], &marked_payload(10_000)).is_err(), "something answers");

@@ -31,7 +31,7 @@ fn guide() -> Result<String> {
 
 fn read(path: &str) -> Result<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path);
-    std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
+    std::fs::read_to_string(&path).with_context(|| format!("failed to read {}", path.display()))
 }
 
 /// The metrics that an exposition announces.
@@ -88,7 +88,7 @@ fn promtool(text: &str) -> Result<String> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .context("starting promtool")?;
+        .context("failed to start promtool")?;
     child.stdin.take().context("promtool has no input")?.write_all(text.as_bytes())?;
     let output = child.wait_with_output()?;
     Ok(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())

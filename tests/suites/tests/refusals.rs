@@ -200,7 +200,7 @@ fn hear(from: &Place, to: SocketAddr) -> Result<String> {
 /// A field of a node's bootstrap file.
 fn bootstrap(node: &Node) -> Result<serde_json::Value> {
     let text = std::fs::read_to_string(node.dir.join("bootstrap.yaml"))?;
-    serde_yaml_ng::from_str(&text).context("a bootstrap file is YAML")
+    serde_yaml_ng::from_str(&text).context("failed to parse a bootstrap file")
 }
 
 #[test]
@@ -248,7 +248,7 @@ fn node_gets_certificates_only_for_identities_it_hosts() -> Result<()> {
             match answer {
                 Ok(chain) if good => ensure!(chain.len() >= 2, "a chain of {}", chain.len()),
                 Ok(_) => bail!("a certificate was given"),
-                Err(error) if good => return Err(error).context("no certificate"),
+                Err(error) if good => return Err(error).context("failed to get a certificate"),
                 Err(error) => {
                     let said = format!("{:#}", anyhow::Error::from(error));
                     let words =

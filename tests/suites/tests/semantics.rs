@@ -77,7 +77,7 @@ fn rows(lab: &Lab) -> Result<Vec<String>> {
     Ok(lab.outside.output("ambit-semantics", &["list"])?.lines().map(str::to_owned).collect())
 }
 
-/// [`observe`], on the direct path: the kernel has been told yes before, and the row's connections really
+/// [`observe`], on the direct path: the kernel has a cached verdict, and the row's connections really
 /// went that way.
 fn observe_direct(lab: &Lab, row: &str, family: Family, port: u16) -> Result<Value> {
     let (client, near) = (lab.pod("shop/client"), lab.pod(NEAR));

@@ -156,7 +156,7 @@ fn enrolled(lab: &Lab, guests: &[Pod]) -> Result<()> {
 #[test]
 fn churn_does_not_grow_memory_or_descriptors() -> Result<()> {
     let time = match std::env::var("AMBIT_SOAK") {
-        Ok(minutes) => Duration::from_mins(minutes.parse().context("AMBIT_SOAK is a number of minutes")?),
+        Ok(minutes) => Duration::from_mins(minutes.parse().context("failed to parse AMBIT_SOAK")?),
         Err(_) => USUAL,
     };
     let (lab, _servers) = lab()?;

@@ -111,13 +111,13 @@ fn udp(client: &Place, server: &Place, to: SocketAddr) -> Result<()> {
     let mut buffer = [0; 1500];
     for _ in 0..3 {
         socket.send(QUERY)?;
-        let (length, peer) = listener.recv_from(&mut buffer).context("the datagram did not arrive")?;
+        let (length, peer) = listener.recv_from(&mut buffer).context("failed to receive the datagram")?;
         ensure!(
             peer == socket.local_addr()? && &buffer[..length] == QUERY,
             "another datagram came, from {peer}"
         );
         listener.send_to(b"an answer", peer)?;
-        let length = socket.recv(&mut buffer).context("the answer did not arrive")?;
+        let length = socket.recv(&mut buffer).context("failed to receive the answer")?;
         ensure!(&buffer[..length] == b"an answer");
     }
     ensure!(socket.peer_addr()? == to);

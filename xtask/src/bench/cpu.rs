@@ -13,7 +13,8 @@ use nix::unistd::{Pid, SysconfVar, sysconf};
 /// Every thread of a process on one CPU; threads to come inherit it.
 pub(super) fn pin(process: u32, cpu: usize) -> Result<()> {
     for entry in std::fs::read_dir(format!("/proc/{process}/task"))? {
-        let thread: i32 = entry?.file_name().to_string_lossy().parse().context("a thread's number")?;
+        let thread: i32 =
+            entry?.file_name().to_string_lossy().parse().context("failed to parse a thread's number")?;
         sched_setaffinity(Pid::from_raw(thread), &one(cpu)?).context("failed to pin a daemon")?;
     }
     Ok(())
@@ -29,12 +30,12 @@ pub(super) fn memory(process: u32) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status"))
         .context("failed to read its memory use")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-    line.split_whitespace().next().context("no number")?.parse().context("not a number")
+    line.split_whitespace().next().context("no number")?.parse().context("failed to parse VmRSS")
 }
 
 fn one(cpu: usize) -> Result<CpuSet> {
     let mut set = CpuSet::new();
-    set.set(cpu).context("no such CPU")?;
+    set.set(cpu).context("failed to choose the CPU")?;
     Ok(set)
 }
 
@@ -150,7 +151,7 @@ fn machine(stat: &str) -> Option<Counters> {
     Some(Counters { busy: user + nice + system + irq + softirq, stolen, softirq, ..Counters::default() })
 }
 
-/// A process as /proc/PID/stat tells it.
+/// A process as /proc/PID/stat shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Process {
     parent: u32,

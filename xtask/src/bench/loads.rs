@@ -120,7 +120,8 @@ fn client(route: &Route, seconds: u32, arguments: &[&str]) -> Result<String> {
 fn throughput(route: &Route, seconds: u32) -> Result<(Vec<Figure>, Option<Work>)> {
     let (time, address) = (seconds.to_string(), route.target.to_string());
     let text = client(route, seconds, &["iperf3", "--json", "--client", &address, "--time", &time])?;
-    let value: serde_json::Value = serde_json::from_str(&text).context("iperf3: not its JSON")?;
+    let value: serde_json::Value =
+        serde_json::from_str(&text).context("failed to parse the output of iperf3")?;
     let received = &value["end"]["sum_received"];
     let bits = received["bits_per_second"].as_f64().context("iperf3 measured nothing")?;
     let work = Work {
@@ -147,8 +148,9 @@ fn wrk_said(text: &str) -> Result<(f64, f64)> {
             || (line.starts_with("Socket errors") && line.contains(|c| ('1'..='9').contains(&c)))
     });
     ensure!(bad.is_none(), "wrk: {}", bad.unwrap_or_default());
-    let number =
-        |text: Option<&str>| text.context("wrk measured nothing")?.trim().parse().context("wrk: no number");
+    let number = |text: Option<&str>| {
+        text.context("wrk measured nothing")?.trim().parse().context("failed to parse a number of wrk")
+    };
     let rate = text.lines().find_map(|line| line.trim().strip_prefix("Requests/sec:"));
     let count = text.lines().find_map(|line| line.trim().split_once(" requests in ")).map(|(count, _)| count);
     Ok((number(rate)?, number(count)?))
@@ -238,7 +240,7 @@ fn connect(route: &Route) -> std::io::Result<TcpStream> {
 /// The next connection that says something. A proxy may come late with one whose client has left meanwhile.
 fn accept(listener: &TcpListener, first: &mut [u8]) -> Result<TcpStream> {
     loop {
-        let (mut stream, _) = listener.accept().context("no connection came")?;
+        let (mut stream, _) = listener.accept().context("failed to accept a connection")?;
         stream.set_read_timeout(Some(TIMEOUT))?;
         if stream.read_exact(first).is_ok() {
             return Ok(stream);
@@ -248,7 +250,7 @@ fn accept(listener: &TcpListener, first: &mut [u8]) -> Result<TcpStream> {
 
 /// Whether a port takes connections from the pod itself.
 pub(super) fn listens(pod: &Pod, address: IpAddr, port: u16) -> Result<()> {
-    pod.run(|| TcpStream::connect((address, port)))?.map(drop).context("not yet")
+    pod.run(|| TcpStream::connect((address, port)))?.map(drop).context("failed to connect")
 }
 
 /// One worker, no logs, a small file from memory.

@@ -324,7 +324,7 @@ const SYSTEMS: &str = "\
                        enrolled pods of one node, pinned alike, on the direct path (checked: `/connections` \
                        before, the daemon's counters after each load).
 - Istio's ztunnel is missing: it is published as a container image only, and none can be had here. \
-                       `docs/guide/performance.md` tells how to read this.
+                       `docs/guide/performance.md` says how to read this.
 ";
 
 /// A number with three significant digits.

@@ -193,7 +193,7 @@ mod tests {
         let rows: [(&str, &str, &[&str]); 4] = [
             ("direct", "10.0.0.1:40000", &["direct"]),
             ("tunnel", "10.0.0.1:40001", &["tunnel"]),
-            ("told twice", "10.0.0.1:40002", &["direct", "tunnel"]),
+            ("reported twice", "10.0.0.1:40002", &["direct", "tunnel"]),
             ("not listed", "10.0.0.1:40003", &[]),
         ];
         for (name, client, expected) in rows {

@@ -89,7 +89,7 @@ async fn handshake(
         Ok(Ok(stream)) => {
             let _ = sender.send(Ok(Connection { stream, _permit: permit })).await;
         }
-        Ok(Err(error)) => tracing::debug!(?peer, %error, "TLS handshake of xDS connection failed"),
+        Ok(Err(error)) => tracing::debug!(?peer, %error, "failed TLS handshake of an xDS connection"),
         Err(_) => tracing::debug!(?peer, "TLS handshake of xDS connection timed out"),
     }
 }

@@ -261,7 +261,7 @@ async fn unknown_tokens_are_refused() {
     let refused = Raw::open(&stranger).await.err().expect("a refusal");
     assert_eq!(refused.code(), Code::Unauthenticated);
     let mut daemon = Daemon::start(stranger.clone());
-    let status = daemon.status("the refusal is told", |s| s.error.is_some()).await;
+    let status = daemon.status("the refusal is in the status", |s| s.error.is_some()).await;
     assert_eq!(status.error.as_deref(), Some("Unauthenticated: the token is not valid"));
     assert!(!status.connected && !status.synced);
 
@@ -431,7 +431,7 @@ async fn open_streams_do_not_prevent_a_stop() {
     let idle = channel(&controller.connection(&root, "node-b")).await;
     controller.stats("acknowledged", |s| s.acks == 2).await;
     controller.stop().await;
-    let status = daemon.status("the end is told", |s| !s.connected).await;
+    let status = daemon.status("the end is in the status", |s| !s.connected).await;
     assert_eq!(status.error.as_deref(), Some("Unavailable: the controller is stopping"));
     assert!(status.synced);
     let key = PolicyKey { namespace: "shop".into(), name: "p".into() };

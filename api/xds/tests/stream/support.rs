@@ -202,8 +202,7 @@ impl Daemon {
                 keep.send_modify(|mesh| drop(mesh.apply(update.changes)));
                 refused
             };
-            let error =
-                client::run(connection, tell, on_update).await.expect_err("runs for ever or not at all");
+            let error = client::run(connection, tell, on_update).await.expect_err("never returns, or fails");
             panic!("{error}");
         });
         Self { mesh, status, changes, task }

@@ -25,10 +25,12 @@ impl Handler for Daemon {
             Request::Add(pod, _) if pod.name == "refused" => return Err("no configuration yet".to_owned()),
             Request::Add(pod, _) => _ = owners.insert(pod.uid, source.clone()),
             Request::Keep { uid } if !owners.contains_key(&uid) => {
-                return Err(format!("{uid} is not enrolled"));
+                return Err(format!("failed to keep {uid}: it is not enrolled"));
             }
             Request::Delete { uid } => match owners.get(&uid) {
-                Some(owner) if owner != source => return Err(format!("{uid} belongs to source {owner}")),
+                Some(owner) if owner != source => {
+                    return Err(format!("failed to change {uid}: it belongs to source {owner}"));
+                }
                 _ => _ = owners.remove(&uid),
             },
             Request::Keep { .. } | Request::Hello | Request::SnapshotSent => {}

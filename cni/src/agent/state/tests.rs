@@ -276,7 +276,7 @@ fn outcomes_of_an_earlier_pod_of_the_same_name_do_not_count() {
 #[test]
 fn pods_that_cannot_be_captured_are_annotated_with_the_reason() {
     let host = Seen { host_network: true, labels: labels("ambient"), ..seen("1") };
-    let reason = "host network: its connections cannot be told from the node's";
+    let reason = "host network: its connections cannot be distinguished from the node's";
     let marked = Seen { not_captured: Some(reason.to_owned()), ..host.clone() };
     let rows = [
         ("host network", "", host.clone(), vec![mark("p", "1", Some(reason))]),

@@ -69,7 +69,7 @@ fn answer(
     let not_found = json!({"kind": "Status", "message": "not found"});
     let (status, content) = match objects.get(path) {
         _ if !authorized => (401, json!({"message": "who are you"})),
-        Some(Value::Number(status)) => (status.as_u64().unwrap(), json!({"message": "as told"})),
+        Some(Value::Number(status)) => (status.as_u64().unwrap(), json!({"message": "as configured"})),
         Some(object) => (200, object.clone()),
         None => (404, not_found),
     };

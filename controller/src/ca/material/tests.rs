@@ -76,13 +76,13 @@ fn user_ca_is_validated() {
         ("two roots", &signing, &key, &signing, &both, Ok(2)),
         ("the root signs", &root, &root_key, "", &root, Ok(1)),
         ("another kind of key", &ed, &other_key, &ed, &root, Ok(2)),
-        ("another root", &signing, &key, &signing, &other_root, Err("peers would not accept")),
+        ("another root", &signing, &key, &signing, &other_root, Err("failed to verify as a peer")),
         ("no root", &signing, &key, &signing, "", Err("root-cert.pem")),
         ("no certificate", "", &key, "", &root, Err("ca-cert.pem")),
         ("no key", &signing, "", &signing, &root, Err("no private key")),
         ("another's key", &signing, &other_key, &signing, &root, Err("does not match")),
         ("not a CA", &leaf, &key, &leaf, &root, Err("is not a CA certificate")),
-        ("expired", &ended, &key, &ended, &root, Err("peers would not accept")),
+        ("expired", &ended, &key, &ended, &root, Err("failed to verify as a peer")),
         ("broken", "-----BEGIN CERTIFICATE-----\nx", &key, "", &root, Err("ca-cert.pem")),
     ];
     for (name, ca_cert, ca_key, cert_chain, root_cert, expected) in rows {

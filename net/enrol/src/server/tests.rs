@@ -227,7 +227,7 @@ fn replacing_daemon_is_found_without_a_call() {
     client.add(&pod("web"), old.namespace.as_fd()).unwrap();
     let mut new = Daemon::beside(&old);
     new.run();
-    wait_until("the new daemon is told", || {
+    wait_until("the new daemon has the snapshot", || {
         new.recorder.seen() == ["test: hello", "test: add c//Pod/shop/web"].map(str::to_owned)
     });
     client.keep("c//Pod/shop/web").unwrap();

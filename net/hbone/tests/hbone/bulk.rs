@@ -85,7 +85,7 @@ async fn two_thousand_concurrent_tunnels_answer() {
         for _ in 0..TUNNELS {
             let (mut socket, _) = listener.accept().await.expect("a connection");
             tokio::spawn(async move {
-                // Answers each piece with its sum, so that an answer tells whose it is.
+                // Answers each piece with its sum, so that an answer shows whose it is.
                 let mut piece = [0; 8];
                 while socket.read_exact(&mut piece).await.is_ok() {
                     let answer = u64::from_le_bytes(piece).wrapping_mul(3).to_le_bytes();

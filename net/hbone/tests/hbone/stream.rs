@@ -76,7 +76,7 @@ async fn read_now(tunnel: &mut Tunnel) -> Option<io::Result<usize>> {
     .await
 }
 
-/// The reason of the reset that an error tells.
+/// The reason of the reset that an error names.
 fn reason(error: io::Error) -> Option<Reason> {
     assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
     error.downcast::<h2::Error>().expect("the stream's own error").reason()

@@ -46,7 +46,7 @@ fn label_sets_beyond_the_limit_share_one() {
     assert!(!Arc::ptr_eq(&first, &second), "the first keeps its own");
     assert!(Arc::ptr_eq(&second, &third), "the others share");
     let again = all.of(labels("limit-a"));
-    assert!(Arc::ptr_eq(&first, &again), "a known set stays told apart");
+    assert!(Arc::ptr_eq(&first, &again), "a known set keeps its own series");
     second.opened();
     assert_eq!(opened(&shown(&all), "unknown"), Some(1));
 }

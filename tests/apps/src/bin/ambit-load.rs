@@ -157,12 +157,16 @@ fn note(counts: &mut Counts, result: Result<Option<String>>, started: Instant, b
 }
 
 fn connect(load: &Load) -> Result<TcpStream> {
-    let address: SocketAddr =
-        load.target.to_socket_addrs().context("resolving")?.next().context("resolving: no address")?;
+    let address: SocketAddr = load
+        .target
+        .to_socket_addrs()
+        .context("failed to resolve")?
+        .next()
+        .context("failed to resolve: no address")?;
     let timeout = Duration::from_secs(load.timeout);
-    let stream = TcpStream::connect_timeout(&address, timeout).context("connecting")?;
-    stream.set_read_timeout(Some(timeout)).context("setting a timeout")?;
-    stream.set_nodelay(true).context("setting TCP_NODELAY")?;
+    let stream = TcpStream::connect_timeout(&address, timeout).context("failed to connect")?;
+    stream.set_read_timeout(Some(timeout)).context("failed to set a timeout")?;
+    stream.set_nodelay(true).context("failed to set TCP_NODELAY")?;
     Ok(stream)
 }
 
@@ -173,11 +177,11 @@ fn ask(load: &Load) -> Result<Option<String>> {
         "GET / HTTP/1.1\r\nhost: {}\r\nx-marker: {}\r\nconnection: close\r\n\r\n",
         load.target, load.marker
     )
-    .context("sending")?;
+    .context("failed to send")?;
     // What a server that knows `connection: close` from nowhere needs to end.
-    stream.shutdown(std::net::Shutdown::Write).context("sending")?;
+    stream.shutdown(std::net::Shutdown::Write).context("failed to send")?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).context("receiving")?;
+    stream.read_to_string(&mut answer).context("failed to receive")?;
     ensure!(answer.starts_with("HTTP/1.1 200"), "answered {:?}", answer.lines().next().unwrap_or_default());
     Ok(answer.split_once("\r\n\r\n").map(|(_, body)| body.trim().to_owned()))
 }
@@ -210,24 +214,25 @@ fn hold(load: &Load, began: Instant) -> Counts {
 /// A request and its answer on a connection that stays.
 fn exchange(answers: &mut BufReader<TcpStream>, load: &Load) -> Result<()> {
     write!(answers.get_mut(), "GET / HTTP/1.1\r\nhost: {}\r\nx-marker: {}\r\n\r\n", load.target, load.marker)
-        .context("sending")?;
+        .context("failed to send")?;
     let mut length = 0;
     let mut first = String::new();
-    ensure!(answers.read_line(&mut first).context("receiving")? > 0, "receiving: the connection was closed");
+    let received = answers.read_line(&mut first).context("failed to receive")?;
+    ensure!(received > 0, "failed to receive: the connection was closed");
     ensure!(first.starts_with("HTTP/1.1 200"), "answered {first:?}");
     loop {
         let mut line = String::new();
         ensure!(
-            answers.read_line(&mut line).context("receiving")? > 0,
-            "receiving: the connection was closed"
+            answers.read_line(&mut line).context("failed to receive")? > 0,
+            "failed to receive: the connection was closed"
         );
         if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-            length = value.trim().parse().context("content-length")?;
+            length = value.trim().parse().context("failed to parse content-length")?;
         }
         if line.trim().is_empty() {
             break;
         }
     }
     let mut body = vec![0; length];
-    answers.read_exact(&mut body).context("receiving")
+    answers.read_exact(&mut body).context("failed to receive")
 }

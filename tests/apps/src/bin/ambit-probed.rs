@@ -23,7 +23,7 @@ fn main() -> Result<()> {
         return Ok(());
     }
     let base: u16 = match std::env::var("PORT_BASE") {
-        Ok(text) => text.parse().context("PORT_BASE is not a port")?,
+        Ok(text) => text.parse().context("failed to parse PORT_BASE")?,
         Err(_) => 8080,
     };
     let counts = Arc::new(Counts::default());
@@ -50,7 +50,7 @@ fn main() -> Result<()> {
     }
 }
 
-/// Accepts on a port for ever, on threads of its own.
+/// Accepts on a port until the process ends, on threads of its own.
 fn serve(
     port: u16,
     counts: &Arc<Counts>,

@@ -76,7 +76,7 @@ fn ask(next: SocketAddr) -> Result<String> {
     write!(stream, "GET / HTTP/1.1\r\nhost: {next}\r\nconnection: close\r\n\r\n")?;
     stream.shutdown(std::net::Shutdown::Write)?;
     let mut text = String::new();
-    stream.read_to_string(&mut text).with_context(|| format!("no answer from {next}"))?;
+    stream.read_to_string(&mut text).with_context(|| format!("failed to read an answer from {next}"))?;
     let (head, body) = text.split_once("\r\n\r\n").with_context(|| format!("no HTTP from {next}"))?;
     ensure!(
         head.starts_with("HTTP/1.1 200"),

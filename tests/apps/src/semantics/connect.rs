@@ -88,7 +88,7 @@ fn talk(mut stream: TcpStream, to: SocketAddr) -> Result<Value> {
 fn hear_echo(mut stream: TcpStream, to: SocketAddr, port: u16) -> Result<Value> {
     let expected = format!("{port} it is\n");
     let mut echo = vec![0; expected.len()];
-    stream.read_exact(&mut echo).context("no echo")?;
+    stream.read_exact(&mut echo).context("failed to read the echo")?;
     let peer = stream.peer_addr().context("getpeername")?;
     stream.shutdown(Shutdown::Write)?;
     let rest = drain(&mut stream);
@@ -253,7 +253,7 @@ fn speak(listener: &Socket) -> Result<Value> {
 fn hear(to: SocketAddr) -> Result<Value> {
     let mut stream = connect(to)?;
     let mut banner = [0; 21];
-    stream.read_exact(&mut banner).context("no banner")?;
+    stream.read_exact(&mut banner).context("failed to read the banner")?;
     super::part::go(&mut stream)?;
     Ok(json!({"banner": String::from_utf8_lossy(&banner)}))
 }

@@ -27,7 +27,7 @@ fn answer_all(listener: &Socket) -> Result<Value> {
     for stream in &mut streams {
         peers.insert(stream.peer_addr()?);
         let mut word = [0; 8];
-        stream.read_exact(&mut word).context("a connection said nothing")?;
+        stream.read_exact(&mut word).context("failed to read from a connection")?;
         word.reverse();
         stream.write_all(&word)?;
     }
@@ -48,7 +48,9 @@ fn open_all(to: SocketAddr) -> Result<Value> {
     let mut right = 0;
     for (number, stream) in streams.iter_mut().enumerate() {
         let mut word = [0; 8];
-        stream.read_exact(&mut word).with_context(|| format!("no answer on connection {number}"))?;
+        stream
+            .read_exact(&mut word)
+            .with_context(|| format!("failed to read an answer on connection {number}"))?;
         word.reverse();
         right += usize::from(word == (number as u64).to_be_bytes());
         stream.shutdown(Shutdown::Write)?;

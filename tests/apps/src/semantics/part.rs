@@ -43,7 +43,7 @@ pub(super) fn accept(listener: &Socket) -> Result<TcpStream> {
 }
 
 pub(super) fn connect(to: SocketAddr) -> Result<TcpStream> {
-    TcpStream::connect(to).with_context(|| format!("connect to {to}"))
+    TcpStream::connect(to).with_context(|| format!("failed to connect to {to}"))
 }
 
 /// Tells the other part that it may go on.
@@ -54,7 +54,7 @@ pub(super) fn go(stream: &mut TcpStream) -> Result<()> {
 /// Waits for the other part's [`go`].
 pub(super) fn wait(stream: &mut TcpStream) -> Result<()> {
     let mut byte = [0];
-    stream.read_exact(&mut byte).context("the other part did not say go on")
+    stream.read_exact(&mut byte).context("failed to hear the other part say go on")
 }
 
 /// Bytes that do not repeat soon and are the same in both programs.

@@ -176,7 +176,7 @@ const BOUND: usize = 48 << 20;
 
 /// Reads nothing until every writer has stopped, then everything.
 fn stall(listener: &Socket) -> Result<Value> {
-    // The first connection tells that the writers have stopped. It is answered before there are others:
+    // The first connection says that the writers have stopped. It is answered before there are others:
     // through a proxy connections may arrive in another order than they were made.
     let mut control = accept(listener)?;
     go(&mut control)?;
@@ -216,7 +216,7 @@ fn fill(to: SocketAddr) -> Result<Value> {
                     last_progress = Instant::now();
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error).context("a stalled connection broke"),
+                Err(error) => return Err(error).context("failed to keep a stalled connection"),
             }
             ensure!(
                 *sent < BOUND,

@@ -9,7 +9,7 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::{enter, mounts, spec};
 
-/// What the kernel is told in the machine's network namespace; what it lacks is left out.
+/// Settings of the kernel in the machine's network namespace; what it lacks is left out.
 const SYSCTLS: [(&str, &str); 8] = [
     ("net/ipv4/ip_forward", "1"),
     ("net/ipv6/conf/all/forwarding", "1"),

@@ -132,7 +132,7 @@ fn layer(spec: &Spec, path: &Path) -> Result<()> {
 
 /// A control-group hierarchy as it will be seen.
 struct Group {
-    /// Where it waits while `/sys` is made anew.
+    /// Where it waits while `/sys` is mounted again.
     aside: PathBuf,
     mount: PathBuf,
 }

@@ -1,4 +1,4 @@
-//! The pause program: holds a pod's namespaces, reaps what is left to it, ends when it is told to.
+//! The pause program: holds a pod's namespaces, reaps what is left to it, ends on SIGTERM.
 
 /// Its source. Go, because it must be static and the toolchain is at hand.
 pub(super) const SOURCE: &str = r#"package main

@@ -27,7 +27,7 @@ pub fn populate(api: &Api) -> Result<()> {
             post("/api/v1/nodes".to_owned(), json!({"metadata": {"name": format!("sim{node}")}}))
         }),
     );
-    api.send(&requests).context("namespaces and nodes")?;
+    api.send(&requests).context("failed to create namespaces and nodes")?;
 
     let account = |space: &str, name: &str| {
         post(format!("/api/v1/namespaces/{space}/serviceaccounts"), json!({"metadata": {"name": name}}))
@@ -44,7 +44,7 @@ pub fn populate(api: &Api) -> Result<()> {
         });
         post(format!("/api/v1/namespaces/{}/services", namespace(number)), body)
     }));
-    api.send(&requests).context("accounts and services")?;
+    api.send(&requests).context("failed to create accounts and services")?;
 
     let pod = |space: &str, name: &str, account: &str, app: &str, node: usize| {
         let body = json!({
@@ -73,9 +73,9 @@ pub fn populate(api: &Api) -> Result<()> {
         .collect();
     requests
         .extend((0..CLIENTS).map(|node| pod(SYSTEM, &format!("ztunnel-{node}"), "ztunnel", "ztunnel", node)));
-    api.send(&requests).context("pods")?;
+    api.send(&requests).context("failed to create pods")?;
     let requests: Vec<_> = (0..PODS).map(|number| status(number, true)).collect();
-    api.send(&requests).context("statuses").map(drop)
+    api.send(&requests).context("failed to write statuses").map(drop)
 }
 
 /// The request that sets a pod's status: running, and ready or not.

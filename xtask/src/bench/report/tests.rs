@@ -101,7 +101,7 @@ fn noise_is_marked() {
     ];
     assert_eq!(report(&unsteady).noise().len(), 1);
     let tunnel = unsteady.map(|(_, round, metric, value)| (System::Tunnel, round, metric, value));
-    assert!(report(&tunnel).noise().is_empty(), "only plain tells about the machine");
+    assert!(report(&tunnel).noise().is_empty(), "only plain says something about the machine");
     let mut crowded = report(&steady);
     crowded.used = Used { others: 1.0, available: 10.0, ..Used::default() };
     assert_eq!(crowded.noise().len(), 1);
