@@ -207,7 +207,8 @@ fn resource(kind: Kind) -> Option<ApiResource> {
         Kind::PeerAuthentication => Some(of::<item::PeerAuthentication>()),
         Kind::ServiceEntry => Some(of::<item::ServiceEntry>()),
         Kind::WorkloadEntry => Some(of::<item::WorkloadEntry>()),
-        _ => None,
+        // They get no conditions: their own controllers write their statuses.
+        Kind::Namespace | Kind::Node | Kind::Pod | Kind::Service | Kind::EndpointSlice => None,
     }
 }
 

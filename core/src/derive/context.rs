@@ -25,7 +25,15 @@ pub(super) fn uid(key: &ObjectKey, settings: &Settings) -> WorkloadUid {
     let (cluster, namespace, name) = (&settings.cluster, &key.namespace, &key.name);
     let text = match key.kind {
         Kind::WorkloadEntry => format!("{cluster}/networking.istio.io/WorkloadEntry/{namespace}/{name}"),
-        _ => format!("{cluster}//Pod/{namespace}/{name}"),
+        Kind::Pod => format!("{cluster}//Pod/{namespace}/{name}"),
+        // No workloads: `Dirty` marks none of them as one.
+        Kind::Namespace
+        | Kind::Node
+        | Kind::Service
+        | Kind::EndpointSlice
+        | Kind::ServiceEntry
+        | Kind::AuthorizationPolicy
+        | Kind::PeerAuthentication => format!("{cluster}//{}/{namespace}/{name}", key.kind),
     };
     WorkloadUid(text.into())
 }

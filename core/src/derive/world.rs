@@ -226,10 +226,18 @@ impl World {
                     report.set(key.clone(), workload::entry_conditions(entry));
                     workload::entry(&context, entry)
                 }),
-                _ => self.store.pod(key).and_then(|pod| {
+                Kind::Pod => self.store.pod(key).and_then(|pod| {
                     report.set(key.clone(), workload::pod_conditions(key, pod));
                     workload::pod(&context, pod)
                 }),
+                // `Dirty` marks none of them as a workload.
+                Kind::Namespace
+                | Kind::Node
+                | Kind::Service
+                | Kind::EndpointSlice
+                | Kind::ServiceEntry
+                | Kind::AuthorizationPolicy
+                | Kind::PeerAuthentication => None,
             };
             self.put_workload(uid, new, steps);
         }
