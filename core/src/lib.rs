@@ -28,6 +28,6 @@ mod reason;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-pub use causes::chain;
+pub use causes::{chain, chain_as};
 pub use denial::{Access, Denial};
 pub use reason::Reason;

@@ -78,21 +78,12 @@ pub struct Plaintext {
     pub hostname: Option<Arc<str>>,
 }
 
-/// Decides where a connection goes. `random` is a uniformly random number; equal numbers give equal plans.
+/// Decides where a connection goes. `avoid` names endpoints that are left out where there are others. `random` is a
+/// uniformly random number; equal numbers give equal plans.
 ///
 /// A destination that no resource has is denied: it was captured because one had it a moment ago, and a
 /// retry is captured or not by the current state.
-pub fn plan(mesh: &Mesh, connection: &Connection, random: u64) -> Result<Plan, Denial> {
-    plan_without(mesh, connection, &Avoid::NONE, random)
-}
-
-/// [`plan`], with endpoints to avoid.
-pub fn plan_without(
-    mesh: &Mesh,
-    connection: &Connection,
-    avoid: &Avoid,
-    random: u64,
-) -> Result<Plan, Denial> {
+pub fn plan(mesh: &Mesh, connection: &Connection, avoid: &Avoid, random: u64) -> Result<Plan, Denial> {
     let source =
         mesh.workload(&connection.source).ok_or_else(|| Denial::SourceUnknown(connection.source.clone()))?;
     let address = SocketAddr::new(connection.destination.ip().to_canonical(), connection.destination.port());
@@ -122,7 +113,7 @@ pub fn resolved(mesh: &Mesh, named: &Plaintext, address: IpAddr) -> Option<Plan>
 
 /// The plan for a retry: another endpoint of the same service, if it has one that was not tried.
 pub fn another(mesh: &Mesh, connection: &Connection, avoid: &Avoid, random: u64) -> Option<Plan> {
-    let plan = plan_without(mesh, connection, avoid, random).ok()?;
+    let plan = plan(mesh, connection, avoid, random).ok()?;
     // Where the original destination is the endpoint itself, there is no other.
     let new = plan.service().is_some() && plan.destination().is_some_and(|w| !avoid.tried.contains(&w.uid));
     new.then_some(plan)

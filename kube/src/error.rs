@@ -7,17 +7,7 @@ use kube::core::Status;
 /// An error and its causes on one line. What the API server answered is given in its own words: the client's
 /// error prints the whole answer.
 pub fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = message(error);
-    let mut last = error;
-    while let Some(cause) = cause_of(last) {
-        let cause_message = message(cause);
-        // The text of some errors ends with that of their cause.
-        if !text.ends_with(&cause_message) {
-            text = format!("{text}: {cause_message}");
-        }
-        last = cause;
-    }
-    text
+    ambit_core::chain_as(error, |error| (message(error), cause_of(error)))
 }
 
 /// The next cause. What the API server answered has none: its source is the same answer again.

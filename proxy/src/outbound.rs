@@ -1,6 +1,6 @@
 //! A connection of a served workload's application: [`serve`].
 //!
-//! what the application asked for → `Connection` → `outbound::plan_without` → tunnel or dial → relay →
+//! what the application asked for → `Connection` → `outbound::plan` → tunnel or dial → relay →
 //! report. Where it goes is decided by `ambit_core::outbound`; here the decision is carried out, with other
 //! endpoints if one fails. Accepting the connection, and knowing what it asked for, is the caller's.
 
@@ -12,7 +12,7 @@ use ambit_core::Reason;
 use ambit_core::balance::Avoid;
 use ambit_core::mesh::Mesh;
 use ambit_core::model::Workload;
-use ambit_core::outbound::{Connection, Plaintext, Plan, Tunnel, another, plan_without, resolved};
+use ambit_core::outbound::{Connection, Plaintext, Plan, Tunnel, another, plan, resolved};
 use ambit_core::outlier::ServicePortKey;
 use ambit_hbone::pool::Pool;
 use tokio::net::TcpStream;
@@ -156,8 +156,8 @@ impl<W: Served> Attempt<'_, W> {
     ) -> Result<Remote, Ending> {
         let ejected = self.proxy.endpoints.ejected();
         let avoid = Avoid { ejected: &ejected, tried: &[] };
-        let mut plan = plan_without(mesh, connection, &avoid, rand::random())
-            .map_err(|denial| ending::denied(&denial))?;
+        let mut plan =
+            plan(mesh, connection, &avoid, rand::random()).map_err(|denial| ending::denied(&denial))?;
         let mut tried = Vec::new();
         loop {
             self.describe(&plan);

@@ -1,5 +1,6 @@
 //! EndpointSlices: endpoints that no selector finds.
 
+use ambit_core::balance::Avoid;
 use ambit_core::derive::{
     EndpointSlice, Kind, Node, Object, Phase, Pod, PortRef, Service, ServicePort, SliceEndpoint, SlicePort,
     Transport,
@@ -133,7 +134,7 @@ fn connections_to_a_listed_pod_are_tunnelled() {
     assert!(touched.addresses.contains(&ip("10.96.0.1")), "the service's address is captured from now on");
     assert!(lab.mesh.captures(ip("10.96.0.1")));
     let flow = Connection { source: uid("shop/web"), destination: socket("10.96.0.1:5432"), chosen: None };
-    let Ok(Plan::Tunnel(tunnel)) = plan(&lab.mesh, &flow, 0) else { panic!("not a tunnel") };
+    let Ok(Plan::Tunnel(tunnel)) = plan(&lab.mesh, &flow, &Avoid::NONE, 0) else { panic!("not a tunnel") };
     assert_eq!(
         (tunnel.destination.uid.clone(), tunnel.authority),
         (uid("shop/db-0"), socket("10.9.0.1:15432"))

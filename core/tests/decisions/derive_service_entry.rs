@@ -1,5 +1,6 @@
 //! Service entries → services and endpoints, and where connections to them go.
 
+use ambit_core::balance::Avoid;
 use ambit_core::derive::{
     EntryPort, Kind, Metadata, Object, Resolution, ServiceEntry, Transport, WorkloadEntry,
 };
@@ -45,7 +46,7 @@ fn lab(entries: impl IntoIterator<Item = ServiceEntry>) -> Lab {
 fn goes(lab: &Lab) -> String {
     let flow =
         Connection { source: uid("shop/api"), destination: socket(&format!("{VIRTUAL}:80")), chosen: None };
-    describe(plan(&lab.mesh, &flow, 0))
+    describe(plan(&lab.mesh, &flow, &Avoid::NONE, 0))
 }
 
 fn describe(plan: Result<Plan, ambit_core::Denial>) -> String {
@@ -106,7 +107,7 @@ fn a_resolved_address_is_planned_again() {
     let lab = lab([entry("shop/db", 1, Resolution::Dns, &["db.far.example"])]);
     let flow =
         Connection { source: uid("shop/api"), destination: socket(&format!("{VIRTUAL}:80")), chosen: None };
-    let Ok(Plan::Passthrough(named)) = plan(&lab.mesh, &flow, 0) else { panic!("a name") };
+    let Ok(Plan::Passthrough(named)) = plan(&lab.mesh, &flow, &Avoid::NONE, 0) else { panic!("a name") };
     let rows = [
         ("192.0.2.9", Some("plain 192.0.2.9:8080")),
         ("10.1.0.1", Some("tunnel 10.1.0.1:8080")),

@@ -1,5 +1,6 @@
 //! Which pods should be enrolled, which are announced, and what applies in between.
 
+use ambit_core::balance::Avoid;
 use ambit_core::derive::{Kind, MtlsMode, Object, Phase, Pod, Settings};
 use ambit_core::enrolment::{Candidate, Eligibility, Labels, is_annotated_by_us, is_redirected};
 use ambit_core::inbound::{PlaintextMode, PlaintextModes, plaintext_modes};
@@ -164,7 +165,7 @@ fn in_between() -> [(&'static str, Lab); 2] {
 fn a_pod_connects_with_its_identity_before_it_is_announced() {
     for (name, lab) in in_between() {
         let flow = |to: &str| Connection { source: uid("shop/cart"), destination: socket(to), chosen: None };
-        let Ok(Plan::Tunnel(tunnel)) = plan(&lab.mesh, &flow("10.1.0.2:80"), 0) else {
+        let Ok(Plan::Tunnel(tunnel)) = plan(&lab.mesh, &flow("10.1.0.2:80"), &Avoid::NONE, 0) else {
             panic!("{name}: a mesh destination is reached through a tunnel");
         };
         assert_eq!(
@@ -173,13 +174,16 @@ fn a_pod_connects_with_its_identity_before_it_is_announced() {
             "{name}"
         );
         assert!(
-            matches!(plan(&lab.mesh, &flow("10.1.0.3:80"), 0), Ok(Plan::Passthrough(_))),
+            matches!(plan(&lab.mesh, &flow("10.1.0.3:80"), &Avoid::NONE, 0), Ok(Plan::Passthrough(_))),
             "{name}: others"
         );
-        assert!(matches!(plan(&lab.mesh, &flow("10.1.0.1:80"), 0), Ok(Plan::Local(_))), "{name}: itself");
+        assert!(
+            matches!(plan(&lab.mesh, &flow("10.1.0.1:80"), &Avoid::NONE, 0), Ok(Plan::Local(_))),
+            "{name}: itself"
+        );
         let flow = Connection { source: uid("blog/cms"), destination: socket("10.1.0.1:80"), chosen: None };
         assert!(
-            matches!(plan(&lab.mesh, &flow, 0), Ok(Plan::Passthrough(_))),
+            matches!(plan(&lab.mesh, &flow, &Avoid::NONE, 0), Ok(Plan::Passthrough(_))),
             "{name}: from a peer, plainly"
         );
     }

@@ -57,7 +57,7 @@ fn shop() -> Mesh {
 
 fn describe(mesh: &Mesh, destination: &str) -> String {
     let flow = Connection { source: uid("shop/web"), destination: socket(destination), chosen: None };
-    match plan(mesh, &flow, 0) {
+    match plan(mesh, &flow, &Avoid::NONE, 0) {
         Ok(Plan::Tunnel(t)) => format!("tunnel {} for {} to {}", t.peer, t.authority, t.destination.name),
         Ok(Plan::Local(d)) => format!("local {}", d.address),
         Ok(Plan::Passthrough(d)) => format!("passthrough {}", d.address),
@@ -108,7 +108,7 @@ fn connections_are_planned_by_destination() {
 #[test]
 fn an_unknown_client_is_denied() {
     let flow = Connection { source: uid("shop/gone"), destination: socket("10.1.0.1:80"), chosen: None };
-    assert_eq!(plan(&shop(), &flow, 0), Err(Denial::SourceUnknown(uid("shop/gone"))));
+    assert_eq!(plan(&shop(), &flow, &Avoid::NONE, 0), Err(Denial::SourceUnknown(uid("shop/gone"))));
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn a_tunnel_expects_the_endpoints_identities() {
     let mesh = mesh([pod("shop/web", &["10.1.0.7"]), endpoint], [cart], []);
     let identities = |destination: &str| {
         let flow = Connection { source: uid("shop/web"), destination: socket(destination), chosen: None };
-        match plan(&mesh, &flow, 0) {
+        match plan(&mesh, &flow, &Avoid::NONE, 0) {
             Ok(Plan::Tunnel(tunnel)) => tunnel.identities,
             other => panic!("{destination}: {other:?}"),
         }
@@ -231,7 +231,7 @@ fn connections_are_spread_over_endpoints() {
     let mut shares: BTreeMap<String, u32> = BTreeMap::new();
     for roll in 0..100_u64 {
         let flow = Connection { source: uid("shop/web"), destination: socket("10.96.0.1:80"), chosen: None };
-        match plan(&mesh, &flow, roll * (u64::MAX / 100) + u64::MAX / 200) {
+        match plan(&mesh, &flow, &Avoid::NONE, roll * (u64::MAX / 100) + u64::MAX / 200) {
             Ok(Plan::Tunnel(tunnel)) => *shares.entry(tunnel.destination.name.to_string()).or_default() += 1,
             other => panic!("{other:?}"),
         }
@@ -257,7 +257,7 @@ fn retries_use_each_endpoint_once() {
     for (name, destination, count) in rows {
         let flow = Connection { source: uid("shop/web"), destination: socket(destination), chosen: None };
         let mut tried = Vec::new();
-        let mut next = Some(plan(&mesh, &flow, 7).expect(name));
+        let mut next = Some(plan(&mesh, &flow, &Avoid::NONE, 7).expect(name));
         while let Some(plan) = next {
             tried.push(plan.destination().expect(name).uid.clone());
             next = another(&mesh, &flow, &Avoid { tried: &tried, ..Avoid::NONE }, 7);
@@ -288,7 +288,7 @@ fn the_kernels_choice_is_used_if_eligible() {
             destination: socket(destination),
             chosen: chosen.map(socket),
         };
-        match plan(&mesh, &flow, dice) {
+        match plan(&mesh, &flow, &Avoid::NONE, dice) {
             Ok(Plan::Tunnel(tunnel)) => tunnel.authority,
             other => panic!("{other:?}"),
         }

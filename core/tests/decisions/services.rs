@@ -1,5 +1,6 @@
 //! Each kind of service, from the objects to where an enrolled client's connection goes.
 
+use ambit_core::balance::Avoid;
 use ambit_core::derive::{Kind, Object, Pod, Service};
 use ambit_core::model::Affinity;
 use ambit_core::outbound::{Connection, Plan, plan};
@@ -34,7 +35,7 @@ fn goes(lab: &Lab, destination: &str) -> Vec<String> {
     }
     let flow = Connection { source: uid("shop/web"), destination, chosen: None };
     let mut ways: Vec<String> = (0..16)
-        .map(|roll| match plan(&lab.mesh, &flow, roll * (u64::MAX / 16)) {
+        .map(|roll| match plan(&lab.mesh, &flow, &Avoid::NONE, roll * (u64::MAX / 16)) {
             Ok(Plan::Tunnel(tunnel)) => format!("tunnel {}", tunnel.authority),
             Ok(Plan::Passthrough(direct)) => format!("plain {}", direct.address),
             Ok(Plan::Local(direct)) => format!("local {}", direct.address),
