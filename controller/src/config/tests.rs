@@ -1,3 +1,5 @@
+use ambit_daemon_kit::config::mistakes::assert_mistakes;
+
 use super::*;
 
 fn parse_in(text: &str, environment: &Environment) -> Result<Config, Mistake> {
@@ -111,9 +113,5 @@ fn mistakes_name_their_field() {
         ("log format", "objects: o\nstate: s\nlog: {format: xml}", "log.format", "unknown variant `xml`"),
         ("no YAML", "objects: o: p", "", "line 1"),
     ];
-    for (name, text, field, message) in rows {
-        let (found, error) = parse(text).unwrap_err();
-        assert_eq!(found, field, "{name}: {error}");
-        assert!(error.contains(message), "{name}: {error}");
-    }
+    assert_mistakes(&rows, parse);
 }

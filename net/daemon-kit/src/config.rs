@@ -1,6 +1,9 @@
 //! Configuration files: YAML in which every field is checked and an unknown one refused. Entry point:
 //! [`read`].
 
+#[cfg(any(test, feature = "testing"))]
+pub mod mistakes;
+
 use std::path::Path;
 
 use serde::de::DeserializeOwned;

@@ -1,15 +1,14 @@
 //! Connections' reports, in metrics and in the access log.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ambit_core::model::{PolicyKey, Workload, WorkloadKind};
 use ambit_core::{Reason, testing};
 use ambit_daemon_kit::telemetry::exposition::Exposition;
-use ambit_daemon_kit::telemetry::logs::{Format, Settings, subscriber};
-use parking_lot::Mutex;
+use ambit_daemon_kit::telemetry::logs::Format;
+use ambit_daemon_kit::telemetry::logs::captured::capture;
 
 use super::observed::{self, Carried};
 use super::*;
@@ -157,32 +156,11 @@ fn dropped_connection_reported_once() {
     assert_eq!(series("dropped")["istio_tcp_connections_closed_total"]["VALUE"], "1");
 }
 
-#[derive(Clone, Default)]
-struct Sink(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Sink {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 /// What is logged at INFO while `report` runs.
 fn logged(format: Format, report: impl FnOnce()) -> String {
-    let sink = Sink::default();
-    let make = {
-        let sink = sink.clone();
-        move || sink.clone()
-    };
-    let settings = Settings { format, filter: "info".to_owned() };
-    let (subscriber, _control) = subscriber(&settings, make).expect("a good filter");
+    let (captured, subscriber, _control) = capture(format, "info");
     tracing::subscriber::with_default(subscriber, report);
-    let bytes = sink.0.lock().clone();
-    String::from_utf8(bytes).expect("logs are UTF-8")
+    captured.text()
 }
 
 #[test]

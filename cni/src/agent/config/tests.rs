@@ -1,3 +1,5 @@
+use ambit_daemon_kit::config::mistakes::assert_mistakes;
+
 use super::*;
 
 fn parse(text: &str, node: Option<String>) -> Result<Config, Mistake> {
@@ -53,9 +55,5 @@ fn mistakes_name_their_field() {
         ("a DaemonSet's name", "{node: n, namespace: a, daemon_set: ''}", "daemon_set", "is not a name"),
         ("log format", "{node: n, namespace: a, log: {format: xml}}", "log.format", "unknown variant"),
     ];
-    for (name, text, field, message) in rows {
-        let (found, error) = parse(text, None).unwrap_err();
-        assert_eq!(found, field, "{name}: {error}");
-        assert!(error.contains(message), "{name}: {error}");
-    }
+    assert_mistakes(&rows, |text| parse(text, None));
 }

@@ -6,6 +6,9 @@
 //!
 //! Entry point: [`install`].
 
+#[cfg(any(test, feature = "testing"))]
+pub mod captured;
+
 use std::io::{self, Write};
 use std::sync::{Arc, OnceLock};
 

@@ -307,14 +307,19 @@ async fn silent_peer_fails_by_ping_timeout() {
     let ca = Ca::new();
     let (listener, address) = listen().await;
     let acceptor = TlsAcceptor::from(tls::server_config(&ca.good(SERVER)));
-    // Answers one request, then holds the connection and never looks at it again.
+    let (opened, tunnel_is_open) = tokio::sync::oneshot::channel::<()>();
+    // Answers one request until the client has its tunnel, then holds the connection and never looks at it
+    // again.
     let serving = tokio::spawn(async move {
         let (socket, _) = listener.accept().await.expect("a connection");
         let stream = acceptor.accept(socket).await.expect("a session");
         let mut connection = h2::server::handshake(stream).await.expect("HTTP/2");
         let (request, mut response) = connection.accept().await.expect("a request").expect("a good one");
         let sender = response.send_response(Response::new(()), false).expect("an answer");
-        let _ = tokio::time::timeout(Duration::from_millis(300), connection.accept()).await;
+        tokio::select! {
+            _ = connection.accept() => {}
+            _ = tunnel_is_open => {}
+        }
         std::future::pending::<()>().await;
         drop((connection, request, sender));
     });
@@ -325,6 +330,7 @@ async fn silent_peer_fails_by_ping_timeout() {
     };
     let (pool, _) = pool(&ca, http2, DEADLINE);
     let tunnel = soon(pool.open(&key(address), &ConnectRequest::to(address))).await.expect("a tunnel");
+    opened.send(()).expect("the server answers until now");
     let (mut client, near) = tcp_pair().await;
     let relay = tokio::spawn(async move { relay::tunnel(near, tunnel, &Traffic::default()).await });
     let error = soon(client.read(&mut [0])).await.expect_err("a reset");

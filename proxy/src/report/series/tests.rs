@@ -1,5 +1,6 @@
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::{TryRecvError, channel};
 
 use super::*;
 use crate::report::tests::info;
@@ -22,6 +23,12 @@ fn opened(text: &str, source: &str) -> Option<u64> {
     let mut lines = text.lines().filter(|line| line.starts_with("istio_tcp_connections_opened_total{"));
     let line = lines.find(|line| line.contains(&mine))?;
     Some(line.rsplit_once(' ')?.1.parse().expect("a count"))
+}
+
+/// Whether a thread (a folder below `/proc`) waits for something, or has ended.
+fn is_asleep(task: &Path) -> bool {
+    let stat = std::fs::read_to_string(task.join("stat"));
+    stat.map_or(true, |stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('R')))
 }
 
 /// Scrapes until something is as it should be.
@@ -164,14 +171,19 @@ fn returning_label_set_waits_for_the_scrape_that_may_forget_it() {
     let scraping = all.scraping.lock();
     all.sweep();
     all.of(labels("new")).opened();
+    let (started, task) = channel();
     let (back, returned) = channel();
     std::thread::scope(|scope| {
         scope.spawn(|| {
+            started.send(std::fs::read_link("/proc/thread-self").expect("a task")).expect("a receiver");
             all.of(labels("returns")).opened();
             back.send(()).expect("the receiver waits");
         });
-        let waits = returned.recv_timeout(Duration::from_millis(100));
-        assert_eq!(waits, Err(RecvTimeoutError::Timeout));
+        let task = Path::new("/proc").join(task.recv().expect("a task"));
+        while !is_asleep(&task) {
+            std::thread::yield_now();
+        }
+        assert_eq!(returned.try_recv(), Err(TryRecvError::Empty), "it waits");
         drop(scraping);
         returned.recv().expect("it returns");
     });

@@ -1,35 +1,5 @@
+use super::captured::capture;
 use super::*;
-
-#[derive(Clone, Default)]
-struct Sink(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Sink {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Sink {
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().clone()).expect("logs are UTF-8")
-    }
-}
-
-fn logs(format: Format, filter: &str) -> (Sink, impl tracing::Subscriber + Send + Sync, Control) {
-    let sink = Sink::default();
-    let make = {
-        let sink = sink.clone();
-        move || Lines(sink.clone())
-    };
-    let settings = Settings { format, filter: filter.to_owned() };
-    let (subscriber, control) = subscriber(&settings, make).expect("a good filter");
-    (sink, subscriber, control)
-}
 
 #[test]
 fn valid_filters_are_accepted() {
@@ -58,7 +28,7 @@ fn invalid_filters_say_what_is_wrong() {
 
 #[test]
 fn filter_changes_at_runtime() {
-    let (sink, subscriber, control) = logs(Format::Text, "warn");
+    let (captured, subscriber, control) = capture(Format::Text, "warn");
     tracing::subscriber::with_default(subscriber, || {
         tracing::info!("one");
         control.set("info,quiet=off").expect("a good filter");
@@ -68,7 +38,7 @@ fn filter_changes_at_runtime() {
         tracing::info!("four");
     });
     assert_eq!(control.filter(), "info,quiet=off");
-    let text = sink.text();
+    let text = captured.text();
     let said: Vec<bool> = ["one", "two", "three", "four"].iter().map(|word| text.contains(word)).collect();
     assert_eq!(said, [false, true, false, true], "{text}");
 }
@@ -77,11 +47,11 @@ fn filter_changes_at_runtime() {
 fn event_is_one_line_whatever_its_values() {
     let evil = "x\n2026-01-01 INFO access: forged\r\u{1b}[2K\u{2028}\u{9b}31m\u{202e}é";
     for format in [Format::Text, Format::Json] {
-        let (sink, subscriber, _control) = logs(format, "info");
+        let (captured, subscriber, _control) = capture(format, "info");
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!(quoted = evil, raw = %evil, "message {evil}");
         });
-        let text = sink.text();
+        let text = captured.text();
         assert_eq!(text.matches('\n').count(), 1, "{format:?}: {text:?}");
         assert!(text.ends_with('\n') && text.contains('é'), "{format:?}: {text:?}");
         let hidden = text.trim_end_matches('\n').chars().find(|c| c.is_control() || *c == '\u{202e}');
@@ -102,16 +72,16 @@ impl std::fmt::Display for Talkative {
 #[test]
 fn value_may_log_while_it_is_formatted() {
     for format in [Format::Text, Format::Json] {
-        let (sink, subscriber, _control) = logs(format, "info");
+        let (captured, subscriber, _control) = capture(format, "info");
         tracing::subscriber::with_default(subscriber, || tracing::info!(value = %Talkative, "outside"));
-        let text = sink.text();
+        let text = captured.text();
         assert!(text.lines().any(|line| line.contains("outside") && line.contains("talkative")), "{text}");
     }
 }
 
 #[test]
 fn json_is_one_flat_object() {
-    let (sink, subscriber, _control) = logs(Format::Json, "info");
+    let (captured, subscriber, _control) = capture(Format::Json, "info");
     tracing::subscriber::with_default(subscriber, || {
         tracing::event!(
             target: "access",
@@ -121,7 +91,7 @@ fn json_is_one_flat_object() {
             "connection complete"
         );
     });
-    let value: serde_json::Value = serde_json::from_str(&sink.text()).expect("JSON");
+    let value: serde_json::Value = serde_json::from_str(&captured.text()).expect("JSON");
     assert_eq!(value["target"], "access");
     assert_eq!(value["src.addr"], "10.0.0.1:7");
     assert_eq!(value["bytes_sent"], 5);
