@@ -10,6 +10,7 @@
 mod constraints;
 mod document;
 mod endpoint_slice;
+mod envelope;
 mod field;
 mod kubernetes;
 mod metadata;

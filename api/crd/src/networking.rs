@@ -2,26 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 
 #[cfg(feature = "schema")]
 use crate::constraints;
+use crate::envelope::Envelope;
 
 /// A WorkloadEntry.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct WorkloadEntry {
-    #[serde(rename = "apiVersion")]
-    _api_version: IgnoredAny,
-    #[serde(rename = "kind")]
-    _kind: IgnoredAny,
-    pub(crate) metadata: ObjectMeta,
-    pub(crate) spec: WorkloadEntrySpec,
-    #[serde(rename = "status", default)]
-    _status: IgnoredAny,
-}
+pub(crate) type WorkloadEntry = Envelope<WorkloadEntrySpec>;
 
 /// A process or machine that is not a pod.
 #[derive(Debug, Default, Deserialize)]
@@ -47,18 +35,7 @@ pub(crate) struct WorkloadEntrySpec {
 }
 
 /// A ServiceEntry.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct ServiceEntry {
-    #[serde(rename = "apiVersion")]
-    _api_version: IgnoredAny,
-    #[serde(rename = "kind")]
-    _kind: IgnoredAny,
-    pub(crate) metadata: ObjectMeta,
-    pub(crate) spec: ServiceEntrySpec,
-    #[serde(rename = "status", default)]
-    _status: IgnoredAny,
-}
+pub(crate) type ServiceEntry = Envelope<ServiceEntrySpec>;
 
 /// Services by host name.
 #[derive(Debug, Default, Deserialize)]

@@ -3,26 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 
 #[cfg(feature = "schema")]
 use crate::constraints;
+use crate::envelope::Envelope;
 
 /// An AuthorizationPolicy.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct AuthorizationPolicy {
-    #[serde(rename = "apiVersion")]
-    _api_version: IgnoredAny,
-    #[serde(rename = "kind")]
-    _kind: IgnoredAny,
-    pub(crate) metadata: ObjectMeta,
-    pub(crate) spec: Option<AuthorizationPolicySpec>,
-    #[serde(rename = "status", default)]
-    _status: IgnoredAny,
-}
+pub(crate) type AuthorizationPolicy = Envelope<Option<AuthorizationPolicySpec>>;
 
 /// The spec of an AuthorizationPolicy. An absent list differs from an empty one.
 #[derive(Debug, Default, Deserialize)]
@@ -184,18 +172,7 @@ pub(crate) struct When {
 }
 
 /// A PeerAuthentication.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct PeerAuthentication {
-    #[serde(rename = "apiVersion")]
-    _api_version: IgnoredAny,
-    #[serde(rename = "kind")]
-    _kind: IgnoredAny,
-    pub(crate) metadata: ObjectMeta,
-    pub(crate) spec: Option<PeerAuthenticationSpec>,
-    #[serde(rename = "status", default)]
-    _status: IgnoredAny,
-}
+pub(crate) type PeerAuthentication = Envelope<Option<PeerAuthenticationSpec>>;
 
 /// The spec of a PeerAuthentication.
 #[derive(Debug, Default, Deserialize)]
