@@ -17,8 +17,8 @@ pub(crate) enum Error {
     #[error(transparent)]
     State(#[from] state::Error),
     #[error(
-        "failed to parse {FILE}: it must hold {KEY_BYTES} bytes in hexadecimal; without it every node needs a \
-         new bootstrap file"
+        "failed to parse {FILE}: it must hold {KEY_BYTES} bytes in hexadecimal; without it every node needs \
+         a new bootstrap file"
     )]
     Damaged,
     #[error("failed to read random numbers")]

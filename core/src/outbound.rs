@@ -78,8 +78,8 @@ pub struct Plaintext {
     pub hostname: Option<Arc<str>>,
 }
 
-/// Decides where a connection goes. `avoid` names endpoints that are left out where there are others. `random` is a
-/// uniformly random number; equal numbers give equal plans.
+/// Decides where a connection goes. `avoid` names endpoints that are left out where there are others.
+/// `random` is a uniformly random number; equal numbers give equal plans.
 ///
 /// A destination that no resource has is denied: it was captured because one had it a moment ago, and a
 /// retry is captured or not by the current state.

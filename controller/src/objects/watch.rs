@@ -89,7 +89,8 @@ fn listen(folder: &Path, waker: &Sender<Wake>) -> Option<RecommendedWatcher> {
     });
     let seconds = RESCAN_UNNOTIFIED.as_secs();
     let report = |error: &notify::Error| {
-        tracing::warn!(folder = %folder.display(), %error, "failed to watch a folder; it is read every {seconds} s");
+        let folder = folder.display();
+        tracing::warn!(%folder, %error, "failed to watch a folder; it is read every {seconds} s");
     };
     watcher.inspect_err(report).ok()
 }

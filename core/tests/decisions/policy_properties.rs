@@ -1,5 +1,5 @@
-//! Policy against a slow reference that is written the way the rules are documented, and the kernel's plaintext
-//! modes against policy: they must never say another thing.
+//! Policy against a slow reference that is written the way the rules are documented, and the kernel's
+//! plaintext modes against policy: they must never say another thing.
 
 use std::net::{IpAddr, SocketAddr};
 

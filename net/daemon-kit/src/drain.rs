@@ -75,8 +75,8 @@ impl Drain {
         self.holders.len()
     }
 
-    /// Begins the drain if it has not begun and waits for the holders. Those left at the deadline are asked to
-    /// end; the error says how many there were.
+    /// Begins the drain if it has not begun and waits for the holders. Those left at the deadline are asked
+    /// to end; the error says how many there were.
     pub async fn finish(&self, deadline: Duration) -> Result<(), Error> {
         self.start();
         self.holders.close();
