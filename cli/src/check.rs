@@ -1,6 +1,6 @@
 //! `ambit check`: a row per check, and why it failed. [`conclude`] decides, and is pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 
 use ambit_core::enrolment::Labels;
@@ -8,8 +8,9 @@ use clap::Args;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::ResourceExt as _;
 use kube::api::DynamicObject;
+use serde_json::Value;
 
-use crate::cluster::{Access, ZTUNNEL};
+use crate::cluster::{Access, NAME, ZTUNNEL};
 use crate::error::Error;
 use crate::facts::{self, Facts};
 use crate::manifests;
@@ -22,8 +23,6 @@ use crate::version::{self, Server, versions};
 const OLDEST_MINOR: u32 = 29;
 /// The condition that says whether the node daemons enforce an object.
 const ACCEPTED: &str = "ambit.dev/ZtunnelAccepted";
-/// The label with the component's name.
-const NAME: &str = "app.kubernetes.io/name";
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {}
@@ -94,6 +93,7 @@ fn conclude(facts: &Facts, server: &Server, system: &str) -> Vec<Row> {
         ztunnel(facts, system),
         same_version(&facts.running.pods),
         pods(facts, system),
+        links(&facts.links),
         objects(&facts.objects),
     ]
 }
@@ -227,6 +227,38 @@ fn pods(facts: &Facts, system: &str) -> Row {
         }
     }
     Row { name: "pods", detail: format!("{captured} are in the mesh, as labelled"), problems }
+}
+
+/// What kinds of links the nodes' pods have. An unknown one is no fault: its connections take the tunnel.
+fn links(nodes: &[(String, Result<Value, String>)]) -> Row {
+    let (mut counts, mut unknown, mut problems) = (BTreeMap::<String, usize>::new(), Vec::new(), Vec::new());
+    for (node, answer) in nodes {
+        let links = match answer {
+            Ok(links) => links.as_array().into_iter().flatten(),
+            Err(error) => {
+                problems.push(format!("node {node}: {error}"));
+                continue;
+            }
+        };
+        for link in links {
+            let word = |name: &str| link[name].as_str().unwrap_or_default();
+            *counts.entry(word("kind").to_owned()).or_default() += 1;
+            if word("kind") == "unknown" {
+                unknown.push(format!("{} on {node}: {}", word("uid"), word("reason")));
+            }
+        }
+    }
+    let counts = counts.iter().map(|(kind, count)| format!("{count} {kind}")).collect::<Vec<_>>().join(", ");
+    let first = match unknown.as_slice() {
+        [] => String::new(),
+        [only] => format!("; tunnel only: {only}"),
+        [first, rest @ ..] => format!("; tunnel only: {first}; and {} more", rest.len()),
+    };
+    Row {
+        name: "links",
+        detail: format!("{}{first}", if counts.is_empty() { "none" } else { &counts }),
+        problems,
+    }
 }
 
 fn objects(objects: &[(String, DynamicObject)]) -> Row {

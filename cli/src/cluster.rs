@@ -18,6 +18,8 @@ pub(crate) const ALL_PODS: &str = "app.kubernetes.io/part-of=ambit";
 pub(crate) const CONTROLLER_PODS: &str =
     "app.kubernetes.io/part-of=ambit,app.kubernetes.io/name=ambit-controller";
 pub(crate) const ZTUNNEL_PODS: &str = "app.kubernetes.io/part-of=ambit,app.kubernetes.io/name=ztunnel";
+/// The label with the component's name.
+pub(crate) const NAME: &str = "app.kubernetes.io/name";
 pub(crate) const VERSION: &str = "app.kubernetes.io/version";
 pub(crate) const CONTROLLER: &str = "ambit-controller";
 pub(crate) const ZTUNNEL: &str = "ztunnel";

@@ -1,15 +1,18 @@
 //! What is read from the cluster.
 
-use ambit_kube::error::is_not_found;
+use ambit_kube::error::{chain, is_not_found};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{Event, Namespace, Node, Pod};
-use kube::Client;
 use kube::api::{Api, DynamicObject, ListParams, ObjectMeta};
+use kube::{Client, ResourceExt as _};
 
-use crate::cluster::{ALL_PODS, CONTROLLER, ZTUNNEL, api_of};
+use serde_json::Value;
+
+use crate::cluster::{ALL_PODS, CONTROLLER, NAME, ZTUNNEL, api_of};
 use crate::error::{Error, api};
+use crate::forward;
 use crate::manifests::{self, Manifest};
-use crate::rollout::Running;
+use crate::rollout::{Running, is_ready};
 
 /// The input of `ambit check`.
 #[derive(Debug, Default)]
@@ -22,6 +25,8 @@ pub(crate) struct Facts {
     pub(crate) pods: Vec<Pod>,
     /// The objects of the kinds that Ambit defines, with their kind.
     pub(crate) objects: Vec<(String, DynamicObject)>,
+    /// What each node's daemon says of its pods' links, or why it says nothing.
+    pub(crate) links: Vec<(String, Result<Value, String>)>,
 }
 
 /// Reads the input of `ambit check`.
@@ -53,7 +58,17 @@ pub(crate) async fn gather(client: &Client, system: &str) -> Result<Facts, Error
         }
         facts.definitions.push((ours, found));
     }
+    for pod in facts.running.pods.iter().filter(|pod| is_daemon(pod)) {
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
+        let links = forward::query_pod(client, pod, "/links").await;
+        facts.links.push((node, links.map_err(|error| chain(&error))));
+    }
     Ok(facts)
+}
+
+/// Whether a pod is a node daemon that answers.
+fn is_daemon(pod: &Pod) -> bool {
+    pod.labels().get(NAME).is_some_and(|name| name == ZTUNNEL) && is_ready(pod)
 }
 
 /// The workloads of Ambit in all namespaces, also of other installers.

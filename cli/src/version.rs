@@ -6,13 +6,10 @@ use clap::Args;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Client, ResourceExt as _};
 
-use crate::cluster::{ALL_PODS, Access, VERSION};
+use crate::cluster::{ALL_PODS, Access, NAME, VERSION};
 use crate::error::{Error, api};
 use crate::facts;
 use crate::output::outln;
-
-/// The label with the component's name.
-const NAME: &str = "app.kubernetes.io/name";
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {

@@ -27,6 +27,8 @@ pub enum Refusal {
     TlsDemanded(WorkloadUid),
     /// The decision depends on the source address, or is to be reported each time: it must not be cached.
     NotCacheable,
+    /// The links of the two pods carry no direct connections.
+    Links,
 }
 
 impl fmt::Display for Refusal {
@@ -36,6 +38,7 @@ impl fmt::Display for Refusal {
             Self::Disabled(uid) => write!(f, "{uid} has the direct path switched off"),
             Self::TlsDemanded(uid) => write!(f, "{uid} demands TLS on its own node too"),
             Self::NotCacheable => f.write_str("the decision holds for one connection only"),
+            Self::Links => f.write_str("the links of the two pods carry no direct connections"),
         }
     }
 }

@@ -7,6 +7,7 @@
 //! - [`outbound::plan`] decides where a connection goes.
 //! - [`policy::authorize`] and [`inbound::authorize_tunnel`] decide whether a connection is permitted.
 //! - [`direct::verdict`] decides whether the kernel may cache that decision.
+//! - [`link::classify`] decides what kind of link a pod has, and so whether it may.
 //!
 //! Every refusal is a [`Denial`], which has a [`Reason`]. [`chain`] prints an error with its causes.
 
@@ -19,6 +20,7 @@ pub mod derive;
 pub mod direct;
 pub mod enrolment;
 pub mod inbound;
+pub mod link;
 pub mod mesh;
 pub mod model;
 pub mod outbound;

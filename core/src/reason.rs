@@ -51,6 +51,16 @@ reasons! {
     FlowGone => "flow_gone",
     /// The ring buffer had no room for a record.
     RecordLost => "record_lost",
+    /// The pods' links changed after `connect()`: there may be no direct connection between them.
+    LinkLost => "link_lost",
+    /// A SYN or SYN-ACK of a direct connection did not come from its pod's own link, or carried data.
+    LinkHandshakeForged => "link_handshake_forged",
+    /// A packet of a direct connection did not come from its pod's own link.
+    LinkPacketForged => "link_packet_forged",
+    /// A packet between two pods hides its TCP header (IP options, fragments, extension headers, VLAN tags).
+    LinkPacketHidden => "link_packet_hidden",
+    /// An ARP or NDP message claims a pod's address for another interface.
+    LinkNeighbourForged => "link_neighbour_forged",
 
     // Decided by this crate: each variant of `Denial` has one of the same name.
     /// The client's workload is unknown.

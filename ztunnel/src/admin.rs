@@ -1,5 +1,5 @@
-//! What operators, Prometheus and kubelet may ask: `/config_dump`, `/connections`, `/logging`; `/metrics`;
-//! readiness.
+//! What operators, Prometheus and kubelet may ask: `/config_dump`, `/connections`, `/links`, `/logging`;
+//! `/metrics`; readiness.
 //!
 //! Entry point: [`start`].
 
@@ -7,6 +7,7 @@ use std::future::ready;
 use std::sync::Arc;
 
 use ambit_core::chain;
+use ambit_core::link::Link;
 use ambit_core::mesh::Mesh;
 use ambit_daemon_kit::admin::{Admin, Readiness, Response, Router, Server, logging_routes};
 use ambit_daemon_kit::telemetry::logs::Control;
@@ -19,6 +20,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::error::Error;
+use crate::links::View;
 use crate::node::Node;
 use crate::pods::Pod;
 use crate::reason::from_kernel;
@@ -31,11 +33,12 @@ pub(crate) fn start(
     readiness: &Readiness,
     xds: watch::Receiver<Status>,
 ) -> Result<Admin, Error> {
-    let (dumped, listed, ended) = (node.clone(), node.clone(), node.clone());
+    let (dumped, listed, ended, linked) = (node.clone(), node.clone(), node.clone(), node.clone());
     let admin = Router::new()
         .get("/config_dump", move |_| ready(Response::json(&dump(&dumped, &xds.borrow()))))
         .get("/connections", move |_| ready(Response::json(&connections(&listed))))
         .get("/connections/recent", move |_| ready(Response::json(&recent(&ended))))
+        .get("/links", move |_| ready(Response::json(&links(&linked))))
         .merge(logging_routes(log));
     let server = |name, address, router| Server { name, address, router };
     let servers = vec![
@@ -52,6 +55,21 @@ fn connections(node: &Node) -> Vec<ConnectionView> {
     let mut open = node.proxy.connections.list();
     open.extend(node.direct.connections());
     open
+}
+
+/// What kind of link each enrolled pod has, and why where it carries no direct connections.
+fn links(node: &Node) -> Vec<Value> {
+    let view = |view: View| {
+        let mut shown = json!({"uid": view.uid.to_string(), "kind": view.link.name()});
+        if let Some(interface) = view.interface {
+            shown["interface"] = json!(interface);
+        }
+        if let Link::Unknown(why) = &view.link {
+            shown["reason"] = json!(why.to_string());
+        }
+        shown
+    };
+    node.links.views().into_iter().map(view).collect()
 }
 
 /// What has ended, or was refused, and why; the newest first.
@@ -94,6 +112,7 @@ fn pod_view(node: &Node, mesh: &Mesh, pod: &Pod) -> Value {
         "uid": pod.workload.uid.to_string(),
         "netns_cookie": pod.cookie.0,
         "known": known,
+        "link": node.links.kind(&pod.workload.uid),
         "identity": pod.workload.lease().map(|lease| lease.identity().to_string()),
         "plaintext": {
             "default": format!("{:?}", modes.default).to_lowercase(),

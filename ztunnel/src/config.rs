@@ -70,11 +70,13 @@ pub(crate) struct Direct {
     pub(crate) enabled: bool,
     /// How long the kernel uses cached verdicts after the daemon last renewed the lease.
     lease_seconds: u64,
+    /// Whether the operator declares that no pod of this node listens or speaks on another's link.
+    pub(crate) trusted_links: bool,
 }
 
 impl Default for Direct {
     fn default() -> Self {
-        Self { enabled: true, lease_seconds: 60 }
+        Self { enabled: true, lease_seconds: 60, trusted_links: false }
     }
 }
 

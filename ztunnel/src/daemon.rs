@@ -22,11 +22,12 @@ use ambit_xds::client::Status;
 use tokio::sync::watch;
 
 use crate::config::Config;
+use crate::direct::Scope;
 use crate::enroller::Enroller;
 use crate::error::Error;
 use crate::follower::KernelFollower;
 use crate::node::Node;
-use crate::{addresses, admin, metrics};
+use crate::{addresses, admin, links, metrics};
 
 /// How long the last requests to the admin servers may take at the very end.
 const ADMIN_END: Duration = Duration::from_secs(1);
@@ -67,6 +68,8 @@ pub(crate) async fn run(config: Config) -> Result<(), Error> {
     let (node, rechecks) = Node::new(config, dataplane, certificates)?;
     let node = Arc::new(node);
     node.direct.start(rechecks)?;
+    let direct = node.direct.clone();
+    links::follow(node.links.clone(), move || direct.recheck(Scope::All))?;
     let (xds_status, xds) = watch::channel(Status::default());
     metrics::show(&node, xds.clone(), &exposed);
     let admin = admin::start(&node, &log, &exposed, &readiness, xds.clone())?;

@@ -29,7 +29,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use ambit_core::chain;
-use ambit_core::direct::{Sources, affected, verdict};
+use ambit_core::direct::{Refusal, Sources, affected, verdict};
 use ambit_core::mesh::{Mesh, Touched};
 use ambit_core::model::WorkloadUid;
 use ambit_core::outbound::Tunnel;
@@ -41,6 +41,7 @@ use parking_lot::Mutex;
 
 use crate::config;
 use crate::error::Error;
+use crate::links::Links;
 use crate::pods::{Pod, Pods};
 
 use context::Context;
@@ -52,6 +53,10 @@ use services::Services;
 const DRAIN_INTERVAL: Duration = Duration::from_millis(100);
 /// How often verdicts that no longer hold are removed.
 const SWEEP_INTERVAL: Duration = Duration::from_mins(1);
+/// How often what the programs on shared links know of ended connections is removed, and how long after
+/// their end: their last packets may still wait in a queue.
+const LINK_SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+const LINK_LINGER: Duration = Duration::from_secs(2);
 /// How often a recheck that failed is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// How long one round of [`watch`] may take. Most take milliseconds.
@@ -88,6 +93,7 @@ impl Direct {
         dataplane: Arc<Dataplane>,
         pods: Arc<Pods>,
         proxy: Arc<Proxy>,
+        links: Arc<Links>,
     ) -> Result<(Self, Rechecks), Error> {
         let failed = |source| Error::Dataplane { operation: "start the direct path", source };
         let enabled = config.direct.enabled;
@@ -103,6 +109,7 @@ impl Direct {
             pods,
             proxy,
             names,
+            links,
             cut: Mutex::default(),
             counted: counted::Counted::default(),
             draining: Mutex::default(),
@@ -189,7 +196,8 @@ impl Direct {
         let Some(mesh) = self.context.proxy.mesh.mesh() else { return };
         self.services.stick(&mesh, source, from, tunnel, asked);
         let (client, server) = (&source.workload.uid, &destination.workload.uid);
-        if let Err(refusal) = verdict(&mesh, client, server, tunnel.authority) {
+        let links = self.context.links.carry(client, server).then_some(()).ok_or(Refusal::Links);
+        if let Err(refusal) = links.and_then(|()| verdict(&mesh, client, server, tunnel.authority)) {
             tracing::trace!(source = %client, destination = %server, %refusal, "verdict not cached");
             return;
         }
@@ -314,6 +322,7 @@ fn write_addresses(dataplane: &Dataplane, mesh: &Mesh, pod: &Pod) {
 fn watch(direct: &Direct, requests: &Rechecks) {
     let context = &direct.context;
     let mut swept = Instant::now();
+    let mut links_swept = Instant::now();
     let mut lost = lost_records(context);
     // Whose connections could not be listed or closed.
     let mut left = Scope::none();
@@ -341,6 +350,12 @@ fn watch(direct: &Direct, requests: &Rechecks) {
         }
         left.join(flows::recheck(context, recorded));
         *direct.last_round.lock() = Instant::now();
+        if links_swept.elapsed() >= LINK_SWEEP_INTERVAL {
+            links_swept = Instant::now();
+            if let Err(error) = context.dataplane.sweep_links(LINK_LINGER) {
+                tracing::warn!(error = chain(&error), "failed to sweep shared links");
+            }
+        }
         if swept.elapsed() >= SWEEP_INTERVAL {
             swept = Instant::now();
             sweep(context);

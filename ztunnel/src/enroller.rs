@@ -14,6 +14,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::accept;
+use crate::direct::Scope;
 use crate::enrolment::{Enrolment, Owners, Release};
 use crate::error::Error;
 use crate::node::Node;
@@ -164,6 +165,11 @@ impl Worker {
                 let gone = self.state.snapshot_sent(source);
                 self.release(gone)?;
             }
+            Request::NodeNetwork(namespace) => {
+                if self.node.links.node_network(namespace) {
+                    self.node.direct.recheck(Scope::All);
+                }
+            }
         }
         Ok(Done::Other)
     }
@@ -203,6 +209,8 @@ impl Worker {
             node.pods.remove(uid);
         })?;
         node.direct.settled(pod);
+        // Last: until the kernel knows the pod's link, none of its connections is direct.
+        node.links.enrolled(pod, number);
         Ok(())
     }
 

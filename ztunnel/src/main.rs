@@ -16,6 +16,7 @@ mod enroller;
 mod enrolment;
 mod error;
 mod follower;
+mod links;
 mod metrics;
 mod netns;
 mod node;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ambit_core::chain;
+use ambit_core::link::Link;
 use ambit_daemon_kit::telemetry::exposition::{Exposition, Family};
 use ambit_daemon_kit::telemetry::instruments::Counters;
 use ambit_daemon_kit::telemetry::metrics::Metrics;
@@ -11,6 +12,7 @@ use ambit_proxy::report;
 use ambit_xds::client::Status;
 use tokio::sync::watch;
 
+use crate::links;
 use crate::node::Node;
 use crate::reason::from_kernel;
 
@@ -30,6 +32,14 @@ const RECORDS_LOST: Family = Family::counter(
     "Records of connections that found no room because the daemon did not read them fast enough.",
 );
 const PODS: Family = Family::gauge("ambit_pods_enrolled", "Pods that this daemon serves.");
+const LINK_PACKETS: Family = Family::counter(
+    "ambit_link_packets_dropped_total",
+    "Packets that the programs on shared links dropped because they were not what they claimed, by reason.",
+);
+const LINKS: Family = Family::gauge(
+    "ambit_direct_links",
+    "Links of enrolled pods by kind: direct connections take none of kind \"unknown\".",
+);
 const POOL: Family =
     Family::gauge("ambit_pool_connections", "HBONE connections that are kept for new tunnels.");
 
@@ -45,11 +55,21 @@ pub(crate) fn show(node: &Arc<Node>, xds: watch::Receiver<Status>, metrics: &Met
         ambit_proxy::metrics::show(&xds.borrow(), all);
         ACCEPT_ERRORS.show(all);
         all.single(&PODS, node.pods.all().len());
+        show_links(&node.links.views(), all);
+        links::ADDRESS_MOVES.show(all);
         all.single(&POOL, node.pool.connections());
         node.identities.certificates.show(all);
         node.proxy.endpoints.show(all);
         kernel(&node.dataplane, all);
     });
+}
+
+fn show_links(views: &[links::View], all: &mut Exposition) {
+    let mut family = all.family(&LINKS);
+    for kind in Link::NAMES {
+        let count = views.iter().filter(|view| view.link.name() == kind).count();
+        family.sample(&[("kind", kind)], count);
+    }
 }
 
 /// Connections that the kernel's programs refused may never reach a connection's report: their counters are
@@ -61,12 +81,18 @@ fn kernel(dataplane: &Dataplane, all: &mut Exposition) {
         Vec::default()
     });
     let mut lost = 0;
-    for (reason, count) in counters.into_iter().filter(|(_, count)| *count > 0) {
+    let (packets, connections): (Vec<_>, Vec<_>) =
+        counters.into_iter().partition(|(reason, _)| reason.is_of_packets());
+    for (reason, count) in connections.into_iter().filter(|(_, count)| *count > 0) {
         if reason == KernelReason::RecordLost {
             lost = count;
         } else {
             refusals.sample(&[("reason", from_kernel(reason).name())], count);
         }
+    }
+    let mut dropped = all.family(&LINK_PACKETS);
+    for (reason, count) in packets {
+        dropped.sample(&[("reason", from_kernel(reason).name())], count);
     }
     all.single(&RECORDS_LOST, lost);
 }

@@ -14,6 +14,7 @@ use crate::capture::Capture;
 use crate::config::Config;
 use crate::direct::{Direct, Rechecks};
 use crate::error::Error;
+use crate::links::Links;
 use crate::pods::{Pod, Pods};
 
 /// What the daemon consists of.
@@ -27,6 +28,7 @@ pub(crate) struct Node {
     pub(crate) dataplane: Arc<Dataplane>,
     pub(crate) capture: Capture,
     pub(crate) direct: Arc<Direct>,
+    pub(crate) links: Arc<Links>,
 }
 
 impl Node {
@@ -39,13 +41,17 @@ impl Node {
         let proxy = Arc::new(Proxy::new(timeouts, config.ejection()));
         let (dataplane, pods) = (Arc::new(dataplane), Arc::new(Pods::default()));
         let dialer = Dialer { workloads: pods.clone(), http2: ambit_hbone::Http2::default() };
-        let (direct, rechecks) = Direct::new(&config, dataplane.clone(), pods.clone(), proxy.clone())?;
+        let links = Links::new(dataplane.clone(), config.direct.trusted_links, config.node_network.is_none());
+        let links = Arc::new(links);
+        let (direct, rechecks) =
+            Direct::new(&config, dataplane.clone(), pods.clone(), proxy.clone(), links.clone())?;
         let pool = Pool::new(dialer, timeouts.endpoint());
         let node = Self {
             identities: Identities { certificates, workloads: pods.clone(), pool: pool.clone() },
             pool,
             capture: Capture::new(dataplane.clone()),
             direct: Arc::new(direct),
+            links,
             config,
             proxy,
             pods,
@@ -61,6 +67,7 @@ impl Node {
             pod.workload.released.cancel();
         }
         self.direct.released(&uid);
+        self.links.released(&uid);
         self.pool.retire_source(&uid);
     }
 }

@@ -20,6 +20,11 @@ pub(crate) const fn from_kernel(reason: KernelReason) -> Reason {
         KernelReason::FlowTaken => Reason::FlowTaken,
         KernelReason::FlowGone => Reason::FlowGone,
         KernelReason::RecordLost => Reason::RecordLost,
+        KernelReason::LinkLost => Reason::LinkLost,
+        KernelReason::LinkHandshakeForged => Reason::LinkHandshakeForged,
+        KernelReason::LinkPacketForged => Reason::LinkPacketForged,
+        KernelReason::LinkPacketHidden => Reason::LinkPacketHidden,
+        KernelReason::LinkNeighbourForged => Reason::LinkNeighbourForged,
         KernelReason::Reset => Reason::Reset,
         KernelReason::Closed => Reason::Closed,
     }

@@ -80,6 +80,7 @@ fn healthy() -> Facts {
         namespaces: vec![read(shop)],
         pods: vec![read(web)],
         objects: vec![object(&condition("True", 2))],
+        links: vec![("n1".to_owned(), Ok(json!([{ "uid": "web", "kind": "shared" }])))],
     }
 }
 
@@ -95,9 +96,48 @@ fn a_healthy_cluster_passes_every_check() {
 }
 
 #[test]
+fn links_are_counted_by_kind_and_unknown_ones_named() {
+    let link = |uid: &str, kind: &str| json!({ "uid": uid, "kind": kind, "reason": "two interfaces" });
+    let of = |links: Value| links_row(vec![("n1".to_owned(), Ok(links))]);
+    let rows = [
+        ("no pods", json!([]), "none"),
+        (
+            "known",
+            json!([link("a", "shared"), link("b", "isolated"), link("c", "shared")]),
+            "1 isolated, 2 shared",
+        ),
+        (
+            "one unknown",
+            json!([link("a", "shared"), link("b", "unknown")]),
+            "1 shared, 1 unknown; tunnel only: b on n1: two interfaces",
+        ),
+        (
+            "two unknown",
+            json!([link("a", "unknown"), link("b", "unknown")]),
+            "2 unknown; tunnel only: a on n1: two interfaces; and 1 more",
+        ),
+    ];
+    for (name, answer, expected) in rows {
+        assert_eq!(of(answer), expected, "{name}");
+    }
+}
+
+fn links_row(links: Vec<(String, Result<Value, String>)>) -> String {
+    let row = super::links(&links);
+    assert_eq!(row.problems, Vec::<String>::new());
+    row.detail
+}
+
+#[test]
 fn each_failure_fails_one_check_and_says_why() {
     type Break = fn(&mut Facts);
-    let rows: [(&str, Break, &str, &[&str]); 10] = [
+    let rows: [(&str, Break, &str, &[&str]); 11] = [
+        (
+            "a daemon that does not answer",
+            |it| it.links.push(("n2".to_owned(), Err("no answer".to_owned()))),
+            "links",
+            &["node n2: no answer"],
+        ),
         (
             "a missing CRD",
             |it| it.definitions[3].1 = None,

@@ -101,8 +101,13 @@ impl Enroller {
             return Ok(());
         }
         let socket = &self.settings.socket;
-        let client =
-            source(OWN_SOURCE).and_then(|source| Client::connect(socket, source, self.settings.deadline));
+        // Where the links of pods end; ztunnel may not open it.
+        let node = File::open(self.settings.proc.join("1/ns/net")).inspect_err(|error| {
+            tracing::warn!(%error, "failed to open the node's network namespace (needs CAP_SYS_PTRACE)");
+        });
+        let node = node.ok().map(Into::into);
+        let client = source(OWN_SOURCE)
+            .and_then(|source| Client::connect_from(socket, source, self.settings.deadline, node));
         self.client = Some(client.map_err(|error| chain(&error))?);
         Ok(())
     }

@@ -172,7 +172,7 @@ pub struct FlowEntry {
     pub original_destination: SocketAddress,
     /// [`Path`](crate::Path).
     pub path: u8,
-    /// [`FlowEntry::PROBE`] or 0.
+    /// [`FlowEntry::PROBE`], [`FlowEntry::SHARED`].
     pub flags: u8,
     /// Zero.
     pub reserved: [u8; 2],
@@ -181,6 +181,8 @@ pub struct FlowEntry {
 impl FlowEntry {
     /// Flag: from this node to a port that the pod declares as a probe; allowed under any policy.
     pub const PROBE: u8 = 1;
+    /// Flag: between shared links, whose programs have the connection in `LINK_FLOWS`.
+    pub const SHARED: u8 = 2;
 }
 
 /// State of a server's socket, from which the record of its end is made.

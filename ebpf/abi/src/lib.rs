@@ -16,6 +16,7 @@ mod address;
 mod capture;
 mod direct;
 pub mod limits;
+mod link;
 pub mod names;
 mod number;
 mod path;
@@ -30,6 +31,7 @@ pub use capture::{
 pub use direct::{
     Accepted, AffinityKey, FlowEntry, Service, Slot, SlotKey, SocketAddress, Tuple, VerdictEntry, VerdictKey,
 };
+pub use link::{HardwareAddress, LinkEntry, LinkFlow, LinkKind};
 pub use number::{NetnsCookie, WorkloadNumber};
 pub use path::Path;
 pub use reason::KernelReason;

@@ -26,5 +26,9 @@ pub const STICKY: u32 = 1 << 17;
 pub const POD_FLOWS: u64 = 1 << 15;
 /// Tracked flows of all pods.
 pub const FLOWS: u32 = 1 << 19;
+/// Direct connections between shared links of one pod, as their client.
+pub const POD_LINK_FLOWS: u64 = 1 << 16;
+/// Direct connections between shared links.
+pub const LINK_FLOWS: u32 = 1 << 20;
 /// Bytes of the ring buffer of records.
 pub const RECORDS: u32 = 1 << 20;

@@ -40,6 +40,12 @@ pub const STICKY: &str = "STICKY";
 pub const FLOWS: &str = "FLOWS";
 /// [`NetnsCookie`](crate::NetnsCookie) → `u64`: the pod's number of entries in `FLOWS`.
 pub const POD_FLOWS: &str = "POD_FLOWS";
+/// [`WorkloadNumber`](crate::WorkloadNumber) → [`LinkEntry`](crate::LinkEntry): the links of enrolled pods.
+pub const LINKS: &str = "LINKS";
+/// [`Tuple`](crate::Tuple) → [`LinkFlow`](crate::LinkFlow): direct connections between shared links.
+pub const LINK_FLOWS: &str = "LINK_FLOWS";
+/// [`NetnsCookie`](crate::NetnsCookie) → `u64`: the pod's number of entries in `LINK_FLOWS`.
+pub const POD_LINK_FLOWS: &str = "POD_LINK_FLOWS";
 /// Socket storage of servers' sockets: [`Accepted`](crate::Accepted).
 pub const ACCEPTED: &str = "ACCEPTED";
 /// Socket storage: `u8`, set on ztunnel's own listeners and inherited by the sockets they accept.
@@ -51,7 +57,7 @@ pub const RECORDS: &str = "RECORDS";
 pub const LOG: &str = "AYA_LOGS";
 
 /// Every map that is pinned, in all builds.
-pub const MAPS: [&str; 22] = [
+pub const MAPS: [&str; 25] = [
     PODS,
     POD_NAMES,
     POD_HANDOFFS,
@@ -71,6 +77,9 @@ pub const MAPS: [&str; 22] = [
     STICKY,
     FLOWS,
     POD_FLOWS,
+    LINKS,
+    LINK_FLOWS,
+    POD_LINK_FLOWS,
     ACCEPTED,
     OWN,
     RECORDS,
@@ -81,6 +90,8 @@ pub const CGROUP_PROGRAMS: [&str; 5] =
     ["connect4", "connect6", "getpeername4", "getpeername6", "socket_operations"];
 /// The program on each enrolled network namespace.
 pub const INBOUND_PROGRAM: &str = "inbound";
+/// The programs at the node's end of a shared link: on what comes from the pod, and on what goes to it.
+pub const LINK_PROGRAMS: [&str; 2] = ["from_pod", "to_pod"];
 /// Read-only variable of the inbound program: the cookie of its network namespace.
 pub const INBOUND_COOKIE: &str = "NETNS_COOKIE";
 /// Read-only variable of the programs on the cgroup: 1 if the kernel supports Multipath TCP.

@@ -9,6 +9,17 @@ macro_rules! reasons {
         pub enum KernelReason { $($(#[$doc])* $variant = $number,)* }
 
         impl KernelReason {
+    /// Whether it counts packets that the programs on shared links dropped, not connections.
+    pub const fn is_of_packets(self) -> bool {
+        matches!(
+            self,
+            Self::LinkHandshakeForged
+                | Self::LinkPacketForged
+                | Self::LinkPacketHidden
+                | Self::LinkNeighbourForged
+        )
+    }
+
             /// Every reason, in the order of their numbers.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
@@ -51,6 +62,19 @@ reasons! {
     FlowGone = 12;
     /// The ring buffer had no room for a record.
     RecordLost = 13;
+    /// A direct connection is not tracked because the pods' links changed after `connect()`, or because there
+    /// are too many between shared links.
+    LinkLost = 30;
+
+    // Counted: packets, dropped by the programs on shared links.
+    /// A SYN or SYN-ACK of a direct connection did not come from its pod's own link, or carried data.
+    LinkHandshakeForged = 31;
+    /// A packet of a direct connection did not come from its pod's own link.
+    LinkPacketForged = 32;
+    /// A packet between two pods hides its TCP header (IP options, fragments, extension headers, VLAN tags).
+    LinkPacketHidden = 33;
+    /// An ARP or NDP message claims a pod's address for another interface.
+    LinkNeighbourForged = 34;
 
     // In records only: how an established connection ended.
     /// The client or the server reset the connection.

@@ -17,6 +17,8 @@ const MAP_DELETE_ELEM: libc::c_long = 3;
 const MAP_GET_NEXT_KEY: libc::c_long = 4;
 const OBJ_PIN: libc::c_long = 6;
 const OBJ_GET: libc::c_long = 7;
+const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const PROG_QUERY: libc::c_long = 16;
 const MAP_LOOKUP_BATCH: libc::c_long = 24;
 const LINK_CREATE: libc::c_long = 28;
 const LINK_UPDATE: libc::c_long = 29;
@@ -91,6 +93,40 @@ struct NewLink {
     revision: u64,
 }
 
+/// The same for `BPF_PROG_QUERY`.
+#[repr(C)]
+#[derive(Default)]
+struct Query {
+    target: u32,
+    hook: u32,
+    flags: u32,
+    attach_flags: u32,
+    programs: u64,
+    count: u32,
+    padding: u32,
+    program_flags: u64,
+    links: u64,
+    link_flags: u64,
+    revision: u64,
+}
+
+/// The same for `BPF_OBJ_GET_INFO_BY_FD`.
+#[repr(C)]
+struct Info {
+    descriptor: u32,
+    length: u32,
+    info: u64,
+}
+
+/// The first fields of the kernel's `struct bpf_link_info`.
+#[repr(C)]
+#[derive(Default)]
+struct LinkInfo {
+    kind: u32,
+    link: u32,
+    program: u32,
+}
+
 /// The kernel's `enum bpf_attach_type`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Hook {
@@ -100,6 +136,9 @@ pub(crate) enum Hook {
     GetPeerName4 = 29,
     GetPeerName6 = 30,
     SocketLookup = 36,
+    /// Since Linux 6.6, as the next.
+    LinkIngress = 46,
+    LinkEgress = 47,
 }
 
 /// The order of programs of one hook and cgroup.
@@ -229,9 +268,23 @@ pub(crate) fn attach(
     hook: Hook,
     order: Order,
 ) -> io::Result<OwnedFd> {
+    new_link(program, number(target), hook, order)
+}
+
+/// Attaches a program to a hook of an interface in the calling thread's network namespace.
+pub(crate) fn attach_interface(
+    program: &impl AsFd,
+    interface: u32,
+    hook: Hook,
+    order: Order,
+) -> io::Result<OwnedFd> {
+    new_link(program, interface, hook, order)
+}
+
+fn new_link(program: &impl AsFd, target: u32, hook: Hook, order: Order) -> io::Result<OwnedFd> {
     let mut attribute = NewLink {
         program: number(program),
-        target: number(target),
+        target,
         hook: hook as u32,
         flags: order as u32,
         relative: 0,
@@ -244,6 +297,36 @@ pub(crate) fn attach(
         let descriptor = RawFd::try_from(descriptor).map_err(io::Error::other)?;
         Ok(OwnedFd::from_raw_fd(descriptor))
     }
+}
+
+/// The ids of the programs on a hook of an interface in the calling thread's network namespace.
+pub(crate) fn interface_programs(interface: u32, hook: Hook) -> io::Result<Vec<u32>> {
+    // More than the kernel lets attach (64).
+    let mut programs = vec![0_u32; 128];
+    let mut query = Query {
+        target: interface,
+        hook: hook as u32,
+        programs: programs.as_mut_ptr().addr() as u64,
+        count: u32::try_from(programs.len()).map_err(io::Error::other)?,
+        ..Query::default()
+    };
+    // SAFETY: there is room for `count` ids.
+    unsafe { call(PROG_QUERY, &mut query) }?;
+    programs.truncate(query.count as usize);
+    Ok(programs)
+}
+
+/// The id of the program behind a link.
+pub(crate) fn link_program(link: &impl AsFd) -> io::Result<u32> {
+    let mut info = LinkInfo::default();
+    let mut attribute = Info {
+        descriptor: number(link),
+        length: u32::try_from(size_of::<LinkInfo>()).map_err(io::Error::other)?,
+        info: (&raw mut info).addr() as u64,
+    };
+    // SAFETY: the kernel writes at most `length` bytes.
+    unsafe { call(OBJ_GET_INFO_BY_FD, &mut attribute) }?;
+    Ok(info.program)
 }
 
 /// Pins an object.

@@ -6,9 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use ambit_abi::{
-    Address, AffinityKey, FlowEntry, Handoff, HandoffKey, KernelReason, ListenerKey, NetnsCookie, Pod,
-    PodName, PortKey, PortRule, Role, Service, Slot, SlotKey, Socket, SocketAddress, Tuple, VerdictEntry,
-    VerdictKey, WorkloadNumber, names,
+    Address, AffinityKey, FlowEntry, Handoff, HandoffKey, KernelReason, LinkEntry, LinkFlow, ListenerKey,
+    NetnsCookie, Pod, PodName, PortKey, PortRule, Role, Service, Slot, SlotKey, Socket, SocketAddress, Tuple,
+    VerdictEntry, VerdictKey, WorkloadNumber, names,
 };
 use parking_lot::Mutex;
 
@@ -34,6 +34,8 @@ pub struct Captured {
 pub struct Dataplane {
     pub(crate) pins: Pins,
     pub(crate) object: Object,
+    /// The programs of shared links, once they are loaded.
+    pub(crate) link_programs: Mutex<Option<aya::Ebpf>>,
     /// Reads the programs' log, if they have one.
     _log: Option<LogReader>,
     pub(crate) pods: Map<NetnsCookie, Pod>,
@@ -59,6 +61,9 @@ pub struct Dataplane {
     pub(crate) endpoints: Map<SlotKey, Slot>,
     pub(crate) sticky: Map<AffinityKey, SocketAddress>,
     pub(crate) flows: Map<Tuple, FlowEntry>,
+    pub(crate) links: Map<WorkloadNumber, LinkEntry>,
+    pub(crate) link_flows: Map<Tuple, LinkFlow>,
+    pub(crate) pod_link_flows: Map<NetnsCookie, u64>,
     pub(crate) ring: Mutex<Ring>,
     /// Held while a service's table changes.
     pub(crate) tables: Mutex<()>,
@@ -99,10 +104,14 @@ impl Dataplane {
             endpoints: Map::open(&pins, names::ENDPOINTS)?,
             sticky: Map::open(&pins, names::STICKY)?,
             flows: Map::open(&pins, names::FLOWS)?,
+            links: Map::open(&pins, names::LINKS)?,
+            link_flows: Map::open(&pins, names::LINK_FLOWS)?,
+            pod_link_flows: Map::open(&pins, names::POD_LINK_FLOWS)?,
             ring: Mutex::new(Ring::open(&pins)?),
             tables: Mutex::default(),
             own_addresses: Mutex::default(),
             enrolled: Mutex::default(),
+            link_programs: Mutex::default(),
             _log: LogReader::start(&object, &pins)?,
             object,
             pins,
@@ -190,6 +199,9 @@ impl Dataplane {
             self.endpoints.occupancy()?,
             self.sticky.occupancy()?,
             self.flows.occupancy()?,
+            self.links.occupancy()?,
+            self.link_flows.occupancy()?,
+            self.pod_link_flows.occupancy()?,
         ]
         .into())
     }

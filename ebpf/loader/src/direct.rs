@@ -160,6 +160,7 @@ impl Dataplane {
     pub(crate) fn remove_enrolment(&self, number: WorkloadNumber) -> Result<(), Error> {
         // First, so that from here on no verdict for it holds.
         self.generations.remove(&number)?;
+        self.links.remove(&number)?;
         self.remove_verdicts(|key, verdict| key.source == number || verdict.destination == number)?;
         self.remove_affinities(|key| key.source == number)?;
         self.own_addresses.lock().remove(&number);

@@ -15,6 +15,7 @@ mod direct;
 mod enrolled;
 mod error;
 mod flow;
+mod links;
 mod log;
 mod map;
 mod memory;
@@ -26,13 +27,16 @@ mod settings;
 mod socket;
 mod table;
 
-pub use ambit_abi::{HBONE_PORT, InboundMode, KernelReason, NetnsCookie, Path, RecordKind, WorkloadNumber};
+pub use ambit_abi::{
+    HBONE_PORT, InboundMode, KernelReason, LinkKind, NetnsCookie, Path, RecordKind, WorkloadNumber,
+};
 
 pub use dataplane::{Captured, Dataplane};
 pub use detach::detach;
 pub use direct::Verdict;
 pub use error::Error;
 pub use flow::{Flow, Record};
+pub use links::PodLink;
 pub use pods::{Inbound, Listeners};
 pub use settings::{InstanceName, InstanceNameError, Settings};
 pub use socket::netns_cookie;

@@ -11,9 +11,10 @@ use std::time::Duration;
 use ambit_abi::{NetnsCookie, names};
 use aya::programs::{Program, ProgramError, ProgramFd};
 use aya::{Ebpf, EbpfLoader};
+use parking_lot::Mutex;
 
 use crate::bpf::{Hook, Order};
-use crate::pins::{Link, Pins, inbound_link};
+use crate::pins::{Link, Pins, inbound_link, link_program};
 use crate::{Error, Settings, bpf, memory};
 
 /// Attempts to load a program that is interrupted by signals, and the pause between them.
@@ -52,8 +53,9 @@ impl Object {
     /// Attaches the programs on the cgroup, or replaces those of another build.
     pub(crate) fn attach_cgroup(&self, pins: &Pins, cgroup: &Path) -> Result<(), Error> {
         if !pins.has_all_maps() {
-            // Programs that are still attached use maps without pins, which no daemon can open.
-            for link in pins.all_links()? {
+            // This build's programs that are still attached use maps without pins, which no daemon can open.
+            // Those of another build, which may lack a map that it did not have, are replaced without a gap.
+            for link in pins.all_links()?.into_iter().filter(|link| link.is_of(&self.hash)) {
                 link.remove()?;
             }
         }
@@ -95,6 +97,49 @@ impl Object {
             bpf::attach(program, &netns, Hook::SocketLookup, Order::Last)
                 .map_err(|source| Error::Attach { program: name, source })
         })
+    }
+
+    /// Attaches the programs of a shared link to the interface at the node's end, or replaces those of
+    /// another build. They come before those of others: see `docs/decisions/280`. The calling thread must be
+    /// in the node's network namespace.
+    pub(crate) fn attach_link(
+        &self,
+        pins: &Pins,
+        held: &Mutex<Option<Ebpf>>,
+        interface: u32,
+    ) -> Result<(), Error> {
+        for name in names::LINK_PROGRAMS {
+            let hook = hook(name).ok_or(Error::Missing(name))?;
+            let prefix = link_program(name, interface);
+            let (current, old) = self.split(pins.links(&prefix)?);
+            if let Some(current) = current {
+                if is_attached(&current, interface, hook) {
+                    continue;
+                }
+                // Of an interface that is gone, or detached by somebody.
+                current.remove()?;
+            }
+            let mut held = held.lock();
+            let loaded = match &mut *held {
+                Some(loaded) => loaded,
+                empty => empty.insert(self.load_link_programs(pins)?),
+            };
+            let program = program(loaded, name)?;
+            self.replace_or_attach(pins, &prefix, program, name, old, |program| {
+                bpf::attach_interface(program, interface, hook, Order::First)
+                    .map_err(|source| Error::Attach { program: name, source })
+            })?;
+        }
+        Ok(())
+    }
+
+    /// They are the same on every link, so they are loaded once.
+    fn load_link_programs(&self, pins: &Pins) -> Result<Ebpf, Error> {
+        let mut loaded = self.load(pins, NetnsCookie(0))?;
+        for name in names::LINK_PROGRAMS {
+            load_program(program(&mut loaded, name)?, name)?;
+        }
+        Ok(loaded)
     }
 
     /// Parses the object and creates its maps, or opens the pinned ones.
@@ -150,6 +195,13 @@ impl Object {
     }
 }
 
+/// Whether a pinned link is on a hook of this interface.
+fn is_attached(link: &Link, interface: u32, hook: Hook) -> bool {
+    let program = bpf::open_pin(&link.path).and_then(|link| bpf::link_program(&link));
+    let attached = bpf::interface_programs(interface, hook);
+    program.is_ok_and(|program| attached.is_ok_and(|attached| attached.contains(&program)))
+}
+
 fn program<'a>(loaded: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Program, Error> {
     loaded.program_mut(name).ok_or(Error::Missing(name))
 }
@@ -176,6 +228,7 @@ fn verify(program: &mut Program, name: &'static str) -> Result<Result<(), Progra
         Program::CgroupSockAddr(program) => program.load(),
         Program::SockOps(program) => program.load(),
         Program::SkLookup(program) => program.load(),
+        Program::SchedClassifier(program) => program.load(),
         _ => return Err(Error::Missing(name)),
     })
 }
@@ -208,6 +261,8 @@ fn hook(name: &str) -> Option<Hook> {
         "getpeername4" => Hook::GetPeerName4,
         "getpeername6" => Hook::GetPeerName6,
         "socket_operations" => Hook::SocketOperations,
+        "from_pod" => Hook::LinkIngress,
+        "to_pod" => Hook::LinkEgress,
         _ => return None,
     })
 }

@@ -86,6 +86,11 @@ pub(crate) fn inbound_link(netns: NetnsCookie) -> String {
     format!("{}-{netns}", names::INBOUND_PROGRAM)
 }
 
+/// The prefix of the name of a link of an interface at the node's end of a pod's link.
+pub(crate) fn link_program(program: &str, interface: u32) -> String {
+    format!("{program}-{interface}")
+}
+
 /// The directory of an instance.
 pub(crate) fn instance(settings: &Settings) -> PathBuf {
     settings.bpffs.join(settings.instance.as_str())

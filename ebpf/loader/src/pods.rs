@@ -111,6 +111,7 @@ impl Dataplane {
         self.pod_names.put(&cookie, &name)?;
         self.pod_handoffs.put_new(&cookie, &0)?;
         self.pod_flows.put_new(&cookie, &0)?;
+        self.pod_link_flows.put_new(&cookie, &0)?;
         let number = match known {
             Some(pod) => pod.number,
             None => self.new_number()?,
@@ -242,6 +243,7 @@ impl Dataplane {
         }
         self.pod_handoffs.remove(&cookie)?;
         self.pod_flows.remove(&cookie)?;
+        self.pod_link_flows.remove(&cookie)?;
         self.pod_names.remove(&cookie)
     }
 }

@@ -22,7 +22,7 @@ use crate::endpoints::{self, Choice};
 use crate::log::decision;
 use crate::maps::{DESTINATIONS, PODS, PORTS, count};
 use crate::records::{self, Refused};
-use crate::{flows, handoffs, sockets, verdicts};
+use crate::{flows, handoffs, links, sockets, verdicts};
 
 const SOCK_STREAM: u32 = 1;
 const IPPROTO_TCP: u32 = 6;
@@ -282,6 +282,10 @@ fn direct(
     let verdict = verdicts::cached(pod.number, endpoint)?;
     // A pod's connections to itself do not leave its namespace.
     if verdict.destination == pod.number || flows::exhausted(netns) {
+        return None;
+    }
+    let (link, _) = links::between(pod.number, verdict.destination)?;
+    if links::is_shared(&link) && links::exhausted(netns) {
         return None;
     }
     let client = Socket {

@@ -46,6 +46,26 @@ pub unsafe fn load_long<const OFFSET: usize>(context: *const impl Sized) -> u64 
     value
 }
 
+/// Reads a field of four bytes that the verifier takes for a pointer into the packet.
+///
+/// # Safety
+/// The pointer must be the hook's context, and the offset that of such a field.
+#[inline(always)]
+pub unsafe fn load_pointer<const OFFSET: usize>(context: *const impl Sized) -> usize {
+    let value: u64;
+    // SAFETY: the caller's obligation.
+    unsafe {
+        asm!(
+            "{value} = *(u32 *)({context} + {offset})",
+            value = out(reg) value,
+            context = in(reg) context,
+            offset = const OFFSET,
+            options(nostack, readonly),
+        );
+    }
+    value as usize
+}
+
 /// Writes the four bytes at an offset.
 ///
 /// # Safety

@@ -24,7 +24,7 @@ use crate::log::decision;
 use crate::maps::{FLOWS, NODE_ADDRESSES, PORTS, count};
 use crate::operation::{add_flags, socket_cookie};
 use crate::records::{established as record, probable_workload};
-use crate::{flows, sockets, verdicts};
+use crate::{flows, links, sockets, verdicts};
 
 const FIN: u32 = 1;
 /// Bytes of a TCP header without options.
@@ -46,6 +46,9 @@ pub fn opened(context: &SockOpsContext, sk: *mut bpf_sock, netns: NetnsCookie, p
         accepted.flow = *flow;
         accepted.flow.server_cookie = cookie;
         accepted.flow.server_netns = netns;
+        if flow.flags & FlowEntry::SHARED != 0 {
+            links::accepted(tuple, flow.client_cookie);
+        }
         flows::track_accepted(tuple, &accepted.flow);
         accepted.probable_source = accepted.flow.source;
         record(RecordKind::Opened, KernelReason::Closed, accepted, 0, 0);
@@ -79,6 +82,10 @@ pub fn opened(context: &SockOpsContext, sk: *mut bpf_sock, netns: NetnsCookie, p
     accepted.flow.opened = now();
     accepted.flow.path = if direct { Path::Direct as u8 } else { Path::Native as u8 };
     accepted.flow.flags = if probe { FlowEntry::PROBE } else { 0 };
+    if direct && let Some(cookie) = links::adopt(tuple) {
+        accepted.flow.client_cookie = cookie;
+        accepted.flow.flags = FlowEntry::SHARED;
+    }
     flows::track_established(tuple, &accepted.flow);
     record(RecordKind::Opened, KernelReason::Closed, accepted, 0, 0);
     if open {
@@ -151,6 +158,9 @@ fn closed(context: &SockOpsContext, accepted: &mut Accepted, old: u32) {
         received.wrapping_sub(peer_fin.into()),
         acknowledged.wrapping_sub(own_fin.into()),
     );
+    if accepted.flow.flags & FlowEntry::SHARED != 0 {
+        links::server_closed(&accepted.tuple, accepted.flow.client_cookie);
+    }
     flows::server_closed(&accepted.tuple, accepted.flow.server_cookie);
     accepted.flow.server_cookie = 0;
 }

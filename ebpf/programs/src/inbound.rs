@@ -3,8 +3,8 @@
 //! not available in this hook.
 
 use ambit_abi::{
-    Address, HBONE_PORT, InboundMode, KernelReason, ListenerKey, ListenerSlot, NetnsCookie, Path, Pod,
-    PortKey, SocketAddress, Tuple, WorkloadNumber,
+    Address, FlowEntry, HBONE_PORT, InboundMode, KernelReason, ListenerKey, ListenerSlot, NetnsCookie, Path,
+    Pod, PortKey, SocketAddress, Tuple, WorkloadNumber,
 };
 use aya_ebpf::Global;
 use aya_ebpf::bindings::bpf_sk_lookup;
@@ -17,7 +17,7 @@ use crate::flows;
 use crate::log::decision;
 use crate::maps::{FLOWS, LISTENERS, NODE_ADDRESSES, PODS, PORTS};
 use crate::records::{self, Refused, probable_workload};
-use crate::verdicts;
+use crate::{links, verdicts};
 
 /// The cookie of the pod's network namespace, written when the program is loaded.
 #[unsafe(no_mangle)]
@@ -107,7 +107,10 @@ fn decide_direct(pod: Option<&Pod>, tuple: &Tuple) -> Option<Result<(), KernelRe
     let flow = unsafe { FLOWS.get(tuple) }.filter(|flow| flow.path == Path::Direct as u8)?;
     Some(match pod {
         Some(pod) if pod.number == flow.destination => {
-            if verdicts::is_current(flow.destination, flow.generation) {
+            if flow.flags & FlowEntry::SHARED != 0 && !links::is_delivered(tuple, flow) {
+                // It did not leave the client's own link, or the programs are missing.
+                Err(KernelReason::LinkHandshakeForged)
+            } else if verdicts::is_current(flow.destination, flow.generation) {
                 Ok(())
             } else {
                 Err(KernelReason::FlowStale)
@@ -124,7 +127,10 @@ fn refuse(context: &SkLookupContext, reason: KernelReason) {
     let netns = NetnsCookie(NETNS_COOKIE.load());
     let tuple = tuple(context, v4);
     decision!(context, "inbound: refused", netns, tuple.client, tuple.client_port, reason);
-    let direct = matches!(reason, KernelReason::FlowStale | KernelReason::FlowMisdirected);
+    let direct = matches!(
+        reason,
+        KernelReason::FlowStale | KernelReason::FlowMisdirected | KernelReason::LinkHandshakeForged
+    );
     let refused = Refused {
         reason,
         path: if direct { Path::Direct } else { Path::Native },

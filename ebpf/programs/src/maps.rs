@@ -2,9 +2,9 @@
 //! entries of other pods.
 
 use ambit_abi::{
-    Accepted, Address, AffinityKey, FlowEntry, Handoff, HandoffKey, KernelReason, ListenerKey, NetnsCookie,
-    Pod, PodName, PortKey, PortRule, Service, Slot, SlotKey, Socket, SocketAddress, Tuple, VerdictEntry,
-    VerdictKey, WorkloadNumber, limits,
+    Accepted, Address, AffinityKey, FlowEntry, Handoff, HandoffKey, KernelReason, LinkEntry, LinkFlow,
+    ListenerKey, NetnsCookie, Pod, PodName, PortKey, PortRule, Service, Slot, SlotKey, Socket, SocketAddress,
+    Tuple, VerdictEntry, VerdictKey, WorkloadNumber, limits,
 };
 use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_map_type};
 use aya_ebpf::btf_maps::SkStorage;
@@ -70,6 +70,15 @@ pub static FLOWS: HashMap<Tuple, FlowEntry> = HashMap::with_max_entries(limits::
 
 #[map]
 pub static POD_FLOWS: HashMap<NetnsCookie, u64> = HashMap::with_max_entries(limits::PODS, ON_DEMAND);
+
+#[map]
+pub static LINKS: HashMap<WorkloadNumber, LinkEntry> = HashMap::with_max_entries(limits::PODS, ON_DEMAND);
+
+#[map]
+pub static LINK_FLOWS: HashMap<Tuple, LinkFlow> = HashMap::with_max_entries(limits::LINK_FLOWS, ON_DEMAND);
+
+#[map]
+pub static POD_LINK_FLOWS: HashMap<NetnsCookie, u64> = HashMap::with_max_entries(limits::PODS, ON_DEMAND);
 
 #[map]
 pub static RECORDS: RingBuf = RingBuf::with_byte_size(limits::RECORDS, 0);

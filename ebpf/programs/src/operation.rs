@@ -3,7 +3,7 @@
 use ambit_abi::{Address, NetnsCookie, Tuple};
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::bpf_sock_ops;
-use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie};
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_setsockopt};
 use aya_ebpf::programs::SockOpsContext;
 
 use crate::context::{address, field};
@@ -14,6 +14,25 @@ const AF_INET: u32 = 2;
 #[inline(always)]
 pub fn add_flags(context: &SockOpsContext, flags: u32) -> bool {
     context.set_cb_flags((context.cb_flags() | flags) as i32).is_ok()
+}
+
+/// Leaves a connecting socket without a way out of its namespace: from now on it sends to the loopback
+/// interface only, and `connect()` fails in time.
+#[inline(always)]
+pub fn strand(context: &SockOpsContext) {
+    const SOL_SOCKET: i32 = 1;
+    const SO_BINDTOIFINDEX: i32 = 62;
+    let mut loopback = 1_i32;
+    // SAFETY: the helper takes this context, and reads the option's four bytes.
+    unsafe {
+        bpf_setsockopt(
+            context.as_ptr(),
+            SOL_SOCKET,
+            SO_BINDTOIFINDEX,
+            (&raw mut loopback).cast(),
+            size_of::<i32>() as i32,
+        );
+    }
 }
 
 #[inline(always)]

@@ -6,7 +6,7 @@
 //! tracked from that moment. `established` handles their servers' sockets and those of native connections.
 
 use ambit_abi::{
-    FlowEntry, Handoff, HandoffKey, KernelReason, NetnsCookie, Path, Role, Socket, SocketAddress,
+    FlowEntry, Handoff, HandoffKey, KernelReason, NetnsCookie, Path, Role, Socket, SocketAddress, Tuple,
 };
 use aya_ebpf::bindings::{
     BPF_SOCK_OPS_HDR_OPT_LEN_CB, BPF_SOCK_OPS_PARSE_HDR_OPT_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
@@ -18,8 +18,8 @@ use aya_ebpf::programs::SockOpsContext;
 use crate::clock::now;
 use crate::log::decision;
 use crate::maps::{HANDOFFS, PODS, count};
-use crate::operation::{add_flags, incoming, netns, outgoing, socket_cookie};
-use crate::{established, flows, handoffs, sockets};
+use crate::operation::{add_flags, incoming, netns, outgoing, socket_cookie, strand};
+use crate::{established, flows, handoffs, links, sockets};
 
 #[sock_ops]
 pub fn socket_operations(context: SockOpsContext) -> u32 {
@@ -113,6 +113,10 @@ fn track_direct(context: &SockOpsContext, socket: &Socket) {
         );
         return count(KernelReason::FlowMisdirected);
     }
+    let Some((client, server)) = links::between(socket.source, socket.destination) else {
+        return lose(context, &tuple, netns, KernelReason::LinkLost);
+    };
+    let shared = links::is_shared(&client);
     let flow = FlowEntry {
         source: socket.source,
         destination: socket.destination,
@@ -124,24 +128,30 @@ fn track_direct(context: &SockOpsContext, socket: &Socket) {
         opened: now(),
         original_destination: SocketAddress::new(socket.address, socket.port),
         path: Path::Direct as u8,
-        flags: 0,
+        flags: if shared { FlowEntry::SHARED } else { 0 },
         reserved: [0; 2],
     };
-    if !flows::track_outgoing(&tuple, &flow) {
-        decision!(
-            context,
-            "sockops: direct flow not tracked",
-            netns,
-            tuple.server,
-            tuple.server_port,
-            KernelReason::FlowTaken
-        );
-        count(KernelReason::FlowTaken);
-    } else if !add_flags(context, BPF_SOCK_OPS_STATE_CB_FLAG) {
-        // Without the callback nothing would remove the flow when the socket closes early.
-        flows::client_closed(&tuple, flow.client_cookie);
-        count(KernelReason::FlowTaken);
+    // Without the callback nothing would remove what is tracked here when the socket closes early.
+    if !add_flags(context, BPF_SOCK_OPS_STATE_CB_FLAG) {
+        return lose(context, &tuple, netns, KernelReason::FlowTaken);
     }
+    // First: from now on nothing of the connection passes the links another way.
+    if shared && !links::track(&tuple, &flow, &client, &server) {
+        return lose(context, &tuple, netns, KernelReason::LinkLost);
+    }
+    if !flows::track_outgoing(&tuple, &flow) {
+        lose(context, &tuple, netns, KernelReason::FlowTaken);
+    }
+}
+
+/// A direct connection that cannot be tracked is not made: its SYN finds no way out of the pod.
+#[inline(always)]
+fn lose(context: &SockOpsContext, tuple: &Tuple, netns: NetnsCookie, reason: KernelReason) {
+    decision!(context, "sockops: direct flow not tracked", netns, tuple.server, tuple.server_port, reason);
+    #[cfg(not(feature = "log"))]
+    let _ = (tuple, netns);
+    strand(context);
+    count(reason);
 }
 
 /// A listener got a connection, which `accept()` has not returned yet.
@@ -189,7 +199,9 @@ fn changed(context: &SockOpsContext, sk: *mut bpf_sock) {
 fn closed(context: &SockOpsContext, sk: *mut bpf_sock) {
     let Some(socket) = sockets::get(sk) else { return };
     if socket.role == Role::DirectClient as u32 {
-        return flows::client_closed(&outgoing(context), socket_cookie(context));
+        let (tuple, cookie) = (outgoing(context), socket_cookie(context));
+        links::client_closed(&tuple, cookie);
+        return flows::client_closed(&tuple, cookie);
     }
     if socket.handoff.netns == NetnsCookie(0) {
         return;

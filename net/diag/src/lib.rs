@@ -1,14 +1,19 @@
-//! TCP sockets of a network namespace, listed and closed from outside the processes that hold them:
-//! `NETLINK_SOCK_DIAG` of Linux.
+//! What the kernel tells of a network namespace over netlink: TCP sockets, listed and closed from outside the
+//! processes that hold them (`NETLINK_SOCK_DIAG`), and links (`NETLINK_ROUTE`).
 //!
-//! Entry points: [`Diag::open`] in the namespace in question, then [`Diag::sockets`] and [`Diag::destroy`].
+//! Entry points: [`Diag::open`] in the namespace in question, then [`Diag::sockets`] and [`Diag::destroy`];
+//! [`Links::open`] and [`LinkEvents::open`] likewise.
 #![warn(missing_docs)]
 
 mod diag;
 mod error;
+mod link;
+mod links;
 mod message;
 mod socket;
 
 pub use diag::Diag;
 pub use error::Error;
+pub use link::{Change, Interface};
+pub use links::{LinkEvents, Links};
 pub use socket::{State, TcpSocket};

@@ -10,13 +10,13 @@ use crate::error::Error;
 use crate::socket::{State, TcpSocket};
 
 // linux/netlink.h
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const NLM_F_REQUEST: u16 = 0x1;
-const NLM_F_ACK: u16 = 0x4;
-const NLM_F_DUMP: u16 = 0x300;
+pub(crate) const NLMSG_ERROR: u16 = 2;
+pub(crate) const NLMSG_DONE: u16 = 3;
+pub(crate) const NLM_F_REQUEST: u16 = 0x1;
+pub(crate) const NLM_F_ACK: u16 = 0x4;
+pub(crate) const NLM_F_DUMP: u16 = 0x300;
 const HEADER: usize = 16;
-const ATTRIBUTE: usize = 4;
+pub(crate) const ATTRIBUTE: usize = 4;
 // linux/sock_diag.h, linux/inet_diag.h
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
@@ -86,7 +86,7 @@ pub(crate) fn destroy(sequence: u32, local: SocketAddr, remote: SocketAddr, cook
     framed(SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, sequence, &body)
 }
 
-fn framed(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
+pub(crate) fn framed(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
     let length = u32::try_from(HEADER + body.len()).unwrap_or(u32::MAX);
     let mut message = Vec::with_capacity(HEADER + body.len());
     message.extend(length.to_ne_bytes());
@@ -126,14 +126,14 @@ pub(crate) fn answers(mut packet: &[u8], sequence: u32) -> Vec<Result<Answer, Er
     answers
 }
 
-struct Message<'a> {
-    length: usize,
-    kind: u16,
-    sequence: u32,
-    body: &'a [u8],
+pub(crate) struct Message<'a> {
+    pub(crate) length: usize,
+    pub(crate) kind: u16,
+    pub(crate) sequence: u32,
+    pub(crate) body: &'a [u8],
 }
 
-fn split(packet: &[u8]) -> Result<Message<'_>, Error> {
+pub(crate) fn split(packet: &[u8]) -> Result<Message<'_>, Error> {
     let length = usize::try_from(u32_at(packet, 0)?).map_err(|_| Error::Malformed("bad message length"))?;
     let body = packet.get(HEADER..length).ok_or(Error::Malformed("message is longer than its packet"))?;
     Ok(Message { length, kind: u16_at(packet, 4)?, sequence: u32_at(packet, 8)?, body })
@@ -189,7 +189,7 @@ fn state_of(number: u8) -> Option<State> {
     })
 }
 
-fn attribute(mut attributes: &[u8], wanted: u16) -> Result<Option<&[u8]>, Error> {
+pub(crate) fn attribute(mut attributes: &[u8], wanted: u16) -> Result<Option<&[u8]>, Error> {
     while attributes.len() >= ATTRIBUTE {
         let length = usize::from(u16_at(attributes, 0)?);
         let value = attributes.get(ATTRIBUTE..length).ok_or(Error::Malformed("bad attribute length"))?;
@@ -212,11 +212,11 @@ fn port(bytes: &[u8], at: usize) -> Result<u16, Error> {
     array(bytes, at).map(u16::from_be_bytes)
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> Result<u16, Error> {
+pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Result<u16, Error> {
     array(bytes, at).map(u16::from_ne_bytes)
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> Result<u32, Error> {
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Result<u32, Error> {
     array(bytes, at).map(u32::from_ne_bytes)
 }
 
@@ -224,7 +224,7 @@ fn u64_at(bytes: &[u8], at: usize) -> Result<u64, Error> {
     array(bytes, at).map(u64::from_ne_bytes)
 }
 
-fn array<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], Error> {
+pub(crate) fn array<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], Error> {
     let found = bytes.get(at..at + N).and_then(|bytes| bytes.try_into().ok());
     found.ok_or(Error::Malformed("answer is too short"))
 }

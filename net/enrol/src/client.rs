@@ -41,6 +41,17 @@ struct Command {
 impl Client {
     /// Connects, trying until the timeout is over; the same timeout holds for every later call.
     pub fn connect(path: impl Into<PathBuf>, source: SourceName, timeout: Duration) -> Result<Self, Error> {
+        Self::connect_from(path, source, timeout, None)
+    }
+
+    /// As [`Client::connect`], and tells every daemon that this is the node's network namespace. One that
+    /// does not know the message is asked no second time.
+    pub fn connect_from(
+        path: impl Into<PathBuf>,
+        source: SourceName,
+        timeout: Duration,
+        node_network: Option<OwnedFd>,
+    ) -> Result<Self, Error> {
         let path = path.into();
         let deadline = Instant::now() + timeout;
         let connection = Connection::retry(&path, &source, deadline)?;
@@ -53,7 +64,9 @@ impl Client {
             pods: BTreeMap::new(),
             kept: BTreeSet::new(),
             snapshot_sent: false,
-            replay: Replay::Complete,
+            // Nothing is enrolled yet, but the namespace is to be told.
+            replay: if node_network.is_some() { Replay::Needed } else { Replay::Complete },
+            node_network,
         };
         let thread = std::thread::Builder::new()
             .name("enrol".to_owned())
@@ -156,6 +169,8 @@ struct Keeper {
     kept: BTreeSet<String>,
     snapshot_sent: bool,
     replay: Replay,
+    /// The node's network namespace, until a daemon refuses it.
+    node_network: Option<OwnedFd>,
 }
 
 /// Whether the connected daemon has been sent what was enrolled before it came.
@@ -286,6 +301,18 @@ impl Keeper {
 
     fn replay_all(&mut self) -> Result<(), Error> {
         let Some(connection) = &mut self.connection else { return Ok(()) };
+        if let Some(namespace) = &self.node_network {
+            let deadline = Instant::now() + self.timeout;
+            match connection.exchange(&Message::NodeNetwork {}, Some(namespace.as_fd()), deadline) {
+                // The session has ended with it: the next one goes without.
+                Err(error @ Error::Refused { .. }) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "daemon takes no namespace");
+                    self.node_network = None;
+                    return Err(gone());
+                }
+                other => other?,
+            }
+        }
         // One that cannot be enrolled must not keep the others out; without it the snapshot is not complete.
         let mut refused = None;
         for (pod, descriptor) in self.pods.values() {

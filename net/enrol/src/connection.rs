@@ -123,5 +123,6 @@ fn describe(message: &Message) -> String {
         Message::Keep { uid } => format!("keep {uid}"),
         Message::Delete { uid } => format!("release {uid}"),
         Message::SnapshotSent => "complete the snapshot".to_owned(),
+        Message::NodeNetwork {} => "take the node's network namespace".to_owned(),
     }
 }

@@ -97,6 +97,9 @@ pub enum Message {
     },
     /// All pods of the source have been named since its hello: the others leave.
     SnapshotSent,
+    /// With the descriptor of the node's network namespace, for a daemon that lives in another one and may
+    /// not open it. An older daemon refuses it and ends the session.
+    NodeNetwork {},
 }
 
 impl Message {
@@ -112,7 +115,7 @@ impl Message {
             Self::Hello { version, .. } if *version != PROTOCOL_VERSION => Err(Error::Message(format!(
                 "protocol version {version} is not supported, need {PROTOCOL_VERSION}"
             ))),
-            Self::Hello { .. } | Self::SnapshotSent => Ok(()),
+            Self::Hello { .. } | Self::SnapshotSent | Self::NodeNetwork {} => Ok(()),
             Self::Add(pod) => {
                 text("uid", &pod.uid, MAX_UID)?;
                 text("namespace", &pod.namespace, MAX_NAME)?;

@@ -48,6 +48,8 @@ pub enum Request {
     },
     /// What has been enrolled by this source and was not named since its hello is to be released.
     SnapshotSent,
+    /// This is the node's network namespace.
+    NodeNetwork(NetworkNamespace),
 }
 
 /// Carries requests out.
@@ -189,7 +191,7 @@ fn read(packet: Packet, source: &mut Option<SourceName>, pid: i32) -> Result<(&S
     if more.is_some() {
         return Err(Error::Message("more than one descriptor".to_owned()));
     }
-    if descriptor.is_some() && !matches!(message, Message::Add(_)) {
+    if descriptor.is_some() && !matches!(message, Message::Add(_) | Message::NodeNetwork {}) {
         return Err(Error::Message("unexpected descriptor".to_owned()));
     }
     let request = match message {
@@ -211,6 +213,10 @@ fn read(packet: Packet, source: &mut Option<SourceName>, pid: i32) -> Result<(&S
         Message::Keep { uid } => Request::Keep { uid },
         Message::Delete { uid } => Request::Delete { uid },
         Message::SnapshotSent => Request::SnapshotSent,
+        Message::NodeNetwork {} => {
+            let needed = || Error::Message("node_network needs a descriptor".to_owned());
+            Request::NodeNetwork(NetworkNamespace::new(descriptor.ok_or_else(needed)?)?)
+        }
     };
     let source =
         source.as_ref().ok_or_else(|| Error::Message("the first message must be a hello".to_owned()))?;

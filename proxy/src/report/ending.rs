@@ -71,6 +71,11 @@ fn flag(reason: Reason) -> Flag {
         | Reason::FlowTaken
         | Reason::FlowGone
         | Reason::RecordLost
+        | Reason::LinkLost
+        | Reason::LinkHandshakeForged
+        | Reason::LinkPacketForged
+        | Reason::LinkPacketHidden
+        | Reason::LinkNeighbourForged
         | Reason::SourceUnknown
         | Reason::DestinationUnknown
         | Reason::ServicePortUnknown

@@ -16,6 +16,9 @@ pub struct ConnectionView {
     socket_cookie: Option<u64>,
     direction: &'static str,
     path: &'static str,
+    /// The kind of the pods' links under a direct connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    link: Option<&'static str>,
     mutual_tls: bool,
     source: PartyView,
     destination: PartyView,
@@ -47,6 +50,7 @@ impl ConnectionView {
             socket_cookie: None,
             direction: connection.direction.as_str(),
             path: connection.path.as_str(),
+            link: None,
             mutual_tls: connection.mutual_tls,
             source: PartyView::new(&connection.source),
             destination: PartyView::new(&connection.destination),
@@ -63,6 +67,12 @@ impl ConnectionView {
     #[must_use]
     pub fn registered(self, id: u64, policy: Option<&PolicyKey>) -> Self {
         Self { id: Some(id), policy: policy.map(ToString::to_string), ..self }
+    }
+
+    /// With the kind of the links that carry it, if it is direct.
+    #[must_use]
+    pub fn with_link(self, link: Option<&'static str>) -> Self {
+        Self { link, ..self }
     }
 
     /// With the cookie of its socket, which the kernel carries.

@@ -13,6 +13,7 @@ use crate::daemon::Daemon;
 use crate::janitor::{self, Janitor};
 use crate::lab::{Lab, XDS};
 use crate::netns::Netns;
+use crate::network::Layout;
 use crate::node::Node;
 use crate::pod::Place;
 use crate::spec::{NamespaceSpec, PodSpec, ServiceSpec};
@@ -22,6 +23,7 @@ use crate::{network, report};
 #[derive(Debug)]
 pub struct Builder {
     nodes: usize,
+    layout: Layout,
     mesh: bool,
     certificate_ttl: Duration,
     drain_timeout: Duration,
@@ -46,6 +48,7 @@ impl Builder {
     fn new() -> Self {
         Self {
             nodes: 2,
+            layout: Layout::default(),
             mesh: true,
             certificate_ttl: Duration::from_hours(24),
             drain_timeout: Duration::from_secs(5),
@@ -64,6 +67,13 @@ impl Builder {
     #[must_use]
     pub fn nodes(mut self, nodes: usize) -> Self {
         self.nodes = nodes;
+        self
+    }
+
+    /// How the pods are connected to their node; by a bridge if nothing else is said.
+    #[must_use]
+    pub fn layout(mut self, layout: Layout) -> Self {
+        self.layout = layout;
         self
     }
 
@@ -188,6 +198,7 @@ fn lay_out(builder: Builder) -> Result<Lab> {
     let lab = Lab {
         nodes: nodes.collect::<Result<_>>()?,
         mesh: builder.mesh,
+        layout: builder.layout,
         pods: RwLock::default(),
         services: RwLock::default(),
         namespaces: RwLock::new(builder.namespaces),
@@ -246,7 +257,7 @@ fn node(
     let (files, bpffs) = (dir.join(&name), dir.join("bpffs"));
     std::fs::create_dir(&files)?;
     std::fs::create_dir(files.join("run"))?;
-    let netns = network::node(underlay, &format!("{prefix}-{name}"), index, builder.nodes)?;
+    let netns = network::node(underlay, &format!("{prefix}-{name}"), index, builder.nodes, builder.layout)?;
     let instance = format!("{prefix}-{name}");
     let config = files.join("ztunnel.yaml");
     let mut text = format!(

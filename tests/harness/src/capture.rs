@@ -118,6 +118,11 @@ pub enum Protocol {
 }
 
 impl Trace {
+    /// The frames as they were, in order.
+    pub fn frames(&self) -> impl Iterator<Item = &[u8]> {
+        self.frames.iter().map(Vec::as_slice)
+    }
+
     /// How many frames hold these bytes.
     pub fn holding(&self, marker: &[u8]) -> usize {
         self.frames.iter().filter(|frame| frame.windows(marker.len()).any(|window| window == marker)).count()

@@ -37,6 +37,7 @@ pub struct Lab {
     pub controller: Daemon,
     pub(crate) control: Netns,
     pub(crate) mesh: bool,
+    pub(crate) layout: network::Layout,
     pub(crate) pods: RwLock<BTreeMap<String, Pod>>,
     pub(crate) services: RwLock<BTreeMap<String, (ServiceSpec, [IpAddr; 2])>>,
     pub(crate) namespaces: RwLock<Vec<NamespaceSpec>>,
@@ -120,7 +121,7 @@ impl Lab {
             per_node[spec.node] - 1
         };
         let name = format!("{}-{}-{}", self.prefix, spec.namespace, spec.name);
-        let netns = network::pod(&node.place.netns, &name, spec.node, index)?;
+        let netns = network::pod(&node.place.netns, &name, spec.node, index, self.layout)?;
         let place = Place::new(
             self.dir(),
             &self.bin,

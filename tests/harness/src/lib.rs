@@ -49,6 +49,7 @@ pub use lab::Lab;
 pub use leaks::{Objects, files};
 pub use metrics::{Metrics, Sample};
 pub use netns::Netns;
+pub use network::Layout;
 pub use node::Node;
 pub use pod::{Family, Place, Pod, Process};
 pub use spec::{MODE_LABEL, NamespaceSpec, PodSpec, ServiceSpec};

@@ -1,5 +1,5 @@
-//! The lab's network, laid out as a CNI plugin would: per node a bridge for its pods, routes between nodes
-//! over an underlay.
+//! The lab's network, laid out as a CNI plugin would: per node a bridge for its pods, or a route to each of
+//! them ([`Layout`]); routes between nodes over an underlay.
 //!
 //! Everything lives in namespaces of the lab, so addresses are fixed and labs do not disturb each other.
 //! Duplicate-address detection is off: IPv6 addresses work at once.
@@ -20,6 +20,22 @@ const OUTSIDE_UNDERLAY: u8 = 3;
 /// A bridge's own address, set as CNI plugins set it: without one it takes its ports' lowest and changes with
 /// them, and pods that hold the old one send nowhere until their neighbour entry runs out (30 s and more).
 const BRIDGE: &str = "02:00:00:00:00:01";
+
+/// The address that pods on routed links take for their gateway; the node answers for it.
+const GATEWAY_V4: &str = "169.254.1.1";
+const GATEWAY_V6: &str = "fe80::1";
+
+/// How a node's pods are connected to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Layout {
+    /// All to one bridge.
+    #[default]
+    Bridge,
+    /// Each by a link and a route of its own, with reverse-path filtering.
+    Routed,
+    /// The same, for IPv4 only.
+    RoutedIpv4,
+}
 
 /// A node's address on the underlay.
 pub fn node_v4(node: usize) -> Ipv4Addr {
@@ -118,14 +134,21 @@ pub(crate) fn outside(underlay: &Netns, name: &str, nodes: usize) -> Result<Netn
 }
 
 /// A node: its underlay address, its pods' bridge, its routes to the other nodes' pods and to the outside.
-pub(crate) fn node(underlay: &Netns, name: &str, node: usize, nodes: usize) -> Result<Netns> {
+pub(crate) fn node(underlay: &Netns, name: &str, node: usize, nodes: usize, layout: Layout) -> Result<Netns> {
     let netns = namespace(name, true)?;
     plug(underlay, &netns, &format!("node{node}"), 10 + octet(node))?;
+    let gateway = gateway_v4(node);
+    netns.ip(&match layout {
+        Layout::Bridge => format!(
+            "link add cni0 address {BRIDGE} type bridge\naddr add {gateway}/24 dev cni0\naddr add \
+             fd00:10:{node:x}::1/64 dev cni0 nodad\nlink set cni0 up\n"
+        ),
+        Layout::Routed | Layout::RoutedIpv4 => {
+            format!("addr add {gateway}/32 dev lo\naddr add fd00:10:{node:x}::1/128 dev lo nodad\n")
+        }
+    })?;
     netns.ip(&format!(
-        "link add cni0 address {BRIDGE} type bridge\naddr add {}/24 dev cni0\naddr add \
-         fd00:10:{node:x}::1/64 dev cni0 nodad\nlink set cni0 up\nroute add 203.0.113.0/24 via \
-         172.16.0.{OUTSIDE_UNDERLAY}\nroute add 2001:db8:113::/64 via {}\n",
-        gateway_v4(node),
+        "route add 203.0.113.0/24 via 172.16.0.{OUTSIDE_UNDERLAY}\nroute add 2001:db8:113::/64 via {}\n",
         underlay_v6(OUTSIDE_UNDERLAY)
     ))?;
     for other in (0..nodes).filter(|other| *other != node) {
@@ -142,18 +165,42 @@ fn routes_to_pods(node: usize) -> String {
     )
 }
 
-/// A pod's namespace, plugged into its node's bridge.
-pub(crate) fn pod(node_netns: &Netns, name: &str, node: usize, index: usize) -> Result<Netns> {
+/// A pod's namespace, connected to its node.
+pub(crate) fn pod(
+    node_netns: &Netns,
+    name: &str,
+    node: usize,
+    index: usize,
+    layout: Layout,
+) -> Result<Netns> {
     let netns = namespace(name, false)?;
     let port = format!("pod{index}");
+    let (v4, v6) = (pod_v4(node, index), pod_v6(node, index));
     netns.ip(&format!("link add eth0 type veth peer name {port} netns {}\n", node_netns.name()))?;
-    node_netns.ip(&format!("link set {port} master cni0\nlink set {port} up\n"))?;
+    if layout == Layout::Bridge {
+        node_netns.ip(&format!("link set {port} master cni0\nlink set {port} up\n"))?;
+        netns.ip(&format!(
+            "addr add {v4}/24 dev eth0\naddr add {v6}/64 dev eth0 nodad\nlink set eth0 up\n\
+             route add default via {}\nroute add default via fd00:10:{node:x}::1\n",
+            gateway_v4(node)
+        ))?;
+        return Ok(netns);
+    }
+    node_netns.ip(&format!("link set {port} up\nroute add {v4}/32 dev {port}\n"))?;
+    node_netns.sysctl(&[
+        (&format!("ipv4/conf/{port}/rp_filter"), "1"),
+        (&format!("ipv4/conf/{port}/proxy_arp"), "1"),
+    ])?;
     netns.ip(&format!(
-        "addr add {}/24 dev eth0\naddr add {}/64 dev eth0 nodad\nlink set eth0 up\n\
-         route add default via {}\nroute add default via fd00:10:{node:x}::1\n",
-        pod_v4(node, index),
-        pod_v6(node, index),
-        gateway_v4(node)
+        "addr add {v4}/32 dev eth0\nlink set eth0 up\nroute add {GATEWAY_V4} dev eth0 scope link\n\
+         route add default via {GATEWAY_V4}\n"
     ))?;
+    if layout == Layout::Routed {
+        node_netns
+            .ip(&format!("addr add {GATEWAY_V6}/64 dev {port} nodad\nroute add {v6}/128 dev {port}\n"))?;
+        netns.ip(&format!(
+            "addr add {v6}/128 dev eth0 nodad\nroute add default via {GATEWAY_V6} dev eth0\n"
+        ))?;
+    }
     Ok(netns)
 }

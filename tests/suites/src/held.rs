@@ -7,7 +7,7 @@ use ambit_harness::{Node, Objects, eventually};
 use anyhow::{Context, Result, ensure};
 
 /// The maps that have an entry for a connection while it is open, or being made.
-const PER_CONNECTION: [&str; 2] = ["FLOWS", "HANDOFFS"];
+const PER_CONNECTION: [&str; 3] = ["FLOWS", "LINK_FLOWS", "HANDOFFS"];
 
 /// Counts that are the same again once every connection is closed.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,6 +8,7 @@ pub mod churn;
 pub mod endpoints;
 pub mod every_path;
 pub mod feed;
+pub mod forge;
 pub mod hbone;
 mod held;
 pub mod kubernetes;

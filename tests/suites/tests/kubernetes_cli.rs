@@ -202,7 +202,7 @@ fn failures(mesh: &Mesh, table: &mut Rows) {
         within(DEADLINE, "that and nothing else", || {
             let said = ambit(mesh, &["check"])?.failed()?;
             ensure!(said.contains("AuthorizationPolicy shop/bad: Invalid: "), "{said}");
-            ensure!(said.contains("failed  objects") && said.contains("1 of 8 checks failed"), "{said}");
+            ensure!(said.contains("failed  objects") && said.contains("1 of 9 checks failed"), "{said}");
             Ok(())
         })?;
         mesh.kubectl(&["-n", "shop", "delete", "authorizationpolicies.security.istio.io", "bad"])?;

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 
 use super::counted::Counted;
 use super::names::Names;
+use crate::links::Links;
 use crate::pods::Pods;
 
 /// A connection's client and server address.
@@ -26,6 +27,7 @@ pub(super) struct Context {
     pub(super) pods: Arc<Pods>,
     pub(super) proxy: Arc<Proxy>,
     pub(super) names: Names,
+    pub(super) links: Arc<Links>,
     /// Connections that were closed by this daemon, when and why: their records say only that they were
     /// reset.
     pub(super) cut: Mutex<HashMap<FlowKey, (Instant, Ending)>>,

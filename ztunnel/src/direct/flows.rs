@@ -66,7 +66,11 @@ fn check(context: &Context, mesh: &Mesh, destination: &WorkloadUid, flow: &Flow)
             // An earlier daemon let it pass, and its pod has left since.
             let unknown = || Denial::SourceUnknown(WorkloadUid("".into()));
             let source = flow.source.and_then(|number| context.names.workload(number));
-            may_stay(mesh, &*source.ok_or_else(unknown)?, destination, flow.client, flow.server)
+            let source = source.ok_or_else(unknown)?;
+            if context.links.forbid(&source.uid, destination) {
+                return Err(Refusal::Links);
+            }
+            may_stay(mesh, &source, destination, flow.client, flow.server)
         }
         _ => Ok(native::check(mesh, destination, flow.client, flow.server)?),
     }
@@ -78,11 +82,12 @@ fn ending_of(refusal: &Refusal) -> Ending {
         Refusal::Denied(denial) => ending::denied(denial),
         Refusal::Disabled(_) | Refusal::NotCacheable => ended(Reason::DirectDisabled),
         Refusal::TlsDemanded(_) => ended(Reason::TlsDemanded),
+        Refusal::Links => ended(Reason::LinkLost),
     }
 }
 
-/// Closes the server's socket, which resets the client's; where there is none yet, or it cannot be reached,
-/// the client's.
+/// Closes the server's socket, which resets the client's; where there is none yet, it cannot be reached, or
+/// its reset may not arrive, the client's.
 fn cut(context: &Context, destination: &WorkloadUid, flow: &Flow, ending: Ending) -> Result<(), Failed> {
     let source = || context.pods.get(&context.names.uid(flow.source?)?);
     let server = context.pods.get(destination).zip(flow.server_cookie);
@@ -94,16 +99,17 @@ fn cut(context: &Context, destination: &WorkloadUid, flow: &Flow, ending: Ending
         reason = ending.reason.name(),
         "connection no longer allowed"
     );
+    let links_lost = ending.reason == Reason::LinkLost;
     let key = (flow.client, flow.server);
     context.cut.lock().insert(key, (Instant::now(), ending));
     let ends = [
         server.map(|(pod, cookie)| (pod, flow.server, flow.client, cookie)),
         client.map(|(pod, cookie)| (pod, flow.client, flow.server, cookie)),
     ];
-    let mut outcome = Ok(());
+    let (mut outcome, mut closed) = (Ok(()), false);
     for (pod, local, remote, cookie) in ends.into_iter().flatten() {
         match pod.with_diag(|diag| diag.destroy(local, remote, cookie)) {
-            Ok(true) => return Ok(()),
+            Ok(true) => closed = true,
             Ok(false) => {}
             Err(error) => {
                 let (uid, error) = (&pod.workload.uid, chain(&error));
@@ -111,6 +117,13 @@ fn cut(context: &Context, destination: &WorkloadUid, flow: &Flow, ending: Ending
                 outcome = Err(Failed);
             }
         }
+        // Where a link is lost, the reset may not arrive.
+        if closed && !links_lost {
+            break;
+        }
+    }
+    if closed {
+        return Ok(());
     }
     // It has just ended by itself, or its pod's namespace is not here yet: then it is rechecked when the pod
     // is added again.
@@ -128,13 +141,15 @@ pub(super) fn list(context: &Context) -> Vec<ConnectionView> {
     let mut views = Vec::new();
     for (flow, carried) in with_bytes(context) {
         let seconds = Duration::from_nanos(now.saturating_sub(flow.opened)).as_secs_f64();
+        let link = || context.links.kind(&context.names.uid(flow.destination)?);
+        let link = if flow.path == Path::Direct { link() } else { None };
         for info in Observation::from(&flow).reports(&mesh, &context.names) {
             let cookie = match info.direction {
                 Direction::Outbound => flow.client_cookie,
                 Direction::Inbound => flow.server_cookie,
             };
             let view = ConnectionView::new(&info, carried.unwrap_or_default(), seconds);
-            views.push(view.with_socket(cookie));
+            views.push(view.with_socket(cookie).with_link(link));
         }
     }
     views

@@ -33,7 +33,7 @@ impl Handler for Daemon {
                 }
                 _ => _ = owners.remove(&uid),
             },
-            Request::Keep { .. } | Request::Hello | Request::SnapshotSent => {}
+            Request::Keep { .. } | Request::Hello | Request::SnapshotSent | Request::NodeNetwork(_) => {}
         }
         Ok(())
     }

@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use ambit_loader::{
-    Dataplane, KernelReason, Listeners, NetnsCookie, Settings, WorkloadNumber, detach, netns_cookie,
+    Dataplane, KernelReason, LinkKind, Listeners, NetnsCookie, PodLink, Settings, WorkloadNumber, detach,
+    netns_cookie,
 };
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -166,6 +167,8 @@ impl Namespace {
     pub(crate) fn enrol(&self, dataplane: &Dataplane) -> Daemon {
         let uid = format!("Kubernetes//Pod/test/{}", self.cookie);
         let number = dataplane.enrol(self.as_fd(), self.cookie, &uid).expect("the pod is enrolled");
+        let trusted = PodLink { kind: LinkKind::Trusted, interface: 0, pod: [0; 6], bridge: None };
+        dataplane.set_link(number, Some(&trusted)).expect("the link is set");
         let daemon = Daemon {
             number,
             outbound_v4: self.listen("127.0.0.1"),

@@ -110,6 +110,11 @@ fn programs_of_another_build_are_replaced_in_place() {
     let settings = lab.last().clone();
     let pod = Pod::new();
     let daemon = pod.enrol(&first);
+    let interface = pod.outside.run(|| nix::net::if_::if_nametoindex("pod0").expect("an index"));
+    let attach = |dataplane: &Dataplane| {
+        pod.outside.run(|| dataplane.attach_link(interface).expect("attached"));
+    };
+    attach(&first);
     drop(first);
     let before = InKernel::of(&settings);
     // As if another build had attached them: links have the object's hash in their names.
@@ -122,6 +127,7 @@ fn programs_of_another_build_are_replaced_in_place() {
     }
     let second = Dataplane::open(&settings).expect("the instance opens");
     second.enrol(pod.as_fd(), pod.cookie, "pod").expect("enrolled");
+    attach(&second);
     let after = InKernel::of(&settings);
     assert_eq!(before.links, after.links, "the links stay attached");
     assert!(before.programs.is_disjoint(&after.programs), "the programs are new");

@@ -15,5 +15,6 @@ mod lifecycle;
 mod log;
 mod neighbours;
 mod outbound;
+mod shared_links;
 mod system;
 mod unusual;

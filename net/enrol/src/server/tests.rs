@@ -35,6 +35,7 @@ impl Handler for Recorder {
             Request::Keep { uid } => format!("keep {uid}"),
             Request::Delete { uid } => format!("delete {uid}"),
             Request::SnapshotSent => "snapshot".to_owned(),
+            Request::NodeNetwork(_) => "node network".to_owned(),
         };
         self.0.lock().unwrap().push(format!("{source}: {line}"));
         Ok(())
