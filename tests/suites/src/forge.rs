@@ -13,13 +13,13 @@ use nix::sys::socket::{
 /// An Ethernet address.
 pub type Hardware = [u8; 6];
 
-pub const BROADCAST: Hardware = [0xff; 6];
-
-pub const FIN: u8 = 1;
 pub const SYN: u8 = 2;
-pub const RST: u8 = 4;
 pub const PSH: u8 = 8;
 pub const ACK: u8 = 16;
+
+/// A TCP header and a little more: the kernel refuses a shorter one over IPv6.
+const OFFSET: u16 = 24;
+const FIRST_FRAGMENT: usize = OFFSET as usize;
 
 /// Sends frames out of a pod's `eth0`, as `CAP_NET_RAW` allows.
 #[derive(Debug)]
@@ -158,8 +158,9 @@ fn ipv4(from: [u8; 4], to: [u8; 4], tcp: &[u8], disguise: Disguise) -> Vec<Vec<u
     match disguise {
         Disguise::Plain | Disguise::Vlan => vec![packet(&[], 0x4000, tcp)],
         Disguise::Options => vec![packet(&[1, 1, 1, 1], 0x4000, tcp)],
-        // The first has half a TCP header.
-        Disguise::Fragments => vec![packet(&[], 0x2000, &tcp[..8]), packet(&[], 1, &tcp[8..])],
+        Disguise::Fragments => {
+            vec![packet(&[], 0x2000, &tcp[..FIRST_FRAGMENT]), packet(&[], OFFSET / 8, &tcp[FIRST_FRAGMENT..])]
+        }
     }
 }
 
@@ -182,7 +183,9 @@ fn ipv6(from: [u8; 16], to: [u8; 16], tcp: &[u8], disguise: Disguise) -> Vec<Vec
         Disguise::Plain | Disguise::Vlan => vec![packet(6, tcp)],
         // Destination options: one that pads.
         Disguise::Options => vec![packet(60, &[&[6, 0, 1, 4, 0, 0, 0, 0], tcp].concat())],
-        Disguise::Fragments => vec![fragment(1, &tcp[..8]), fragment(8, &tcp[8..])],
+        Disguise::Fragments => {
+            vec![fragment(1, &tcp[..FIRST_FRAGMENT]), fragment(OFFSET, &tcp[FIRST_FRAGMENT..])]
+        }
     }
 }
 
