@@ -12,6 +12,7 @@ fn messages_serialize_as_documented() {
         (Message::Keep { uid: "u".into() }, r#"{"keep":{"uid":"u"}}"#),
         (Message::Delete { uid: "u".into() }, r#"{"delete":{"uid":"u"}}"#),
         (Message::SnapshotSent, r#""snapshot_sent""#),
+        (Message::NodeNetwork {}, r#"{"node_network":{}}"#),
     ];
     for (message, json) in rows {
         assert_eq!(serde_json::to_string(&message).unwrap(), json);

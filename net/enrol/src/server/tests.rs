@@ -179,6 +179,36 @@ fn requests_reach_the_handler_and_are_answered() {
     assert_eq!(mode & 0o777, 0o600);
 }
 
+/// A daemon that does not take the node's network namespace.
+struct Older(Arc<Recorder>);
+
+impl Handler for Older {
+    async fn handle(&self, source: &SourceName, request: Request) -> Result<(), String> {
+        match request {
+            Request::NodeNetwork(_) => Err("unknown".to_owned()),
+            request => self.0.handle(source, request).await,
+        }
+    }
+}
+
+#[test]
+fn node_network_is_told_first_and_a_daemon_that_refuses_it_gets_the_rest() {
+    let mut daemon = Daemon::start();
+    let node = || Some(daemon.namespace.try_clone().unwrap().into());
+    let client = Client::connect_from(daemon.path(), "test".parse().unwrap(), TIMEOUT, node()).unwrap();
+    client.add(&pod("web"), daemon.namespace.as_fd()).unwrap();
+    let expected = ["test: hello", "test: node network", "test: add c//Pod/shop/web"];
+    assert_eq!(daemon.recorder.seen(), expected);
+    daemon.stop();
+    let runtime = Runtime::new().unwrap();
+    let server = runtime.block_on(async { Server::bind(&daemon.path()) }).unwrap();
+    runtime.spawn(serve(server, Arc::new(Older(daemon.recorder.clone()))));
+    client.keep("c//Pod/shop/cart").unwrap();
+    let seen = daemon.recorder.seen();
+    let expected = ["test: hello", "test: add c//Pod/shop/web", "test: keep c//Pod/shop/cart"];
+    assert_eq!(seen[seen.len() - 3..], expected.map(str::to_owned), "{seen:?}");
+}
+
 #[test]
 fn restarted_daemon_gets_everything_again() {
     let mut daemon = Daemon::start();
