@@ -144,7 +144,10 @@ pub(crate) fn node(underlay: &Netns, name: &str, node: usize, nodes: usize, layo
              fd00:10:{node:x}::1/64 dev cni0 nodad\nlink set cni0 up\n"
         ),
         Layout::Routed | Layout::RoutedIpv4 => {
-            format!("addr add {gateway}/32 dev lo\naddr add fd00:10:{node:x}::1/128 dev lo nodad\n")
+            format!(
+                "addr add {gateway}/32 dev lo\naddr add {GATEWAY_V4}/32 dev lo\naddr add \
+                 fd00:10:{node:x}::1/128 dev lo nodad\n"
+            )
         }
     })?;
     netns.ip(&format!(
@@ -187,10 +190,7 @@ pub(crate) fn pod(
         return Ok(netns);
     }
     node_netns.ip(&format!("link set {port} up\nroute add {v4}/32 dev {port}\n"))?;
-    node_netns.sysctl(&[
-        (&format!("ipv4/conf/{port}/rp_filter"), "1"),
-        (&format!("ipv4/conf/{port}/proxy_arp"), "1"),
-    ])?;
+    node_netns.sysctl(&[(&format!("ipv4/conf/{port}/rp_filter"), "1")])?;
     netns.ip(&format!(
         "addr add {v4}/32 dev eth0\nlink set eth0 up\nroute add {GATEWAY_V4} dev eth0 scope link\n\
          route add default via {GATEWAY_V4}\n"

@@ -74,10 +74,6 @@ impl World {
         Ok(Self { lab, client, server, dying, neighbour, layout, mesh, _servers: servers })
     }
 
-    fn families(&self) -> &'static [Family] {
-        if self.layout == Layout::RoutedIpv4 { &[Family::V4] } else { &Family::BOTH }
-    }
-
     fn at(&self, pod: &Pod, family: Family) -> SocketAddr {
         SocketAddr::new(pod.ip(family), APP)
     }
@@ -469,49 +465,5 @@ fn neighbour_on_the_bridge_reads_nothing_and_is_nobody() -> Result<()> {
         link_kinds(&world, "unknown", 1.0)
     });
     table.finish();
-    world.lab.finish()
-}
-
-/// The node routes between the pods: they share no link. IPv6 has no reverse-path filter, so with it the
-/// links count as shared.
-#[test]
-fn neighbour_on_a_routed_link_reads_nothing_and_is_nobody() -> Result<()> {
-    for (layout, kind) in [(Layout::RoutedIpv4, "isolated"), (Layout::Routed, "shared")] {
-        let world = World::new(layout, true)?;
-        let mut table = Rows::new();
-        table.row(&format!("{layout:?}: the links are {kind}"), || link_kinds(&world, kind, 3.0));
-        for family in world.families() {
-            table.row(&format!("{layout:?}: open connections are listed, {family:?}"), || {
-                listed(&world, *family, kind)
-            });
-            table.row(&format!("{layout:?}: a spoofing neighbour reads nothing, {family:?}"), || {
-                let spoofed = eavesdrop(&world, *family, false)?;
-                ensure!(spoofed.frames_with_payload == 0 && spoofed.conversations > 0, "{spoofed:?}");
-                Ok(())
-            });
-            for victim in [Victim::Server, Victim::Client] {
-                table.row(&format!("{layout:?}: forged data is dropped, {family:?} {victim:?}"), || {
-                    ensure!(!inject(&world, *family, victim, Disguise::Plain)?, "it is taken");
-                    Ok(())
-                });
-            }
-        }
-        table.row(&format!("{layout:?}: a dead pod's heir reads nothing"), || {
-            let frames = inherit_address(&world)?;
-            ensure!(frames == 0, "{frames} frames");
-            Ok(())
-        });
-        table.finish();
-        world.lab.finish()?;
-    }
-    Ok(())
-}
-
-/// What the rows above rest on: without the programs, forged IPv6 passes the node's routes.
-#[test]
-fn forged_ipv6_passes_routed_links_without_a_mesh() -> Result<()> {
-    let world = World::new(Layout::Routed, false)?;
-    ensure!(inject(&world, Family::V6, Victim::Server, Disguise::Plain)?, "it does not");
-    ensure!(!inject(&world, Family::V4, Victim::Server, Disguise::Plain)?, "the reverse path is not checked");
     world.lab.finish()
 }
