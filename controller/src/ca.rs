@@ -47,6 +47,8 @@ pub(crate) enum Error {
     Expired,
     #[error("failed to use the CA's certificates and keys: {0}")]
     Material(String),
+    #[error("failed to sign a certificate for {subject}: the CA's certificate has expired")]
+    SignerExpired { subject: String },
     #[error("failed to create a certificate for {subject}")]
     Make { subject: String, source: rcgen::Error },
     #[error("failed to read random numbers")]
@@ -77,6 +79,13 @@ pub(crate) struct Signing {
     pub(crate) serving: Arc<Authority>,
 }
 
+impl Signing {
+    /// The one for the controller's own server; when it has expired, the one for workloads.
+    pub(crate) fn serving_at(&self, now: SystemTime) -> &Arc<Authority> {
+        if now < self.serving.not_after { &self.serving } else { &self.workloads }
+    }
+}
+
 /// Follows the authorities that sign.
 pub(crate) type Authorities = watch::Receiver<Signing>;
 
@@ -97,7 +106,9 @@ pub(crate) struct Serving {
     /// Leaf first, root last.
     pub(crate) chain: Vec<CertificateDer<'static>>,
     pub(crate) key: PrivateKeyDer<'static>,
-    /// When it is to be renewed.
+    /// When it expires.
+    pub(crate) not_after: SystemTime,
+    /// When it is to be renewed: half-way from its creation.
     pub(crate) renew_at: SystemTime,
 }
 
@@ -157,6 +168,11 @@ impl Authority {
         self.above.last().map_or("", String::as_str)
     }
 
+    /// When the first of the certificates up to the root expires; nothing is signed after that.
+    pub(crate) fn not_after(&self) -> SystemTime {
+        self.not_after
+    }
+
     /// When the root expires.
     pub(crate) fn root_not_after(&self) -> SystemTime {
         self.root_not_after
@@ -201,7 +217,9 @@ impl Authority {
         }
         let key = PrivateKeyDer::try_from(key.serialize_der())
             .map_err(|reason| Error::Damaged(format!("failed to parse a new key: {reason}")))?;
-        Ok(Serving { chain, key, renew_at: now + SERVING_LIFETIME / 2 })
+        let not_after = (now + SERVING_LIFETIME).min(self.not_after);
+        let renew_at = now + not_after.duration_since(now).unwrap_or_default() / 2;
+        Ok(Serving { chain, key, not_after, renew_at })
     }
 
     fn leaf(
@@ -213,6 +231,9 @@ impl Authority {
         lifetime: Duration,
         now: SystemTime,
     ) -> Result<Certificate, Error> {
+        if self.not_after <= now {
+            return Err(Error::SignerExpired { subject: subject.to_owned() });
+        }
         let mut params = CertificateParams::default();
         params.distinguished_name = distinguished_name;
         params.subject_alt_names = vec![san];

@@ -1,5 +1,5 @@
-//! The controller's own TLS certificate: created at the start, renewed at half of its lifetime and when the
-//! signing authority changes; in memory only.
+//! The controller's own TLS certificate: created at the start, renewed at half of what it lasts and when the
+//! signing authority changes or expires; in memory only.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -12,10 +12,12 @@ use rustls::crypto::CryptoProvider;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-use crate::ca::{self, Authorities, Authority};
+use crate::ca::{self, Authorities, Authority, Serving};
 
 /// The longest sleep: the wall clock may jump.
 const MAX_SLEEP: Duration = Duration::from_mins(1);
+/// The shortest: a CA about to expire signs for seconds.
+const MIN_SLEEP: Duration = Duration::from_secs(1);
 
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
@@ -33,21 +35,29 @@ pub(crate) struct Certificate {
     server_name: String,
     provider: Arc<CryptoProvider>,
     current: ArcSwap<CertifiedKey>,
-    /// The authority that signed the current one, and when it is to be renewed.
-    signed: Mutex<(Arc<Authority>, SystemTime)>,
+    signed: Mutex<Signed>,
+}
+
+/// Who signed the current certificate, and its times.
+#[derive(Clone, Debug)]
+struct Signed {
+    authority: Arc<Authority>,
+    not_after: SystemTime,
+    renew_at: SystemTime,
 }
 
 impl Certificate {
     pub(crate) fn new(authorities: Authorities, server_name: &str) -> Result<Arc<Self>, Error> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let authority = authorities.borrow().serving.clone();
-        let (key, renew_at) = make(&authority, server_name, &provider)?;
+        let now = SystemTime::now();
+        let authority = authorities.borrow().serving_at(now).clone();
+        let (key, signed) = make(authority, server_name, &provider, now)?;
         Ok(Arc::new(Self {
             authorities,
             server_name: server_name.to_owned(),
             provider,
             current: ArcSwap::from_pointee(key),
-            signed: Mutex::new((authority, renew_at)),
+            signed: Mutex::new(signed),
         }))
     }
 
@@ -61,12 +71,18 @@ impl Certificate {
         Ok(Arc::new(config))
     }
 
+    /// When the current one expires.
+    pub(crate) fn not_after(&self) -> SystemTime {
+        self.signed.lock().not_after
+    }
+
     /// Renews for as long as it is polled.
     pub(crate) async fn keep(&self) {
         let mut authorities = self.authorities.clone();
         loop {
+            let left = self.signed.lock().renew_at.duration_since(SystemTime::now()).unwrap_or_default();
             tokio::select! {
-                () = tokio::time::sleep(MAX_SLEEP) => {}
+                () = tokio::time::sleep(left.clamp(MIN_SLEEP, MAX_SLEEP)) => {}
                 Ok(()) = authorities.changed() => {}
             }
             if let Err(error) = self.renew(SystemTime::now()) {
@@ -77,29 +93,30 @@ impl Certificate {
 
     /// Creates the next one if it is due.
     fn renew(&self, now: SystemTime) -> Result<(), Error> {
-        let authority = self.authorities.borrow().serving.clone();
+        let authority = self.authorities.borrow().serving_at(now).clone();
         {
             let signed = self.signed.lock();
-            if Arc::ptr_eq(&signed.0, &authority) && now < signed.1 {
+            if Arc::ptr_eq(&signed.authority, &authority) && now < signed.renew_at {
                 return Ok(());
             }
         }
-        let (key, renew_at) = make(&authority, &self.server_name, &self.provider)?;
+        let (key, signed) = make(authority, &self.server_name, &self.provider, now)?;
         self.current.store(Arc::new(key));
-        *self.signed.lock() = (authority, renew_at);
+        *self.signed.lock() = signed;
         tracing::info!("controller certificate renewed");
         Ok(())
     }
 }
 
 fn make(
-    authority: &Authority,
+    authority: Arc<Authority>,
     server_name: &str,
     provider: &CryptoProvider,
-) -> Result<(CertifiedKey, SystemTime), Error> {
-    let serving = authority.serving(server_name, SystemTime::now())?;
-    let key = provider.key_provider.load_private_key(serving.key)?;
-    Ok((CertifiedKey::new(serving.chain, key), serving.renew_at))
+    now: SystemTime,
+) -> Result<(CertifiedKey, Signed), Error> {
+    let Serving { chain, key, not_after, renew_at } = authority.serving(server_name, now)?;
+    let key = provider.key_provider.load_private_key(key)?;
+    Ok((CertifiedKey::new(chain, key), Signed { authority, not_after, renew_at }))
 }
 
 impl ResolvesServerCert for Certificate {

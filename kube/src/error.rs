@@ -4,6 +4,8 @@ use std::error::Error;
 
 use kube::core::Status;
 
+use crate::retry::RequestError;
+
 /// An error and its causes on one line. What the API server answered is given in its own words: the client's
 /// error prints the whole answer.
 pub fn chain(error: &(dyn Error + 'static)) -> String {
@@ -12,14 +14,22 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
 
 /// The next cause. What the API server answered has none: its source is the same answer again.
 fn cause_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
-    match error.downcast_ref() {
+    match of_client(error) {
         Some(kube::Error::Api(_)) => None,
         _ => error.source(),
     }
 }
 
+/// The client's error, also where it is that of a request with a deadline.
+fn of_client<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a kube::Error> {
+    match error.downcast_ref() {
+        Some(RequestError::Api(error)) => Some(error),
+        _ => error.downcast_ref(),
+    }
+}
+
 fn message(error: &(dyn Error + 'static)) -> String {
-    let status = match error.downcast_ref() {
+    let status = match of_client(error) {
         Some(kube::Error::Api(status)) => Some(&**status),
         _ => error.downcast_ref::<Status>(),
     };
@@ -65,6 +75,7 @@ mod tests {
         let error = Read("pod shop/web", api(403, "pods is forbidden"));
         assert_eq!(chain(&error), "failed to read pod shop/web: pods is forbidden");
         assert_eq!(chain(&api(404, "not found")), "not found");
+        assert_eq!(chain(&RequestError::Api(api(403, "pods is forbidden"))), "pods is forbidden");
         let without_message = chain(&api(500, ""));
         assert!(!without_message.is_empty() && !without_message.ends_with(": "), "{without_message}");
     }

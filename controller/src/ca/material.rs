@@ -17,7 +17,7 @@ use webpki::{ALL_VERIFICATION_ALGS, EndEntityCert, KeyUsage};
 use super::{Authority, Error, LARGEST_BACKDATING, authority_params, end, new_root};
 
 /// The lifetime of an intermediate. A new one is created when a third of it is left.
-const INTERMEDIATE_LIFETIME: Duration = Duration::from_hours(365 * 24);
+pub(super) const INTERMEDIATE_LIFETIME: Duration = Duration::from_hours(365 * 24);
 
 /// One CA. All texts are PEM.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,16 +83,46 @@ impl Material {
 
     /// The same with a new intermediate, if the present one is due for renewal.
     pub(crate) fn renewed(&self, trust_domain: &TrustDomain, now: SystemTime) -> Result<Option<Self>, Error> {
-        if self.root_key.is_none() || now < self.renewal()? {
+        if self.renewal()?.is_none_or(|due| now < due) || self.root_end()? <= now {
             return Ok(None);
         }
         let (chain, key) = self.intermediate(trust_domain, now)?;
         Ok(Some(Self { chain, key, ..self.clone() }))
     }
 
-    /// When the next intermediate is due.
-    pub(crate) fn renewal(&self) -> Result<SystemTime, Error> {
-        Ok(self.not_after()? - INTERMEDIATE_LIFETIME / 3)
+    /// When the next intermediate is due. Never without the root's key, nor when the root ends with the
+    /// present one: another would end at the same time.
+    pub(crate) fn renewal(&self) -> Result<Option<SystemTime>, Error> {
+        let chain_end = first_end(&certificates("cert-chain.pem", &self.chain)?)?;
+        let chain_end =
+            chain_end.filter(|end| self.root_key.is_some() && self.root_end().is_ok_and(|root| *end < root));
+        Ok(chain_end.map(|end| end - INTERMEDIATE_LIFETIME / 3))
+    }
+
+    /// When another root is due: while the present one still lasts for an intermediate's lifetime. Only for a
+    /// root that was created here.
+    pub(crate) fn root_renewal(&self) -> Result<Option<SystemTime>, Error> {
+        Ok(if self.root_key.is_some() { Some(self.root_end()? - INTERMEDIATE_LIFETIME) } else { None })
+    }
+
+    /// When it can no longer sign: when the first certificate below the roots or the last of the roots
+    /// expires.
+    pub(crate) fn not_after(&self) -> Result<SystemTime, Error> {
+        let chain_end = first_end(&certificates("cert-chain.pem", &self.chain)?)?;
+        let root_end = self.root_end()?;
+        Ok(chain_end.map_or(root_end, |chain_end| chain_end.min(root_end)))
+    }
+
+    /// When the last of its roots expires.
+    fn root_end(&self) -> Result<SystemTime, Error> {
+        let ends = ends(&certificates("root-cert.pem", &self.roots)?)?;
+        ends.into_iter().max().ok_or_else(|| missing("root-cert.pem"))
+    }
+
+    /// How many of its roots have expired. They vouch for nothing, and do no harm.
+    pub(crate) fn expired_roots(&self, now: SystemTime) -> usize {
+        let ends = certificates("root-cert.pem", &self.roots).and_then(|roots| ends(&roots));
+        ends.unwrap_or_default().into_iter().filter(|end| *end <= now).count()
     }
 
     /// Its roots, one PEM block each.
@@ -117,7 +147,14 @@ impl Material {
         let wrong = |what: &str| Error::Material(what.to_owned());
         let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).map_err(|_| wrong("no private key"))?;
         let key = KeyPair::try_from(&key).map_err(|_| wrong("failed to parse the private key"))?;
-        let roots = certificates("root-cert.pem", &self.roots)?;
+        let mut roots = certificates("root-cert.pem", &self.roots)?;
+        // Verifying does not compare a root's end with the time: an expired one must not be found.
+        roots.retain(|root| {
+            ends(std::slice::from_ref(root)).is_ok_and(|ends| ends.iter().all(|end| now < *end))
+        });
+        if roots.is_empty() {
+            return Err(wrong("every root has expired or cannot be parsed"));
+        }
         let chain = certificates("cert-chain.pem", &self.chain)?;
         let issuer = chain.first().or(roots.first()).ok_or_else(|| wrong("no certificate"))?;
         let (_, parsed) = x509_parser::parse_x509_certificate(issuer)
@@ -139,13 +176,6 @@ impl Material {
         let chain_end = first_end(&chain)?.unwrap_or(authority.root_not_after);
         authority.not_after = chain_end.min(authority.root_not_after);
         Ok(authority)
-    }
-
-    /// When the first of its certificates expires.
-    fn not_after(&self) -> Result<SystemTime, Error> {
-        let mut all = certificates("root-cert.pem", &self.roots)?;
-        all.extend(certificates("cert-chain.pem", &self.chain)?);
-        first_end(&all)?.ok_or_else(|| missing("root-cert.pem"))
     }
 
     /// A new intermediate under the root, and its key.
@@ -214,13 +244,15 @@ fn certificates(what: &str, text: &str) -> Result<Vec<CertificateDer<'static>>, 
 
 /// When the first of them expires.
 fn first_end(certificates: &[CertificateDer<'_>]) -> Result<Option<SystemTime>, Error> {
-    let mut first = None;
-    for der in certificates {
-        let parsed = x509_parser::parse_x509_certificate(der);
-        let (_, parsed) = parsed.map_err(|_| missing("a certificate"))?;
-        first = Some(first.map_or(end(&parsed), |first: SystemTime| first.min(end(&parsed))));
-    }
-    Ok(first)
+    Ok(ends(certificates)?.into_iter().min())
+}
+
+/// When each of them expires.
+fn ends(certificates: &[CertificateDer<'_>]) -> Result<Vec<SystemTime>, Error> {
+    let parsed = certificates.iter().map(|der| x509_parser::parse_x509_certificate(der));
+    parsed
+        .map(|parsed| parsed.map(|(_, parsed)| end(&parsed)).map_err(|_| missing("a certificate")))
+        .collect()
 }
 
 fn pem(certificates: &[CertificateDer<'_>]) -> String {

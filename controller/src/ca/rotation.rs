@@ -6,6 +6,10 @@
 //! 2. The old one stays in the bundle until the last certificate that it signed has expired; until then it
 //!    also signs the controller's own server certificate, which daemons with an old bundle accept too.
 //!
+//! A CA that can no longer sign is replaced at once ([`State::replace_unusable`]): no daemon trusts what it
+//! signs, so there is nothing to wait for. A root that was created here is followed by another in its last
+//! year.
+//!
 //! One replica at a time takes steps ([`State::step`]); all replicas follow what it writes.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -72,6 +76,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) own: Option<&'a Material>,
     /// The bundle that daemons read now.
     pub(crate) published: Option<&'a str>,
+    /// Whether the CA that signs for workloads still can, at `now`.
+    pub(crate) can_sign: bool,
 }
 
 impl State {
@@ -117,6 +123,10 @@ impl State {
         renew: impl FnOnce(&Material) -> Result<Option<Material>, Error>,
     ) -> Result<Option<Self>, Error> {
         let mut new = self.clone();
+        if !facts.can_sign {
+            new.replace_unusable(facts, make, renew)?;
+            return Ok((new != *self).then_some(new));
+        }
         new.adopt_own(facts, pace);
         new.grant(facts, make)?;
         new.advance(facts, pace);
@@ -128,13 +138,42 @@ impl State {
         Ok((new != *self).then_some(new))
     }
 
+    /// Replaces the CA that signs and can no longer: by the user's own, by another intermediate under the
+    /// same root, by the CA that was to follow, or by a new root. One that has not expired is only
+    /// replaced by the user's own: what is wrong with it may be mended.
+    fn replace_unusable(
+        &mut self,
+        facts: &Facts<'_>,
+        make: impl FnOnce() -> Result<Material, Error>,
+        renew: impl FnOnce(&Material) -> Result<Option<Material>, Error>,
+    ) -> Result<(), Error> {
+        let lives = |material: &Material| material.not_after().is_ok_and(|end| facts.now < end);
+        let expired = self.current.not_after().is_ok_and(|end| end <= facts.now);
+        let next = self.next.take().map(|next| next.material);
+        let material = if let Some(own) = facts.own {
+            self.own = Some(own.fingerprint());
+            own.clone()
+        } else if !expired {
+            return Ok(());
+        } else if let Some(renewed) = renew(&self.current)? {
+            renewed
+        } else {
+            next.filter(lives).map_or_else(make, Ok)?
+        };
+        self.current = material;
+        self.retired.retain(|retired| lives(&retired.material));
+        Ok(())
+    }
+
     /// When the next step is due by time alone.
     pub(crate) fn due(&self, pace: Pace) -> Option<SystemTime> {
         let wait = pace.trust_wait.as_secs();
         let next = self.next.iter().filter_map(|next| Some(next.trusted_since? + wait));
         let all = next.chain(self.retired.iter().map(|retired| retired.until));
         let first = all.min().map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds));
-        first.into_iter().chain(self.current.renewal().ok()).min()
+        let root = self.current.root_renewal().ok().flatten().filter(|_| self.next.is_none());
+        let renewals = self.current.renewal().ok().flatten().into_iter().chain(root);
+        first.into_iter().chain(renewals).chain(self.current.not_after().ok()).min()
     }
 
     /// Adopts a new CA of the user: at once if daemons trust its roots already.
@@ -165,13 +204,19 @@ impl State {
         own.roots().iter().all(|root| known.contains(root) && published.contains(root.as_str()))
     }
 
-    /// Creates a requested root; not while the user's own CA is in use.
+    /// Creates a requested root, not while the user's own CA is in use; and one that the present root's end
+    /// demands.
     fn grant(
         &mut self,
         facts: &Facts<'_>,
         make: impl FnOnce() -> Result<Material, Error>,
     ) -> Result<(), Error> {
         let Some(request) = facts.request.filter(|request| self.granted.as_deref() != Some(*request)) else {
+            let due = self.current.root_renewal()?.is_some_and(|due| due <= facts.now);
+            if due && self.next.is_none() {
+                tracing::warn!("root in its last year: another is created");
+                self.next = Some(Next { material: make()?, trusted_since: None });
+            }
             return Ok(());
         };
         self.granted = Some(request.to_owned());

@@ -300,6 +300,14 @@ fn fields_of_the_controllers_certificate() {
         let name = ServerName::try_from(requested).unwrap();
         let verdict = verifier.verify_server_cert(&serving.chain[0], &serving.chain[1..], &name, &[], when);
         assert_eq!(verdict.is_ok(), good, "{served} requested as {requested}: {verdict:?}");
+        assert_eq!(serving.not_after, now + SERVING_LIFETIME);
         assert_eq!(serving.renew_at, now + SERVING_LIFETIME / 2);
     }
+    // Near the end of the CA: half of what is left.
+    let last_hour = authority.not_after() - Duration::from_hours(1);
+    let serving = authority.serving("c", last_hour).unwrap();
+    assert_eq!(serving.not_after, authority.not_after());
+    assert_eq!(serving.renew_at, last_hour + Duration::from_mins(30));
+    let after = authority.serving("c", authority.not_after());
+    assert!(matches!(after, Err(Error::SignerExpired { .. })));
 }

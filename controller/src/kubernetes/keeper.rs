@@ -1,10 +1,11 @@
 //! The CA's keys in the cluster: a Secret that every replica follows, and the bundle of roots in a ConfigMap
 //! that daemons read. The leading replica takes the steps of [`crate::ca::rotation`]; the first replica
-//! creates the keys.
+//! creates the keys, and any replaces a CA that has expired: nothing starts without one that signs.
 //!
 //! Entry points: [`Keeper::open`], then [`Keeper::keep`].
 
-use std::collections::BTreeMap;
+mod stored;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -12,42 +13,30 @@ use ambit_core::model::TrustDomain;
 use ambit_daemon_kit::admin;
 use ambit_kube::error::{chain, is_conflict, is_gone};
 use ambit_kube::object;
-use ambit_kube::retry::until_done;
-use futures::{Stream, StreamExt};
-use k8s_openapi::ByteString;
+use ambit_kube::retry::{RequestError, until_done, within};
+use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::api::ObjectMeta;
-use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use tokio::sync::watch;
 
-use crate::ca::material::{Material, UserCa};
+use self::stored::{
+    DEADLINE, Error, api_error, get, read, requested_rotation, usable, user_ca, watched, write,
+};
+use crate::ca::material::Material;
 use crate::ca::rotation::{Facts, Pace, State};
 use crate::ca::{self, Authorities, Signing};
 use crate::config::Config;
 use crate::config::kubernetes::Settings;
+use crate::telemetry::CAS_REPLACED;
 
-/// The Secret's key with the state.
-const STATE: &str = "ca.json";
 /// The ConfigMap's key with the bundle.
 const BUNDLE: &str = "root.pem";
-/// The annotation of the Secret that requests a new root, by a new value.
-const ROTATE_ROOT: &str = "ambit.dev/rotate-root";
 /// Before the next attempt.
 const PAUSE: Duration = Duration::from_secs(2);
 /// The longest sleep: the wall clock may jump.
 const MAX_SLEEP: Duration = Duration::from_mins(1);
-
-/// What went wrong.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
-    #[error("failed to {operation} {object}")]
-    Api { operation: &'static str, object: String, source: Box<kube::Error> },
-    #[error("failed to parse {STATE} of Secret {0}")]
-    Form(String, #[source] serde_json::Error),
-    #[error(transparent)]
-    Ca(#[from] ca::Error),
-}
+/// The shortest: what is due and does nothing must not keep the replica busy.
+const MIN_SLEEP: Duration = Duration::from_secs(1);
 
 /// Keeps the CA.
 #[derive(Debug)]
@@ -76,7 +65,7 @@ impl Keeper {
     ) -> (Self, Authorities) {
         let failed = |error: Error| match &error {
             // Another replica has created it in the meantime.
-            Error::Api { source, .. } if is_conflict(source) => Duration::ZERO,
+            Error::Api { source: RequestError::Api(source), .. } if is_conflict(source) => Duration::ZERO,
             _ => {
                 let error = chain(&error);
                 tracing::error!(error, "failed to open the CA");
@@ -99,7 +88,18 @@ impl Keeper {
         let own = get(&secrets, &settings.own_ca_secret).await?;
         let config_map = get(&config_maps, &settings.root_config_map).await?;
         let (secret, state) = first(&secrets, settings, own.as_ref(), &trust_domain, pace).await?;
-        let signing = signing(&state, &trust_domain, pace)?;
+        let (secret, state, signing) = match signing(&state, &trust_domain, pace) {
+            Ok(signing) => (secret, state, signing),
+            Err(error) => {
+                let own = own.as_ref().and_then(|own| usable(own, &trust_domain, pace).ok());
+                let now = SystemTime::now();
+                let facts = Facts { now, request: None, own: own.as_ref(), published: None, can_sign: false };
+                let replaced = step(&state, &facts, pace, &trust_domain)?.ok_or(error)?;
+                let signing = signing_of_replaced(&state, &replaced, &trust_domain, pace)?;
+                let secret = write(&secrets, &settings.ca_secret, &secret, &replaced).await?;
+                (secret, replaced, signing)
+            }
+        };
         let (signing, authorities) = watch::channel(signing);
         let mut keeper = Self {
             secrets,
@@ -148,7 +148,7 @@ impl Keeper {
     fn rest(&self) -> Duration {
         let due = self.state.due(self.pace);
         let left = due.map_or(MAX_SLEEP, |due| due.duration_since(SystemTime::now()).unwrap_or_default());
-        left.clamp(Duration::from_millis(100), MAX_SLEEP)
+        left.clamp(MIN_SLEEP, MAX_SLEEP)
     }
 
     /// Adopts the state of the Secret. One that cannot be used, or is deleted, changes nothing.
@@ -192,14 +192,17 @@ impl Keeper {
                 request: requested_rotation(&self.secret),
                 own: own.as_ref(),
                 published: published.as_deref(),
+                can_sign: self.state.signing().not_after()? > now,
             };
-            let make = || Material::make(&self.trust_domain, now);
-            let renew = |material: &Material| material.renewed(&self.trust_domain, now);
-            let step = self.state.step(&facts, self.pace, make, renew)?;
+            let next = step(&self.state, &facts, self.pace, &self.trust_domain)?;
             let lost = self.secret.metadata.resource_version.is_none();
-            let Some(state) = step.or_else(|| lost.then(|| self.state.clone())) else { return Ok(()) };
+            let Some(state) = next.or_else(|| lost.then(|| self.state.clone())) else { return Ok(()) };
             // A state that cannot sign is not written.
-            signing(&state, &self.trust_domain, self.pace)?;
+            if facts.can_sign {
+                signing(&state, &self.trust_domain, self.pace)?;
+            } else {
+                signing_of_replaced(&self.state, &state, &self.trust_domain, self.pace)?;
+            }
             self.secret = write(&self.secrets, &self.settings.ca_secret, &self.secret, &state).await?;
             self.take(state)?;
         }
@@ -207,11 +210,7 @@ impl Keeper {
 
     /// The user's own CA, if there is one and it can be used. An error is logged once.
     fn own(&mut self) -> Option<Material> {
-        let own = self.own.as_ref().map(|secret| {
-            user_ca(secret).and_then(|own| {
-                own.authority(&self.trust_domain, self.pace.longest, SystemTime::now()).map(|_| own)
-            })
-        });
+        let own = self.own.as_ref().map(|secret| usable(secret, &self.trust_domain, self.pace));
         let own_error = own.as_ref().and_then(|own| own.as_ref().err()).map(|error| chain(error));
         if own_error != self.own_error {
             if let Some(error) = &own_error {
@@ -238,9 +237,9 @@ impl Keeper {
         config_map.metadata.name = Some(name.clone());
         config_map.metadata.managed_fields = None;
         config_map.data.get_or_insert_default().insert(BUNDLE.to_owned(), self.state.bundle());
-        self.config_map = match object::write(&self.config_maps, &config_map).await {
+        self.config_map = match within(DEADLINE, object::write(&self.config_maps, &config_map)).await {
             Ok(config_map) => Some(config_map),
-            Err(error) if is_gone(&error) => get(&self.config_maps, name).await?,
+            Err(RequestError::Api(error)) if is_gone(&error) => get(&self.config_maps, name).await?,
             Err(source) => return Err(api_error("write", format!("ConfigMap {name}"))(source)),
         };
         Ok(())
@@ -262,7 +261,8 @@ async fn first(
     }
     let own = own.map(user_ca).transpose()?;
     let now = SystemTime::now();
-    let facts = Facts { now, request: requested_rotation(&secret), own: own.as_ref(), published: None };
+    let request = requested_rotation(&secret);
+    let facts = Facts { now, request, own: own.as_ref(), published: None, can_sign: true };
     let state = State::first(|| Material::make(trust_domain, now), &facts)?;
     signing(&state, trust_domain, pace)?;
     // Another replica may be faster: the next attempt reads what it wrote.
@@ -271,9 +271,42 @@ async fn first(
     Ok((secret, state))
 }
 
+/// The step that is due, if one is.
+fn step(
+    state: &State,
+    facts: &Facts<'_>,
+    pace: Pace,
+    trust_domain: &TrustDomain,
+) -> Result<Option<State>, ca::Error> {
+    let make = || Material::make(trust_domain, facts.now);
+    let renew = |material: &Material| material.renewed(trust_domain, facts.now);
+    state.step(facts, pace, make, renew)
+}
+
+/// Who signs in a state that replaces one which no longer can. Said loudly: until daemons have read the new
+/// roots, they refuse what it signs.
+fn signing_of_replaced(
+    old: &State,
+    new: &State,
+    trust_domain: &TrustDomain,
+    pace: Pace,
+) -> Result<Signing, Error> {
+    let signing = signing(new, trust_domain, pace)?;
+    let (expired, replacement) = (old.signing().fingerprint(), new.signing().fingerprint());
+    let same_roots = old.signing().roots() == new.signing().roots();
+    tracing::error!(expired, replacement, same_roots, "CA could not sign any more: replaced at once");
+    CAS_REPLACED.count();
+    Ok(signing)
+}
+
 /// Who signs in a state.
 fn signing(state: &State, trust_domain: &TrustDomain, pace: Pace) -> Result<Signing, Error> {
     let now = SystemTime::now();
+    let expired_roots = state.signing().expired_roots(now);
+    if expired_roots > 0 {
+        let fingerprint = state.signing().fingerprint();
+        tracing::warn!(fingerprint, expired_roots, "expired roots of the CA are ignored");
+    }
     let authority = |material: &Material| material.authority(trust_domain, pace.longest, now).map(Arc::new);
     let workloads = authority(state.signing())?;
     // An old one that has expired cannot sign any more.
@@ -281,73 +314,5 @@ fn signing(state: &State, trust_domain: &TrustDomain, pace: Pace) -> Result<Sign
     Ok(Signing { workloads, serving })
 }
 
-fn read(secret: &Secret, name: &str) -> Result<Option<State>, Error> {
-    let state = secret.data.as_ref().and_then(|data| data.get(STATE));
-    let state = state.map(|bytes| serde_json::from_slice(&bytes.0)).transpose();
-    state.map_err(|error| Error::Form(name.to_owned(), error))
-}
-
-/// Writes the state over the version of the Secret that was read, and no other.
-async fn write(secrets: &Api<Secret>, name: &str, old: &Secret, state: &State) -> Result<Secret, Error> {
-    let text = serde_json::to_vec(state).map_err(|error| Error::Form(name.to_owned(), error))?;
-    let mut metadata = old.metadata.clone();
-    metadata.managed_fields = None;
-    let metadata = if metadata.resource_version.is_some() {
-        metadata
-    } else {
-        ObjectMeta { name: Some(name.to_owned()), annotations: metadata.annotations, ..ObjectMeta::default() }
-    };
-    let secret = Secret {
-        metadata,
-        data: Some(BTreeMap::from([(STATE.to_owned(), ByteString(text))])),
-        type_: old.type_.clone(),
-        ..Secret::default()
-    };
-    object::write(secrets, &secret).await.map_err(api_error("write", format!("Secret {name}")))
-}
-
-fn requested_rotation(secret: &Secret) -> Option<&str> {
-    secret.metadata.annotations.as_ref()?.get(ROTATE_ROOT).map(String::as_str)
-}
-
-/// A user's own CA, under Istio's names.
-fn user_ca(secret: &Secret) -> Result<Material, ca::Error> {
-    let text = |key: &str| {
-        let bytes = secret.data.as_ref().and_then(|data| data.get(key));
-        bytes.and_then(|bytes| std::str::from_utf8(&bytes.0).ok()).unwrap_or_default()
-    };
-    Material::from_user(UserCa {
-        ca_cert: text("ca-cert.pem"),
-        ca_key: text("ca-key.pem"),
-        cert_chain: text("cert-chain.pem"),
-        root_cert: text("root-cert.pem"),
-    })
-}
-
-async fn get<K>(api: &Api<K>, name: &str) -> Result<Option<K>, Error>
-where
-    K: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
-{
-    api.get_opt(name).await.map_err(api_error("read", name.to_owned()))
-}
-
-/// Names the operation that the API server did not do.
-fn api_error(operation: &'static str, object: String) -> impl FnOnce(kube::Error) -> Error {
-    move |source| Error::Api { operation, object, source: Box::new(source) }
-}
-
-/// Every version of one object; `None`: deleted. Errors are logged, and the watch starts again.
-fn watched<K>(api: &Api<K>, name: &str) -> impl Stream<Item = Option<K>> + Unpin + use<K>
-where
-    K: kube::Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + 'static,
-{
-    let name = name.to_owned();
-    let objects = watcher::watch_object(api.clone(), &name).default_backoff();
-    let good = objects.filter_map(move |object| {
-        let object = object
-            .inspect_err(|error| tracing::warn!(name, error = chain(error), "failed to watch an object"))
-            .ok();
-        std::future::ready(object)
-    });
-    Box::pin(good)
-}
+#[cfg(test)]
+mod tests;

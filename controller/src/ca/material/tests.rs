@@ -68,12 +68,16 @@ fn user_ca_is_validated() {
     let (key, other_key, root_key) =
         (key.serialize_pem(), other_key.serialize_pem(), root_key.serialize_pem());
     let both = format!("{other_root}{root}");
+    let ended_root = certificate(&KeyPair::generate().unwrap(), true, None, now() - DAY / 2);
+    let with_ended = format!("{ended_root}{root}");
     let long = format!("{signing}{root}");
     let rows = [
         ("intermediate", &*signing, &*key, &*signing, &*root, Ok(2)),
         ("without a chain", &signing, &key, "", &root, Ok(2)),
         ("the root in the chain", &signing, &key, &long, &root, Ok(2)),
         ("two roots", &signing, &key, &signing, &both, Ok(2)),
+        ("an expired root and its own", &signing, &key, &signing, &with_ended, Ok(2)),
+        ("only an expired root", &signing, &key, &signing, &ended_root, Err("every root has expired")),
         ("the root signs", &root, &root_key, "", &root, Ok(1)),
         ("another kind of key", &ed, &other_key, &ed, &root, Ok(2)),
         ("another root", &signing, &key, &signing, &other_root, Err("failed to verify as a peer")),
@@ -82,7 +86,7 @@ fn user_ca_is_validated() {
         ("no key", &signing, "", &signing, &root, Err("no private key")),
         ("another's key", &signing, &other_key, &signing, &root, Err("does not match")),
         ("not a CA", &leaf, &key, &leaf, &root, Err("is not a CA certificate")),
-        ("expired", &ended, &key, &ended, &root, Err("failed to verify as a peer")),
+        ("expired", &ended, &key, &ended, &root, Err("has expired")),
         ("broken", "-----BEGIN CERTIFICATE-----\nx", &key, "", &root, Err("ca-cert.pem")),
     ];
     for (name, ca_cert, ca_key, cert_chain, root_cert, expected) in rows {

@@ -24,7 +24,7 @@ struct Timeline {
 
 impl Timeline {
     fn begin(own: Option<Material>) -> Self {
-        let facts = Facts { now: at(0), request: None, own: own.as_ref(), published: None };
+        let facts = Facts { now: at(0), request: None, own: own.as_ref(), published: None, can_sign: true };
         let state = State::first(make, &facts).unwrap();
         let mut timeline = Self { state, published: None, request: None, own };
         timeline.publish();
@@ -42,12 +42,14 @@ impl Timeline {
             let facts = Facts {
                 now: at(second),
                 request: self.request,
-                own: self.own.as_ref(),
+                // One that has expired is not passed on.
+                own: self.own.as_ref().filter(|own| own.not_after().unwrap() > at(second)),
                 published: self.published.as_deref(),
+                can_sign: self.state.signing().not_after().unwrap() > at(second),
             };
-            let next = self
-                .state
-                .step(&facts, PACE, make, |material| material.renewed(&TrustDomain::default(), at(second)));
+            let domain = TrustDomain::default();
+            let make = || Material::make(&domain, at(second));
+            let next = self.state.step(&facts, PACE, make, |material| material.renewed(&domain, at(second)));
             match next.unwrap() {
                 Some(next) => (self.state, moved) = (next, true),
                 None => return moved,
@@ -187,6 +189,84 @@ fn an_intermediate_is_renewed_under_its_root() {
     assert!(timeline.advance_to(due));
     assert_eq!(timeline.state.bundle(), bundle);
     assert!(!timeline.advance_to(due + 1));
+}
+
+const DAY: u64 = 24 * 3600;
+
+/// What a user's own CA lacks: the root's key.
+fn without_root_key(material: &Material) -> Material {
+    let mut parts = serde_json::to_value(material).unwrap();
+    parts.as_object_mut().unwrap().remove("root_key");
+    serde_json::from_value(parts).unwrap()
+}
+
+#[test]
+fn a_root_in_its_last_year_is_followed_by_another_as_a_requested_one_is() {
+    let mut timeline = Timeline::begin(None);
+    let end = timeline.state.signing().root_renewal().unwrap().unwrap();
+    let last_year = end.duration_since(at(0)).unwrap().as_secs();
+    // As the leader does: whenever something is due.
+    let mut steps = 0;
+    while let Some(due) = timeline.state.due(PACE) {
+        let second = due.duration_since(at(0)).unwrap().as_secs();
+        if second >= last_year {
+            break;
+        }
+        assert!(timeline.advance_to(second), "what is due does something");
+        steps += 1;
+    }
+    assert_eq!(steps, 13, "an intermediate each 243 days");
+    let old = timeline.state.signing().clone();
+    assert!(timeline.advance_to(last_year));
+    assert_eq!((timeline.roots(), timeline.state.signing()), (2, &old));
+    assert!(!timeline.advance_to(last_year + 1), "once");
+    timeline.publish();
+    timeline.advance_to(last_year + 2);
+    timeline.advance_to(last_year + 302);
+    assert_ne!(timeline.state.signing().roots(), old.roots());
+}
+
+#[test]
+fn steps_that_are_due_do_something_and_do_not_follow_each_other() {
+    let year = 365 * DAY;
+    // The CA's age when the leader begins, and whether its root's key is there.
+    let rows = [
+        ("a new one", 0, true),
+        ("before the first renewal", 240 * DAY, true),
+        ("an own CA of 121 days", year - 121 * DAY, false),
+        ("an own CA of one day", year - DAY, false),
+        ("a root's last four months, not renewed before", 10 * year - 120 * DAY, true),
+        ("a root's last day", 10 * year - DAY, true),
+    ];
+    for (name, age, root_key) in rows {
+        let made = make().unwrap();
+        let own = (!root_key).then(|| without_root_key(&made));
+        let mut timeline = Timeline::begin(own);
+        let _ = timeline.advance_to(age);
+        timeline.publish();
+        let mut now = age;
+        for _ in 0..10 {
+            timeline.advance_to(now);
+            timeline.publish();
+            timeline.advance_to(now);
+            let due = timeline.state.due(PACE).unwrap();
+            let next = due.duration_since(at(0)).unwrap().as_secs();
+            assert!(next > now + 200, "{name}: due at {next}, now {now}");
+            now = next;
+        }
+        assert!(now > age + year, "{name}: ten steps last {} days", (now - age) / DAY);
+    }
+}
+
+#[test]
+fn an_expired_ca_is_replaced_at_once() {
+    let own = without_root_key(&make().unwrap());
+    let mut timeline = Timeline::begin(Some(own.clone()));
+    timeline.own = None;
+    assert!(!timeline.advance_to(364 * DAY));
+    assert!(timeline.advance_to(365 * DAY));
+    assert_ne!(timeline.state.signing().roots(), own.roots());
+    assert_eq!(timeline.roots(), 1, "nothing else is trusted: it vouches for nothing");
 }
 
 #[test]
