@@ -1,14 +1,17 @@
 //! The controller in a Kubernetes cluster: objects from the API, daemons authenticated by their
 //! service-account tokens, the CA's keys in a Secret.
 //!
-//! [`watch`] lists and watches each kind ([`item`]: one object), [`inventory`] turns that into object events
-//! (pure), [`follow`] passes those to the pipeline. [`review`] authenticates clients, with [`daemons`];
-//! [`keeper`] keeps the CA. Only the leading replica ([`lease`]) rotates the CA, writes conditions
-//! ([`status`]) and removes startup taints ([`taint`]).
+//! [`watch`] lists and watches each kind ([`item`]: one object) in the version that is served ([`discovery`]),
+//! [`inventory`] turns that into object events (pure), [`follow`] passes those to the pipeline. [`review`]
+//! authenticates clients, with [`daemons`]; [`keeper`] keeps the CA. Only the leading replica ([`lease`])
+//! rotates the CA, writes conditions ([`status`]) and removes startup taints ([`taint`]).
 //!
 //! Entry point: [`serve`].
 
 mod daemons;
+mod discovery;
+#[cfg(test)]
+mod fake_api;
 mod follow;
 mod inventory;
 mod item;
@@ -20,7 +23,7 @@ mod taint;
 mod token;
 mod watch;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,7 +77,7 @@ pub(crate) async fn serve(
         daemons: daemons.clone(),
         statuses: statuses.clone(),
         untaintable,
-        tainted: BTreeSet::new(),
+        tainted: BTreeMap::new(),
         ready: objects_ready,
     };
     let following = tokio::spawn(follower.run(events));
@@ -86,11 +89,12 @@ pub(crate) async fn serve(
     let (keeper, authorities) = opened;
     ca_ready.met();
     let (leading, leads) = tokio::sync::watch::channel(false);
+    let reachable = frontend.readiness.condition("api_server");
     let stop = {
         let drain = drain.clone();
         async move { drain.started().await }
     };
-    let holding = tokio::spawn(lease::hold(client.clone(), settings.clone(), leading, stop));
+    let holding = tokio::spawn(lease::hold(client.clone(), settings.clone(), leading, reachable, stop));
     let keeping = tokio::spawn(keeper.keep(leads.clone()));
     let mut tasks = JoinSet::new();
     tasks.spawn(status::write(client.clone(), statuses, leads.clone()));

@@ -1,7 +1,7 @@
 //! The pods of the node daemons, as the API shows them: which may authenticate, for which node, and which
 //! nodes are ready.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use ambit_core::derive::{Kind, Object, ObjectKey, Phase};
@@ -21,6 +21,8 @@ pub(crate) struct Daemon {
     pub(crate) node: String,
     pub(crate) finished: bool,
     pub(crate) ready: bool,
+    /// When the pod was created, as the API writes it.
+    pub(crate) created: String,
 }
 
 /// The pods of all daemons, by name.
@@ -54,6 +56,7 @@ impl Daemons {
             node: pod.node.clone(),
             finished: matches!(pod.phase, Phase::Succeeded | Phase::Failed),
             ready: pod.ready,
+            created: seen.created.clone(),
         };
         self.pods.write().insert(pod.metadata.name.clone(), daemon);
         self.changed.notify_waiters();
@@ -86,9 +89,43 @@ impl Daemons {
         tokio::time::timeout(WATCH_LAG, appears).await.ok()
     }
 
-    /// The nodes whose daemon is ready.
-    pub(crate) fn ready_nodes(&self) -> Vec<String> {
+    /// Those of some nodes, with when they were created, whose daemon is ready. A daemon that is older than
+    /// its node ran on an earlier node of that name: its pod may look ready until the API server deletes
+    /// it.
+    pub(crate) fn ready_nodes(&self, nodes: &BTreeMap<String, String>) -> BTreeSet<String> {
         let pods = self.pods.read();
-        pods.values().filter(|pod| pod.ready && !pod.finished).map(|pod| pod.node.clone()).collect()
+        let ready = pods.values().filter(|pod| pod.ready && !pod.finished);
+        let ready = ready.filter(|pod| nodes.get(&pod.node).is_some_and(|created| *created <= pod.created));
+        ready.map(|pod| pod.node.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kubernetes::item::{self, Item};
+
+    #[test]
+    fn a_node_is_ready_by_a_daemon_that_began_on_it() {
+        const NODE: &str = "2026-01-01T10:00:00Z";
+        // When the daemon's pod was created, whether it is ready, and whether the node is.
+        let rows = [
+            ("ready", "2026-01-01T10:00:03Z", "True", true),
+            ("in the same second", NODE, "True", true),
+            ("not ready", "2026-01-01T10:00:03Z", "False", false),
+            ("of an earlier node of that name", "2026-01-01T09:59:59Z", "True", false),
+        ];
+        for (name, created, ready, expected) in rows {
+            let daemons = Daemons::new("system", "ztunnel");
+            let pod = serde_json::json!({
+                "metadata": {"name": "z", "namespace": "system", "uid": "u", "creationTimestamp": created},
+                "spec": {"nodeName": "one", "serviceAccountName": "ztunnel", "containers": []},
+                "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]},
+            });
+            let item: Item<item::Pod> = serde_json::from_value(pod).unwrap();
+            daemons.put(&item.seen);
+            let nodes = BTreeMap::from([("one".to_owned(), NODE.to_owned())]);
+            assert_eq!(!daemons.ready_nodes(&nodes).is_empty(), expected, "{name}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Entry point: [`Follower::run`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -37,8 +37,8 @@ pub(crate) struct Follower {
     pub(crate) statuses: Arc<Statuses>,
     /// The nodes whose startup taint is to be removed.
     pub(crate) untaintable: watch::Sender<BTreeSet<String>>,
-    /// The nodes with the startup taint.
-    pub(crate) tainted: BTreeSet<String>,
+    /// The nodes with the startup taint, and when they were created.
+    pub(crate) tainted: BTreeMap<String, String>,
     pub(crate) ready: admin::Condition,
 }
 
@@ -96,6 +96,7 @@ impl Follower {
         let Some(events) = self.inventory.take() else {
             if watch_changed {
                 self.report();
+                self.ready.unmet(self.waiting());
             }
             return false;
         };
@@ -132,7 +133,7 @@ impl Follower {
         self.statuses.seen(seen);
         if seen.key.kind == Kind::Node {
             if seen.taints.iter().any(|taint| taint == NOT_READY) {
-                self.tainted.insert(seen.key.name.clone());
+                self.tainted.insert(seen.key.name.clone(), seen.created.clone());
             } else {
                 self.tainted.remove(&seen.key.name);
             }
@@ -142,8 +143,7 @@ impl Follower {
     /// Wakes the tasks that write to the API.
     fn settle(&self) {
         self.statuses.settled();
-        let ready = self.daemons.ready_nodes().into_iter().filter(|node| self.tainted.contains(node));
-        let ready: BTreeSet<String> = ready.collect();
+        let ready = self.daemons.ready_nodes(&self.tainted);
         self.untaintable.send_if_modified(|known| std::mem::replace(known, ready.clone()) != ready);
     }
 
@@ -173,9 +173,13 @@ impl Follower {
     }
 
     fn report_missing(&self) {
-        let missing = self.inventory.missing().join(", ");
-        tracing::warn!(missing, "waiting for the first lists; nothing is served yet");
-        self.ready.unmet(format!("waiting for the first lists: {missing}"));
+        let waiting = self.waiting();
+        tracing::warn!(reason = waiting, "nothing is served yet");
+        self.ready.unmet(waiting);
+    }
+
+    fn waiting(&self) -> String {
+        format!("waiting for the first lists: {}", self.inventory.missing().join(", "))
     }
 
     fn log_watch_error(&self, kind: &str, reason: Option<&str>) {

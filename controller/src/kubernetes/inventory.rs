@@ -29,6 +29,8 @@ struct KindState {
     known: bool,
     /// The objects, and whether a version of each is in force.
     objects: BTreeMap<ObjectKey, bool>,
+    /// How many are.
+    in_force: usize,
     /// The objects of the list in progress.
     listing: Option<BTreeSet<ObjectKey>>,
     absent_since: Option<Instant>,
@@ -87,10 +89,14 @@ impl Inventory {
         self.begun.then(|| std::mem::take(&mut self.events))
     }
 
-    /// The kinds that have not been listed yet.
+    /// The kinds that have not been listed yet, and why if that is known.
     pub(crate) fn missing(&self) -> Vec<String> {
         let missing = self.kinds.iter().filter(|(_, state)| !state.known);
-        missing.map(|(kind, _)| kind.to_string()).collect()
+        let named = missing.map(|(kind, state)| match &state.error {
+            Some(error) => format!("{kind} ({error})"),
+            None => kind.to_string(),
+        });
+        named.collect()
     }
 
     /// How many objects of each kind are in force.
@@ -99,7 +105,7 @@ impl Inventory {
         kinds
             .map(|(kind, state)| {
                 let name = ObjectKey { kind: *kind, namespace: String::new(), name: String::new() };
-                (kind_name(&name), state.objects.values().filter(|in_force| **in_force).count())
+                (kind_name(&name), state.in_force)
             })
             .collect()
     }
@@ -140,14 +146,17 @@ impl Inventory {
 
     fn put(&mut self, seen: Seen) {
         let Seen { key, read, .. } = seen;
-        let in_force = self.state(key.kind).objects.entry(key.clone()).or_default();
         match read {
             Ok(object) => {
-                *in_force = true;
+                let state = self.state(key.kind);
+                if state.objects.insert(key.clone(), true) != Some(true) {
+                    state.in_force += 1;
+                }
                 self.problems_changed |= self.rejected.remove(&key).is_some();
                 self.events.push(ObjectEvent::Put(object));
             }
             Err(mistakes) => {
+                self.state(key.kind).objects.entry(key.clone()).or_default();
                 self.problems_changed |= self.rejected.insert(key, mistakes.clone()) != Some(mistakes);
             }
         }
@@ -155,7 +164,9 @@ impl Inventory {
 
     fn delete(&mut self, key: ObjectKey) {
         self.problems_changed |= self.rejected.remove(&key).is_some();
-        if self.state(key.kind).objects.remove(&key) == Some(true) {
+        let state = self.state(key.kind);
+        if state.objects.remove(&key) == Some(true) {
+            state.in_force -= 1;
             self.events.push(ObjectEvent::Delete(key));
         }
     }

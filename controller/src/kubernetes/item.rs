@@ -16,7 +16,8 @@ use serde_json::{Map, Value};
 pub(crate) trait Watched: Clone + std::fmt::Debug + Send + Sync + 'static {
     const KIND: Kind;
     const GROUP: &'static str;
-    const VERSION: &'static str = "v1";
+    /// The versions that can be read, the preferred one first. Their shapes are equal.
+    const VERSIONS: &'static [&'static str];
     const NAME: &'static str;
     const PLURAL: &'static str;
     /// The label selector.
@@ -24,7 +25,7 @@ pub(crate) trait Watched: Clone + std::fmt::Debug + Send + Sync + 'static {
 }
 
 macro_rules! watched {
-    ($($kind:ident $group:literal $plural:literal $selector:expr,)*) => {
+    ($($kind:ident $group:literal $versions:ident $plural:literal $selector:expr,)*) => {
         $(
             #[derive(Clone, Debug)]
             pub(crate) struct $kind;
@@ -32,6 +33,7 @@ macro_rules! watched {
             impl Watched for $kind {
                 const KIND: Kind = Kind::$kind;
                 const GROUP: &'static str = $group;
+                const VERSIONS: &'static [&'static str] = $versions;
                 const NAME: &'static str = stringify!($kind);
                 const PLURAL: &'static str = $plural;
                 const SELECTOR: Option<&'static str> = $selector;
@@ -54,8 +56,12 @@ pub(crate) struct Seen {
     pub(crate) key: ObjectKey,
     pub(crate) read: Result<Box<Object>, Vec<Mistake>>,
     pub(crate) uid: String,
+    /// The version of the API in which the server answered.
+    pub(crate) version: &'static str,
     pub(crate) resource_version: String,
     pub(crate) generation: i64,
+    /// `metadata.creationTimestamp`, whose order is that of its text.
+    pub(crate) created: String,
     /// `spec.taints` of a node.
     pub(crate) taints: Vec<String>,
     /// `status.conditions` as they are.
@@ -82,11 +88,14 @@ impl<K: Watched> Item<K> {
     /// Adds the kind and its version, which lists leave out of their items.
     fn read(mut object: Map<String, Value>) -> Self {
         object.insert("kind".to_owned(), K::NAME.into());
+        let preferred = K::VERSIONS[0];
         let api_version =
-            if K::GROUP.is_empty() { K::VERSION.to_owned() } else { format!("{}/{}", K::GROUP, K::VERSION) };
-        object.insert("apiVersion".to_owned(), api_version.into());
+            if K::GROUP.is_empty() { preferred.to_owned() } else { format!("{}/{preferred}", K::GROUP) };
+        let written = object.insert("apiVersion".to_owned(), api_version.into()).unwrap_or_default();
+        let written = written.as_str().and_then(|written| written.rsplit('/').next());
+        let version = K::VERSIONS.iter().copied().find(|version| written == Some(*version));
         let metadata = object.get_mut("metadata").and_then(Value::as_object_mut);
-        let (meta, generation) = metadata.map(trim).unwrap_or_default();
+        let (meta, generation, created) = metadata.map(trim).unwrap_or_default();
         let (taints, conditions) = take_controller_fields(K::KIND, &mut object);
         let key = ObjectKey {
             kind: K::KIND,
@@ -102,7 +111,17 @@ impl<K: Watched> Item<K> {
         let resource_version = meta.resource_version.clone().unwrap_or_default();
         Self {
             meta: ObjectMeta { resource_version: meta.resource_version, ..ObjectMeta::default() },
-            seen: Box::new(Seen { key, read, uid, resource_version, generation, taints, conditions }),
+            seen: Box::new(Seen {
+                key,
+                read,
+                uid,
+                version: version.unwrap_or(preferred),
+                resource_version,
+                generation,
+                created,
+                taints,
+                conditions,
+            }),
             kind: PhantomData,
         }
     }
@@ -110,7 +129,7 @@ impl<K: Watched> Item<K> {
 
 /// Removes what is not read: managed fields, and annotations of others (kubectl's holds the whole object
 /// again).
-fn trim(metadata: &mut Map<String, Value>) -> (ObjectMeta, i64) {
+fn trim(metadata: &mut Map<String, Value>) -> (ObjectMeta, i64, String) {
     metadata.remove("managedFields");
     if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
         annotations.retain(|name, _| is_read(name));
@@ -123,7 +142,9 @@ fn trim(metadata: &mut Map<String, Value>) -> (ObjectMeta, i64) {
         resource_version: text("resourceVersion"),
         ..ObjectMeta::default()
     };
-    (meta, metadata.get("generation").and_then(Value::as_i64).unwrap_or_default())
+    let generation = metadata.get("generation").and_then(Value::as_i64).unwrap_or_default();
+    let created = text("creationTimestamp").unwrap_or_default();
+    (meta, generation, created)
 }
 
 /// Whether an annotation is of a domain that Ambit reads.
@@ -154,22 +175,23 @@ fn take_controller_fields(kind: Kind, object: &mut Map<String, Value>) -> (Vec<S
 }
 
 impl<K: Watched> Resource for Item<K> {
-    type DynamicType = ();
+    /// The version that is served.
+    type DynamicType = &'static str;
     type Scope = kube::core::DynamicResourceScope;
 
-    fn kind((): &()) -> Cow<'_, str> {
+    fn kind(_: &&'static str) -> Cow<'static, str> {
         K::NAME.into()
     }
 
-    fn group((): &()) -> Cow<'_, str> {
+    fn group(_: &&'static str) -> Cow<'static, str> {
         K::GROUP.into()
     }
 
-    fn version((): &()) -> Cow<'_, str> {
-        K::VERSION.into()
+    fn version(served: &&'static str) -> Cow<'static, str> {
+        (*served).into()
     }
 
-    fn plural((): &()) -> Cow<'_, str> {
+    fn plural(_: &&'static str) -> Cow<'static, str> {
         K::PLURAL.into()
     }
 
@@ -185,14 +207,42 @@ impl<K: Watched> Resource for Item<K> {
 /// Slices that Kubernetes derives from selectors repeat what the pods say, later and in more bytes.
 const NOT_OF_SELECTORS: &str = "endpointslice.kubernetes.io/managed-by!=endpointslice-controller.k8s.io";
 
+/// Kubernetes' own kinds.
+const V1: &[&str] = &["v1"];
+/// Istio served these before; the definitions of its older releases serve only the last.
+const V1_OR_BETA: &[&str] = &["v1", "v1beta1"];
+const V1_OR_OLDER: &[&str] = &["v1", "v1beta1", "v1alpha3"];
+
 watched! {
-    Namespace "" "namespaces" None,
-    Node "" "nodes" None,
-    Pod "" "pods" None,
-    Service "" "services" None,
-    EndpointSlice "discovery.k8s.io" "endpointslices" Some(NOT_OF_SELECTORS),
-    AuthorizationPolicy "security.istio.io" "authorizationpolicies" None,
-    PeerAuthentication "security.istio.io" "peerauthentications" None,
-    ServiceEntry "networking.istio.io" "serviceentries" None,
-    WorkloadEntry "networking.istio.io" "workloadentries" None,
+    Namespace "" V1 "namespaces" None,
+    Node "" V1 "nodes" None,
+    Pod "" V1 "pods" None,
+    Service "" V1 "services" None,
+    EndpointSlice "discovery.k8s.io" V1 "endpointslices" Some(NOT_OF_SELECTORS),
+    AuthorizationPolicy "security.istio.io" V1_OR_BETA "authorizationpolicies" None,
+    PeerAuthentication "security.istio.io" V1_OR_BETA "peerauthentications" None,
+    ServiceEntry "networking.istio.io" V1_OR_OLDER "serviceentries" None,
+    WorkloadEntry "networking.istio.io" V1_OR_OLDER "workloadentries" None,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn older_versions_are_read_as_the_present_one() {
+        for version in AuthorizationPolicy::VERSIONS {
+            let written = json!({
+                "apiVersion": format!("security.istio.io/{version}"),
+                "kind": "AuthorizationPolicy",
+                "metadata": {"name": "deny", "namespace": "shop", "resourceVersion": "7"},
+                "spec": {"action": "DENY", "rules": [{"from": [{"source": {"namespaces": ["x"]}}]}]},
+            });
+            let item: Item<AuthorizationPolicy> = serde_json::from_value(written).unwrap();
+            assert!(item.seen.read.is_ok(), "{version}: {:?}", item.seen.read);
+            assert_eq!(item.seen.version, *version, "its status is written under it");
+        }
+    }
 }

@@ -2,13 +2,17 @@
 //! another replica takes it when the holder has not renewed it for its duration. Each replica measures that
 //! by its own clock, from when it saw the holder's last renewal, so clocks need not agree.
 //!
+//! Every replica asks for the lease, so this is also how it notices that it is cut off from the API server
+//! ([`Contact`]): it is not ready then, and daemons that connect find another replica.
+//!
 //! [`Candidate`] decides (pure); [`hold`] reads and writes.
 
 use std::time::{Duration, Instant};
 
+use ambit_daemon_kit::admin;
 use ambit_kube::error::{chain, is_conflict};
 use ambit_kube::object;
-use ambit_kube::retry::within;
+use ambit_kube::retry::{RequestError, within};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
@@ -27,6 +31,24 @@ const RETRY: Duration = Duration::from_secs(1);
 const DEADLINE: Duration = Duration::from_secs(4);
 /// A holder that could not renew for this long stops leading, before another may start.
 const GIVE_UP: Duration = Duration::from_secs(11);
+
+/// A replica without an answer for this long is cut off: as old as this may its state be while it is ready.
+const CUT_OFF: Duration = Duration::from_secs(30);
+
+/// When the API server answered last.
+#[derive(Debug)]
+struct Contact(Instant);
+
+impl Contact {
+    /// Takes in the result of a request, and says for how long there has been no answer if that is too long.
+    /// A refusal is an answer.
+    fn after(&mut self, result: &Result<(), RequestError>, now: Instant) -> Option<Duration> {
+        if matches!(result, Ok(()) | Err(RequestError::Api(kube::Error::Api(_)))) {
+            self.0 = now;
+        }
+        Some(now.duration_since(self.0)).filter(|since| *since > CUT_OFF)
+    }
+}
 
 /// What to do about the lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,20 +118,32 @@ impl Candidate {
 }
 
 /// Runs for leader and reports in `leads` whether the lease is held, until `stop` resolves; then releases it.
+/// `reachable` is met while the API server answers.
 pub(crate) async fn hold(
     client: Client,
     settings: Settings,
     leads: watch::Sender<bool>,
+    reachable: admin::Condition,
     stop: impl Future<Output = ()>,
 ) {
     let leases: Api<Lease> = Api::namespaced(client, &settings.namespace);
     let mut candidate = Candidate::new(&settings.pod_name);
+    let mut contact = Contact(Instant::now());
+    reachable.met();
     let campaign = async {
         loop {
             // The leader stops in time even if a request hangs.
             let bound = |limit: Duration, left: Option<Duration>| left.map_or(limit, |left| limit.min(left));
             let deadline = bound(DEADLINE, candidate.left(Instant::now()));
             let attempted = within(deadline, attempt(&leases, &settings.lease, &mut candidate)).await;
+            match (contact.after(&attempted, Instant::now()), &attempted) {
+                (Some(since), Err(error)) => {
+                    let error = chain(error);
+                    reachable
+                        .unmet(format!("no answer of the API server for {} s: {error}", since.as_secs()));
+                }
+                _ => reachable.met(),
+            }
             let pause = match attempted {
                 Ok(()) => RENEWAL,
                 Err(error) => {

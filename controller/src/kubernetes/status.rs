@@ -33,6 +33,8 @@ const MAX_MESSAGE: usize = 2_048;
 /// One object: its present conditions, and the verdict.
 #[derive(Debug, Default)]
 struct Entry {
+    /// The version of the API under which it is written.
+    version: &'static str,
     generation: i64,
     resource_version: String,
     conditions: Vec<Value>,
@@ -64,11 +66,12 @@ struct Inner {
 impl Statuses {
     /// Takes in an object, if its kind has conditions.
     pub(crate) fn seen(&self, seen: &Seen) {
-        if resource(seen.key.kind).is_none() {
+        if resource(seen.key.kind, seen.version).is_none() {
             return;
         }
         let mut inner = self.inner.lock();
         let entry = inner.entries.entry(seen.key.clone()).or_default();
+        entry.version = seen.version;
         entry.generation = seen.generation;
         entry.resource_version.clone_from(&seen.resource_version);
         entry.conditions.clone_from(&seen.conditions);
@@ -121,6 +124,12 @@ impl Statuses {
             }
         }
         None
+    }
+
+    /// The API of an object.
+    fn resource(&self, key: &ObjectKey) -> Option<ApiResource> {
+        let version = self.inner.lock().entries.get(key)?.version;
+        resource(key.kind, version)
     }
 
     fn again(&self, key: ObjectKey) {
@@ -198,15 +207,15 @@ fn truncate(text: String) -> String {
 }
 
 /// The kinds with conditions.
-fn resource(kind: Kind) -> Option<ApiResource> {
-    fn of<K: Watched>() -> ApiResource {
-        ApiResource::erase::<item::Item<K>>(&())
+fn resource(kind: Kind, version: &'static str) -> Option<ApiResource> {
+    fn of<K: Watched>(version: &'static str) -> ApiResource {
+        ApiResource::erase::<item::Item<K>>(&version)
     }
     match kind {
-        Kind::AuthorizationPolicy => Some(of::<item::AuthorizationPolicy>()),
-        Kind::PeerAuthentication => Some(of::<item::PeerAuthentication>()),
-        Kind::ServiceEntry => Some(of::<item::ServiceEntry>()),
-        Kind::WorkloadEntry => Some(of::<item::WorkloadEntry>()),
+        Kind::AuthorizationPolicy => Some(of::<item::AuthorizationPolicy>(version)),
+        Kind::PeerAuthentication => Some(of::<item::PeerAuthentication>(version)),
+        Kind::ServiceEntry => Some(of::<item::ServiceEntry>(version)),
+        Kind::WorkloadEntry => Some(of::<item::WorkloadEntry>(version)),
         // They get no conditions: their own controllers write their statuses.
         Kind::Namespace | Kind::Node | Kind::Pod | Kind::Service | Kind::EndpointSlice => None,
     }
@@ -241,7 +250,7 @@ pub(crate) async fn write(
 
 /// Writes one object's conditions; returns the pause before the next.
 async fn attempt(client: &Client, statuses: &Statuses, key: ObjectKey, patch: Value) -> Duration {
-    let Some(resource) = resource(key.kind) else { return Duration::ZERO };
+    let Some(resource) = statuses.resource(&key) else { return Duration::ZERO };
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &key.namespace, &resource);
     let (parameters, patch) = (PatchParams::default(), Patch::Merge(patch));
     match within(DEADLINE, api.patch_status(&key.name, &parameters, &patch)).await {

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ambit_kube::error::chain;
+use ambit_kube::retry::{RequestError, within};
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
@@ -15,6 +16,8 @@ use tokio::sync::watch;
 pub(crate) const NOT_READY: &str = "ambit.dev/not-ready";
 /// After a failed attempt.
 const PAUSE: Duration = Duration::from_secs(2);
+/// The deadline of a request.
+const DEADLINE: Duration = Duration::from_secs(4);
 
 /// Removes the taint from `nodes` while this replica leads.
 pub(crate) async fn remove(
@@ -42,8 +45,8 @@ pub(crate) async fn remove(
     }
 }
 
-async fn attempt(api: &Api<Node>, name: &str) -> Result<(), kube::Error> {
-    let Some(node) = api.get_opt(name).await? else { return Ok(()) };
+async fn attempt(api: &Api<Node>, name: &str) -> Result<(), RequestError> {
+    let Some(node) = within(DEADLINE, api.get_opt(name)).await? else { return Ok(()) };
     let taints = node.spec.and_then(|spec| spec.taints).unwrap_or_default();
     let left: Vec<_> = taints.iter().filter(|taint| taint.key != NOT_READY).collect();
     if left.len() == taints.len() {
@@ -54,7 +57,7 @@ async fn attempt(api: &Api<Node>, name: &str) -> Result<(), kube::Error> {
         "metadata": { "resourceVersion": node.metadata.resource_version },
         "spec": { "taints": left },
     });
-    api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+    within(DEADLINE, api.patch(name, &PatchParams::default(), &Patch::Merge(patch))).await?;
     tracing::info!(node = name, "startup taint removed; the node's daemon is ready");
     Ok(())
 }

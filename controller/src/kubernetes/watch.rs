@@ -15,6 +15,7 @@ use kube::{Api, Client};
 use tokio::sync::mpsc::Sender;
 use tokio::task::JoinSet;
 
+use super::discovery::{self, Served};
 use super::item::{self, Item, Seen, Watched, for_every_kind};
 
 /// Objects in one answer: some megabytes of pods.
@@ -62,60 +63,114 @@ pub(crate) fn start(client: &Client, events: &Sender<WatchEvent>) -> JoinSet<()>
 
 /// Watches one kind, until the receiver is gone.
 async fn follow<K: Watched>(client: Client, sender: Sender<WatchEvent>) {
-    let api: Api<Item<K>> = Api::all(client);
-    let mut config = watcher::Config::default().page_size(PAGE).timeout(WATCH_SECONDS);
-    config.label_selector = K::SELECTOR.map(str::to_owned);
-    let mut events = pin!(watcher(api, config));
-    let mut backoff = RETRY;
-    let mut not_found = 0;
-    let mut failing = false;
-    while let Some(event) = events.next().await {
-        let rest = match &event {
-            // The list may still fail.
-            Ok(Event::Init) => None,
-            Ok(_) => {
-                backoff.reset();
-                not_found = 0;
-                if std::mem::take(&mut failing)
-                    && sender.send(WatchEvent::Error(K::KIND, None)).await.is_err()
-                {
-                    return;
-                }
-                None
-            }
-            Err(error) if is_kind_not_found(error) => {
-                not_found += 1;
-                Some(if not_found < MAX_NOT_FOUND { FIRST_PAUSE } else { ABSENT_PAUSE })
-            }
-            Err(error) if is_expired(error) => {
-                tracing::debug!(kind = K::NAME, "watch expired; listing again");
-                None
+    let mut watch = Watch { sender, backoff: RETRY, not_found: 0, failing: false };
+    while watch.serve::<K>(&client).await.is_ok() {}
+}
+
+/// Nobody receives events any more.
+struct Closed;
+
+/// The watch of one kind.
+struct Watch {
+    sender: Sender<WatchEvent>,
+    backoff: Backoff,
+    /// The 404 in a row.
+    not_found: u32,
+    failing: bool,
+}
+
+impl Watch {
+    /// Finds the version that is served and watches it until the kind is not found under it.
+    async fn serve<K: Watched>(&mut self, client: &Client) -> Result<(), Closed> {
+        let found = match K::VERSIONS {
+            [only] => Ok(Served::Version(only)),
+            readable => discovery::served(client, K::GROUP, K::PLURAL, readable).await,
+        };
+        let version = match found {
+            Ok(Served::Version(version)) => version,
+            Ok(Served::Absent) => return self.kind_not_found::<K>().await,
+            Ok(Served::Unreadable(versions)) => {
+                let readable = K::VERSIONS.join(", ");
+                let reason = format!("served as {} only: none of {readable}", versions.join(", "));
+                self.failed::<K>(reason).await?;
+                return self.pause(ABSENT_PAUSE).await;
             }
             Err(error) => {
-                not_found = 0;
-                failing = true;
-                let reason = chain(error);
-                if sender.send(WatchEvent::Error(K::KIND, Some(reason))).await.is_err() {
-                    return;
-                }
-                Some(backoff.pause())
+                self.failed::<K>(chain(&error)).await?;
+                let rest = self.backoff.pause();
+                return self.pause(rest).await;
             }
         };
-        let report = match event {
-            Ok(Event::Init) => Some(WatchEvent::Begin(K::KIND)),
-            Ok(Event::InitApply(item)) => Some(WatchEvent::Listed(item.seen)),
-            Ok(Event::InitDone) => Some(WatchEvent::Complete(K::KIND)),
-            Ok(Event::Apply(item)) => Some(WatchEvent::Put(item.seen)),
-            Ok(Event::Delete(item)) => Some(WatchEvent::Gone(item.seen.key)),
-            Err(_) => (not_found >= MAX_NOT_FOUND).then_some(WatchEvent::Absent(K::KIND)),
-        };
-        if let Some(report) = report
-            && sender.send(report).await.is_err()
-        {
-            return;
+        let api: Api<Item<K>> = Api::all_with(client.clone(), &version);
+        let mut config = watcher::Config::default().page_size(PAGE).timeout(WATCH_SECONDS);
+        config.label_selector = K::SELECTOR.map(str::to_owned);
+        let mut events = pin!(watcher(api, config));
+        while let Some(event) = events.next().await {
+            match event {
+                // The list may still fail.
+                Ok(Event::Init) => self.send(WatchEvent::Begin(K::KIND)).await?,
+                Ok(event) => self.received::<K>(event).await?,
+                Err(error) if is_kind_not_found(&error) => return self.kind_not_found::<K>().await,
+                Err(error) if is_expired(&error) => {
+                    tracing::debug!(kind = K::NAME, "watch expired; listing again");
+                    let rest = self.backoff.pause();
+                    self.pause(rest).await?;
+                }
+                Err(error) => {
+                    self.not_found = 0;
+                    self.failed::<K>(chain(&error)).await?;
+                    let rest = self.backoff.pause();
+                    self.pause(rest).await?;
+                }
+            }
         }
-        if let Some(rest) = rest {
-            tokio::time::sleep(rest).await;
+        Ok(())
+    }
+
+    /// Reports an event of a watch that works.
+    async fn received<K: Watched>(&mut self, event: Event<Item<K>>) -> Result<(), Closed> {
+        self.backoff.reset();
+        self.not_found = 0;
+        if std::mem::take(&mut self.failing) {
+            self.send(WatchEvent::Error(K::KIND, None)).await?;
+        }
+        self.send(match event {
+            Event::Init => WatchEvent::Begin(K::KIND),
+            Event::InitApply(item) => WatchEvent::Listed(item.seen),
+            Event::InitDone => WatchEvent::Complete(K::KIND),
+            Event::Apply(item) => WatchEvent::Put(item.seen),
+            Event::Delete(item) => WatchEvent::Gone(item.seen.key),
+        })
+        .await
+    }
+
+    /// Reports a failure; objects that are known stay.
+    async fn failed<K: Watched>(&mut self, reason: String) -> Result<(), Closed> {
+        self.failing = true;
+        self.send(WatchEvent::Error(K::KIND, Some(reason))).await
+    }
+
+    /// The kind is not installed, if this is not the first time.
+    async fn kind_not_found<K: Watched>(&mut self) -> Result<(), Closed> {
+        self.not_found += 1;
+        if self.not_found < MAX_NOT_FOUND {
+            return self.pause(FIRST_PAUSE).await;
+        }
+        if std::mem::take(&mut self.failing) {
+            self.send(WatchEvent::Error(K::KIND, None)).await?;
+        }
+        self.send(WatchEvent::Absent(K::KIND)).await?;
+        self.pause(ABSENT_PAUSE).await
+    }
+
+    async fn send(&self, event: WatchEvent) -> Result<(), Closed> {
+        self.sender.send(event).await.map_err(|_| Closed)
+    }
+
+    async fn pause(&self, rest: Duration) -> Result<(), Closed> {
+        tokio::select! {
+            () = tokio::time::sleep(rest) => Ok(()),
+            () = self.sender.closed() => Err(Closed),
         }
     }
 }

@@ -34,8 +34,8 @@ impl Dirty {
         match key.kind {
             Kind::Namespace => self.mark_selected(store, &key.name, &Selector::new()),
             Kind::Node => {
-                self.workloads.extend(store.pods_on(&key.name));
-                self.endpoint_slices.extend(store.slices_on(&key.name));
+                self.workloads.extend(store.pods_on(&key.name).cloned());
+                self.endpoint_slices.extend(store.slices_on(&key.name).cloned());
             }
             Kind::Pod => {
                 self.workloads.insert(key.clone());

@@ -17,9 +17,13 @@ pub(super) struct Store {
     nodes: BTreeMap<String, Node>,
     pods_by_address: ByAddress,
     slices_by_address: ByAddress,
+    pods_by_node: Index<String>,
+    slices_by_node: Index<String>,
 }
 
-type ByAddress = BTreeMap<IpAddr, BTreeSet<ObjectKey>>;
+/// Keys of objects by something that they name.
+type Index<K> = BTreeMap<K, BTreeSet<ObjectKey>>;
+type ByAddress = Index<IpAddr>;
 
 /// What a namespace holds, by name.
 #[derive(Clone, Debug, Default)]
@@ -39,9 +43,14 @@ impl Store {
         let key = object.key();
         self.unindex(&key);
         match &object {
-            Object::Pod(pod) => index(&mut self.pods_by_address, &key, &pod.addresses),
+            Object::Pod(pod) => {
+                index(&mut self.pods_by_address, &key, canonical(&pod.addresses));
+                index(&mut self.pods_by_node, &key, [pod.node.clone()]);
+            }
             Object::EndpointSlice(slice) => {
-                index(&mut self.slices_by_address, &key, slice.endpoints.iter().map(|e| &e.address));
+                let addresses = slice.endpoints.iter().map(|e| e.address.to_canonical());
+                index(&mut self.slices_by_address, &key, addresses);
+                index(&mut self.slices_by_node, &key, slice.endpoints.iter().map(|e| e.node.clone()));
             }
             _ => {}
         }
@@ -119,13 +128,8 @@ impl Store {
     }
 
     /// The keys of the pods that run on a node.
-    pub(super) fn pods_on<'a>(&'a self, node: &'a str) -> impl Iterator<Item = ObjectKey> + 'a {
-        let pods = self.namespaces.values().flat_map(|contents| contents.pods.values());
-        pods.filter(move |pod| pod.node == node).map(|pod| ObjectKey {
-            kind: Kind::Pod,
-            namespace: pod.metadata.namespace.clone(),
-            name: pod.metadata.name.clone(),
-        })
+    pub(super) fn pods_on(&self, node: &str) -> impl Iterator<Item = &ObjectKey> {
+        self.pods_by_node.get(node).into_iter().flatten()
     }
 
     pub(super) fn pod(&self, key: &ObjectKey) -> Option<&Pod> {
@@ -153,9 +157,8 @@ impl Store {
     }
 
     /// The slices with an endpoint on the node.
-    pub(super) fn slices_on<'a>(&'a self, node: &'a str) -> impl Iterator<Item = ObjectKey> + 'a {
-        let slices = self.namespaces.values().flat_map(|contents| contents.endpoint_slices.values());
-        slices.filter(move |slice| slice.endpoints.iter().any(|e| e.node == node)).map(EndpointSlice::key)
+    pub(super) fn slices_on(&self, node: &str) -> impl Iterator<Item = &ObjectKey> {
+        self.slices_by_node.get(node).into_iter().flatten()
     }
 
     /// The slices that list the address.
@@ -166,13 +169,17 @@ impl Store {
     fn unindex(&mut self, key: &ObjectKey) {
         match key.kind {
             Kind::Pod => {
-                let addresses = self.pod(key).map(|pod| pod.addresses.clone()).unwrap_or_default();
-                unindex(&mut self.pods_by_address, key, &addresses);
+                let Some(pod) = self.pod(key) else { return };
+                let (addresses, node) = (canonical(&pod.addresses), pod.node.clone());
+                unindex(&mut self.pods_by_address, key, addresses);
+                unindex(&mut self.pods_by_node, key, [node]);
             }
             Kind::EndpointSlice => {
-                let endpoints = self.endpoint_slice(key).into_iter().flat_map(|slice| &slice.endpoints);
-                let addresses: Vec<IpAddr> = endpoints.map(|endpoint| endpoint.address).collect();
-                unindex(&mut self.slices_by_address, key, &addresses);
+                let Some(slice) = self.endpoint_slice(key) else { return };
+                let named = slice.endpoints.iter().map(|e| (e.address.to_canonical(), e.node.clone()));
+                let (addresses, nodes): (Vec<IpAddr>, Vec<String>) = named.unzip();
+                unindex(&mut self.slices_by_address, key, addresses);
+                unindex(&mut self.slices_by_node, key, nodes);
             }
             _ => {}
         }
@@ -195,18 +202,22 @@ impl Store {
     }
 }
 
-fn index<'a>(index: &mut ByAddress, key: &ObjectKey, addresses: impl IntoIterator<Item = &'a IpAddr>) {
-    for address in addresses {
-        index.entry(address.to_canonical()).or_default().insert(key.clone());
+fn canonical(addresses: &[IpAddr]) -> Vec<IpAddr> {
+    addresses.iter().map(IpAddr::to_canonical).collect()
+}
+
+fn index<K: Ord>(index: &mut Index<K>, key: &ObjectKey, under: impl IntoIterator<Item = K>) {
+    for name in under {
+        index.entry(name).or_default().insert(key.clone());
     }
 }
 
-fn unindex(index: &mut ByAddress, key: &ObjectKey, addresses: &[IpAddr]) {
-    for address in addresses.iter().map(IpAddr::to_canonical) {
-        if let Some(keys) = index.get_mut(&address) {
+fn unindex<K: Ord>(index: &mut Index<K>, key: &ObjectKey, under: impl IntoIterator<Item = K>) {
+    for name in under {
+        if let Some(keys) = index.get_mut(&name) {
             keys.remove(key);
             if keys.is_empty() {
-                index.remove(&address);
+                index.remove(&name);
             }
         }
     }

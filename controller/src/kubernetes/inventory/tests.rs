@@ -20,8 +20,10 @@ fn seen(name: &str) -> Box<Seen> {
         key: key(name),
         read,
         uid: String::new(),
+        version: "v1",
         resource_version: String::new(),
         generation: 1,
+        created: String::new(),
         taints: Vec::new(),
         conditions: Vec::new(),
     })
@@ -104,6 +106,8 @@ fn sequences_of_watch_events() {
         }
         assert_eq!(taken(&mut inventory), expected, "{name}");
         assert_eq!(inventory.problems().len(), problems, "{name}");
+        let counted = inventory.kinds[&KIND].objects.values().filter(|in_force| **in_force).count();
+        assert_eq!(inventory.kinds[&KIND].in_force, counted, "{name}");
         assert_eq!(taken(&mut inventory), "", "{name}: once");
     }
 }
@@ -149,6 +153,27 @@ fn objects_of_an_uninstalled_kind_stay_for_a_while() {
     assert_eq!(taken(&mut inventory), "+a", "it was there in between");
     handle(&mut inventory, "absent", now + 2 * ABSENCE);
     assert_eq!(taken(&mut inventory), "-a");
+}
+
+#[test]
+fn a_kind_that_cannot_be_read_keeps_everything_waiting_with_its_reason() {
+    let now = Instant::now();
+    let unreadable = || WatchEvent::Error(KIND, Some("served as v2 only: none of v1".to_owned()));
+    let mut inventory = Inventory::new();
+    inventory.handle(unreadable(), now);
+    for kind in KINDS.iter().filter(|kind| **kind != KIND) {
+        inventory.handle(WatchEvent::Complete(*kind), now);
+    }
+    assert!(inventory.take().is_none(), "nothing is published without that kind");
+    assert_eq!(inventory.missing(), ["Namespace (served as v2 only: none of v1)"]);
+
+    // One that can no longer be read keeps its objects.
+    let mut inventory = begun(&["a"]);
+    assert_eq!(taken(&mut inventory), "+a");
+    inventory.handle(unreadable(), now);
+    inventory.handle(unreadable(), now + 10 * ABSENCE);
+    assert_eq!(taken(&mut inventory), "");
+    assert_eq!(inventory.watch_errors().len(), 1);
 }
 
 #[test]

@@ -58,3 +58,32 @@ fn fields_of_the_written_lease() {
     assert_eq!((spec.lease_transitions, spec.acquire_time), (Some(3), None));
     assert_eq!(spec.holder_identity.as_deref(), Some("me"));
 }
+
+#[test]
+fn a_replica_without_answers_is_cut_off() {
+    let begin = Instant::now();
+    let silent = || Err(RequestError::Timeout(DEADLINE));
+    let refused = || Err(RequestError::Api(kube::Error::Api(kube::core::Status::default().boxed())));
+    // Answers by second, and whether the replica is cut off at the last of them.
+    type Row<'a> = (&'a str, &'a [(u64, Option<bool>)], bool);
+    let rows: [Row<'_>; 5] = [
+        ("answered", &[(0, Some(true)), (300, Some(true))], false),
+        ("silent for a while", &[(0, Some(true)), (30, None)], false),
+        ("silent for too long", &[(0, Some(true)), (10, None), (31, None)], true),
+        ("never answered", &[(31, None)], true),
+        ("refused, which is an answer", &[(31, None), (40, Some(false))], false),
+    ];
+    for (name, answers, expected) in rows {
+        let mut contact = Contact(begin);
+        let mut cut_off = None;
+        for (second, answer) in answers {
+            let result = match answer {
+                None => silent(),
+                Some(true) => Ok(()),
+                Some(false) => refused(),
+            };
+            cut_off = contact.after(&result, begin + Duration::from_secs(*second));
+        }
+        assert_eq!(cut_off.is_some(), expected, "{name}");
+    }
+}

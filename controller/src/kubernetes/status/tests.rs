@@ -48,6 +48,8 @@ fn conditions_of_verdicts() {
 #[test]
 fn conditions_are_written_once_and_others_kept() {
     let seen = |generation, conditions: Vec<Value>| Seen {
+        version: "v1",
+        created: String::new(),
         key: key(),
         read: Err(vec![Mistake { field: "spec".to_owned(), message: "no".to_owned() }]),
         uid: String::new(),
