@@ -48,6 +48,8 @@ struct Written {
     max_certificate_ttl_seconds: u64,
     #[serde(default = "default_drain")]
     drain_timeout_seconds: u64,
+    #[serde(default = "default_age")]
+    max_connection_age_seconds: u64,
     #[serde(default)]
     log: logs::Settings,
 }
@@ -84,6 +86,10 @@ fn default_drain() -> u64 {
     5
 }
 
+fn default_age() -> u64 {
+    ambit_xds::server::MAX_AGE.as_secs()
+}
+
 /// Where objects come from; the clients' authentication and the CA's keys follow from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
@@ -113,6 +119,8 @@ pub(crate) struct Config {
     pub(crate) server_name: String,
     pub(crate) max_certificate_ttl: Duration,
     pub(crate) drain_timeout: Duration,
+    /// The longest that a configuration stream lasts.
+    pub(crate) max_connection_age: Duration,
     pub(crate) log: logs::Settings,
 }
 
@@ -162,6 +170,10 @@ impl Written {
         if !(1..=365 * 24 * 3600).contains(&seconds) {
             return wrong("max_certificate_ttl_seconds", format!("{seconds} is not between 1 and a year"));
         }
+        let age = self.max_connection_age_seconds;
+        if !(1..=365 * 24 * 3600).contains(&age) {
+            return wrong("max_connection_age_seconds", format!("{age} is not between 1 and a year"));
+        }
         let trust_domain: TrustDomain =
             self.trust_domain.parse().map_err(|error| ("trust_domain".to_owned(), format!("{error}")))?;
         let trust_domain_aliases = aliases(&trust_domain, &self.trust_domain_aliases)?;
@@ -182,6 +194,7 @@ impl Written {
             server_name,
             max_certificate_ttl: Duration::from_secs(seconds),
             drain_timeout: Duration::from_secs(self.drain_timeout_seconds),
+            max_connection_age: Duration::from_secs(age),
             log,
         })
     }

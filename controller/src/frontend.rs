@@ -75,11 +75,16 @@ impl Frontend {
         authenticate: Arc<dyn Authenticate>,
         drain: &Drain,
     ) -> anyhow::Result<()> {
-        telemetry::show_root(&self.metrics, authorities.clone());
         let certificate = Certificate::new(authorities.clone(), &config.server_name)?;
+        telemetry::show_expiry(&self.metrics, authorities.clone(), certificate.clone());
         let tls = certificate.server_config()?;
         let signer = Signer { authorities, shared: self.shared.clone(), hosted };
-        let server = Server { publisher: self.publisher.clone(), authenticate, signer: Arc::new(signer) };
+        let server = Server {
+            publisher: self.publisher.clone(),
+            authenticate,
+            signer: Arc::new(signer),
+            max_age: config.max_connection_age,
+        };
         let listener =
             self.listener.lock().take().context("failed to take the xDS listener: it is served already")?;
         let started = {

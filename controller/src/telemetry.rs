@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use ambit_core::derive::Kind;
 use ambit_daemon_kit::telemetry::exposition::{Exposition, Family};
@@ -12,6 +12,7 @@ use ambit_xds::server::Publisher;
 
 use crate::ca::Authorities;
 use crate::objects::catalog::{Problem, Verdict};
+use crate::serving::Certificate;
 use crate::shared::{Shared, Status};
 
 /// The kind of objects that could not be parsed far enough to know it.
@@ -28,6 +29,11 @@ pub(crate) static CERTIFICATES_REFUSED: Counters<1> = Counters::new(
 pub(crate) static TOKENS_REFUSED: Counters<1> =
     Counters::new("ambit_controller_tokens_refused_total", "Tokens refused, by reason.", ["reason"]);
 
+pub(crate) static CAS_REPLACED: Counter = Counter::new(
+    "ambit_controller_ca_replaced_total",
+    "CAs replaced without a transition because they could no longer sign.",
+);
+
 const OBJECTS: Family = Family::gauge("ambit_controller_objects", "Objects in force, by kind.");
 const REJECTED: Family = Family::gauge("ambit_controller_objects_rejected", "Objects rejected now, by kind.");
 const FILES: Family = Family::gauge("ambit_controller_files", "Object files in the folder.");
@@ -42,9 +48,25 @@ const REMOVED: Family =
 const ACKS: Family = Family::counter("ambit_controller_xds_acks_total", "Responses that clients accepted.");
 const NACKS: Family =
     Family::counter("ambit_controller_xds_nacks_total", "Responses that clients rejected in part.");
+const WAITING: Family = Family::gauge(
+    "ambit_controller_xds_large_requests_waiting",
+    "Streams that wait for their turn to send a large request.",
+);
+const TOO_SLOW: Family = Family::counter(
+    "ambit_controller_xds_large_requests_refused_total",
+    "Streams ended because their large request took too long.",
+);
 const ROOT_EXPIRY: Family = Family::gauge(
     "ambit_controller_root_expiry_timestamp_seconds",
     "When the root certificate expires, in seconds since 1970.",
+);
+const INTERMEDIATE_EXPIRY: Family = Family::gauge(
+    "ambit_controller_intermediate_expiry_timestamp_seconds",
+    "When the first of the certificates that sign workloads' expires, in seconds since 1970.",
+);
+const SERVING_EXPIRY: Family = Family::gauge(
+    "ambit_controller_serving_expiry_timestamp_seconds",
+    "When the controller's own certificate expires, in seconds since 1970.",
 );
 
 /// Adds the metrics of objects and clients.
@@ -59,11 +81,15 @@ pub(crate) fn show(metrics: &Metrics, shared: &Arc<Shared>, publisher: &Publishe
     });
 }
 
-/// Adds the expiry of the root.
-pub(crate) fn show_root(metrics: &Metrics, authorities: Authorities) {
+/// Adds the ends of the CA's certificates and of the controller's own.
+pub(crate) fn show_expiry(metrics: &Metrics, authorities: Authorities, serving: Arc<Certificate>) {
+    let seconds = |end: SystemTime| end.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     metrics.collect(move |all| {
-        let end = authorities.borrow().workloads.root_not_after();
-        all.single(&ROOT_EXPIRY, end.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
+        let workloads = authorities.borrow().workloads.clone();
+        all.single(&ROOT_EXPIRY, seconds(workloads.root_not_after()));
+        all.single(&INTERMEDIATE_EXPIRY, seconds(workloads.not_after()));
+        all.single(&SERVING_EXPIRY, seconds(serving.not_after()));
+        CAS_REPLACED.show(all);
     });
 }
 
@@ -118,6 +144,8 @@ fn published(publisher: &Publisher, all: &mut Exposition) {
     all.single(&REMOVED, stats.removed);
     all.single(&ACKS, stats.acks);
     all.single(&NACKS, stats.nacks);
+    all.single(&WAITING, stats.waiting);
+    all.single(&TOO_SLOW, stats.refused);
 }
 
 #[cfg(test)]

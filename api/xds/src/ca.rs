@@ -9,6 +9,7 @@ use ambit_core::model::Identity;
 use parking_lot::Mutex;
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
+use tokio::sync::Semaphore;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
@@ -152,12 +153,38 @@ pub(crate) fn service(
     authenticate: Arc<dyn Authenticate>,
     signer: Arc<dyn SignCertificate>,
 ) -> IstioCertificateServiceServer<Ca> {
-    IstioCertificateServiceServer::new(Ca { authenticate, signer }).max_decoding_message_size(MAX_REQUEST)
+    let turns = Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)));
+    IstioCertificateServiceServer::new(Ca { authenticate, signer, turns })
+        .max_decoding_message_size(MAX_REQUEST)
 }
 
 pub(crate) struct Ca {
     authenticate: Arc<dyn Authenticate>,
     signer: Arc<dyn SignCertificate>,
+    /// As many sign at the same time as there are processors.
+    turns: Arc<Semaphore>,
+}
+
+impl Ca {
+    /// Signs on a thread for blocking work: with an RSA key a signature takes milliseconds, in which the
+    /// workers would renew no lease and send no configuration.
+    async fn sign(
+        &self,
+        node: NodeName,
+        identity: Identity,
+        csr: String,
+        ttl: Duration,
+    ) -> Result<Vec<String>, Refusal> {
+        let stopped = |what: &str| Refusal::Unavailable(format!("failed to sign: {what}"));
+        let turn = self.turns.clone().acquire_owned().await;
+        let turn = turn.map_err(|_| stopped("the controller is stopping"))?;
+        let signer = self.signer.clone();
+        let signed = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            signer.sign(&node, &identity, &csr, ttl)
+        });
+        signed.await.unwrap_or_else(|_| Err(stopped("the signer has failed")))
+    }
 }
 
 #[tonic::async_trait]
@@ -174,7 +201,7 @@ impl IstioCertificateService for Ca {
             Ok(seconds) => Duration::from_secs(seconds),
             Err(_) => return Err(Status::invalid_argument("validity_duration is negative")),
         };
-        match self.signer.sign(&node, &identity, &request.csr, ttl) {
+        match self.sign(node.clone(), identity.clone(), request.csr, ttl).await {
             Ok(cert_chain) => Ok(Response::new(IstioCertificateResponse { cert_chain })),
             Err(refusal) => {
                 tracing::warn!(%node, %identity, %refusal, "certificate request refused");

@@ -93,13 +93,22 @@ pub async fn run(
             }
             // Settings that are wrong at the first attempt stay wrong. A file may appear later.
             Err(error) if first && !matches!(error, Error::Credentials { .. }) => return Err(error),
-            Err(error) => chain(&error),
+            Err(error) => End::Failed(chain(&error)),
         };
         first = false;
-        tracing::warn!(reason = %ended, "xDS connection lost");
+        let reason = match ended {
+            End::Ended => {
+                tracing::info!("xDS stream ended by the controller: connecting again");
+                "the controller ended the stream".to_owned()
+            }
+            End::Failed(reason) => {
+                tracing::warn!(%reason, "xDS connection lost");
+                reason
+            }
+        };
         status.send_modify(|s| {
             s.connected = false;
-            s.error = Some(ended);
+            s.error = Some(reason);
             s.lost += 1;
         });
         if began.elapsed() > LAST_RETRY {
@@ -118,14 +127,21 @@ fn usable(credentials: &impl Credentials) -> Result<(Connection, tonic::transpor
     Ok((connection, endpoint))
 }
 
-/// Runs one stream, from connecting to its end. Returns why it ended.
+/// Why a stream ended.
+enum End {
+    /// The controller ended it without an error: it does at a maximum age, to spread its clients.
+    Ended,
+    Failed(String),
+}
+
+/// Runs one stream, from connecting to its end.
 async fn converse(
     connection: &Connection,
     endpoint: &tonic::transport::Endpoint,
     status: &watch::Sender<Status>,
     state: &mut State,
     on_update: &mut impl FnMut(Update) -> Vec<Rejected>,
-) -> String {
+) -> End {
     let (requests, receiver) = mpsc::channel(ResourceType::ALL.len() * 2);
     for kind in ResourceType::ALL {
         // A new channel has room.
@@ -142,14 +158,14 @@ async fn converse(
     };
     let mut responses = match tokio::time::timeout(CONNECT_DEADLINE, open).await {
         Ok(Ok(responses)) => responses,
-        Ok(Err(reason)) => return reason,
-        Err(_) => return "connecting took too long".to_owned(),
+        Ok(Err(reason)) => return End::Failed(reason),
+        Err(_) => return End::Failed("connecting took too long".to_owned()),
     };
     loop {
         let response = match responses.message().await {
             Ok(Some(response)) => response,
-            Ok(None) => return "the controller ended the stream".to_owned(),
-            Err(status) => return explain(&status),
+            Ok(None) => return End::Ended,
+            Err(status) => return End::Failed(explain(&status)),
         };
         let Some(mut received) = state.receive(response) else { continue };
         let changes = std::mem::take(&mut received.changes);
@@ -171,7 +187,7 @@ async fn converse(
             s.rejected += problems as u64;
         });
         if requests.send(answer).await.is_err() {
-            return "the stream to the controller ended".to_owned();
+            return End::Failed("the stream to the controller ended".to_owned());
         }
     }
 }

@@ -4,6 +4,7 @@
 //! Each stream has a [`session::Session`], a pure state machine that reads the [`store::Store`].
 
 mod accept;
+mod intake;
 mod publisher;
 mod reply;
 mod service;
@@ -29,6 +30,13 @@ use crate::ca::{self, SignCertificate};
 const KEEPALIVE: Duration = Duration::from_secs(20);
 /// The time that streams have to end when the server stops.
 const GRACE: Duration = Duration::from_secs(5);
+/// How long a stream lasts at most, unless configured: Istio's default. Clients come back to any replica, so
+/// replicas balance after one of them has been replaced.
+pub const MAX_AGE: Duration = Duration::from_mins(30);
+/// The windows of HTTP/2: what a stream's requests, and all of a connection, may have sent and nobody has
+/// read.
+const STREAM_WINDOW: u32 = 64 << 10;
+const CONNECTION_WINDOW: u32 = 256 << 10;
 /// The most streams of one connection: one for xDS, the others for certificate requests.
 const STREAMS_PER_CONNECTION: u32 = 64;
 
@@ -41,6 +49,8 @@ pub struct Server {
     pub authenticate: Arc<dyn Authenticate>,
     /// The CA.
     pub signer: Arc<dyn SignCertificate>,
+    /// The longest that a configuration stream lasts; each lasts between half of it and the whole.
+    pub max_age: Duration,
 }
 
 impl std::fmt::Debug for Server {
@@ -63,8 +73,15 @@ impl Server {
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE))
             .max_concurrent_streams(STREAMS_PER_CONNECTION)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
             .http2_max_header_list_size(16 * 1024)
-            .add_service(service::discovery(self.publisher, self.authenticate.clone(), stopped.clone()))
+            .add_service(service::discovery(
+                self.publisher,
+                self.authenticate.clone(),
+                stopped.clone(),
+                self.max_age,
+            ))
             .add_service(ca::service(self.authenticate, self.signer))
             .serve_with_incoming_shutdown(connections, wait_for(stopped));
         tokio::pin!(served);

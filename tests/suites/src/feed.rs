@@ -14,7 +14,7 @@ use ambit_core::model::Identity;
 use ambit_harness::{Lab, Node, eventually};
 use ambit_xds::ca::{Refusal, SignCertificate};
 use ambit_xds::client::{self, Connection, Status, Update};
-use ambit_xds::server::{Publisher, Server, tls_config};
+use ambit_xds::server::{MAX_AGE, Publisher, Server, tls_config};
 use ambit_xds::{Authenticate, NodeName, Unauthenticated, async_trait};
 use anyhow::{Context, Result, bail, ensure};
 use parking_lot::Mutex;
@@ -73,6 +73,7 @@ impl Feed {
             publisher: publisher.clone(),
             authenticate: Arc::new(AnyNode),
             signer: Arc::new(NoSigner),
+            max_age: MAX_AGE,
         };
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

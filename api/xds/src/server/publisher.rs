@@ -7,6 +7,7 @@ use ambit_core::mesh::{Mesh, Touched};
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
+use super::intake::Turns;
 use super::reply::Whole;
 use super::store::Store;
 use crate::resource::{Encoded, ResourceType};
@@ -26,6 +27,7 @@ struct Inner {
     revision: watch::Sender<u64>,
     counters: Counters,
     whole: Whole,
+    turns: Arc<Turns>,
 }
 
 /// The counters of a publisher's sessions.
@@ -55,6 +57,10 @@ pub struct Stats {
     pub acks: u64,
     /// Responses of which clients rejected a resource.
     pub nacks: u64,
+    /// Streams with a large request that wait for their turn to send it.
+    pub waiting: u64,
+    /// Streams that were ended because their large request took too long.
+    pub refused: u64,
 }
 
 impl Publisher {
@@ -115,11 +121,17 @@ impl Publisher {
             removed: counters.removed.load(Ordering::Relaxed),
             acks: counters.acks.load(Ordering::Relaxed),
             nacks: counters.nacks.load(Ordering::Relaxed),
+            waiting: self.inner.turns.waiting.load(Ordering::Relaxed),
+            refused: self.inner.turns.refused.load(Ordering::Relaxed),
         }
     }
 
     pub(super) fn counters(&self) -> &Counters {
         &self.inner.counters
+    }
+
+    pub(super) fn turns(&self) -> &Arc<Turns> {
+        &self.inner.turns
     }
 
     pub(super) fn whole(&self) -> &Whole {

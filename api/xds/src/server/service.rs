@@ -5,9 +5,11 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tonic::codec::Codec as _;
 use tonic::codegen::{BoxFuture, Service, http};
 use tonic::metadata::{GRPC_CONTENT_TYPE, MetadataMap};
@@ -15,15 +17,17 @@ use tonic::server::NamedService;
 use tonic::{Status, Streaming};
 use tonic_prost::ProstCodec;
 
+use super::intake::{self, Intake, Metered, NodeTurn};
 use super::publisher::Publisher;
 use super::reply::{Pieces, Replies};
 use super::session::{Received, Session};
+use super::store::Store;
 use crate::auth::{Authenticate, NodeName, authenticate};
 use crate::proto::discovery::aggregated_discovery_service_server::SERVICE_NAME;
 use crate::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 
 /// The largest request: one with the versions of some 200,000 resources.
-const MAX_REQUEST: usize = 32 << 20;
+pub(super) const MAX_REQUEST: usize = 32 << 20;
 /// The most streams of one node: two daemons during an upgrade, and streams that broke and have not timed
 /// out.
 const STREAMS_PER_NODE: usize = 8;
@@ -34,13 +38,14 @@ const METHOD: &str = "DeltaAggregatedResources";
 type Request = http::Request<tonic::body::Body>;
 type Response = http::Response<tonic::body::Body>;
 
-/// The service of `publisher`'s resources. Its streams end when `stopping` becomes true.
+/// The service of `publisher`'s resources. Its streams end when `stopping` becomes true, and at `max_age`.
 pub(super) fn discovery(
     publisher: Publisher,
     authenticate: Arc<dyn Authenticate>,
     stopping: watch::Receiver<bool>,
+    max_age: Duration,
 ) -> Discovery {
-    Discovery { publisher, authenticate, stopping, nodes: Arc::default() }
+    Discovery { publisher, authenticate, stopping, max_age, nodes: Arc::default() }
 }
 
 /// Written by hand, because tonic's generated code cannot use [`Replies`].
@@ -49,7 +54,8 @@ pub(super) struct Discovery {
     publisher: Publisher,
     authenticate: Arc<dyn Authenticate>,
     stopping: watch::Receiver<bool>,
-    nodes: Arc<Mutex<HashMap<NodeName, usize>>>,
+    max_age: Duration,
+    nodes: Nodes,
 }
 
 impl NamedService for Discovery {
@@ -80,38 +86,51 @@ impl Discovery {
         let (parts, body) = request.into_parts();
         let node = authenticate(&*self.authenticate, &MetadataMap::from_headers(parts.headers)).await?;
         let slot = Slot::take(&self.nodes, &self.publisher, node)?;
+        let intake = Intake::new(self.publisher.turns().clone(), slot.turn.clone());
+        let body = Metered::new(body, intake.clone());
         let mut codec = ProstCodec::<DeltaDiscoveryResponse, DeltaDiscoveryRequest>::default();
         let requests = Streaming::new_request(codec.decoder(), body, None, Some(MAX_REQUEST));
         // At most one response waits; the session makes the next one when it has been sent.
         let (replies, receiver) = mpsc::channel(1);
-        tokio::spawn(converse(requests, replies, self.publisher, self.stopping, slot));
+        // Spread: clients that came together, as after a restart, do not leave together.
+        let age = self.max_age.mul_f64(rand::random_range(0.5..1.0));
+        tokio::spawn(async move {
+            let conversation =
+                converse(requests, replies, self.publisher, self.stopping, &slot.node, &intake);
+            match tokio::time::timeout(age, conversation).await {
+                Ok(()) => {}
+                // The stream ends without an error: its client connects again, maybe to another replica.
+                Err(_) => tracing::info!(node = %slot.node, "xDS stream ended at its maximum age"),
+            }
+        });
         let mut response = Response::new(tonic::body::Body::new(Replies::new(receiver)));
         response.headers_mut().insert(http::header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
         Ok(response)
     }
 }
 
+/// The open streams of each node, and the turn that they share.
+type Nodes = Arc<Mutex<HashMap<NodeName, (usize, NodeTurn)>>>;
+
 /// A stream's slot of [`STREAMS_PER_NODE`].
 struct Slot {
     node: NodeName,
-    nodes: Arc<Mutex<HashMap<NodeName, usize>>>,
+    turn: NodeTurn,
+    nodes: Nodes,
     publisher: Publisher,
 }
 
 impl Slot {
-    fn take(
-        nodes: &Arc<Mutex<HashMap<NodeName, usize>>>,
-        publisher: &Publisher,
-        node: NodeName,
-    ) -> Result<Self, Status> {
-        let mut counts = nodes.lock();
-        let count = counts.entry(node.clone()).or_default();
+    fn take(nodes: &Nodes, publisher: &Publisher, node: NodeName) -> Result<Self, Status> {
+        let mut streams = nodes.lock();
+        let (count, turn) = streams.entry(node.clone()).or_insert_with(|| (0, intake::of_node()));
         if *count == STREAMS_PER_NODE {
             return Err(Status::resource_exhausted(format!("node {node} has {count} streams open")));
         }
         *count += 1;
         publisher.counters().clients.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { node, nodes: nodes.clone(), publisher: publisher.clone() })
+        let turn = turn.clone();
+        Ok(Self { node, turn, nodes: nodes.clone(), publisher: publisher.clone() })
     }
 }
 
@@ -119,7 +138,7 @@ impl Drop for Slot {
     fn drop(&mut self) {
         self.publisher.counters().clients.fetch_sub(1, Ordering::Relaxed);
         let mut counts = self.nodes.lock();
-        if let Some(count) = counts.get_mut(&self.node) {
+        if let Some((count, _)) = counts.get_mut(&self.node) {
             *count -= 1;
             if *count == 0 {
                 counts.remove(&self.node);
@@ -134,25 +153,30 @@ async fn converse(
     replies: mpsc::Sender<Result<Pieces, Status>>,
     publisher: Publisher,
     mut stopping: watch::Receiver<bool>,
-    slot: Slot,
+    node: &NodeName,
+    intake: &Intake,
 ) {
-    let node = &slot.node;
     tracing::info!(%node, "xDS client connected");
-    let mut session = Session::default();
     let mut revision = publisher.watch();
+    let mut client = Client { session: Session::default(), publisher: &publisher, node, intake };
     let mut look = false;
+    // Before the store is ready nothing is answered.
+    let mut answering = None;
     let end = loop {
+        if answering.is_none() && publisher.read(Store::ready) {
+            answering = Some(Instant::now());
+        }
         tokio::select! {
             _ = stopping.wait_for(|stop| *stop) => {
                 break Some(Status::unavailable("the controller is stopping"));
             }
+            () = intake.overdue(answering.unwrap_or_else(Instant::now)), if answering.is_some() => {
+                break Some(intake.too_slow());
+            }
             request = requests.message() => match request {
-                Ok(Some(request)) => match session.receive(request) {
-                    Ok(received) => {
-                        count(&publisher, node, &received);
-                        look = true;
-                    }
-                    Err(violation) => break Some(Status::resource_exhausted(violation.to_string())),
+                Ok(Some(request)) => match client.receive(request) {
+                    Ok(()) => look = true,
+                    Err(status) => break Some(status),
                 },
                 Ok(None) => break None,
                 Err(error) => {
@@ -163,28 +187,59 @@ async fn converse(
             Ok(()) = revision.changed() => look = true,
             permit = replies.reserve(), if look => {
                 let Ok(permit) = permit else { break None };
-                match publisher.read(|store| session.next(store)) {
-                    Ok(Some(reply)) => {
-                        let (counters, changed) = (publisher.counters(), &reply.changed);
-                        counters.sent.fetch_add(changed.put.len() as u64, Ordering::Relaxed);
-                        counters.removed.fetch_add(changed.removed.len() as u64, Ordering::Relaxed);
-                        permit.send(reply.encode(publisher.whole()));
-                    }
+                match client.respond() {
+                    Ok(Some(reply)) => permit.send(reply),
                     Ok(None) => look = false,
-                    Err(_) => break Some(Status::aborted("too far behind; connect again with what you hold")),
+                    Err(status) => break Some(status),
                 }
             }
         }
     };
-    if let Some(status) = &end {
-        tracing::info!(%node, %status, "xDS stream ended");
-    } else {
-        tracing::info!(%node, "xDS client disconnected");
-    }
     if let Some(status) = end {
+        tracing::info!(%node, %status, "xDS stream ended");
         // Does not wait: a client that does not read would hold this task. The dropped channel ends the
         // stream too.
         let _ = replies.try_send(Err(status));
+    } else {
+        tracing::info!(%node, "xDS client disconnected");
+    }
+}
+
+/// One client: its session, and what counts it.
+struct Client<'a> {
+    session: Session,
+    publisher: &'a Publisher,
+    node: &'a NodeName,
+    intake: &'a Intake,
+}
+
+impl Client<'_> {
+    /// Takes in a request; a violation ends the stream.
+    fn receive(&mut self, request: DeltaDiscoveryRequest) -> Result<(), Status> {
+        let received = self.session.receive(request);
+        let received = received.map_err(|violation| Status::resource_exhausted(violation.to_string()))?;
+        count(self.publisher, self.node, &received);
+        self.settle();
+        Ok(())
+    }
+
+    /// The next response, encoded.
+    fn respond(&mut self) -> Result<Option<Result<Pieces, Status>>, Status> {
+        let reply = self.publisher.read(|store| self.session.next(store));
+        let reply = reply.map_err(|_| Status::aborted("too far behind; connect again with what you hold"))?;
+        let Some(reply) = reply else { return Ok(None) };
+        let (counters, changed) = (self.publisher.counters(), &reply.changed);
+        counters.sent.fetch_add(changed.put.len() as u64, Ordering::Relaxed);
+        counters.removed.fetch_add(changed.removed.len() as u64, Ordering::Relaxed);
+        self.settle();
+        Ok(Some(reply.encode(self.publisher.whole())))
+    }
+
+    /// Gives the turn back when nothing of a large request is held any more.
+    fn settle(&self) {
+        if !self.session.has_claims() {
+            self.intake.answered();
+        }
     }
 }
 

@@ -16,6 +16,8 @@ use crate::resource::{Encoded, ResourceType};
 const MAX_NAMES: usize = 10_000;
 /// The longest name, in bytes.
 const MAX_NAME: usize = 1_024;
+/// The most bytes of all names of a type.
+const MAX_NAME_BYTES: usize = 1 << 20;
 /// The most unknown types that a client may subscribe to: a newer daemon may know some.
 const MAX_UNKNOWN: usize = 16;
 
@@ -43,6 +45,8 @@ pub(super) enum Violation {
     TooManyNames,
     #[error("subscribed to a resource name longer than {MAX_NAME} bytes")]
     LongName,
+    #[error("subscribed to resource names of more than {MAX_NAME_BYTES} bytes")]
+    ManyBytes,
     #[error("asked for more than {MAX_UNKNOWN} unknown types")]
     UnknownTypes,
 }
@@ -60,6 +64,7 @@ pub(super) struct Session {
 struct Subscription {
     wildcard: bool,
     names: BTreeSet<Arc<str>>,
+    name_bytes: usize,
     /// The versions that the client holds; taken when the first response is made.
     claimed: Option<BTreeMap<String, String>>,
     /// Names to be sent even if they are unchanged.
@@ -100,6 +105,13 @@ impl Session {
         subscription.subscribe(request.resource_names_subscribe)?;
         subscription.unsubscribe(&request.resource_names_unsubscribe);
         Ok(received)
+    }
+
+    /// Whether it still holds what its client claimed: a response to it is due.
+    pub(super) fn has_claims(&self) -> bool {
+        let claimed =
+            |subscription: &Subscription| subscription.claimed.as_ref().is_some_and(|it| !it.is_empty());
+        self.subscriptions.iter().flatten().any(claimed)
     }
 
     fn receive_unknown(&mut self, request: DeltaDiscoveryRequest) -> Result<Received, Violation> {
@@ -165,7 +177,13 @@ impl Subscription {
             }
             let name: Arc<str> = name.into();
             self.requested.insert(name.clone());
-            self.names.insert(name);
+            let bytes = name.len();
+            if self.names.insert(name) {
+                self.name_bytes += bytes;
+            }
+            if self.name_bytes > MAX_NAME_BYTES {
+                return Err(Violation::ManyBytes);
+            }
             if self.names.len() > MAX_NAMES {
                 return Err(Violation::TooManyNames);
             }
@@ -178,6 +196,7 @@ impl Subscription {
             if name == WILDCARD {
                 self.wildcard = false;
             } else if let Some(name) = self.names.take(name.as_str()) {
+                self.name_bytes -= name.len();
                 // The wildcard still covers it, but the client may have removed it: send it again.
                 if self.wildcard {
                     self.requested.insert(name);

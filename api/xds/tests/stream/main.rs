@@ -438,3 +438,76 @@ async fn open_streams_do_not_prevent_a_stop() {
     assert!(daemon.mesh.borrow().policy(&key).is_some(), "the last state stays in force");
     drop(idle);
 }
+
+#[tokio::test]
+async fn streams_end_at_their_age_and_daemons_come_back_with_what_they_hold() {
+    let root = Root::new();
+    let address = "127.0.0.1:0".parse().expect("an address");
+    let mut controller = Controller::lasting(address, &root, Duration::from_millis(400)).await;
+    controller.apply(vec![put("web", [10, 0, 0, 1])]);
+    let mut daemon = Daemon::start(controller.connection(&root, "one"));
+    daemon.until("the workload is there", |mesh| mesh.workload(&uid("web")).is_some()).await;
+    let status = daemon.status("three streams have ended", |status| status.lost >= 3).await;
+    assert_eq!(status.error.as_deref(), Some("the controller ended the stream"), "without an error");
+    controller.apply(vec![put("cart", [10, 0, 0, 2])]);
+    daemon.until("changes still arrive", |mesh| mesh.workload(&uid("cart")).is_some()).await;
+    assert_eq!(daemon.changes.load(Ordering::Relaxed), 2, "nothing was sent twice");
+    controller.stop().await;
+}
+
+/// More daemons than may claim at the same time, of a mesh whose claims are large.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_claims_are_received_a_few_at_a_time() {
+    const WORKLOADS: u16 = 3_000;
+    const DAEMONS: u64 = 7;
+    const TURNS: u64 = 4;
+    let root = Root::new();
+    let all =
+        || (0..WORKLOADS).map(|n| put(&format!("pod-{n}"), [10, 1, n.to_be_bytes()[0], n.to_be_bytes()[1]]));
+    let controller = Controller::start(&root, all().collect()).await;
+    let address = controller.address;
+    let mut daemons: Vec<_> =
+        (0..DAEMONS).map(|n| Daemon::start(controller.connection(&root, &format!("node-{n}")))).collect();
+    for daemon in &mut daemons {
+        daemon.until("all workloads", |mesh| mesh.workloads().count() == usize::from(WORKLOADS)).await;
+    }
+    controller.stop().await;
+    // Until it has read its objects, claims cannot be answered: a few are held, the others wait.
+    let mut controller = Controller::unread(address, &root).await;
+    controller
+        .stats("all but a few wait", |stats| stats.clients == DAEMONS && stats.waiting == DAEMONS - TURNS)
+        .await;
+    controller.apply(all().collect());
+    for daemon in &mut daemons {
+        daemon.status("synchronized again", |status| status.connected).await;
+    }
+    controller.stats("nobody waits", |stats| stats.waiting == 0 && stats.acks >= 2 * DAEMONS).await;
+    let stats = controller.publisher.stats();
+    assert_eq!((stats.sent, stats.removed, stats.refused), (0, 0, 0), "they hold it all");
+    controller.stop().await;
+}
+
+/// With an RSA key a signature takes milliseconds; here it takes until the test lets it.
+#[tokio::test(flavor = "current_thread")]
+async fn a_signature_that_takes_long_delays_nothing_else() {
+    let root = Root::new();
+    let mut controller = Controller::start(&root, vec![put("web", [10, 0, 0, 1])]).await;
+    let mut daemon = Daemon::start(controller.connection(&root, "one"));
+    daemon.until("the workload is there", |mesh| mesh.workload(&uid("web")).is_some()).await;
+    let (release, released) = std::sync::mpsc::channel();
+    *support::RELEASED.lock() = Some(released);
+    let client = ca::Client::new(controller.connection(&root, "one")).expect("a client");
+    let identity: Identity = "spiffe://cluster.local/ns/one/sa/default".parse().expect("an identity");
+    let asked =
+        tokio::spawn(async move { client.create_certificate("slow", &identity, Duration::ZERO).await });
+    for (n, name) in ["cart", "db", "cache"].into_iter().enumerate() {
+        controller.apply(vec![put(name, [10, 0, 0, u8::try_from(n).expect("few") + 2])]);
+        daemon.until("changes arrive meanwhile", |mesh| mesh.workload(&uid(name)).is_some()).await;
+        // The request has reached the signer by the last of them at the latest, or is on its way.
+        tokio::task::yield_now().await;
+    }
+    assert!(!asked.is_finished(), "it waits for the signer");
+    release.send(()).expect("the signer waits");
+    soon("the certificate", asked).await.expect("no panic").expect("a certificate");
+    controller.stop().await;
+}

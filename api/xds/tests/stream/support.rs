@@ -1,8 +1,8 @@
 //! A controller with a certificate, a daemon that keeps a mesh, and a road between them that can be closed.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use ambit_core::mesh::{Change, Mesh};
@@ -10,8 +10,9 @@ use ambit_core::model::{Action, Authorization, Identity, PolicyKey, Scope, Workl
 use ambit_core::testing;
 use ambit_xds::ca::{Refusal, SignCertificate};
 use ambit_xds::client::{self, Connection, Rejected, Status, Update};
-use ambit_xds::server::{Publisher, Server, tls_config};
+use ambit_xds::server::{MAX_AGE, Publisher, Server, tls_config};
 use ambit_xds::{Authenticate, NodeName, Unauthenticated, async_trait};
+use parking_lot::Mutex;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
@@ -82,6 +83,15 @@ impl Authenticate for Tokens {
     }
 }
 
+/// The signer waits for it when it is asked to sign `slow`.
+pub(crate) static RELEASED: Mutex<Option<mpsc::Receiver<()>>> = Mutex::new(None);
+
+/// A test that blocks the thread which would release it waits for nothing.
+fn released() -> bool {
+    let receiver = RELEASED.lock().take();
+    receiver.is_some_and(|receiver| receiver.recv_timeout(DEADLINE / 2).is_ok())
+}
+
 /// Signs for the identity that its node hosts, `spiffe://cluster.local/ns/<node>/sa/default`.
 struct Signer;
 
@@ -97,6 +107,7 @@ impl SignCertificate for Signer {
             return Err(Refusal::Denied(format!("{identity} does not run on {node}")));
         }
         match csr {
+            "slow" if !released() => Err(Refusal::Unavailable("not released".to_owned())),
             "bad" => Err(Refusal::Invalid("not a CSR".to_owned())),
             "later" => Err(Refusal::Unavailable("no key yet".to_owned())),
             _ => Ok(vec![format!("{csr} for {identity}, {} s", ttl.as_secs()), "root".to_owned()]),
@@ -126,12 +137,21 @@ impl Controller {
 
     /// One that has not published anything yet.
     pub(crate) async fn unread(address: SocketAddr, root: &Root) -> Self {
+        Self::lasting(address, root, MAX_AGE).await
+    }
+
+    /// One whose streams last at most for this long.
+    pub(crate) async fn lasting(address: SocketAddr, root: &Root, max_age: Duration) -> Self {
         let listener = TcpListener::bind(address).await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let publisher = Publisher::new();
         let (stop, stopped) = oneshot::channel::<()>();
-        let server =
-            Server { publisher: publisher.clone(), authenticate: Arc::new(Tokens), signer: Arc::new(Signer) };
+        let server = Server {
+            publisher: publisher.clone(),
+            authenticate: Arc::new(Tokens),
+            signer: Arc::new(Signer),
+            max_age,
+        };
         let task = tokio::spawn(server.serve(listener, root.server("ambit-controller"), async {
             let _ = stopped.await;
         }));

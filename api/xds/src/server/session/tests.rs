@@ -403,3 +403,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn names_of_many_bytes_are_refused() {
+    let long = |n: usize| format!("{n:01000}");
+    let names: Vec<String> = (0..2_000).map(long).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut session = Session::default();
+    assert_eq!(session.receive(subscribe(ADDRESS, &names, &[])), Err(Violation::ManyBytes));
+    // Names that were given up do not count.
+    let mut session = Session::default();
+    for chunk in names.chunks(500) {
+        session.receive(subscribe(ADDRESS, chunk, &[])).unwrap();
+        let unsubscribe = DeltaDiscoveryRequest {
+            resource_names_unsubscribe: chunk.iter().map(ToString::to_string).collect(),
+            ..request(ADDRESS)
+        };
+        session.receive(unsubscribe).unwrap();
+    }
+}
