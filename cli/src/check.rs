@@ -20,7 +20,7 @@ use crate::rollout::{self, obstacles};
 use crate::version::{self, Server, versions};
 
 /// The oldest supported minor version of Kubernetes: the first with native sidecars.
-const OLDEST_MINOR: u32 = 29;
+const OLDEST_MINOR: u32 = 30;
 /// The condition that says whether the node daemons enforce an object.
 const ACCEPTED: &str = "ambit.dev/ZtunnelAccepted";
 

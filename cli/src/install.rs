@@ -14,7 +14,6 @@ use crate::wait::{self, Look};
 use crate::{facts, version};
 
 /// The oldest minor version of Kubernetes with the admission policy that keeps node agents to their own node.
-/// (The chart leaves the policy out on 1.29.)
 const OLDEST_MINOR: u32 = 30;
 
 /// How to install.
@@ -41,10 +40,7 @@ pub(crate) async fn run(access: &Access, options: &Options) -> Result<(), Error>
     let client = access.connect().await?;
     let server = version::server(&client).await?;
     if server.minor < OLDEST_MINOR {
-        let reason = format!(
-            "Kubernetes {}: `ambit install` needs 1.{OLDEST_MINOR}; the Helm chart supports 1.29",
-            server.text
-        );
+        let reason = format!("Kubernetes {}: Ambit needs 1.{OLDEST_MINOR} or later", server.text);
         return Err(Error::Refused(reason));
     }
     refuse_others(&client, "helm upgrade").await?;

@@ -225,7 +225,7 @@ fn each_failure_fails_one_check_and_says_why() {
             "{name}"
         );
     }
-    assert_eq!(kubernetes(&server(28)).problems, ["v1.28.0: Ambit needs 1.29 or later"]);
+    assert_eq!(kubernetes(&server(29)).problems, ["v1.29.0: Ambit needs 1.30 or later"]);
 }
 
 trait Strings {

@@ -1,5 +1,5 @@
 //! The daemons' metrics as a real Prometheus sees them: format, names, the guide, and every query of the
-//! dashboard.
+//! dashboard and of the alerts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
@@ -131,6 +131,17 @@ fn get(lab: &Lab, path: &str, query: Option<&str>) -> Result<Value> {
     Ok(answer["data"].clone())
 }
 
+/// Asks a query, whose metrics must be `shown`: one about a metric that does not exist succeeds as well.
+fn asks(lab: &Lab, query: &str, shown: &BTreeSet<String>) -> Result<()> {
+    get(lab, "/api/v1/query", Some(query))?;
+    let words = query.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    for name in words.filter(|word| ["ambit_", "istio_", "process_"].iter().any(|s| word.starts_with(s))) {
+        let family = name.trim_end_matches("_bucket");
+        ensure!(shown.contains(family), "{family} is no metric of ours");
+    }
+    Ok(())
+}
+
 #[test]
 fn prometheus_scrapes_every_documented_metric() -> Result<()> {
     let (lab, _servers) = shop()?;
@@ -222,17 +233,20 @@ fn prometheus_scrapes_every_documented_metric() -> Result<()> {
     for panel in panels {
         let title = panel["title"].as_str().context("no title")?;
         let query = panel["targets"][0]["expr"].as_str().context("no query")?;
-        table.row(&format!("dashboard: {title}"), || {
-            get(&lab, "/api/v1/query", Some(query))?;
-            // A query about a metric that does not exist succeeds as well.
-            let words = query.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
-            for name in
-                words.filter(|word| ["ambit_", "istio_", "process_"].iter().any(|s| word.starts_with(s)))
-            {
-                let family = name.trim_end_matches("_bucket");
-                ensure!(shown.contains(family), "{family} is no metric of ours");
-            }
-            Ok(())
+        table.row(&format!("dashboard: {title}"), || asks(&lab, query, &shown));
+    }
+    for file in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/alerts"))? {
+        let file = file?.path();
+        let name = file.file_name().context("no name")?.to_string_lossy().into_owned();
+        table.row(&format!("alerts: {name}"), || {
+            let output =
+                std::process::Command::new("promtool").args(["check", "rules"]).arg(&file).output()?;
+            ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let rules = std::fs::read_to_string(&file)?;
+            let queries: Vec<&str> =
+                rules.lines().filter_map(|line| line.trim().strip_prefix("expr: ")).collect();
+            ensure!(!queries.is_empty(), "no rules");
+            queries.into_iter().try_for_each(|query| asks(&lab, query, &shown))
         });
     }
     server.kill()?;
