@@ -4,6 +4,7 @@
 //!
 //! Entry point: [`run`].
 
+mod architecture;
 mod oci;
 
 use std::os::unix::fs::PermissionsExt as _;
@@ -13,6 +14,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 
+use self::architecture::Architecture;
 use crate::{build, ebpf, setup};
 
 /// What to build, and where to put it.
@@ -29,6 +31,9 @@ pub(crate) struct Options {
     /// Quick to build, or quick to run.
     #[arg(long, value_enum, default_value_t = Profile::Release)]
     profile: Profile,
+    /// The nodes' processors; another than this machine's needs its cross compiler.
+    #[arg(long, value_enum, default_value_t = Architecture::HERE)]
+    arch: Architecture,
     /// Also the image of the programs that tests run in pods.
     #[arg(long)]
     tests: bool,
@@ -63,11 +68,18 @@ const TESTS: Image =
 
 /// Builds the programs and writes an archive of each image.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    options.arch.ensure()?;
     setup::ensure(&ebpf::NEEDS)?;
+    // The kernel programs are the same for every processor.
     ebpf::run(ebpf::Options::default())?;
     let images: Vec<&Image> = IMAGES.iter().chain(options.tests.then_some(&TESTS)).collect();
-    let folder = options.output.clone().unwrap_or_else(|| build::target().join("images"));
-    for archive in write(&images, options, &compile(options.profile)?, &folder)? {
+    let name = if options.arch == Architecture::HERE {
+        "images".to_owned()
+    } else {
+        format!("images-{}", options.arch.name())
+    };
+    let folder = options.output.clone().unwrap_or_else(|| build::target().join(name));
+    for archive in write(&images, options, &compile(options)?, &folder)? {
         println!("{}", archive.display());
     }
     Ok(())
@@ -80,6 +92,7 @@ pub(crate) fn for_tests() -> Result<()> {
         registry: "docker.io".to_owned(),
         tag: env!("CARGO_PKG_VERSION").to_owned(),
         profile: Profile::Dev,
+        arch: Architecture::HERE,
         tests: true,
     };
     let images: Vec<&Image> = IMAGES.iter().chain([&TESTS]).collect();
@@ -99,7 +112,7 @@ fn write(images: &[&Image], options: &Options, programs: &Path, folder: &Path) -
     for image in images {
         let mut files = Vec::new();
         for name in image.programs {
-            let content = stripped(&programs.join(name))?;
+            let content = stripped(&programs.join(name), options.arch)?;
             // Beside the archives, for those who build with a container engine (deploy/images/).
             let copy = folder.join("programs").join(name);
             std::fs::write(&copy, &content)
@@ -109,7 +122,7 @@ fn write(images: &[&Image], options: &Options, programs: &Path, folder: &Path) -
         }
         let name = format!("{}/ambit/{}:{}", options.registry, image.component, options.tag);
         let archive = folder.join(format!("{}.tar", image.component));
-        let size = oci::write(&archive, &name, &files, image.entrypoint)?;
+        let size = oci::write(&archive, &name, options.arch.name(), &files, image.entrypoint)?;
         build::say(&format!("{name}: {} KB", size / 1000));
         archives.push(archive);
     }
@@ -117,23 +130,25 @@ fn write(images: &[&Image], options: &Options, programs: &Path, folder: &Path) -
 }
 
 /// Builds every program and says in which folder they lie.
-fn compile(profile: Profile) -> Result<PathBuf> {
+fn compile(options: &Options) -> Result<PathBuf> {
     let mut command = build::cargo(&["build", "--workspace", "--bins", "--exclude", "xtask"]);
-    if profile == Profile::Release {
+    if options.profile == Profile::Release {
         command.arg("--release");
     }
+    options.arch.prepare(&mut command);
     build::step("building the programs of the images", &mut command)?;
-    Ok(build::built(match profile {
+    let profile = match options.profile {
         Profile::Dev => "debug",
         Profile::Release => "release",
-    }))
+    };
+    Ok(build::target().join(options.arch.target()).join(profile))
 }
 
 /// A program without its symbols: half of its size, and nothing in an image could read them.
-fn stripped(program: &Path) -> Result<Vec<u8>> {
-    ensure_static(program)?;
+fn stripped(program: &Path, architecture: Architecture) -> Result<Vec<u8>> {
+    ensure_runs(program, architecture)?;
     let output = program.with_extension("stripped");
-    let mut strip = Command::new("strip");
+    let mut strip = Command::new(architecture.tool("strip"));
     strip.arg("-o").arg(&output).arg(program);
     let status = build::status(&mut strip)?;
     ensure!(status.success(), "strip (binutils) ended with {status} for {}", program.display());
@@ -142,9 +157,13 @@ fn stripped(program: &Path) -> Result<Vec<u8>> {
     Ok(content)
 }
 
-/// An image from scratch has no loader: a program that asks for one would not start.
-fn ensure_static(program: &Path) -> Result<()> {
+/// An image from scratch has no loader: a program that asks for one would not start. Nor would one for
+/// another processor.
+fn ensure_runs(program: &Path, architecture: Architecture) -> Result<()> {
     let content = std::fs::read(program).with_context(|| format!("failed to read {}", program.display()))?;
+    let machine = content.get(18..20).map(|bytes| u16::from_le_bytes([bytes[0], bytes[1]]));
+    let right = machine == Some(architecture.elf_machine());
+    ensure!(right, "{} is not a program for {}", program.display(), architecture.name());
     ensure!(!asks_for_loader(&content), "{} is not linked statically", program.display());
     Ok(())
 }

@@ -16,11 +16,17 @@ pub(crate) struct File {
 }
 
 /// Writes the archive whole or not at all; its size in bytes.
-pub(crate) fn write(archive: &Path, name: &str, files: &[File], entrypoint: &str) -> Result<u64> {
+pub(crate) fn write(
+    archive: &Path,
+    name: &str,
+    architecture: &str,
+    files: &[File],
+    entrypoint: &str,
+) -> Result<u64> {
     let layer = layer(files)?;
-    let config = serde_json::to_vec(&config(&layer, entrypoint))?;
+    let config = serde_json::to_vec(&config(&layer, architecture, entrypoint))?;
     let manifest = serde_json::to_vec(&manifest(&layer, &config))?;
-    let index = serde_json::to_vec(&index(&manifest, name))?;
+    let index = serde_json::to_vec(&index(&manifest, name, architecture))?;
     let version = serde_json::to_vec(&json!({"imageLayoutVersion": "1.0.0"}))?;
 
     let draft = archive.with_extension("tar.new");
@@ -75,9 +81,9 @@ fn header(size: u64, mode: u32) -> tar::Header {
     header
 }
 
-fn config(layer: &[u8], entrypoint: &str) -> Value {
+fn config(layer: &[u8], architecture: &str, entrypoint: &str) -> Value {
     json!({
-        "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
+        "architecture": architecture,
         "os": "linux",
         "config": {"Entrypoint": [entrypoint]},
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", hash(layer))]},
@@ -93,8 +99,9 @@ fn manifest(layer: &[u8], config: &[u8]) -> Value {
     })
 }
 
-fn index(manifest: &[u8], name: &str) -> Value {
+fn index(manifest: &[u8], name: &str, architecture: &str) -> Value {
     let mut entry = descriptor("application/vnd.oci.image.manifest.v1+json", manifest);
+    entry["platform"] = json!({"architecture": architecture, "os": "linux"});
     // containerd's importer takes the whole name from its own annotation.
     entry["annotations"] = json!({
         "io.containerd.image.name": name,

@@ -18,9 +18,9 @@ fn entries(archive: &[u8]) -> BTreeMap<String, Vec<u8>> {
 fn digests_match_blobs() {
     let path = std::env::temp_dir().join(format!("ambit-oci-{}.tar", std::process::id()));
     let files = [File { path: "app".to_owned(), content: b"#!".to_vec() }];
-    write(&path, "docker.io/ambit/app:1", &files, "/app").unwrap();
+    write(&path, "docker.io/ambit/app:1", "arm64", &files, "/app").unwrap();
     let first = std::fs::read(&path).unwrap();
-    write(&path, "docker.io/ambit/app:1", &files, "/app").unwrap();
+    write(&path, "docker.io/ambit/app:1", "arm64", &files, "/app").unwrap();
     assert_eq!(first, std::fs::read(&path).unwrap(), "the same again");
     std::fs::remove_file(&path).unwrap();
 
@@ -40,5 +40,7 @@ fn digests_match_blobs() {
     let config = json(&blob(&manifest["config"]));
     assert_eq!(config["rootfs"]["diff_ids"][0], format!("sha256:{}", hash(&layer)));
     assert_eq!(config["config"]["Entrypoint"][0], "/app");
+    assert_eq!(config["architecture"], "arm64");
+    assert_eq!(index["manifests"][0]["platform"]["architecture"], "arm64");
     assert_eq!(entries(&layer)["app"], b"#!");
 }
