@@ -56,20 +56,23 @@ enum Verb {
     Version(version::Options),
 }
 
-fn main() -> anyhow::Result<ExitCode> {
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let done = runtime.block_on(run(&arguments));
-    match done {
+    let failed = |error: &(dyn std::error::Error + 'static)| {
+        eprintln!("ambit: {}", chain(error));
+        ExitCode::FAILURE
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error),
+    };
+    match runtime.block_on(run(&arguments)) {
         // The reader has closed the pipe (`ambit … | head`): no message, but not everything was printed.
         Err(error::Error::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
-            Ok(ExitCode::FAILURE)
+            ExitCode::FAILURE
         }
-        Err(error) => {
-            eprintln!("ambit: {}", chain(&error));
-            Ok(ExitCode::FAILURE)
-        }
-        Ok(code) => Ok(code),
+        Err(error) => failed(&error),
+        Ok(code) => code,
     }
 }
 

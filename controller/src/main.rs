@@ -25,7 +25,9 @@ mod telemetry;
 mod token;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
+use ambit_daemon_kit::exit;
 use clap::{Parser, Subcommand};
 
 /// Ambit's controller.
@@ -61,8 +63,12 @@ enum Verb {
     },
 }
 
-fn main() -> anyhow::Result<()> {
-    match Arguments::parse().verb {
+fn main() -> ExitCode {
+    exit::status("controller", act(Arguments::parse().verb))
+}
+
+fn act(verb: Verb) -> anyhow::Result<()> {
+    match verb {
         Verb::Run { config } => run::run(&config),
         Verb::Bootstrap { config, node, address, output } => {
             bootstrap::write(&config, &node, &address, &output)

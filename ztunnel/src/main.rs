@@ -27,6 +27,7 @@ mod reason;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use ambit_daemon_kit::exit;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 
@@ -62,13 +63,7 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
-    match act(Arguments::parse().verb) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("ztunnel: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    exit::status("ztunnel", act(Arguments::parse().verb))
 }
 
 fn act(verb: Verb) -> anyhow::Result<()> {

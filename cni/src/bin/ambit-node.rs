@@ -1,8 +1,10 @@
 //! The node agent's process.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use ambit_cni::agent::{self, Config, Remains};
+use ambit_daemon_kit::exit;
 use clap::{Parser, Subcommand};
 
 /// Ambit's node agent for Kubernetes.
@@ -41,8 +43,12 @@ enum Verb {
     },
 }
 
-fn main() -> anyhow::Result<()> {
-    match Arguments::parse().verb {
+fn main() -> ExitCode {
+    exit::status("ambit-node", act(Arguments::parse().verb))
+}
+
+fn act(verb: Verb) -> anyhow::Result<()> {
+    match verb {
         Verb::Agent { config, node } => agent::run(&Config::read(&config, node)?)?,
         Verb::Sweep { namespace, secret, config_map, lease } => {
             agent::sweep(&Remains { namespace, secret, config_map, lease })?;

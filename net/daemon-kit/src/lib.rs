@@ -3,7 +3,7 @@
 //! Entry points: [`config::read`] (configuration files), [`bootstrap::Bootstrap::read`] and
 //! [`controller::Controller`] (how a node finds its controller), [`telemetry`] (logs and metrics),
 //! [`admin::Admin::start`] (the HTTP servers for people and Prometheus), [`drain::Drain`] and [`signals`]
-//! (how a daemon ends).
+//! (how a daemon is told to end), [`exit::status`] (how it says why).
 #![warn(missing_docs)]
 
 pub mod admin;
@@ -12,6 +12,7 @@ pub mod config;
 pub mod controller;
 pub mod drain;
 mod error;
+pub mod exit;
 pub mod roots;
 pub mod signals;
 pub mod telemetry;

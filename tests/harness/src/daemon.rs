@@ -31,6 +31,11 @@ impl Daemon {
         Self { name: name.to_owned(), netns: netns.clone(), program, config, log, child: Mutex::new(None) }
     }
 
+    /// Another process of the same program, in the same namespace and with the same log.
+    pub(crate) fn beside(&self, name: &str, config: PathBuf) -> Self {
+        Self::new(name, &self.netns, self.program.clone(), config, self.log.clone())
+    }
+
     /// `<program> run --config <file>`. Returns when the process exists; it may not be ready yet.
     pub fn spawn(&self) -> Result<()> {
         let mut child = self.child();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
@@ -19,6 +20,8 @@ use crate::wait;
 const ADMIN: u16 = 15000;
 const METRICS: u16 = 15020;
 const READINESS: u16 = 15021;
+/// From the ports of a daemon to those of the one beside it.
+const SURGE: u16 = 100;
 
 /// A node: a namespace with routes, a daemon, and the pods that it enrols there.
 #[derive(Debug)]
@@ -66,6 +69,37 @@ impl Node {
         let status = self.ztunnel.stop()?;
         ensure!(status.success(), "ztunnel on {} ended with {status}\n{}", self.name, self.ztunnel.tail(40));
         self.start()
+    }
+
+    /// Starts a second daemon beside the first, tells it the pods as an agent does that sees a new socket,
+    /// and waits until it is ready: so begins a surge. Its own servers listen elsewhere, because both are
+    /// in one namespace here.
+    pub fn surge(&self) -> Result<Daemon> {
+        let config = self.dir.join("ztunnel-surge.yaml");
+        let text =
+            std::fs::read_to_string(self.ztunnel.config()).context("failed to read the configuration")?;
+        let servers = format!(
+            "admin: 127.0.0.1:{}\nmetrics: 127.0.0.1:{}\nreadiness: 127.0.0.1:{}\n",
+            ADMIN + SURGE,
+            METRICS + SURGE,
+            READINESS + SURGE
+        );
+        std::fs::write(&config, text + &servers).context("failed to write the configuration")?;
+        let daemon = self.ztunnel.beside(&format!("the second ztunnel on {}", self.name), config);
+        let before = self.socket().metadata().context("no enrolment socket")?.ino();
+        daemon.spawn()?;
+        wait::eventually("the second daemon has a socket", || {
+            daemon.check()?;
+            ensure!(self.socket().metadata()?.ino() != before, "it is the first one's");
+            Ok(())
+        })?;
+        self.enrol_all()?;
+        wait::eventually("the second daemon is ready", || {
+            daemon.check()?;
+            self.get(READINESS + SURGE, "/healthz/ready").map(drop)
+        })
+        .with_context(|| daemon.tail(40))?;
+        Ok(daemon)
     }
 
     /// Waits until the daemon says that it is ready.

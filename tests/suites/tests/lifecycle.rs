@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ambit_harness::{ServiceSpec, eventually, files, within};
+use ambit_harness::{Place, ServiceSpec, eventually, files, within};
 use ambit_suites::hbone::{self, Authority, Validity};
 use ambit_suites::pair::{APP, builder, targets};
 use ambit_suites::{Load, Rows, Server, ask, connect};
@@ -112,6 +114,91 @@ fn daemon_drains_before_it_exits() -> Result<()> {
     }
     table.finish();
     lab.finish()
+}
+
+/// As in a surge: the next daemon becomes ready while the one before it still carries connections.
+#[test]
+fn two_daemons_overlap_and_no_connection_is_refused() -> Result<()> {
+    let lab = builder().drain_timeout(Duration::from_mins(1)).start()?;
+    let _server = Server::start(&lab.pod("shop/db"), "shop/db", APP)?;
+    let (web, to) = (lab.pod("shop/web"), targets(&lab)[0]);
+    let mut table = Rows::new();
+    for (name, node) in [("the client's daemon", 0), ("the server's daemon", 1)] {
+        table.row(name, || {
+            let node = &lab.nodes[node];
+            let mut held = connect(&web, to)?;
+            let mut byte = [0];
+            while byte != *b"\n" {
+                held.read_exact(&mut byte)?;
+            }
+            let mut echoes = |when: &str| -> Result<()> {
+                held.write_all(b"still here").with_context(|| format!("{when}: writing"))?;
+                held.read_exact(&mut [0; 10]).with_context(|| format!("{when}: reading"))
+            };
+            let asking = Asking::start(&web.place, to);
+            asking.progress(20)?;
+            let second = node.surge()?;
+            echoes("both daemons run")?;
+            asking.progress(20)?;
+            node.ztunnel.signal(Signal::SIGTERM)?;
+            asking.progress(20)?;
+            echoes("the first one drains")?;
+            node.ztunnel.check().context("the first one waits for its connection")?;
+            drop(held);
+            let status = node.ztunnel.wait().context("it ends when its last connection has")?;
+            ensure!(status.success(), "the first one ended with {status}");
+            asking.progress(20)?;
+            let failures = asking.stop();
+            ensure!(failures.is_empty(), "{}", failures.join("; "));
+            let status = second.stop()?;
+            ensure!(status.success(), "the second one ended with {status}");
+            node.start()?;
+            eventually("the next daemon serves", || ask(&web, to).map(drop))
+        });
+    }
+    table.finish();
+    lab.finish()
+}
+
+/// New connections, one after the other.
+struct Asking {
+    stop: Arc<AtomicBool>,
+    answers: Arc<AtomicUsize>,
+    thread: std::thread::JoinHandle<Vec<String>>,
+}
+
+impl Asking {
+    fn start(from: &Place, to: SocketAddr) -> Self {
+        let (stop, answers) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (from, ends, counts) = (from.clone(), stop.clone(), answers.clone());
+        let thread = std::thread::spawn(move || {
+            let mut failures = Vec::new();
+            while !ends.load(Ordering::Relaxed) {
+                match ask(&from, to) {
+                    Ok(_) => drop(counts.fetch_add(1, Ordering::Relaxed)),
+                    Err(error) => failures.push(format!("{error:#}")),
+                }
+            }
+            failures
+        });
+        Self { stop, answers, thread }
+    }
+
+    /// Waits for more answers.
+    fn progress(&self, more: usize) -> Result<()> {
+        let enough = self.answers.load(Ordering::Relaxed) + more;
+        eventually("connections are answered", || {
+            let answers = self.answers.load(Ordering::Relaxed);
+            ensure!(answers >= enough, "{answers} of {enough}");
+            Ok(())
+        })
+    }
+
+    /// What failed.
+    fn stop(self) -> Vec<String> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap_or_else(|_| vec!["the thread panicked".to_owned()])
+    }
 }
 
 #[test]
