@@ -58,7 +58,7 @@ pub(crate) struct Config {
     #[serde(default = "hour")]
     metrics_idle_seconds: u64,
     #[serde(default)]
-    pub(crate) direct: Direct,
+    pub(crate) direct: DirectPath,
     #[serde(default)]
     ejection: Ejection,
 }
@@ -66,7 +66,7 @@ pub(crate) struct Config {
 /// The direct path between two pods of this node.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(crate) struct Direct {
+pub(crate) struct DirectPath {
     pub(crate) enabled: bool,
     /// How long the kernel uses cached verdicts after the daemon last renewed the lease.
     lease_seconds: u64,
@@ -74,13 +74,13 @@ pub(crate) struct Direct {
     pub(crate) trusted_links: bool,
 }
 
-impl Default for Direct {
+impl Default for DirectPath {
     fn default() -> Self {
         Self { enabled: true, lease_seconds: 60, trusted_links: false }
     }
 }
 
-impl Direct {
+impl DirectPath {
     pub(crate) fn lease(&self) -> Duration {
         Duration::from_secs(self.lease_seconds)
     }

@@ -45,7 +45,7 @@ pub(super) struct Context<'a> {
     pub(super) contents: Option<&'a Contents>,
     /// The root namespace, unless it is this one.
     root: Option<&'a Contents>,
-    peers: peer_authentication::Scope<'a>,
+    peers: peer_authentication::Candidates<'a>,
 }
 
 impl<'a> Context<'a> {
@@ -55,7 +55,7 @@ impl<'a> Context<'a> {
             settings,
             contents: store.contents(namespace),
             root: store.contents(&settings.root_namespace).filter(|_| namespace != settings.root_namespace),
-            peers: peer_authentication::Scope::of(store, settings, namespace),
+            peers: peer_authentication::Candidates::of(store, settings, namespace),
         }
     }
 

@@ -5,7 +5,7 @@
 //! mode, the workload names the policy of the object that set it. If `portLevelMtls` makes exceptions, the
 //! object with the exceptions has a policy of its own that includes the inherited mode.
 //!
-//! Entry points: [`Scope::policy`] and [`Scope::policy_for`].
+//! Entry points: [`Candidates::policy`] and [`Candidates::policy_for`].
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use super::store::{Contents, Labelled, Store, selects};
 use crate::model::{self, Action, Authorization, Clause, Match, PolicyKey, Rule, StringMatch};
 
 /// The objects that may decide for the workloads of a namespace.
-pub(super) struct Scope<'a> {
+pub(super) struct Candidates<'a> {
     settings: &'a Settings,
     /// The one in force for the mesh.
     mesh: Option<&'a PeerAuthentication>,
@@ -26,7 +26,7 @@ pub(super) struct Scope<'a> {
     selecting: Vec<&'a PeerAuthentication>,
 }
 
-impl<'a> Scope<'a> {
+impl<'a> Candidates<'a> {
     pub(super) fn of(store: &'a Store, settings: &'a Settings, namespace: &str) -> Self {
         let mesh = store.contents(&settings.root_namespace).and_then(for_all);
         if namespace == settings.root_namespace {

@@ -209,9 +209,10 @@ impl World {
         for key in dirty.peer_authentications() {
             let name = PolicyKey::of_peer_authentication(&key.namespace, &key.name);
             let new = self.store.peer_authentication(key).map(|object| {
-                let scope = peer_authentication::Scope::of(&self.store, &self.settings, &key.namespace);
-                report.set(key.clone(), scope.conditions(object));
-                scope.policy(object)
+                let candidates =
+                    peer_authentication::Candidates::of(&self.store, &self.settings, &key.namespace);
+                report.set(key.clone(), candidates.conditions(object));
+                candidates.policy(object)
             });
             steps.policy(replace(&mut self.policies, name.clone(), new.flatten()), name);
         }

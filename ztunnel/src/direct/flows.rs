@@ -9,8 +9,8 @@ use ambit_core::direct::{Refusal, may_stay};
 use ambit_core::mesh::Mesh;
 use ambit_core::model::WorkloadUid;
 use ambit_core::{Denial, Reason, chain};
-use ambit_loader::{Flow, Path};
-use ambit_proxy::report::{Bytes, Direction, Ending, Path as Carrier, ending, observed};
+use ambit_loader::{Flow, Path as KernelPath};
+use ambit_proxy::report::{Bytes, Direction, Ending, Path, ending, observed};
 use ambit_proxy::views::ConnectionView;
 use nix::time::{ClockId, clock_gettime};
 
@@ -59,7 +59,7 @@ fn open(context: &Context) -> Vec<Flow> {
 fn check(context: &Context, mesh: &Mesh, destination: &WorkloadUid, flow: &Flow) -> Result<(), Refusal> {
     match flow.path {
         _ if flow.probe => Ok(()),
-        Path::Direct => {
+        KernelPath::Direct => {
             if !context.enabled {
                 return Err(Refusal::Disabled(destination.clone()));
             }
@@ -156,10 +156,10 @@ pub(super) fn list(context: &Context) -> Vec<ConnectionView> {
 }
 
 /// The directions and paths of what the kernel carries.
-const CARRIED: [(Direction, Carrier); 3] = [
-    (Direction::Outbound, Carrier::Direct),
-    (Direction::Inbound, Carrier::Direct),
-    (Direction::Inbound, Carrier::Native),
+const CARRIED: [(Direction, Path); 3] = [
+    (Direction::Outbound, Path::Direct),
+    (Direction::Inbound, Path::Direct),
+    (Direction::Inbound, Path::Native),
 ];
 
 /// Counts in the metrics how many are open, what they have carried until now, and what the kernel recorded.

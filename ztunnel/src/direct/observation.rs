@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ambit_core::mesh::Mesh;
 use ambit_core::model::Workload;
 use ambit_core::{inbound, outbound};
-use ambit_loader::{Flow, Record, WorkloadNumber};
+use ambit_loader::{Flow, Path as KernelPath, Record, WorkloadNumber};
 use ambit_proxy::report::{ConnectionInfo, Direction, Party, Path};
 
 use super::names::Names;
@@ -15,7 +15,7 @@ use super::names::Names;
 /// What the kernel says of a connection.
 #[derive(Clone, Debug)]
 pub(super) struct Observation {
-    pub(super) path: ambit_loader::Path,
+    pub(super) path: KernelPath,
     pub(super) source: Option<WorkloadNumber>,
     pub(super) destination: Option<WorkloadNumber>,
     /// None where a `connect()` was refused.
@@ -89,10 +89,10 @@ impl Observation {
 
     fn path(&self) -> Path {
         match self.path {
-            ambit_loader::Path::Native => Path::Native,
-            ambit_loader::Path::Direct => Path::Direct,
-            ambit_loader::Path::Tunnel => Path::Tunnel,
-            ambit_loader::Path::Waypoint => Path::Waypoint,
+            KernelPath::Native => Path::Native,
+            KernelPath::Direct => Path::Direct,
+            KernelPath::Tunnel => Path::Tunnel,
+            KernelPath::Waypoint => Path::Waypoint,
         }
     }
 }

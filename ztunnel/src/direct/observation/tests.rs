@@ -1,5 +1,4 @@
 use ambit_core::mesh::Change;
-use ambit_loader::Path as Carried;
 
 use super::*;
 use ambit_proxy::testing::{endpoint_of, mesh, put, service, uid, workload};
@@ -34,7 +33,7 @@ fn both_parties_named_as_far_as_known() {
     let rows = [
         (
             "direct, by its service",
-            observed(Carried::Direct, WEB, CART, Some(web), app, vip),
+            observed(KernelPath::Direct, WEB, CART, Some(web), app, vip),
             "outbound inbound",
             Some("web"),
             true,
@@ -42,7 +41,7 @@ fn both_parties_named_as_far_as_known() {
         ),
         (
             "direct, by the pod's address",
-            observed(Carried::Direct, WEB, CART, Some(web), app, Some(app)),
+            observed(KernelPath::Direct, WEB, CART, Some(web), app, Some(app)),
             "outbound inbound",
             Some("web"),
             true,
@@ -50,7 +49,7 @@ fn both_parties_named_as_far_as_known() {
         ),
         (
             "native, from elsewhere",
-            observed(Carried::Native, None, CART, Some(far), app, None),
+            observed(KernelPath::Native, None, CART, Some(far), app, None),
             "inbound",
             Some("far"),
             false,
@@ -58,7 +57,7 @@ fn both_parties_named_as_far_as_known() {
         ),
         (
             "native, from an unknown address",
-            observed(Carried::Native, None, CART, Some("192.0.2.1:9"), app, None),
+            observed(KernelPath::Native, None, CART, Some("192.0.2.1:9"), app, None),
             "inbound",
             None,
             false,
@@ -66,7 +65,7 @@ fn both_parties_named_as_far_as_known() {
         ),
         (
             "a refused connect",
-            observed(Carried::Tunnel, WEB, None, None, "10.96.0.1:80", vip),
+            observed(KernelPath::Tunnel, WEB, None, None, "10.96.0.1:80", vip),
             "outbound",
             Some("web"),
             false,
@@ -85,6 +84,6 @@ fn both_parties_named_as_far_as_known() {
             assert!(!info.mutual_tls, "{name}");
         }
     }
-    let refused = observed(Carried::Tunnel, WEB, None, None, "10.96.0.1:80", vip).reports(&mesh, &names);
+    let refused = observed(KernelPath::Tunnel, WEB, None, None, "10.96.0.1:80", vip).reports(&mesh, &names);
     assert_eq!(refused[0].source.address, socket("10.0.0.1:0"), "its workload, before it had a port");
 }
