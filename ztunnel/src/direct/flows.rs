@@ -142,7 +142,7 @@ pub(super) fn list(context: &Context) -> Vec<ConnectionView> {
     for (flow, carried) in with_bytes(context) {
         let seconds = Duration::from_nanos(now.saturating_sub(flow.opened)).as_secs_f64();
         let link = || context.links.kind(&context.names.uid(flow.destination)?);
-        let link = if flow.path == Path::Direct { link() } else { None };
+        let link = if flow.path == KernelPath::Direct { link() } else { None };
         for info in Observation::from(&flow).reports(&mesh, &context.names) {
             let cookie = match info.direction {
                 Direction::Outbound => flow.client_cookie,
