@@ -9,7 +9,7 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd as _;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use ambit_harness::{Capture, Family, Lab, Layout, NamespaceSpec, Place, Pod, PodSpec, eventually};
@@ -24,12 +24,11 @@ use nix::sys::time::TimeVal;
 const APP: u16 = 5432;
 /// Long enough for an answer on a busy machine; what an attack breaks takes as long.
 const PATIENCE: Duration = Duration::from_millis(1500);
-/// How long a forged packet that is let through may take to arrive and be answered. That it is not is proven by
-/// the counter of dropped packets.
+/// How long a forged packet that is let through may take to arrive and be answered. That it is not, the
+/// counter of dropped packets proves.
 const ARRIVAL: Duration = Duration::from_millis(400);
 /// How long the neighbour spoofs while the others talk.
 const SPOOFING: Duration = Duration::from_secs(2);
-const FORGED: &[u8] = b"<<< the neighbour says this >>>";
 
 const STRICT: &str = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata:\n  namespace: \
                       shop\n  name: strict\nspec: {mtls: {mode: STRICT}}\n";
@@ -218,7 +217,10 @@ fn inject(world: &World, family: Family, victim: Victim, disguise: Disguise) -> 
     let from = SocketAddr::new(client.ip(family), stream.local_addr()?.port());
     let (source, destination) = if victim == Victim::Server { (from, to) } else { (to, from) };
     let last = forge::last_segment(&seen.stop()?, source, destination)?;
-    let forged = Segment { payload: FORGED, ..last };
+    // Another text each time: what an earlier attack has brought the server to send, it repeats for a while.
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let text = format!("<<< the neighbour says this, {:04} >>>", NUMBER.fetch_add(1, Ordering::Relaxed));
+    let forged = Segment { payload: text.as_bytes(), ..last };
     let answers = Capture::start(&client.netns)?;
     let neighbour = &world.neighbour;
     let forger = Forger::open(neighbour)?;
@@ -227,7 +229,7 @@ fn inject(world: &World, family: Family, victim: Victim, disguise: Disguise) -> 
         forger.send(&frame)?;
     }
     if victim == Victim::Client {
-        let mut got = [0; FORGED.len()];
+        let mut got = [0; 16];
         stream.set_read_timeout(Some(ARRIVAL))?;
         if (&stream).read(&mut got).is_ok_and(|count| count > 0) {
             return Ok(true);
@@ -237,7 +239,7 @@ fn inject(world: &World, family: Family, victim: Victim, disguise: Disguise) -> 
     }
     // The server echoes what it takes; the client's kernel refuses an answer to what it has not sent.
     std::thread::sleep(ARRIVAL);
-    let taken = answers.stop()?.holding(FORGED) > 0;
+    let taken = answers.stop()?.holding(text.as_bytes()) > 0;
     if !taken {
         echo(&stream, b"still here").context("the connection goes on")?;
     }
