@@ -115,7 +115,7 @@ struct Query {
 struct Info {
     descriptor: u32,
     length: u32,
-    info: u64,
+    address: u64,
 }
 
 /// The first fields of the kernel's `struct bpf_link_info`.
@@ -322,7 +322,7 @@ pub(crate) fn link_program(link: &impl AsFd) -> io::Result<u32> {
     let mut attribute = Info {
         descriptor: number(link),
         length: u32::try_from(size_of::<LinkInfo>()).map_err(io::Error::other)?,
-        info: (&raw mut info).addr() as u64,
+        address: (&raw mut info).addr() as u64,
     };
     // SAFETY: the kernel writes at most `length` bytes.
     unsafe { call(OBJ_GET_INFO_BY_FD, &mut attribute) }?;
