@@ -208,6 +208,8 @@ enum Victim {
 
 /// The neighbour sends data as one end of an open connection, with the exact numbers: whether it is taken.
 fn inject(world: &World, family: Family, victim: Victim, disguise: Disguise) -> Result<bool> {
+    // Another text each time: what an earlier attack has brought the server to send, it repeats for a while.
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
     let (client, server) = (&world.client, &world.server);
     let to = world.at(server, family);
     world.warm(to)?;
@@ -217,8 +219,6 @@ fn inject(world: &World, family: Family, victim: Victim, disguise: Disguise) -> 
     let from = SocketAddr::new(client.ip(family), stream.local_addr()?.port());
     let (source, destination) = if victim == Victim::Server { (from, to) } else { (to, from) };
     let last = forge::last_segment(&seen.stop()?, source, destination)?;
-    // Another text each time: what an earlier attack has brought the server to send, it repeats for a while.
-    static NUMBER: AtomicUsize = AtomicUsize::new(0);
     let text = format!("<<< the neighbour says this, {:04} >>>", NUMBER.fetch_add(1, Ordering::Relaxed));
     let forged = Segment { payload: text.as_bytes(), ..last };
     let answers = Capture::start(&client.netns)?;
