@@ -5,38 +5,38 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ambit_core::derive::{Condition, Derived, ObjectEvent, ObjectKey, Settings, World};
-use ambit_core::mesh::{Mesh, Touched};
+use ambit_core::mesh::Touched;
 use ambit_xds::server::Publisher;
 
 use crate::shared::Shared;
 
-/// The objects in force, the mesh derived from them, and the publisher.
+/// The objects in force with the mesh derived from them, and the publisher.
 #[derive(Debug)]
 pub(crate) struct Pipeline {
     world: World,
-    mesh: Mesh,
     publisher: Publisher,
     pub(crate) shared: Arc<Shared>,
 }
 
 impl Pipeline {
     pub(crate) fn new(settings: Settings, publisher: Publisher, shared: Arc<Shared>) -> Self {
-        Self { world: World::new(settings), mesh: Mesh::new(), publisher, shared }
+        Self { world: World::new(settings), publisher, shared }
     }
 
     /// Applies events without publishing. Returns what they touched, and the new conditions of objects.
     pub(crate) fn derive(&mut self, events: Vec<ObjectEvent>) -> (Touched, Vec<Condition>) {
-        let Derived { changes, conditions } = self.world.apply(events);
+        let Derived { touched, conditions, .. } = self.world.apply(events);
         conditions.iter().for_each(log_condition);
-        (self.mesh.apply(changes), conditions)
+        (touched, conditions)
     }
 
     /// Publishes everything, as the first state.
     pub(crate) fn publish_all(&self) {
+        let mesh = self.world.mesh();
         let everything = Touched {
-            workloads: self.mesh.workloads().map(|workload| workload.uid.clone()).collect(),
-            services: self.mesh.services().map(|service| service.key.clone()).collect(),
-            policies: self.mesh.policies().map(|policy| policy.key.clone()).collect(),
+            workloads: mesh.workloads().map(|workload| workload.uid.clone()).collect(),
+            services: mesh.services().map(|service| service.key.clone()).collect(),
+            policies: mesh.policies().map(|policy| policy.key.clone()).collect(),
             addresses: BTreeSet::new(),
         };
         self.publish(&everything);
@@ -45,8 +45,8 @@ impl Pipeline {
     /// Publishes what was touched.
     pub(crate) fn publish(&self, touched: &Touched) {
         // First the mesh that certificate requests are checked against: daemons request what is published.
-        self.shared.mesh.store(Arc::new(self.mesh.clone()));
-        self.publisher.publish(&self.mesh, touched);
+        self.shared.mesh.store(Arc::new(self.world.mesh().clone()));
+        self.publisher.publish(self.world.mesh(), touched);
         tracing::info!(
             workloads = touched.workloads.len(),
             services = touched.services.len(),

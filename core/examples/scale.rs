@@ -89,7 +89,10 @@ fn named(namespace: &str, name: String, labels: &[(&str, String)]) -> Metadata {
 
 fn namespace(number: u32) -> Object {
     let labels = [("istio.io/dataplane-mode", "ambient".to_owned())];
-    Object::Namespace(Namespace { metadata: named("", format!("ns-{number}"), &labels) })
+    Object::Namespace(Namespace {
+        metadata: named("", format!("ns-{number}"), &labels),
+        ..Namespace::default()
+    })
 }
 
 fn service(number: u32, namespaces: u32) -> Object {

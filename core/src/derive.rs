@@ -5,9 +5,11 @@
 
 mod authorization;
 mod condition;
+mod contested;
 mod context;
 mod dirty;
 mod endpoint_slice;
+pub mod grammar;
 mod object;
 mod peer_authentication;
 mod report;

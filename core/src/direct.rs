@@ -8,13 +8,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::denial::Denial;
 use crate::inbound;
 use crate::mesh::{Mesh, Touched};
 use crate::model::{Identity, Scope, Workload, WorkloadUid};
+use crate::ownership::{self, Owner};
 
 /// Why a connection may not take the direct path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,9 +71,14 @@ pub fn verdict(
         return Err(Refusal::NotCacheable);
     }
     // Another workload that claims the address may be meant.
-    if mesh.workload_by_address(address.ip()).is_none_or(|owner| owner.uid != *destination) {
-        let address = address.ip();
-        return Err(Denial::AddressMismatch { workload: destination.clone(), address }.into());
+    match ownership::owner(mesh, &from.namespace, address) {
+        Some(Owner::Workload(owner)) if owner.uid == *destination => {}
+        // The client reached it as a service's endpoint. To the kernel the address would be the workload's.
+        Some(Owner::Service(_) | Owner::NoPort(_)) => return Err(Refusal::NotCacheable),
+        _ => {
+            let address = address.ip();
+            return Err(Denial::AddressMismatch { workload: destination.clone(), address }.into());
+        }
     }
     // Any of its addresses will do: a decision that depends on the address is not cached.
     let Some(own) = from.addresses.iter().find(|own| own.is_ipv4() == address.is_ipv4()) else {
@@ -156,11 +162,20 @@ pub fn affected<'a>(
         let mut addresses = known.by_ref().flat_map(|workload| &workload.addresses);
         changed
             || addresses.any(|address| {
-                let owner = |mesh: &Mesh| mesh.workload_by_address(*address).map(|owner| owner.uid.clone());
-                touched.addresses.contains(&address.to_canonical()) && owner(before) != owner(after)
+                touched.addresses.contains(&address.to_canonical())
+                    && owners(before, *address) != owners(after, *address)
             })
     };
     local.into_iter().filter(|uid| is_affected(uid)).cloned().collect()
+}
+
+/// What may own the address: all claimants, since it depends on the client's namespace which one does.
+fn owners(mesh: &Mesh, address: IpAddr) -> impl PartialEq + '_ {
+    let workloads = mesh.workloads_by_address(address);
+    let workloads: Vec<_> = workloads.map(|w| (&w.uid, &w.origin, w.in_mesh())).collect();
+    let services = mesh.services_by_address(address);
+    let services: Vec<_> = services.map(|s| (&s.key, &s.origin, &s.ports, s.shares(address))).collect();
+    (workloads, services)
 }
 
 /// Which workloads the policies of a change apply to.

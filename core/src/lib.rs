@@ -4,7 +4,7 @@
 //!
 //! - [`derive::World`] turns the objects that users write into changes of the mesh.
 //! - [`mesh::Mesh`] holds the state; [`mesh::Mesh::apply`] changes it.
-//! - [`outbound::plan`] decides where a connection goes.
+//! - [`ownership::owner`] decides whose an address is, and [`outbound::plan`] where a connection goes.
 //! - [`policy::authorize`] and [`inbound::authorize_tunnel`] decide whether a connection is permitted.
 //! - [`direct::verdict`] decides whether the kernel may cache that decision.
 //! - [`link::classify`] decides what kind of link a pod has, and so whether it may.
@@ -25,6 +25,7 @@ pub mod mesh;
 pub mod model;
 pub mod outbound;
 pub mod outlier;
+pub mod ownership;
 pub mod policy;
 mod reason;
 #[cfg(feature = "testing")]

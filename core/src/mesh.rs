@@ -33,7 +33,7 @@ pub struct Touched {
     pub services: BTreeSet<ServiceKey>,
     /// Policies that were added, replaced or removed.
     pub policies: BTreeSet<PolicyKey>,
-    /// Addresses whose workload, or whose result of [`Mesh::captures`], may have changed.
+    /// Addresses whose owner, or of which what is captured, may have changed.
     pub addresses: BTreeSet<IpAddr>,
 }
 
@@ -56,6 +56,8 @@ pub struct Mesh {
     services: imbl::OrdMap<ServiceKey, Arc<Service>>,
     policies: imbl::OrdMap<PolicyKey, Arc<Authorization>>,
     workloads_by_address: Index<IpAddr, WorkloadUid>,
+    /// The pods that share their node's addresses.
+    nodes_by_address: Index<IpAddr, WorkloadUid>,
     services_by_address: Index<IpAddr, ServiceKey>,
     endpoints: imbl::HashMap<ServiceKey, imbl::OrdMap<WorkloadUid, Arc<Workload>>>,
     workloads_by_node: Index<Arc<str>, WorkloadUid>,
@@ -98,15 +100,23 @@ impl Mesh {
         self.workloads.get(uid)
     }
 
-    /// The workload that has the address. Of several: an enrolled one (if that is wrong, the connection fails
-    /// instead of being sent in plaintext), then the first by uid, so that the order of changes does not
-    /// matter.
+    /// Every workload that has the address, ordered by uid.
+    pub fn workloads_by_address(&self, address: IpAddr) -> impl Iterator<Item = &Arc<Workload>> {
+        let uids = self.workloads_by_address.get(&address.to_canonical()).into_iter().flatten();
+        uids.filter_map(|uid| self.workloads.get(uid))
+    }
+
+    /// The workload that has the address, for reports: for decisions see [`crate::ownership`]. Of several: a
+    /// pod, then an enrolled one, then the first by uid, so that the order of changes does not matter.
     pub fn workload_by_address(&self, address: IpAddr) -> Option<&Arc<Workload>> {
-        let claimants = || {
-            let uids = self.workloads_by_address.get(&address.to_canonical()).into_iter().flatten();
-            uids.filter_map(|uid| self.workloads.get(uid))
-        };
-        claimants().find(|w| w.in_mesh()).or_else(|| claimants().next())
+        let rank = |workload: &&Arc<Workload>| (!workload.origin.is_kubernetes(), !workload.in_mesh());
+        self.workloads_by_address(address).min_by_key(rank)
+    }
+
+    /// A pod that has the address in common with its node; `None` where it is no node's address.
+    pub fn node_at(&self, address: IpAddr) -> Option<&Arc<Workload>> {
+        let mut uids = self.nodes_by_address.get(&address.to_canonical()).into_iter().flatten();
+        uids.find_map(|uid| self.workloads.get(uid))
     }
 
     /// The service of that name.
@@ -169,19 +179,6 @@ impl Mesh {
         uids.filter_map(|uid| self.workloads.get(uid))
     }
 
-    /// Whether connections of enrolled clients to the address are captured: it is the address of an enrolled
-    /// workload, of a service with an enrolled endpoint or with virtual addresses, or of a service or
-    /// workload with a waypoint.
-    pub fn captures(&self, address: IpAddr) -> bool {
-        let address = address.to_canonical();
-        let workloads = self.workloads_by_address.get(&address).into_iter().flatten();
-        let mut workloads = workloads.filter_map(|uid| self.workloads.get(uid));
-        workloads.any(|w| w.in_mesh() || w.waypoint.is_some())
-            || self.services_by_address(address).any(|s| {
-                s.waypoint.is_some() || s.virtual_addresses || self.endpoints(&s.key).any(|w| w.in_mesh())
-            })
-    }
-
     fn set_workload(&mut self, uid: &WorkloadUid, new: Option<Arc<Workload>>, touched: &mut Touched) {
         let old = self.workloads.get(uid).cloned();
         if old == new {
@@ -190,6 +187,9 @@ impl Mesh {
         if let Some(old) = &old {
             for address in indexed_addresses(old) {
                 unindex(&mut self.workloads_by_address, &address, uid);
+            }
+            for address in node_addresses(old) {
+                unindex(&mut self.nodes_by_address, &address, uid);
             }
             for key in old.services.keys() {
                 if let Some(endpoints) = self.endpoints.get_mut(key) {
@@ -205,7 +205,7 @@ impl Mesh {
             unindex(&mut self.workloads_by_node, &old.node, uid);
         }
         for workload in old.iter().chain(&new) {
-            touched.addresses.extend(indexed_addresses(workload));
+            touched.addresses.extend(indexed_addresses(workload).chain(node_addresses(workload)));
             // An endpoint that joins, leaves or changes its protocol may change whether its services'
             // addresses are captured.
             for service in workload.services.keys().filter_map(|key| self.services.get(key)) {
@@ -216,6 +216,9 @@ impl Mesh {
             Some(new) => {
                 for address in indexed_addresses(&new) {
                     self.workloads_by_address.entry(address).or_default().insert(uid.clone());
+                }
+                for address in node_addresses(&new) {
+                    self.nodes_by_address.entry(address).or_default().insert(uid.clone());
                 }
                 for key in new.services.keys() {
                     self.endpoints.entry(key.clone()).or_default().insert(uid.clone(), new.clone());
@@ -307,6 +310,12 @@ impl Mesh {
 fn indexed_addresses(workload: &Workload) -> impl Iterator<Item = IpAddr> {
     let own = workload.has_own_address();
     workload.addresses.iter().filter(move |_| own).map(IpAddr::to_canonical)
+}
+
+/// The addresses of the node that a pod shares.
+fn node_addresses(workload: &Workload) -> impl Iterator<Item = IpAddr> {
+    let shared = !workload.has_own_address() && workload.origin.is_kubernetes();
+    workload.addresses.iter().filter(move |_| shared).map(IpAddr::to_canonical)
 }
 
 fn unindex<K, V>(index: &mut Index<K, V>, key: &K, value: &V)

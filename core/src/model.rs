@@ -2,6 +2,7 @@
 //!
 //! Values here are valid by construction; text is parsed at the edges (`FromStr` here, conversions in `api`).
 
+mod claim;
 mod identity;
 mod key;
 mod locality;
@@ -10,6 +11,7 @@ mod service;
 mod waypoint;
 mod workload;
 
+pub use claim::{Claim, Exported, Origin};
 pub use identity::{Identity, IdentityError, TrustDomain};
 pub use key::{PolicyKey, ServiceKey, WorkloadUid};
 pub use locality::{Locality, LocalityScope};

@@ -11,6 +11,7 @@ use crate::denial::Denial;
 use crate::inbound::HBONE_PORT;
 use crate::mesh::Mesh;
 use crate::model::{Affinity, Identity, LoadBalancingMode, Service, Workload, WorkloadUid};
+use crate::ownership::{self, Owner};
 
 /// A captured outbound connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,33 +83,54 @@ pub struct Plaintext {
 /// `random` is a uniformly random number; equal numbers give equal plans.
 ///
 /// A destination that no resource has is denied: it was captured because one had it a moment ago, and a
-/// retry is captured or not by the current state.
+/// retry is captured or not by the current state. One that only clients of other namespaces see is left as it
+/// is without a mesh.
 pub fn plan(mesh: &Mesh, connection: &Connection, avoid: &Avoid, random: u64) -> Result<Plan, Denial> {
     let source =
         mesh.workload(&connection.source).ok_or_else(|| Denial::SourceUnknown(connection.source.clone()))?;
     let address = SocketAddr::new(connection.destination.ip().to_canonical(), connection.destination.port());
-    if let Some(service) = service_at(mesh, Some(source), address) {
-        return plan_service(mesh, source, service, address, connection.chosen, avoid, random);
-    }
-    if let Some(workload) = mesh.workload_by_address(address.ip()) {
-        return plan_workload(mesh, source, workload, address);
-    }
-    match mesh.services_by_address(address.ip()).next() {
-        Some(service) => {
+    match ownership::owner(mesh, &source.namespace, address) {
+        Some(Owner::Service(service)) => {
+            plan_service(mesh, source, service, address, connection.chosen, avoid, random)
+        }
+        Some(Owner::Workload(workload)) => plan_workload(mesh, source, workload, address),
+        Some(Owner::NoPort(service)) => {
             Err(Denial::ServicePortUnknown { service: service.key.clone(), port: address.port() })
         }
+        // Captured for others, whom an entry concerns.
+        Some(Owner::Node(_)) => Ok(untouched(source, address)),
+        None if ownership::is_claimed(mesh, address.ip()) => Ok(untouched(source, address)),
         None => Err(Denial::DestinationUnknown(address)),
     }
 }
 
-/// The plan for an address that the host name of an endpoint was resolved to: an enrolled workload may have
-/// it. `None` where no peer can have that address.
-pub fn resolved(mesh: &Mesh, named: &Plaintext, address: IpAddr) -> Option<Plan> {
+/// To where the client would have come without a mesh.
+fn untouched(source: &Arc<Workload>, address: SocketAddr) -> Plan {
+    let source = source.clone();
+    Plan::Passthrough(Plaintext { source, destination: None, service: None, address, hostname: None })
+}
+
+/// The plan for an address that the host name of an endpoint was resolved to: it is planned as its owner's,
+/// so that neither a service nor an enrolled workload gets plaintext. `None` where no peer can have that
+/// address, or its owner refuses.
+pub fn resolved(mesh: &Mesh, named: &Plaintext, address: IpAddr, random: u64) -> Option<Plan> {
     let address = address.to_canonical();
     let unusable = address.is_unspecified() || address.is_loopback() || address.is_multicast();
     let endpoint = named.destination.as_ref().filter(|_| !unusable)?;
     let address = SocketAddr::new(address, named.address.port());
-    Some(carry(mesh, &named.source, endpoint, named.service.as_ref(), address))
+    match ownership::owner(mesh, &named.source.namespace, address) {
+        Some(Owner::Service(service)) => {
+            let plan =
+                plan_service(mesh, &named.source, service, address, None, &Avoid::NONE, random).ok()?;
+            // A name that stands for names would have to be resolved without end.
+            let is_name = matches!(&plan, Plan::Passthrough(Plaintext { hostname: Some(_), .. }));
+            (!is_name).then_some(plan)
+        }
+        Some(Owner::NoPort(_)) => None,
+        Some(Owner::Workload(_) | Owner::Node(_)) | None => {
+            Some(carry(mesh, &named.source, endpoint, named.service.as_ref(), address))
+        }
+    }
 }
 
 /// The plan for a retry: another endpoint of the same service, if it has one that was not tried.
@@ -139,20 +161,17 @@ impl Plan {
     }
 }
 
-/// The service that has the address and the port. Of several: the one of the client's namespace, then the
-/// first by key.
+/// The service that owns the address and the port for this client; for an unknown one, for clients of no
+/// particular namespace.
 pub fn service_at<'a>(
     mesh: &'a Mesh,
     source: Option<&Workload>,
     address: SocketAddr,
 ) -> Option<&'a Arc<Service>> {
-    let serving =
-        || mesh.services_by_address(address.ip()).filter(|service| service.port(address.port()).is_some());
-    let own = || {
-        let namespace = &source?.namespace;
-        serving().find(|service| service.key.namespace == *namespace)
-    };
-    own().or_else(|| serving().next())
+    match ownership::owner(mesh, source.map_or("", |source| &source.namespace), address) {
+        Some(Owner::Service(service)) => Some(service),
+        _ => None,
+    }
 }
 
 fn plan_service(
@@ -188,7 +207,7 @@ fn plan_passthrough(
     service: &Arc<Service>,
     address: SocketAddr,
 ) -> Result<Plan, Denial> {
-    if let Some(workload) = mesh.workload_by_address(address.ip()) {
+    if let Some(workload) = ownership::workload_at(mesh, &source.namespace, address.ip()) {
         return Ok(carry(mesh, source, workload, Some(service), address));
     }
     if mesh.endpoints(&service.key).any(|endpoint| endpoint.in_mesh()) {
@@ -222,10 +241,14 @@ fn carry(
     service: Option<&Arc<Service>>,
     address: SocketAddr,
 ) -> Plan {
-    // A WorkloadEntry or EndpointSlice may list the address of an enrolled workload: then it is that
-    // workload, and gets no plaintext.
-    let owner = || mesh.workload_by_address(address.ip()).filter(|owner| owner.in_mesh());
-    let endpoint = if endpoint.in_mesh() { endpoint } else { owner().unwrap_or(endpoint) };
+    // An entry or EndpointSlice may list the address of an enrolled workload: then it is that workload, and
+    // gets no plaintext.
+    let owner = ownership::workload_at(mesh, &source.namespace, address.ip()).filter(|owner| owner.in_mesh());
+    let endpoint = match owner {
+        Some(owner) if !endpoint.in_mesh() => owner,
+        Some(pod) if pod.origin.is_kubernetes() && !endpoint.origin.is_kubernetes() => pod,
+        _ => endpoint,
+    };
     if endpoint.in_mesh() && endpoint.uid != source.uid {
         let mut identities: Vec<Identity> = endpoint.identities().collect();
         identities.extend(service.into_iter().flat_map(|service| service.subject_alt_names.iter().cloned()));

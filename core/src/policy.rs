@@ -90,7 +90,7 @@ pub fn authorize(mesh: &Mesh, destination: &WorkloadUid, request: &Request<'_>) 
         return Decision::refused(Denial::WorkloadUnknown(destination.clone()));
     };
     let address = SocketAddr::new(request.destination.ip().to_canonical(), request.destination.port());
-    if !workload.has_address(address.ip()) {
+    if !workload.has_address(address.ip()) && !may_have_gained(mesh, workload, request, address.ip()) {
         return Decision::refused(Denial::AddressMismatch {
             workload: destination.clone(),
             address: address.ip(),
@@ -118,6 +118,15 @@ pub fn authorize(mesh: &Mesh, destination: &WorkloadUid, request: &Request<'_>) 
         matched: matching::policy(policy, &attributes).0 == Truth::Yes,
     });
     Decision { outcome, dry_run: dry_run.collect() }
+}
+
+/// Whether the workload may have got the address since the mesh last heard of it. Plaintext arrives in the
+/// workload's own network namespace, so the address is there; what a tunnel names is only the peer's word.
+fn may_have_gained(mesh: &Mesh, workload: &Workload, request: &Request<'_>, address: IpAddr) -> bool {
+    request.identity.is_none()
+        && workload.has_own_address()
+        && !(address.is_loopback() || address.is_unspecified())
+        && mesh.workloads_by_address(address).next().is_none()
 }
 
 /// The ALLOW policy that matched, where one had to.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::model::{
-    AppProtocol, ExcludedPorts, Health, LoadBalancing, Locality, NetworkMode, PortMapping, Service,
+    AppProtocol, ExcludedPorts, Health, LoadBalancing, Locality, NetworkMode, Origin, PortMapping, Service,
     ServiceKey, ServicePort, TrustDomain, TunnelProtocol, Workload, WorkloadKind, WorkloadUid,
 };
 
@@ -45,6 +45,7 @@ pub fn pod(name: &str, addresses: &[&str]) -> Workload {
         direct: true,
         same_node_tls: false,
         trust_domain_aliases: [].into(),
+        origin: Origin::Kubernetes,
     }
 }
 
@@ -73,6 +74,8 @@ pub fn service(name: &str, addresses: &[&str], ports: &[(u16, u16)]) -> Service 
         waypoint: None,
         load_balancing: LoadBalancing::default(),
         virtual_addresses: false,
+        shared_addresses: Vec::new(),
+        origin: Origin::Kubernetes,
     }
 }
 

@@ -238,7 +238,7 @@ impl<W: Served> Attempt<'_, W> {
     async fn follow_name(&mut self, mesh: &Mesh, named: &Plaintext, name: &str) -> Result<Remote, Failure> {
         let mut last = None;
         for address in dial::resolve(name, named.address).await? {
-            let Some(plan) = resolved(mesh, named, address) else { continue };
+            let Some(plan) = resolved(mesh, named, address, rand::random()) else { continue };
             self.describe(&plan);
             match Box::pin(self.follow(mesh, &plan)).await {
                 Err(failure @ Failure { elsewhere: true, .. }) => last = Some(failure),

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use ambit_core::chain;
 use ambit_core::inbound::{PlaintextMode, plaintext_modes};
 use ambit_core::mesh::{Mesh, Touched};
-use ambit_loader::{Dataplane, Inbound, InboundMode};
+use ambit_core::ownership::{self, Captured};
+use ambit_loader::{self as loader, Dataplane, Inbound, InboundMode};
 use parking_lot::Mutex;
 
 use crate::error::Error;
@@ -64,23 +65,25 @@ impl Capture {
         self.write(&mut pending, mesh, pods);
     }
 
-    /// Writes how one pod takes plaintext, and the ports it excludes.
+    /// Writes how one pod takes plaintext, the ports it excludes, and its namespace.
     pub(crate) fn set_mode(&self, mesh: &Mesh, pod: &Pod) -> Result<(), Error> {
         let uid = &pod.workload.uid;
+        let failed = |operation| move |source| Error::Pod { operation, workload: uid.to_string(), source };
+        let workload = mesh.workload(uid);
+        if let Some(workload) = workload {
+            let written = self.dataplane.set_namespace(pod.cookie, &workload.namespace);
+            written.map_err(failed("write the namespace of"))?;
+        }
         let mode = kernel_modes(&plaintext_modes(mesh, uid));
-        let excluded = mesh.workload(uid).map(|workload| &workload.excluded_ports.outbound);
-        self.dataplane.set_ports(pod.cookie, &mode, excluded.unwrap_or(&BTreeSet::new())).map_err(|source| {
-            Error::Pod { operation: "write the plaintext modes of", workload: uid.to_string(), source }
-        })
+        let excluded = workload.map(|workload| &workload.excluded_ports.outbound);
+        let written = self.dataplane.set_ports(pod.cookie, &mode, excluded.unwrap_or(&BTreeSet::new()));
+        written.map_err(failed("write the plaintext modes of"))
     }
 
     fn write(&self, pending: &mut Pending, mesh: &Mesh, pods: &[Arc<Pod>]) {
         pending.destinations.retain(|address| {
-            let result = if mesh.captures(*address) {
-                self.dataplane.add_destination(*address)
-            } else {
-                self.dataplane.remove_destination(*address)
-            };
+            let capture = kernel_capture(&ownership::captured(mesh, *address));
+            let result = self.dataplane.capture(*address, &capture);
             if let Err(error) = &result {
                 tracing::error!(%address, error = chain(error), "failed to write a captured destination");
             }
@@ -96,6 +99,15 @@ impl Capture {
             }
         }
     }
+}
+
+fn kernel_capture(captured: &Captured) -> loader::Capture {
+    let Captured::Parts(parts) = captured else { return loader::Capture::Whole };
+    let part = |part: &ownership::Part| loader::Part {
+        namespace: part.namespace.as_deref().map(str::to_owned),
+        port: part.port,
+    };
+    loader::Capture::Parts(parts.iter().map(part).collect())
 }
 
 fn kernel_modes(modes: &ambit_core::inbound::PlaintextModes) -> Inbound {

@@ -51,7 +51,12 @@ pub(crate) const WORKLOAD_ENTRY: [Validation; 1] = [Validation {
     message: "address is missing: only an entry of another network may do without",
 }];
 
-pub(crate) const SERVICE_ENTRY: [Validation; 3] = [
+pub(crate) const SERVICE_ENTRY: [Validation; 4] = [
+    Validation {
+        rule: "!has(self.exportTo) || size(self.exportTo) <= 1 || !('*' in self.exportTo || '~' in \
+               self.exportTo)",
+        message: "in exportTo, * and ~ stand alone",
+    },
     Validation {
         rule: "!(has(self.endpoints) && size(self.endpoints) > 0 && has(self.workloadSelector))",
         message: "only one of endpoints and workloadSelector may be set",
@@ -104,6 +109,31 @@ pub(crate) fn texts(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "array", "items": {"type": "string", "minLength": 1}})
 }
 
+/// Texts with a `*` at one end at most: elsewhere it never matches.
+pub(crate) fn wildcards(_: &mut SchemaGenerator) -> Schema {
+    let pattern = r"^(\*|\*[^*]+|[^*]+\*?)$";
+    json_schema!({"type": "array", "items": {"type": "string", "pattern": pattern}})
+}
+
+/// Paths: as [`wildcards`], or templates, which have braces.
+pub(crate) fn paths(_: &mut SchemaGenerator) -> Schema {
+    let pattern = r"^(\*|\*[^*]+|[^*]+\*?|.*\{.*)$";
+    json_schema!({"type": "array", "items": {"type": "string", "pattern": pattern}})
+}
+
+pub(crate) fn namespaces(_: &mut SchemaGenerator) -> Schema {
+    let pattern = r"^(\*|\*[-a-z0-9]+|[-a-z0-9]+\*?)$";
+    json_schema!({"type": "array", "items": {"type": "string", "pattern": pattern}})
+}
+
+/// `<trust domain>/ns/<namespace>/sa/<account>`, or the beginning or end of that; without `spiffe://`.
+pub(crate) fn principals(_: &mut SchemaGenerator) -> Schema {
+    let name = "[-._a-zA-Z0-9]+";
+    let pattern = format!(r"^(\*|\*[^*]+|[^*]+\*|[-._a-z0-9]+/ns/{name}/sa/{name})$");
+    let item = json!({"type": "string", "pattern": pattern, "not": {"pattern": "^spiffe:"}});
+    json_schema!({"type": "array", "items": item})
+}
+
 pub(crate) fn ports(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "array", "items": {"type": "string", "pattern": PORT}})
 }
@@ -125,6 +155,17 @@ pub(crate) fn hosts(_: &mut SchemaGenerator) -> Schema {
         "maxItems": 256,
         "x-kubernetes-list-type": "set",
         "items": {"type": "string", "pattern": HOST, "maxLength": 255},
+    })
+}
+
+/// Namespaces, `.`, `*` or `~`.
+pub(crate) fn export_to(_: &mut SchemaGenerator) -> Schema {
+    let pattern = "^([.*~]|[a-z0-9]([-a-z0-9]*[a-z0-9])?)$";
+    json_schema!({
+        "type": "array",
+        "maxItems": 512,
+        "x-kubernetes-list-type": "set",
+        "items": {"type": "string", "pattern": pattern, "maxLength": 63},
     })
 }
 

@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 
 use ambit_core::derive::{
-    ContainerPort, Namespace, Node, Owner, Phase, Pod, PortRef, Service, ServicePort, TrafficDistribution,
-    Transport,
+    ContainerPort, Metadata, Namespace, Node, Owner, Phase, Pod, PortRef, Service, ServicePort,
+    TrafficDistribution, Transport,
 };
 use ambit_core::model::Affinity;
 use k8s_openapi::api::core::v1 as api;
@@ -24,7 +24,8 @@ pub(crate) fn namespace(namespace: api::Namespace) -> Result<Namespace, Vec<Mist
     if !metadata.name.is_empty() {
         report.label("metadata.name", &metadata.name);
     }
-    report.finish(Namespace { metadata })
+    let traffic_distribution = distribution_annotation(&metadata);
+    report.finish(Namespace { metadata, traffic_distribution })
 }
 
 pub(crate) fn node(node: api::Node) -> Result<Node, Vec<Mistake>> {
@@ -237,7 +238,7 @@ pub(crate) fn service(service: api::Service) -> Result<Service, Vec<Mistake>> {
         traffic_distribution: traffic_distribution(
             &mut report,
             spec.traffic_distribution.as_deref(),
-            metadata.annotations.get(TRAFFIC_DISTRIBUTION).map(String::as_str),
+            &metadata,
         ),
         metadata,
         external_name,
@@ -253,18 +254,13 @@ pub(crate) fn service(service: api::Service) -> Result<Service, Vec<Mistake>> {
 }
 
 /// The field takes precedence over Istio's annotation, which is for clusters whose Service has no such field.
-/// As in Istio, the annotation's case does not matter and unknown values are ignored.
 fn traffic_distribution(
     report: &mut Report,
     value: Option<&str>,
-    annotation: Option<&str>,
+    metadata: &Metadata,
 ) -> TrafficDistribution {
     match value {
-        None | Some("") => match annotation.map(str::to_ascii_lowercase).as_deref() {
-            Some("preferclose" | "prefersamezone") => TrafficDistribution::PreferSameZone,
-            Some("prefersamenode") => TrafficDistribution::PreferSameNode,
-            _ => TrafficDistribution::Unset,
-        },
+        None | Some("") => distribution_annotation(metadata),
         Some("PreferClose" | "PreferSameZone") => TrafficDistribution::PreferSameZone,
         Some("PreferSameNode") => TrafficDistribution::PreferSameNode,
         Some(other) => {
@@ -272,6 +268,18 @@ fn traffic_distribution(
             report.add("spec.trafficDistribution", format_args!("{other:?} is none of {known}"));
             TrafficDistribution::Unset
         }
+    }
+}
+
+/// Istio's annotation, on a Service or a Namespace. As in Istio, its case does not matter and unknown values
+/// are ignored.
+fn distribution_annotation(metadata: &Metadata) -> TrafficDistribution {
+    let value = metadata.annotations.get(TRAFFIC_DISTRIBUTION).map(|value| value.to_ascii_lowercase());
+    match value.as_deref() {
+        Some("preferclose" | "prefersamezone") => TrafficDistribution::PreferSameZone,
+        Some("prefersamenode") => TrafficDistribution::PreferSameNode,
+        Some("any") => TrafficDistribution::Any,
+        _ => TrafficDistribution::Unset,
     }
 }
 

@@ -6,6 +6,7 @@
 
 #![warn(missing_docs)]
 
+mod closed;
 #[cfg(feature = "schema")]
 mod constraints;
 mod document;
@@ -79,6 +80,8 @@ pub enum Outcome {
         object: Option<ObjectKey>,
         /// At least one.
         mistakes: Vec<Mistake>,
+        /// Of a policy: what closes its scope as long as no good version is known.
+        closed: Option<Box<Object>>,
     },
 }
 
@@ -93,7 +96,7 @@ pub fn parse(text: &str) -> Vec<Document> {
             }
             Err(unreadable) => {
                 let mistake = Mistake { field: String::new(), message: unreadable.message };
-                let outcome = Outcome::Rejected { object: None, mistakes: vec![mistake] };
+                let outcome = Outcome::Rejected { object: None, mistakes: vec![mistake], closed: None };
                 Document { position: Position { line: unreadable.line, item: None }, outcome }
             }
         })
@@ -131,6 +134,7 @@ pub fn parse_object(value: Value) -> Outcome {
     let reject = |object, field: &str, message: String| Outcome::Rejected {
         object,
         mistakes: vec![Mistake { field: field.to_owned(), message }],
+        closed: None,
     };
     if !value.is_object() {
         return reject(None, "", "an object is a mapping with apiVersion, kind and metadata".to_owned());
@@ -144,7 +148,8 @@ pub fn parse_object(value: Value) -> Outcome {
         Known::Kind(kind) => kind,
         Known::Version(kind) => {
             let message = format!("{api_version:?} is not a version of {kind} that is understood");
-            return reject(metadata::key(kind, &value), "apiVersion", message);
+            let mistakes = vec![Mistake { field: "apiVersion".to_owned(), message }];
+            return rejected(kind, &value, mistakes);
         }
         // All other kinds of this group are known, so this one is misspelt. A misspelt policy must not be
         // ignored.
@@ -159,8 +164,13 @@ pub fn parse_object(value: Value) -> Outcome {
     };
     match read(kind, &value) {
         Ok(object) => Outcome::Accepted { object: Box::new(object), source: value },
-        Err(mistakes) => Outcome::Rejected { object: metadata::key(kind, &value), mistakes },
+        Err(mistakes) => rejected(kind, &value, mistakes),
     }
+}
+
+fn rejected(kind: Kind, value: &Value, mistakes: Vec<Mistake>) -> Outcome {
+    let closed = closed::instead(kind, value).map(Box::new);
+    Outcome::Rejected { object: metadata::key(kind, value), mistakes, closed }
 }
 
 fn read(kind: Kind, value: &Value) -> Result<Object, Vec<Mistake>> {

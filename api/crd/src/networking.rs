@@ -71,6 +71,7 @@ pub(crate) struct ServiceEntrySpec {
     #[cfg_attr(feature = "schema", schemars(length(max = 4096)))]
     pub(crate) endpoints: Vec<WorkloadEntrySpec>,
     pub(crate) workload_selector: Option<EndpointSelector>,
+    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::export_to"))]
     pub(crate) export_to: Vec<String>,
     pub(crate) subject_alt_names: Vec<String>,
 }

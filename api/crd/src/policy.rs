@@ -2,7 +2,7 @@
 //! condition and a DENY policy without rules are mistakes.
 
 use ambit_core::derive::{
-    AuthorizationPolicy, Metadata, Operation, PolicyAction, PolicyRule, Source, TargetRef, When,
+    AuthorizationPolicy, Metadata, Operation, PolicyAction, PolicyRule, Source, TargetRef, When, grammar,
 };
 use ambit_core::model::IpBlock;
 
@@ -137,17 +137,14 @@ fn source(report: &mut Report, field: &str, source: written::Source) -> Source {
     if by_account && by_other.iter().any(|list| !list.is_empty()) {
         report.add(field, "service accounts cannot be combined with principals or namespaces");
     }
-    for (name, list) in &texts[6..8] {
-        for (index, account) in list.iter().enumerate() {
-            let parts: Vec<&str> = account.split('/').collect();
-            let wrong = parts.len() > 2 || parts.contains(&"") || account.contains('*');
-            if !account.is_empty() && wrong {
-                report.add(
-                    format_args!("{field}.{name}[{index}]"),
-                    format_args!("{account:?} is not a service account: name or namespace/name, without *"),
-                );
-            }
-        }
+    for (index, (name, list)) in texts.iter().enumerate().take(8) {
+        let grammar: fn(&str) -> Result<(), String> = match index {
+            0 | 1 => grammar::principal,
+            2 | 3 => grammar::one_wildcard,
+            4 | 5 => grammar::namespace,
+            _ => grammar::service_account,
+        };
+        check(report, &format!("{field}.{name}"), list, grammar);
     }
     Source {
         ip_blocks: blocks(report, &format!("{field}.ipBlocks"), &source.ip_blocks),
@@ -184,6 +181,17 @@ fn operation(report: &mut Report, field: &str, operation: written::Operation) ->
             ("notPaths", &operation.not_paths),
         ],
     );
+    let texts: [(_, _, fn(&str) -> Result<(), String>); 6] = [
+        ("hosts", &operation.hosts, grammar::one_wildcard),
+        ("notHosts", &operation.not_hosts, grammar::one_wildcard),
+        ("methods", &operation.methods, grammar::one_wildcard),
+        ("notMethods", &operation.not_methods, grammar::one_wildcard),
+        ("paths", &operation.paths, path),
+        ("notPaths", &operation.not_paths, path),
+    ];
+    for (name, list, grammar) in texts {
+        check(report, &format!("{field}.{name}"), list, grammar);
+    }
     Operation {
         ports: ports(report, &format!("{field}.ports"), &operation.ports),
         not_ports: ports(report, &format!("{field}.notPorts"), &operation.not_ports),
@@ -194,6 +202,20 @@ fn operation(report: &mut Report, field: &str, operation: written::Operation) ->
         paths: operation.paths,
         not_paths: operation.not_paths,
     }
+}
+
+/// Checks each value that is not empty by its grammar.
+fn check(report: &mut Report, field: &str, list: &[String], grammar: fn(&str) -> Result<(), String>) {
+    for (index, value) in non_empty(list) {
+        if let Err(message) = grammar(value) {
+            report.add(format_args!("{field}[{index}]"), message);
+        }
+    }
+}
+
+/// A path, as in Istio: one wildcard at an end, or a template with `{*}` and `{**}`.
+fn path(value: &str) -> Result<(), String> {
+    if value.contains('{') { Ok(()) } else { grammar::one_wildcard(value) }
 }
 
 /// Checks that a source or operation has a condition and no empty value.
@@ -237,6 +259,9 @@ fn when(report: &mut Report, field: &str, when: written::When) -> When {
         match when.key.as_str() {
             "source.ip" | "remote.ip" | "destination.ip" => drop(blocks(report, &field, list)),
             "destination.port" => drop(ports(report, &field, list)),
+            "source.namespace" => check(report, &field, list, grammar::namespace),
+            "source.principal" => check(report, &field, list, grammar::principal),
+            "source.serviceAccount" => check(report, &field, list, grammar::service_account),
             _ => {}
         }
     }

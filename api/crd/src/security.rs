@@ -95,17 +95,17 @@ pub(crate) struct From {
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct Source {
-    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::texts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::principals"))]
     pub(crate) principals: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::texts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::principals"))]
     pub(crate) not_principals: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::texts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::wildcards"))]
     pub(crate) request_principals: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::texts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::wildcards"))]
     pub(crate) not_request_principals: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::texts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::namespaces"))]
     pub(crate) namespaces: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::texts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::namespaces"))]
     pub(crate) not_namespaces: Vec<String>,
     #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::service_accounts"))]
     pub(crate) service_accounts: Vec<String>,
@@ -134,21 +134,21 @@ pub(crate) struct To {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("minProperties" = 1)))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct Operation {
-    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::texts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::wildcards"))]
     pub(crate) hosts: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::texts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::wildcards"))]
     pub(crate) not_hosts: Vec<String>,
     #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::ports"))]
     pub(crate) ports: Vec<String>,
     #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::ports"))]
     pub(crate) not_ports: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::texts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::wildcards"))]
     pub(crate) methods: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::texts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::wildcards"))]
     pub(crate) not_methods: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::texts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::paths"))]
     pub(crate) paths: Vec<String>,
-    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::texts"))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "constraints::paths"))]
     pub(crate) not_paths: Vec<String>,
 }
 

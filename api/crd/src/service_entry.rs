@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use ambit_core::derive::{EntryPort, Resolution, Selector, ServiceEntry, Transport};
-use ambit_core::model::Identity;
+use ambit_core::model::{Exported, Identity};
 
 use crate::Mistake;
 use crate::field::Report;
@@ -21,6 +21,7 @@ pub(crate) fn convert(entry: written::ServiceEntry) -> Result<ServiceEntry, Vec<
         ("hosts", spec.hosts.len(), 256),
         ("ports", spec.ports.len(), 256),
         ("endpoints", spec.endpoints.len(), 4096),
+        ("exportTo", spec.export_to.len(), 512),
     ] {
         report.at_most(format_args!("spec.{name}"), length, most);
     }
@@ -37,6 +38,7 @@ pub(crate) fn convert(entry: written::ServiceEntry) -> Result<ServiceEntry, Vec<
     let addresses = spec.addresses.iter().enumerate();
     let addresses =
         addresses.filter_map(|(i, text)| report.block(format_args!("spec.addresses[{i}]"), text)).collect();
+    let exported = exported(&mut report, &metadata.namespace, &spec.export_to);
     let entry = ServiceEntry {
         metadata,
         hosts: hosts(&mut report, spec.hosts),
@@ -46,7 +48,7 @@ pub(crate) fn convert(entry: written::ServiceEntry) -> Result<ServiceEntry, Vec<
         endpoints,
         selector,
         subject_alt_names: identities(&mut report, &spec.subject_alt_names),
-        restricted: spec.export_to.iter().any(|namespace| namespace != "*"),
+        exported,
     };
     report.finish(entry)
 }
@@ -157,12 +159,39 @@ fn ports(report: &mut Report, ports: Vec<written::ServicePort>) -> Vec<EntryPort
         // Zero means not set.
         let target = match port.target_port.filter(|target| *target != 0) {
             Some(target) => report.port(format_args!("{field}.targetPort"), target),
-            None => Some(number),
+            None => None,
         };
-        let Some(target) = target else { continue };
         found.push(EntryPort { name: port.name, port: number, target, transport, protocol });
     }
     found
+}
+
+/// The namespaces that see the entry, as in Istio: `.` is its own, `*` all, `~` none.
+fn exported(report: &mut Report, own: &str, export_to: &[String]) -> Exported {
+    let mut namespaces = BTreeSet::new();
+    let mut seen = BTreeSet::new();
+    for (index, namespace) in export_to.iter().enumerate() {
+        let field = format!("spec.exportTo[{index}]");
+        let name = if namespace == "." { own } else { namespace };
+        if !seen.insert(name) {
+            report.add(&field, format_args!("{name} is named twice"));
+        }
+        match name {
+            "*" | "~" if export_to.len() > 1 => {
+                report.add(&field, format_args!("{name} stands alone"));
+            }
+            "*" | "~" => {}
+            name => {
+                report.label(&field, name);
+                namespaces.insert(name.into());
+            }
+        }
+    }
+    match export_to {
+        [] => Exported::Everywhere,
+        [only] if only == "*" => Exported::Everywhere,
+        _ => Exported::To(namespaces),
+    }
 }
 
 /// The identities among the names. Other names are legal, but a tunnel's peer cannot present them.

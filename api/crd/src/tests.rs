@@ -22,7 +22,7 @@ fn accepted(text: &str) -> Object {
 fn rejected(text: &str) -> (Option<String>, Vec<String>) {
     let documents = parse(text);
     match &documents[..] {
-        [Document { outcome: Outcome::Rejected { object, mistakes }, .. }] => {
+        [Document { outcome: Outcome::Rejected { object, mistakes, .. }, .. }] => {
             (object.as_ref().map(ToString::to_string), mistakes.iter().map(ToString::to_string).collect())
         }
         other => panic!("{text}\n{other:#?}"),

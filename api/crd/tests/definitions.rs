@@ -41,7 +41,7 @@ fn objects_are_accepted_or_refused_as_listed() {
     for text in [REFUSED_AT_APPLY, REFUSED_BY_AMBIT] {
         for document in parse(text) {
             let position = document.position;
-            let Outcome::Rejected { object, mistakes } = document.outcome else {
+            let Outcome::Rejected { object, mistakes, .. } = document.outcome else {
                 panic!("{position} is accepted")
             };
             assert!(object.is_some(), "{position} has no name: {mistakes:?}");

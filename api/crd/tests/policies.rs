@@ -79,7 +79,9 @@ fn object(mark: &str, spec: &str, number: usize) -> String {
 fn world(row: &Row<'_>) -> (World, Mesh) {
     let text = row.objects.iter().fold(SHOP.to_owned(), |text, object| format!("{text}---\n{object}"));
     let events = parse(&text).into_iter().map(|document| match document.outcome {
-        Outcome::Accepted { object, .. } => ObjectEvent::Put(object),
+        Outcome::Accepted { object, .. } | Outcome::Rejected { closed: Some(object), .. } => {
+            ObjectEvent::Put(object)
+        }
         other => panic!("{}: {other:?}", row.name),
     });
     let aliases = ["old.example".parse().expect("a trust domain")].into();

@@ -3,7 +3,8 @@
 //! - There are no events before every kind has been listed once: clients would take missing objects for
 //!   deleted.
 //! - Objects that a later list lacks are deleted when that list is complete.
-//! - A rejected version leaves its object's last good version in force.
+//! - A rejected version leaves its object's last good version in force. Not so a policy's: that closes its
+//!   scope, since no replica that starts later knows the last good one (docs/decisions/277).
 //! - A kind that is no longer installed keeps its objects for a while: an API server that has just started
 //!   may not know all of its kinds, and no policy must disappear by that.
 //!
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 use ambit_core::derive::{Kind, ObjectEvent, ObjectKey};
 use ambit_crd::Mistake;
 
-use super::item::{KINDS, Seen};
+use super::item::{KINDS, Rejected, Seen};
 use super::watch::WatchEvent;
 use crate::objects::catalog::{Problem, Verdict, kind_name};
 
@@ -42,6 +43,8 @@ struct KindState {
 pub(crate) struct Inventory {
     kinds: BTreeMap<Kind, KindState>,
     rejected: BTreeMap<ObjectKey, Vec<Mistake>>,
+    /// Rejected policies, which close their scope: no version of them is in force.
+    closed: BTreeSet<ObjectKey>,
     events: Vec<ObjectEvent>,
     problems_changed: bool,
     begun: bool,
@@ -52,6 +55,7 @@ impl Inventory {
         Self {
             kinds: KINDS.iter().map(|kind| (*kind, KindState::default())).collect(),
             rejected: BTreeMap::new(),
+            closed: BTreeSet::new(),
             events: Vec::new(),
             problems_changed: false,
             begun: false,
@@ -152,11 +156,20 @@ impl Inventory {
                 if state.objects.insert(key.clone(), true) != Some(true) {
                     state.in_force += 1;
                 }
+                self.closed.remove(&key);
                 self.problems_changed |= self.rejected.remove(&key).is_some();
                 self.events.push(ObjectEvent::Put(object));
             }
-            Err(mistakes) => {
-                self.state(key.kind).objects.entry(key.clone()).or_default();
+            Err(Rejected { mistakes, closed }) => {
+                let state = self.state(key.kind);
+                let in_force = state.objects.entry(key.clone()).or_default();
+                if let Some(closed) = closed {
+                    if std::mem::take(in_force) {
+                        state.in_force -= 1;
+                    }
+                    self.closed.insert(key.clone());
+                    self.events.push(ObjectEvent::Put(closed));
+                }
                 self.problems_changed |= self.rejected.insert(key, mistakes.clone()) != Some(mistakes);
             }
         }
@@ -164,9 +177,13 @@ impl Inventory {
 
     fn delete(&mut self, key: ObjectKey) {
         self.problems_changed |= self.rejected.remove(&key).is_some();
+        let closed = self.closed.remove(&key);
         let state = self.state(key.kind);
-        if state.objects.remove(&key) == Some(true) {
+        let in_force = state.objects.remove(&key) == Some(true);
+        if in_force {
             state.in_force -= 1;
+        }
+        if in_force || closed {
             self.events.push(ObjectEvent::Delete(key));
         }
     }

@@ -50,11 +50,19 @@ macro_rules! watched {
     };
 }
 
+/// An object with mistakes.
+#[derive(Clone, Debug)]
+pub(crate) struct Rejected {
+    pub(crate) mistakes: Vec<Mistake>,
+    /// Of a policy: what closes its scope.
+    pub(crate) closed: Option<Box<Object>>,
+}
+
 /// The object, and the fields that concern the controller but not the mesh.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
     pub(crate) key: ObjectKey,
-    pub(crate) read: Result<Box<Object>, Vec<Mistake>>,
+    pub(crate) read: Result<Box<Object>, Rejected>,
     pub(crate) uid: String,
     /// The version of the API in which the server answered.
     pub(crate) version: &'static str,
@@ -104,8 +112,11 @@ impl<K: Watched> Item<K> {
         };
         let read = match ambit_crd::parse_object(Value::Object(object)) {
             Outcome::Accepted { object, .. } => Ok(object),
-            Outcome::Rejected { mistakes, .. } => Err(mistakes),
-            Outcome::Ignored { what } => Err(vec![Mistake { field: String::new(), message: what }]),
+            Outcome::Rejected { mistakes, closed, .. } => Err(Rejected { mistakes, closed }),
+            Outcome::Ignored { what } => {
+                let mistakes = vec![Mistake { field: String::new(), message: what }];
+                Err(Rejected { mistakes, closed: None })
+            }
         };
         let uid = meta.uid.unwrap_or_default();
         let resource_version = meta.resource_version.clone().unwrap_or_default();

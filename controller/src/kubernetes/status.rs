@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use ambit_core::derive::{Condition, Kind, ObjectKey};
+use ambit_core::derive::{Condition, Kind, Object, ObjectKey};
 use ambit_crd::Mistake;
 use ambit_kube::error::{chain, is_gone};
 use ambit_kube::retry::{RequestError, within};
@@ -46,6 +46,8 @@ struct Entry {
 struct Verdict {
     /// Mistakes of the present version, if it cannot be parsed.
     mistakes: Vec<String>,
+    /// What is in force because of that, if it is a policy.
+    closed: Option<&'static str>,
     /// Conditions of the version that derivation has.
     derived: Vec<Condition>,
 }
@@ -75,7 +77,13 @@ impl Statuses {
         entry.generation = seen.generation;
         entry.resource_version.clone_from(&seen.resource_version);
         entry.conditions.clone_from(&seen.conditions);
-        entry.verdict.mistakes = seen.read.as_ref().err().into_iter().flatten().map(text).collect();
+        let rejected = seen.read.as_ref().err();
+        entry.verdict.mistakes = rejected.into_iter().flat_map(|bad| &bad.mistakes).map(text).collect();
+        entry.verdict.closed = match rejected.and_then(|bad| bad.closed.as_deref()) {
+            None => None,
+            Some(Object::PeerAuthentication(_)) => Some("; it counts as STRICT until then"),
+            Some(_) => Some("; all connections to what it selects are refused until then"),
+        };
         inner.dirty.insert(seen.key.clone());
     }
 
@@ -173,7 +181,8 @@ impl Verdict {
         });
         let derived: Vec<String> = derived.collect();
         if !self.mistakes.is_empty() {
-            let rest = if self.derived.is_empty() { "" } else { "; the last good version stays in force" };
+            let kept = if self.derived.is_empty() { "" } else { "; the last good version stays in force" };
+            let rest = self.closed.unwrap_or(kept);
             return Some(("False", "Invalid", truncate(self.mistakes.join("; ")) + rest));
         }
         let first = self.derived.first()?;

@@ -1,7 +1,8 @@
 //! Files → objects: a pure state machine.
 //!
 //! - A rejected document leaves its object's last good version in force; one without a readable name leaves
-//!   every object of the file in force that is not in the new text.
+//!   every object of the file in force that is not in the new text. A policy without a good version closes
+//!   its scope (docs/decisions/277).
 //! - An object in two files comes from the first by name, but a current version precedes a last good one.
 //! - Files that change together (a rename, a move between files) are one step: no object disappears in
 //!   between.
@@ -94,6 +95,8 @@ struct Held {
     object: Object,
     /// Not the file's present version, but its last good one.
     stale: bool,
+    /// Stands for a policy with mistakes of which there is no good version: it closes the policy's scope.
+    closed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -116,8 +119,10 @@ impl Catalog {
 
     /// Adds the objects that were saved of a file before a restart, until the file itself is read.
     pub(crate) fn restore(&mut self, file: &FileName, objects: Vec<Object>) {
-        let objects =
-            objects.into_iter().map(|object| (object.key(), Held { object, stale: true })).collect();
+        let objects = objects
+            .into_iter()
+            .map(|object| (object.key(), Held { object, stale: true, closed: false }))
+            .collect();
         self.replace(file, Some(File { objects, problems: Vec::new() }));
     }
 
@@ -216,7 +221,7 @@ impl Catalog {
                     field: None,
                     verdict: Verdict::Unreadable,
                     message: reason,
-                    earlier_version_in_force: !next.objects.is_empty(),
+                    earlier_version_in_force: next.objects.values().any(|held| !held.closed),
                 });
                 (file, Some(next))
             }
@@ -225,10 +230,17 @@ impl Catalog {
                 for document in ambit_crd::parse(&text) {
                     reading.document(&file, document);
                 }
-                let kept = self.earlier(&file, |key| {
+                let mut kept = self.earlier(&file, |key| {
                     !reading.objects.contains_key(key) && (reading.unnamed || reading.rejected.contains(key))
                 });
-                let stale = kept.keys().cloned().collect();
+                kept.retain(|key, held| !(held.closed && reading.rejected.contains(key)));
+                for (key, object) in std::mem::take(&mut reading.closed) {
+                    if !reading.objects.contains_key(&key) {
+                        kept.entry(key).or_insert(Held { object, stale: true, closed: true });
+                    }
+                }
+                let stale =
+                    kept.iter().filter(|(_, held)| !held.closed).map(|(key, _)| key.clone()).collect();
                 reading.settle(&stale);
                 save.push(Save::Keep { file: file.clone(), accepted: reading.sources, stale });
                 let mut objects = reading.objects;
@@ -243,7 +255,10 @@ impl Catalog {
         let objects = self.files.get(file).into_iter().flat_map(|file| &file.objects);
         objects
             .filter(|(key, _)| stays(key))
-            .map(|(key, held)| (key.clone(), Held { object: held.object.clone(), stale: true }))
+            .map(|(key, held)| {
+                let object = held.object.clone();
+                (key.clone(), Held { object, stale: true, closed: held.closed })
+            })
             .collect()
     }
 }
@@ -254,6 +269,8 @@ struct Reading {
     objects: BTreeMap<ObjectKey, Held>,
     sources: Vec<(ObjectKey, Value)>,
     rejected: BTreeSet<ObjectKey>,
+    /// What stands for rejected policies.
+    closed: BTreeMap<ObjectKey, Object>,
     /// A rejected document has no readable name.
     unnamed: bool,
     problems: Vec<Problem>,
@@ -268,7 +285,7 @@ impl Reading {
                     let message = "defined twice in this file; the first counts".to_owned();
                     self.problems.push(duplicate(file, Some(place), &key, message));
                 } else {
-                    self.objects.insert(key.clone(), Held { object: *object, stale: false });
+                    self.objects.insert(key.clone(), Held { object: *object, stale: false, closed: false });
                     self.sources.push((key, source));
                 }
             }
@@ -282,7 +299,8 @@ impl Reading {
                 message: "not a kind that Ambit reads".to_owned(),
                 earlier_version_in_force: false,
             }),
-            Outcome::Rejected { object, mistakes } => {
+            Outcome::Rejected { object, mistakes, closed } => {
+                self.closed.extend(closed.map(|closed| (closed.key(), *closed)));
                 for mistake in mistakes {
                     self.problems.push(Problem {
                         file: file.clone(),

@@ -6,13 +6,13 @@ use super::choice::{Avoid, Choice, shares};
 use crate::mesh::Mesh;
 use crate::model::{Affinity, LoadBalancingMode, LocalityScope, Service, Workload};
 use crate::outlier::Ejected;
+use crate::ownership;
 
 /// The eligible endpoints for clients on `client`'s node, each with its share, exactly as [`Choice::pick`]
 /// has them. Empty where there is none, and where the kernel must not choose:
 ///
 /// - the choice is not by shares (affinity, passthrough, a waypoint, an endpoint by host name), or
-/// - it differs between the node's clients (several services with the address and port, different
-///   localities).
+/// - it differs between the node's clients (another owner of the address and port, different localities).
 pub fn table(
     mesh: &Mesh,
     client: &Workload,
@@ -25,7 +25,7 @@ pub fn table(
     let by_shares = service.waypoint.is_none()
         && rule.mode != LoadBalancingMode::Passthrough
         && rule.affinity == Affinity::None;
-    if !by_shares || !is_only(mesh, service, asked) || !is_typical(mesh, client, service) {
+    if !by_shares || !ownership::owns_for_all(mesh, service, asked) || !is_typical(mesh, client, service) {
         return Vec::new();
     }
     let choice = Choice { mesh, client, service, asked, avoid: Avoid { ejected, tried: &[] } };
@@ -38,13 +38,6 @@ pub fn table(
         Some((endpoint.address, workload.capacity))
     });
     shares.collect()
-}
-
-/// Whether no other service has the address and port.
-fn is_only(mesh: &Mesh, service: &Service, asked: SocketAddr) -> bool {
-    let mut serving =
-        mesh.services_by_address(asked.ip()).filter(|service| service.port(asked.port()).is_some());
-    serving.next().is_some_and(|first| first.key == service.key) && serving.next().is_none()
 }
 
 /// Whether every client of the node has the same ranks as this one.

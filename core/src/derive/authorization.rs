@@ -1,14 +1,16 @@
 //! AuthorizationPolicy → what ztunnel enforces of it.
 //!
 //! The semantics are Istio's. HTTP fields fail closed: an ALLOW rule with HTTP fields never matches; a DENY
-//! rule loses them, and so denies more than was written, up to everything.
+//! rule loses them, and so denies more than was written, up to everything. What cannot be read or enforced
+//! refuses everything in its scope: see docs/decisions/277.
 //!
-//! Entry point: [`derive()`].
+//! Entry points: [`derive()`] and [`closed`].
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
 
 use super::condition::Condition;
+use super::grammar;
 use super::object::{AuthorizationPolicy, ObjectKey, Operation, PolicyAction, PolicyRule, Source, When};
 use super::settings::Settings;
 use crate::model::{
@@ -35,7 +37,7 @@ impl Problem {
 pub(super) struct Enforced {
     /// `None` if ztunnel enforces nothing of it.
     pub(super) policy: Option<Authorization>,
-    /// The field because of which ztunnel enforces nothing, and the message about it.
+    /// The field because of which ztunnel enforces nothing, or refuses everything, and the message about it.
     elsewhere: Option<(&'static str, String)>,
     /// The HTTP fields that were found.
     http: Vec<String>,
@@ -76,13 +78,43 @@ pub(super) fn is_named_by_workloads(policy: &AuthorizationPolicy) -> bool {
 }
 
 pub(super) fn derive(policy: &AuthorizationPolicy, settings: &Settings) -> Result<Enforced, Problem> {
-    let metadata = &policy.metadata;
+    if let PolicyAction::Custom | PolicyAction::Unreadable = policy.action {
+        return Ok(Enforced {
+            policy: closed(policy, settings),
+            elsewhere: elsewhere(policy).or_else(|| unenforced(policy)),
+            http: Vec::new(),
+            action: policy.action,
+        });
+    }
     let mut http = Http { found: BTreeSet::new() };
     let mut rules = Vec::new();
     for (index, rule) in policy.rules.iter().enumerate() {
         rules.extend(self::rule(&format!("spec.rules[{index}]"), rule, policy, settings, &mut http)?);
     }
     let elsewhere = elsewhere(policy);
+    let action = if policy.action == PolicyAction::Deny { Action::Deny } else { Action::Allow };
+    let authorization = authorization(policy, settings, action, rules);
+    Ok(Enforced {
+        policy: elsewhere.is_none().then_some(authorization),
+        elsewhere,
+        http: http.found.into_iter().collect(),
+        action: policy.action,
+    })
+}
+
+/// The policy that refuses every connection to what the object selects; `None` if that is for waypoints.
+pub(super) fn closed(policy: &AuthorizationPolicy, settings: &Settings) -> Option<Authorization> {
+    let everything = vec![Rule::default()];
+    elsewhere(policy).is_none().then(|| authorization(policy, settings, Action::Deny, everything))
+}
+
+fn authorization(
+    policy: &AuthorizationPolicy,
+    settings: &Settings,
+    action: Action,
+    rules: Vec<Rule>,
+) -> Authorization {
+    let metadata = &policy.metadata;
     let scope = if !policy.selector.is_empty() {
         Scope::WorkloadSelector
     } else if metadata.namespace == settings.root_namespace {
@@ -90,19 +122,13 @@ pub(super) fn derive(policy: &AuthorizationPolicy, settings: &Settings) -> Resul
     } else {
         Scope::Namespace
     };
-    let authorization = Authorization {
+    Authorization {
         key: PolicyKey { namespace: metadata.namespace.as_str().into(), name: metadata.name.as_str().into() },
         scope,
-        action: if policy.action == PolicyAction::Deny { Action::Deny } else { Action::Allow },
+        action,
         rules,
         dry_run: metadata.annotations.get(DRY_RUN).is_some_and(|value| is_true(value)),
-    };
-    Ok(Enforced {
-        policy: elsewhere.is_none().then_some(authorization),
-        elsewhere,
-        http: http.found.into_iter().collect(),
-        action: policy.action,
-    })
+    }
 }
 
 /// A boolean as Go's `strconv.ParseBool` reads it. Other text was rejected when the object was parsed.
@@ -118,12 +144,19 @@ fn elsewhere(policy: &AuthorizationPolicy) -> Option<(&'static str, String)> {
             "is for waypoints: ztunnel does not enforce this policy".to_owned(),
         ));
     }
+    let audit = || ("spec.action", "AUDIT is not supported: this policy is not enforced".to_owned());
+    (policy.action == PolicyAction::Audit).then(audit)
+}
+
+/// Why the policy refuses everything that it selects: the field, and the message.
+fn unenforced(policy: &AuthorizationPolicy) -> Option<(&'static str, String)> {
+    let refused = "all connections to what the policy selects are refused";
     match policy.action {
-        PolicyAction::Allow | PolicyAction::Deny => None,
-        PolicyAction::Audit | PolicyAction::Custom => {
-            let action = format!("{:?}", policy.action).to_ascii_uppercase();
-            Some(("spec.action", format!("{action} is not supported: this policy is not enforced")))
+        PolicyAction::Custom => {
+            Some(("spec.action", format!("CUSTOM: no proxy asks the provider yet: {refused}")))
         }
+        PolicyAction::Unreadable => Some(("spec", format!("has mistakes: {refused}"))),
+        PolicyAction::Allow | PolicyAction::Deny | PolicyAction::Audit => None,
     }
 }
 
@@ -220,8 +253,8 @@ fn source_match(path: &str, s: &Source, namespace: &str, settings: &Settings) ->
     }
     let at = |field: &str| format!("{path}.{field}");
     Ok(Match {
-        namespaces: texts(&at("namespaces"), &s.namespaces)?,
-        not_namespaces: texts(&at("notNamespaces"), &s.not_namespaces)?,
+        namespaces: namespaces(&at("namespaces"), &s.namespaces)?,
+        not_namespaces: namespaces(&at("notNamespaces"), &s.not_namespaces)?,
         service_accounts: accounts(&at("serviceAccounts"), &s.service_accounts, namespace)?,
         not_service_accounts: accounts(&at("notServiceAccounts"), &s.not_service_accounts, namespace)?,
         principals: principals(&at("principals"), &s.principals, settings)?,
@@ -246,8 +279,8 @@ fn when_match(
     let mut m = Match::default();
     match when.key.as_str() {
         "source.namespace" => {
-            m.namespaces = texts(&values, &when.values)?;
-            m.not_namespaces = texts(&not_values, &when.not_values)?;
+            m.namespaces = namespaces(&values, &when.values)?;
+            m.not_namespaces = namespaces(&not_values, &when.not_values)?;
         }
         "source.principal" => {
             m.principals = principals(&values, &when.values, settings)?;
@@ -292,6 +325,7 @@ fn is_http_attribute(key: &str) -> bool {
 /// `*` is presence, `*x` a suffix, `x*` a prefix, anything else exact.
 fn texts(path: &str, values: &[String]) -> Result<Vec<StringMatch>, Problem> {
     parse(path, values, |value| {
+        grammar::one_wildcard(value)?;
         let text = |text: &str| text.into();
         Ok::<_, String>(if value == "*" {
             StringMatch::Presence
@@ -305,10 +339,16 @@ fn texts(path: &str, values: &[String]) -> Result<Vec<StringMatch>, Problem> {
     })
 }
 
+fn namespaces(path: &str, values: &[String]) -> Result<Vec<StringMatch>, Problem> {
+    parse(path, values, grammar::namespace)?;
+    texts(path, values)
+}
+
 /// The principals, in each of the mesh's trust domains that they mean.
 fn principals(path: &str, values: &[String], settings: &Settings) -> Result<Vec<StringMatch>, Problem> {
     let everywhere: Vec<String> = values.iter().flat_map(|value| in_all_domains(value, settings)).collect();
     // Mistakes are reported about the values as written.
+    parse(path, values, grammar::principal)?;
     let written = texts(path, values)?;
     if everywhere == values { Ok(written) } else { texts(path, &everywhere) }
 }
@@ -343,12 +383,8 @@ fn in_all_domains(value: &str, settings: &Settings) -> Vec<String> {
 /// `namespace/account`, or an account of the policy's own namespace.
 fn accounts(path: &str, values: &[String], namespace: &str) -> Result<Vec<ServiceAccountMatch>, Problem> {
     parse(path, values, |value| {
+        grammar::service_account(value)?;
         let (namespace, account) = value.split_once('/').unwrap_or((namespace, value));
-        if namespace.is_empty() || account.is_empty() || account.contains('/') || value.contains('*') {
-            return Err(format!(
-                "{value:?} is not a service account: write name or namespace/name, without *"
-            ));
-        }
         Ok(ServiceAccountMatch { namespace: namespace.into(), service_account: account.into() })
     })
 }

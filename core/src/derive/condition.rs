@@ -9,8 +9,8 @@ pub struct Condition {
     pub object: ObjectKey,
     /// The path of the field, if it is about one (`spec.rules[0].from[1].source.serviceAccounts`).
     pub field: Option<String>,
-    /// Whether the object is in force, with the restriction of the message if there is one. A version that
-    /// is not accepted leaves the last accepted one in force.
+    /// Whether the object is in force, with the restriction of the message if there is one. A policy that is
+    /// not accepted refuses everything that it selects, unless the message says that it is not enforced.
     pub accepted: bool,
     /// Empty if the object is in force as written.
     pub message: String,

@@ -10,8 +10,8 @@ use super::store::{Contents, Labelled, Store, selects};
 use super::{authorization, peer_authentication};
 use crate::enrolment::{self, DATAPLANE_MODE};
 use crate::model::{
-    ExcludedPorts, Health, Locality, NetworkMode, PolicyKey, TunnelProtocol, Workload, WorkloadKind,
-    WorkloadUid,
+    Claim, ExcludedPorts, Exported, Health, Locality, NetworkMode, Origin, PolicyKey, TunnelProtocol,
+    Workload, WorkloadKind, WorkloadUid,
 };
 
 /// Switches the direct path, on a namespace or a pod.
@@ -82,6 +82,7 @@ impl<'a> Context<'a> {
             },
             capacity: entry.weight.filter(|weight| *weight > 0).unwrap_or(1),
             hostname: Some(entry.hostname.as_str()).filter(|name| !name.is_empty()).map(Into::into),
+            origin: Origin::Entry(Claim { created: entry.metadata.created, exported: Exported::Everywhere }),
             ..base
         }
     }
@@ -130,6 +131,7 @@ impl<'a> Context<'a> {
             direct: self.direct(labels),
             same_node_tls: self.peers.same_node_tls(labels),
             trust_domain_aliases: settings.trust_domain_aliases.clone(),
+            origin: Origin::Kubernetes,
         }
     }
 

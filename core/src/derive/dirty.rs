@@ -32,7 +32,13 @@ impl Dirty {
     pub(super) fn mark(&mut self, store: &Store, settings: &Settings, key: &ObjectKey) {
         let root = &settings.root_namespace;
         match key.kind {
-            Kind::Namespace => self.mark_selected(store, &key.name, &Selector::new()),
+            Kind::Namespace => {
+                self.mark_selected(store, &key.name, &Selector::new());
+                for name in store.contents(&key.name).into_iter().flat_map(|c| c.services.keys()) {
+                    let host = service::key(&key.name, name, settings).hostname.to_string();
+                    self.hosts.insert((key.name.clone(), host));
+                }
+            }
             Kind::Node => {
                 self.workloads.extend(store.pods_on(&key.name).cloned());
                 self.endpoint_slices.extend(store.slices_on(&key.name).cloned());
@@ -57,6 +63,9 @@ impl Dirty {
             }
             Kind::Service => {
                 let host = service::key(&key.namespace, &key.name, settings).hostname.to_string();
+                for entry in store.entries_with_host(&host) {
+                    self.hosts.insert((entry.namespace.clone(), host.clone()));
+                }
                 self.hosts.insert((key.namespace.clone(), host));
                 for slice in store.slices_of(&key.namespace, &key.name) {
                     self.mark_slice(store, &slice);

@@ -15,7 +15,7 @@ use super::object::{
 use super::service;
 use super::settings::Settings;
 use super::store::Store;
-use crate::model::{Health, NetworkMode, PortMapping, ServiceKey, Workload, WorkloadUid};
+use crate::model::{Health, NetworkMode, Origin, PortMapping, ServiceKey, Workload, WorkloadUid};
 
 const ZONE: &str = "topology.kubernetes.io/zone";
 const REGION: &str = "topology.kubernetes.io/region";
@@ -107,6 +107,7 @@ pub(super) fn workloads<'a>(
                 node: endpoint.node.as_str().into(),
                 // Anyone may list an address: it proves neither who connects nor where to tunnel to.
                 network_mode: NetworkMode::HostNetwork,
+                origin: Origin::Listed,
                 health: endpoint.health,
                 services: [(key.clone(), mappings.clone())].into(),
                 // It runs on no node of the mesh.

@@ -6,14 +6,16 @@
 //! Entry point: [`Object`]; its kinds: [`Kind`].
 
 mod key;
+mod namespace;
 mod networking;
 mod pod;
 mod security;
 mod service;
 
 pub use key::{Kind, Metadata, ObjectKey, Selector};
+pub use namespace::Namespace;
 pub use networking::{EntryPort, LocalityText, Resolution, ServiceEntry, WorkloadEntry};
-pub use pod::{ContainerPort, Namespace, Node, Owner, Phase, Pod, PortRef, Transport};
+pub use pod::{ContainerPort, Node, Owner, Phase, Pod, PortRef, Transport};
 pub use security::{
     AuthorizationPolicy, MtlsMode, Operation, PeerAuthentication, PolicyAction, PolicyRule, Source,
     TargetRef, When,

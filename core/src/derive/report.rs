@@ -16,11 +16,6 @@ impl Report {
         self.conditions.insert(key, conditions);
     }
 
-    /// Sets the conditions of the version in force, unless a newer version was rejected in this batch.
-    pub(super) fn set_if_absent(&mut self, key: ObjectKey, conditions: Vec<Condition>) {
-        self.conditions.entry(key).or_insert(conditions);
-    }
-
     pub(super) fn forget(&mut self, key: &ObjectKey) {
         self.conditions.remove(key);
     }

@@ -4,10 +4,10 @@
 
 use std::net::IpAddr;
 
-use super::object::{PortRef, Service, ServicePort, TrafficDistribution, Transport};
+use super::object::{Namespace, PortRef, Service, ServicePort, TrafficDistribution, Transport};
 use super::settings::Settings;
 use crate::model::{
-    self, AppProtocol, LoadBalancing, LoadBalancingMode, LocalityScope, PortMapping, ServiceKey,
+    self, AppProtocol, LoadBalancing, LoadBalancingMode, LocalityScope, Origin, PortMapping, ServiceKey,
 };
 
 /// The service's name on the wire.
@@ -19,7 +19,11 @@ pub(super) fn key(namespace: &str, name: &str, settings: &Settings) -> ServiceKe
 }
 
 /// The service; `None` for an ExternalName, which is only a DNS alias.
-pub(super) fn derive(service: &Service, settings: &Settings) -> Option<model::Service> {
+pub(super) fn derive(
+    service: &Service,
+    namespace: Option<&Namespace>,
+    settings: &Settings,
+) -> Option<model::Service> {
     if service.external_name {
         return None;
     }
@@ -37,9 +41,20 @@ pub(super) fn derive(service: &Service, settings: &Settings) -> Option<model::Se
         ports: tcp_ports(service).map(port).collect(),
         subject_alt_names: Vec::new(),
         waypoint: None,
-        load_balancing: load_balancing(service),
+        load_balancing: load_balancing(service, namespace),
         virtual_addresses: false,
+        shared_addresses: shared_addresses(service),
+        origin: Origin::Kubernetes,
     })
+}
+
+/// The addresses that others may have too: kube-proxy takes only the service's ports there.
+fn shared_addresses(service: &Service) -> Vec<IpAddr> {
+    let mut shared: Vec<IpAddr> = service.external_ips.iter().map(IpAddr::to_canonical).collect();
+    shared.retain(|address| service.cluster_ips.iter().all(|own| own.to_canonical() != *address));
+    shared.sort_unstable();
+    shared.dedup();
+    shared
 }
 
 /// Where a workload listens for the ports of a service. `named` looks up a port by name; the workload does
@@ -50,6 +65,20 @@ pub(super) fn mappings(service: &Service, named: impl Fn(&str) -> Option<u16>) -
             PortRef::Number(number) => *number,
             PortRef::Name(name) => named(name)?,
         };
+        Some(PortMapping { service_port: port.port, target_port })
+    };
+    tcp_ports(service).filter_map(mapping).collect()
+}
+
+/// Where a workload entry listens for the ports of a service: its own map by the name of the service's port
+/// comes first, also where `targetPort` is a number, as in Istio. `named` looks up a port in that map.
+pub(super) fn entry_mappings(service: &Service, named: impl Fn(&str) -> Option<u16>) -> Vec<PortMapping> {
+    let mapping = |port: &ServicePort| {
+        let by_target = || match &port.target {
+            PortRef::Number(number) => Some(*number),
+            PortRef::Name(name) => named(name),
+        };
+        let target_port = named(&port.name).or_else(by_target)?;
         Some(PortMapping { service_port: port.port, target_port })
     };
     tcp_ports(service).filter_map(mapping).collect()
@@ -84,11 +113,17 @@ fn app_protocol(port: &ServicePort) -> AppProtocol {
     }
 }
 
-fn load_balancing(service: &Service) -> LoadBalancing {
+fn load_balancing(service: &Service, namespace: Option<&Namespace>) -> LoadBalancing {
     use LocalityScope::{Network, Node, Region, Subzone, Zone};
-    let (mode, routing_preference) = match (service.node_local, service.traffic_distribution) {
+    let distribution = match (service.traffic_distribution, namespace) {
+        (TrafficDistribution::Unset, Some(namespace)) => namespace.traffic_distribution,
+        (own, _) => own,
+    };
+    let (mode, routing_preference) = match (service.node_local, distribution) {
         (true, _) => (LoadBalancingMode::Strict, vec![Node]),
-        (false, TrafficDistribution::Unset) => (LoadBalancingMode::Unspecified, Vec::new()),
+        (false, TrafficDistribution::Unset | TrafficDistribution::Any) => {
+            (LoadBalancingMode::Unspecified, Vec::new())
+        }
         (false, TrafficDistribution::PreferSameZone) => {
             (LoadBalancingMode::Failover, vec![Network, Region, Zone])
         }

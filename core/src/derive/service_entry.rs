@@ -1,7 +1,8 @@
 //! ServiceEntry → services by host name, and their inline endpoints.
 //!
-//! A host belongs to one object of its namespace: the Kubernetes Service of that name, or else the oldest
-//! entry that claims it. An entry's other hosts are left out, and its conditions say so.
+//! A host belongs to the Kubernetes Service of that name, whatever its namespace, or else, for each namespace,
+//! to its oldest entry that claims it. An entry's other hosts are left out, and its conditions say so. Whose
+//! its addresses are is decided for each client: [`crate::ownership`].
 //!
 //! Entry points: [`owner`] of a host and [`Claims`] of an entry.
 
@@ -9,6 +10,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::condition::Condition;
+use super::contested;
 use super::context::{Context, is_peer_address};
 use super::object::{
     EntryPort, Kind, ObjectKey, Resolution, Service, ServiceEntry, Transport, WorkloadEntry,
@@ -16,9 +18,10 @@ use super::object::{
 use super::service;
 use super::settings::Settings;
 use super::store::Store;
+use crate::mesh::Mesh;
 use crate::model::{
-    self, AppProtocol, IpBlock, LoadBalancing, LoadBalancingMode, PortMapping, ServiceKey, Workload,
-    WorkloadUid,
+    self, AppProtocol, Claim, IpBlock, LoadBalancing, LoadBalancingMode, Origin, PortMapping, ServiceKey,
+    Workload, WorkloadUid,
 };
 
 /// The object that a host name belongs to.
@@ -29,25 +32,41 @@ pub(super) enum Owner<'a> {
 
 impl Owner<'_> {
     /// The service of the host name.
-    pub(super) fn service(&self, key: &ServiceKey, settings: &Settings) -> Option<model::Service> {
+    pub(super) fn service(
+        &self,
+        key: &ServiceKey,
+        store: &Store,
+        settings: &Settings,
+    ) -> Option<model::Service> {
         match self {
-            Self::Service(object) => service::derive(object, settings),
+            Self::Service(object) if *object.metadata.namespace == *key.namespace => {
+                let contents = store.contents(&key.namespace);
+                let namespace = contents.and_then(|contents| contents.namespace.as_ref());
+                service::derive(object, namespace, settings)
+            }
+            Self::Service(_) => None,
             Self::Entry(entry) => Some(of_host(entry, key)),
         }
     }
 }
 
-/// The object that the host name belongs to in its namespace, if any.
+/// The object that the host name belongs to in a namespace, if any.
 pub(super) fn owner<'a>(store: &'a Store, settings: &Settings, key: &ServiceKey) -> Option<Owner<'a>> {
-    let contents = store.contents(&key.namespace)?;
-    let suffix = format!(".{}.svc.{}", key.namespace, settings.domain);
-    let named = key.hostname.strip_suffix(&suffix).and_then(|name| contents.services.get(name));
-    if let Some(service) = named.filter(|service| !service.external_name) {
+    if let Some(service) = service_named(store, settings, &key.hostname) {
         return Some(Owner::Service(service));
     }
+    let contents = store.contents(&key.namespace)?;
     let claiming =
         contents.service_entries.values().filter(|entry| entry.hosts.iter().any(|h| **h == *key.hostname));
     claiming.min_by_key(|entry| age(entry)).map(Owner::Entry)
+}
+
+/// The Service with this host name: `<name>.<namespace>.svc.<domain>`.
+fn service_named<'a>(store: &'a Store, settings: &Settings, host: &str) -> Option<&'a Service> {
+    let name = host.strip_suffix(&*settings.domain)?.strip_suffix(".svc.")?;
+    let (name, namespace) = name.rsplit_once('.')?;
+    let service = store.contents(namespace)?.services.get(name)?;
+    (!service.external_name).then_some(service)
 }
 
 /// Oldest first; those of unknown age last, by name.
@@ -69,14 +88,20 @@ fn of_host(entry: &ServiceEntry, key: &ServiceKey) -> model::Service {
         ports: tcp_ports(entry)
             .map(|port| model::ServicePort {
                 port: port.port,
-                target_port: port.target,
+                target_port: port.target.unwrap_or(port.port),
                 app_protocol: app_protocol(&port.protocol),
             })
             .collect(),
         subject_alt_names: entry.subject_alt_names.clone(),
         waypoint: None,
         load_balancing: LoadBalancing { mode, ..LoadBalancing::default() },
+        shared_addresses: Vec::new(),
+        origin: origin(entry),
     }
+}
+
+fn origin(entry: &ServiceEntry) -> Origin {
+    Origin::Entry(Claim { created: entry.metadata.created, exported: entry.exported.clone() })
 }
 
 /// The address, if the block has only one.
@@ -85,7 +110,7 @@ fn single(block: &IpBlock) -> Option<IpAddr> {
     (net.prefix_len() == net.max_prefix_len()).then(|| net.addr())
 }
 
-fn tcp_ports(entry: &ServiceEntry) -> impl Iterator<Item = &EntryPort> {
+pub(super) fn tcp_ports(entry: &ServiceEntry) -> impl Iterator<Item = &EntryPort> {
     entry.ports.iter().filter(|port| port.transport == Transport::Tcp)
 }
 
@@ -100,11 +125,23 @@ fn app_protocol(protocol: &str) -> AppProtocol {
     }
 }
 
-/// Where an endpoint listens for the ports of an entry. `named` looks up the endpoint's own port by name.
+/// Where an endpoint of an entry with a map of ports listens: that map comes first, as in Istio. `named`
+/// looks up a port in it by the entry's name for the port.
 pub(super) fn mappings(entry: &ServiceEntry, named: impl Fn(&str) -> Option<u16>) -> Vec<PortMapping> {
+    mapped(entry, |port| named(&port.name).or(port.target))
+}
+
+/// Where a selected pod listens: at `targetPort`, or else at its own port of the same name. `named` looks up
+/// the pod's port.
+pub(super) fn pod_mappings(entry: &ServiceEntry, named: impl Fn(&str) -> Option<u16>) -> Vec<PortMapping> {
+    mapped(entry, |port| port.target.or_else(|| named(&port.name)))
+}
+
+/// Where nothing else is said, the target port is the entry's own.
+fn mapped(entry: &ServiceEntry, target: impl Fn(&EntryPort) -> Option<u16>) -> Vec<PortMapping> {
     let mapping = |port: &EntryPort| PortMapping {
         service_port: port.port,
-        target_port: named(&port.name).unwrap_or(port.target),
+        target_port: target(port).unwrap_or(port.port),
     };
     tcp_ports(entry).map(mapping).collect()
 }
@@ -124,7 +161,9 @@ impl<'a> Claims<'a> {
             Some(Owner::Entry(other)) => {
                 Some(format!("ServiceEntry {}, which is older", other.metadata.name))
             }
-            Some(Owner::Service(service)) => Some(format!("Service {}", service.metadata.name)),
+            Some(Owner::Service(service)) => {
+                Some(format!("Service {}/{}", service.metadata.namespace, service.metadata.name))
+            }
             // Only for an entry that is not in the store.
             None => None,
         };
@@ -166,6 +205,7 @@ impl<'a> Claims<'a> {
             workload.policies.clear();
             workload.direct = true;
             workload.same_node_tls = false;
+            workload.origin = origin(entry);
             found.push(workload);
         };
         for endpoint in &entry.endpoints {
@@ -184,8 +224,8 @@ impl<'a> Claims<'a> {
         found.into_iter()
     }
 
-    /// The conditions of the entry.
-    pub(super) fn conditions(&self, object: &ObjectKey) -> Vec<Condition> {
+    /// The conditions of the entry. The mesh has its services already.
+    pub(super) fn conditions(&self, object: &ObjectKey, mesh: &Mesh) -> Vec<Condition> {
         debug_assert_eq!(object.kind, Kind::ServiceEntry);
         let entry = self.entry;
         let mut said = Vec::new();
@@ -197,6 +237,19 @@ impl<'a> Claims<'a> {
             if let Some(rival) = rival {
                 let message = format!("{host} is not in force here: it belongs to {rival}");
                 say(format!("spec.hosts[{index}]"), !none_won, message);
+            }
+        }
+        let mut lost = Vec::new();
+        if !none_won {
+            let addresses = entry.addresses.iter().enumerate();
+            let single = addresses.filter_map(|(index, block)| Some((index, single(block)?)));
+            let judged = single.map(|(index, address)| (index, contested::of_entry(mesh, entry, address)));
+            lost.extend(judged);
+        }
+        let none_kept = !lost.is_empty() && lost.iter().all(|(_, lost)| lost.entirely);
+        for (index, lost) in lost {
+            for message in lost.messages {
+                say(format!("spec.addresses[{index}]"), !none_kept, message);
             }
         }
         for (index, block) in entry.addresses.iter().enumerate().filter(|(_, block)| single(block).is_none())
@@ -214,10 +267,6 @@ impl<'a> Claims<'a> {
                 let message = format!("{address} cannot be the address of a peer: nothing is sent to it");
                 say(format!("spec.endpoints[{index}].address"), true, message);
             }
-        }
-        if entry.restricted {
-            let message = "is not honoured: every namespace sees the service".to_owned();
-            say("spec.exportTo".to_owned(), true, message);
         }
         if said.is_empty() { vec![Condition::accepted(object.clone())] } else { said }
     }

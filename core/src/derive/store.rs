@@ -19,6 +19,7 @@ pub(super) struct Store {
     slices_by_address: ByAddress,
     pods_by_node: Index<String>,
     slices_by_node: Index<String>,
+    entries_by_host: Index<String>,
 }
 
 /// Keys of objects by something that they name.
@@ -51,6 +52,9 @@ impl Store {
                 let addresses = slice.endpoints.iter().map(|e| e.address.to_canonical());
                 index(&mut self.slices_by_address, &key, addresses);
                 index(&mut self.slices_by_node, &key, slice.endpoints.iter().map(|e| e.node.clone()));
+            }
+            Object::ServiceEntry(entry) => {
+                index(&mut self.entries_by_host, &key, entry.hosts.clone());
             }
             _ => {}
         }
@@ -166,6 +170,11 @@ impl Store {
         self.slices_by_address.get(&address.to_canonical()).into_iter().flatten()
     }
 
+    /// The service entries, of whatever namespace, that claim the host name.
+    pub(super) fn entries_with_host(&self, host: &str) -> impl Iterator<Item = &ObjectKey> {
+        self.entries_by_host.get(host).into_iter().flatten()
+    }
+
     fn unindex(&mut self, key: &ObjectKey) {
         match key.kind {
             Kind::Pod => {
@@ -180,6 +189,10 @@ impl Store {
                 let (addresses, nodes): (Vec<IpAddr>, Vec<String>) = named.unzip();
                 unindex(&mut self.slices_by_address, key, addresses);
                 unindex(&mut self.slices_by_node, key, nodes);
+            }
+            Kind::ServiceEntry => {
+                let hosts = self.service_entry(key).map(|entry| entry.hosts.clone()).unwrap_or_default();
+                unindex(&mut self.entries_by_host, key, hosts);
             }
             _ => {}
         }

@@ -7,10 +7,11 @@ use std::net::IpAddr;
 
 use super::condition::Condition;
 use super::context::{Context, is_peer_address, or_default};
-use super::object::{Kind, ObjectKey, Pod, PortRef, Transport, WorkloadEntry};
+use super::object::{Kind, ObjectKey, Pod, PortRef, Service, ServiceEntry, Transport, WorkloadEntry};
 use super::store::{Labelled, selects};
-use super::{endpoint_slice, service, service_entry};
+use super::{contested, endpoint_slice, service, service_entry};
 use crate::enrolment::{self, exclusion};
+use crate::mesh::Mesh;
 use crate::model::{
     Health, Locality, NetworkMode, PortMapping, ServiceKey, TunnelProtocol, Workload, WorkloadKind,
 };
@@ -27,20 +28,36 @@ pub(super) fn pod_conditions(key: &ObjectKey, pod: &Pod) -> Vec<Condition> {
     conditions.collect()
 }
 
-/// The conditions of a workload entry.
-pub(super) fn entry_conditions(entry: &WorkloadEntry) -> Vec<Condition> {
+/// The conditions of a workload entry. The mesh has its workload already.
+pub(super) fn entry_conditions(
+    entry: &WorkloadEntry,
+    workload: Option<&Workload>,
+    mesh: &Mesh,
+) -> Vec<Condition> {
     let object = ObjectKey {
         kind: Kind::WorkloadEntry,
         namespace: entry.metadata.namespace.clone(),
         name: entry.metadata.name.clone(),
     };
+    let condition = |accepted, message| Condition {
+        object: object.clone(),
+        field: Some("spec.address".to_owned()),
+        accepted,
+        message,
+    };
     let message = match entry.address {
         None if !entry.hostname.is_empty() => return vec![Condition::accepted(object)],
         None => "has no address, so nothing is sent to it".to_owned(),
         Some(address) if !is_peer_address(address) => format!("{address} cannot be the address of a peer"),
-        Some(_) => return vec![Condition::accepted(object)],
+        Some(address) => {
+            let lost = workload.map(|workload| contested::of_workload(mesh, workload, address));
+            let messages = lost.into_iter().flat_map(|lost| lost.messages);
+            // It still serves where it is an endpoint.
+            let lost: Vec<_> = messages.map(|message| condition(true, message)).collect();
+            return if lost.is_empty() { vec![Condition::accepted(object)] } else { lost };
+        }
     };
-    vec![Condition { object, field: Some("spec.address".to_owned()), accepted: false, message }]
+    vec![condition(false, message)]
 }
 
 /// A pod's workload. A finished pod has none: its address may be another pod's already. A pod that is not
@@ -67,8 +84,8 @@ pub(super) fn pod(context: &Context<'_>, pod: &Pod) -> Option<Workload> {
         protocol: pod_protocol(context, pod),
         health: health(pod),
         services: {
-            let mut services = services(context, pod, port_named);
-            services.extend(entries(context, pod, |_| None));
+            let mut services = services(context, pod, |service| service::mappings(service, port_named));
+            services.extend(entries(context, pod, |entry| service_entry::pod_mappings(entry, port_named)));
             endpoint_slice::add_services(pod, context.store, context.settings, &mut services);
             services
         },
@@ -83,8 +100,8 @@ pub(super) fn pod(context: &Context<'_>, pod: &Pod) -> Option<Workload> {
 /// A workload entry's workload.
 pub(super) fn entry(context: &Context<'_>, entry: &WorkloadEntry) -> Workload {
     let named = |name: &str| entry.ports.get(name).copied();
-    let mut services = services(context, entry, named);
-    services.extend(entries(context, entry, named));
+    let mut services = services(context, entry, |service| service::entry_mappings(service, named));
+    services.extend(entries(context, entry, |selecting| service_entry::mappings(selecting, named)));
     Workload { services, ..context.endpoint(entry) }
 }
 
@@ -121,30 +138,29 @@ fn pod_protocol(context: &Context<'_>, pod: &Pod) -> TunnelProtocol {
 fn services(
     context: &Context<'_>,
     labels: &impl Labelled,
-    port_named: impl Fn(&str) -> Option<u16>,
+    mappings: impl Fn(&Service) -> Vec<PortMapping>,
 ) -> BTreeMap<ServiceKey, Vec<PortMapping>> {
     let services = context.contents.into_iter().flat_map(|contents| contents.services.values());
     let selecting =
         services.filter(|s| !s.external_name && !s.selector.is_empty() && selects(&s.selector, labels));
     let mapped = selecting.map(|s| {
         let key = service::key(&s.metadata.namespace, &s.metadata.name, context.settings);
-        (key, service::mappings(s, &port_named))
+        (key, mappings(s))
     });
     mapped.collect()
 }
 
-/// The services of the namespace's service entries that select the workload. `named` looks up the workload's
-/// own port by name.
+/// The services of the namespace's service entries that select the workload.
 fn entries(
     context: &Context<'_>,
     labels: &impl Labelled,
-    named: impl Fn(&str) -> Option<u16>,
+    mappings: impl Fn(&ServiceEntry) -> Vec<PortMapping>,
 ) -> BTreeMap<ServiceKey, Vec<PortMapping>> {
     let entries = context.contents.into_iter().flat_map(|contents| contents.service_entries.values());
     let selecting = entries.filter(|e| !e.selector.is_empty() && selects(&e.selector, labels));
     let claimed = selecting.flat_map(|entry| {
         let claims = service_entry::Claims::of(entry, context.store, context.settings);
-        let mappings = service_entry::mappings(entry, &named);
+        let mappings = mappings(entry);
         claims.won().map(move |key| (key, mappings.clone())).collect::<Vec<_>>()
     });
     claimed.collect()

@@ -12,7 +12,7 @@ use super::settings::Settings;
 use super::steps::{Replaced, Steps, replace};
 use super::store::Store;
 use super::{authorization, endpoint_slice, peer_authentication, service_entry, workload};
-use crate::mesh::Change;
+use crate::mesh::{Change, Mesh, Touched};
 use crate::model::{self, Authorization, PolicyKey, ServiceKey, WorkloadUid};
 
 /// What a batch of events changes.
@@ -21,6 +21,8 @@ pub struct Derived {
     /// In an order that is safe to apply and publish one by one: policies are put before the workloads that
     /// name them, and removed after them.
     pub changes: Vec<Change>,
+    /// What the changes touched of [`World::mesh`].
+    pub touched: Touched,
     /// All conditions of every object whose conditions changed: not only of the events' objects.
     pub conditions: Vec<Condition>,
 }
@@ -36,6 +38,7 @@ pub struct World {
     services: BTreeMap<ServiceKey, Arc<model::Service>>,
     policies: BTreeMap<PolicyKey, Arc<Authorization>>,
     conditions: BTreeMap<ObjectKey, Vec<Condition>>,
+    mesh: Mesh,
 }
 
 impl World {
@@ -49,7 +52,13 @@ impl World {
             services: BTreeMap::new(),
             policies: BTreeMap::new(),
             conditions: BTreeMap::new(),
+            mesh: Mesh::new(),
         }
+    }
+
+    /// The mesh that is derived from the objects.
+    pub fn mesh(&self) -> &Mesh {
+        &self.mesh
     }
 
     /// The settings that objects are derived with.
@@ -79,19 +88,51 @@ impl World {
         self.derive_authorization_policies(&dirty, &mut steps, &mut report);
         self.derive_peer_authentications(&dirty, &mut steps, &mut report);
         self.derive_workloads(&dirty, &mut steps, &mut report);
-        self.derive_service_entries(&dirty, &mut steps, &mut report);
+        self.derive_service_entries(&dirty, &mut steps);
         self.derive_endpoint_slices(&dirty, &mut steps);
-        Derived { changes: steps.into_changes(), conditions: report.finish(&mut self.conditions) }
+        let changes = steps.into_changes();
+        let touched = self.mesh.apply(changes.iter().cloned());
+        self.report_entries(&dirty, &touched, &mut report);
+        Derived { changes, touched, conditions: report.finish(&mut self.conditions) }
+    }
+
+    /// Sets the conditions of entries: of those that were derived again, and of those that claim an address
+    /// whose owner may have changed.
+    fn report_entries(&self, dirty: &Dirty, touched: &Touched, report: &mut Report) {
+        let of_workload = |workload: &model::Workload| ObjectKey {
+            kind: Kind::WorkloadEntry,
+            namespace: workload.namespace.to_string(),
+            name: workload.name.to_string(),
+        };
+        let of_service = |service: &model::Service| ObjectKey {
+            kind: Kind::ServiceEntry,
+            namespace: service.key.namespace.to_string(),
+            name: service.name.to_string(),
+        };
+        let mut entries: BTreeSet<ObjectKey> = dirty.service_entries().clone();
+        entries.extend(dirty.workloads().iter().filter(|key| key.kind == Kind::WorkloadEntry).cloned());
+        for address in &touched.addresses {
+            let services = self.mesh.services_by_address(*address).filter(|s| s.origin.claim().is_some());
+            entries.extend(services.map(|service| of_service(service)));
+            let workloads = self.mesh.workloads_by_address(*address).filter(|w| w.origin.claim().is_some());
+            entries.extend(workloads.map(|workload| of_workload(workload)));
+        }
+        for key in entries {
+            if let Some(entry) = self.store.service_entry(&key).filter(|_| key.kind == Kind::ServiceEntry) {
+                let claims = service_entry::Claims::of(entry, &self.store, &self.settings);
+                report.set(key.clone(), claims.conditions(&key, &self.mesh));
+            } else if let Some(entry) =
+                self.store.workload_entry(&key).filter(|_| key.kind == Kind::WorkloadEntry)
+            {
+                let workload = self.mesh.workload(&context::uid(&key, &self.settings));
+                let workload = workload.map(|workload| &**workload);
+                report.set(key, workload::entry_conditions(entry, workload, &self.mesh));
+            }
+        }
     }
 
     fn put(&mut self, object: Object, dirty: &mut Dirty, report: &mut Report) {
         let key = object.key();
-        if let Object::AuthorizationPolicy(policy) = &object
-            && let Err(problem) = authorization::derive(policy, &self.settings)
-        {
-            report.set(key.clone(), vec![problem.into_condition(key)]);
-            return;
-        }
         if let Object::EndpointSlice(slice) = &object
             && slice.of_selector
         {
@@ -124,7 +165,7 @@ impl World {
     fn derive_services(&mut self, dirty: &Dirty, steps: &mut Steps) {
         for name in dirty.hosts() {
             let new = service_entry::owner(&self.store, &self.settings, &name)
-                .and_then(|owner| owner.service(&name, &self.settings));
+                .and_then(|owner| owner.service(&name, &self.store, &self.settings));
             match replace(&mut self.services, name.clone(), new) {
                 Some(Replaced::Put(service)) => steps.put_services.push(Change::PutService(service)),
                 Some(Replaced::Removed) => steps.removed_services.push(Change::RemoveService(name)),
@@ -133,12 +174,11 @@ impl World {
         }
     }
 
-    fn derive_service_entries(&mut self, dirty: &Dirty, steps: &mut Steps, report: &mut Report) {
+    fn derive_service_entries(&mut self, dirty: &Dirty, steps: &mut Steps) {
         for key in dirty.service_entries() {
             let mut new = BTreeMap::new();
             if let Some(entry) = self.store.service_entry(key) {
                 let claims = service_entry::Claims::of(entry, &self.store, &self.settings);
-                report.set(key.clone(), claims.conditions(key));
                 let context = Context::new(&self.store, &self.settings, &key.namespace);
                 new = claims.endpoints(&context).map(|workload| (workload.uid.clone(), workload)).collect();
             }
@@ -195,11 +235,15 @@ impl World {
             let name = PolicyKey { namespace: key.namespace.as_str().into(), name: key.name.as_str().into() };
             match derived {
                 Some(Ok(derived)) => {
-                    report.set_if_absent(key.clone(), derived.conditions(key));
+                    report.set(key.clone(), derived.conditions(key));
                     steps.policy(replace(&mut self.policies, name.clone(), derived.policy), name);
                 }
-                // Only accepted versions are in the store.
-                Some(Err(problem)) => report.set(key.clone(), vec![problem.into_condition(key.clone())]),
+                Some(Err(problem)) => {
+                    report.set(key.clone(), vec![problem.into_condition(key.clone())]);
+                    let policy = self.store.authorization_policy(key);
+                    let closed = policy.and_then(|policy| authorization::closed(policy, &self.settings));
+                    steps.policy(replace(&mut self.policies, name.clone(), closed), name);
+                }
                 None => steps.policy(replace(&mut self.policies, name.clone(), None), name),
             }
         }
@@ -223,10 +267,9 @@ impl World {
             let uid = context::uid(key, &self.settings);
             let context = Context::new(&self.store, &self.settings, &key.namespace);
             let new = match key.kind {
-                Kind::WorkloadEntry => self.store.workload_entry(key).map(|entry| {
-                    report.set(key.clone(), workload::entry_conditions(entry));
-                    workload::entry(&context, entry)
-                }),
+                Kind::WorkloadEntry => {
+                    self.store.workload_entry(key).map(|entry| workload::entry(&context, entry))
+                }
                 Kind::Pod => self.store.pod(key).and_then(|pod| {
                     report.set(key.clone(), workload::pod_conditions(key, pod));
                     workload::pod(&context, pod)

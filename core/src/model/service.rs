@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::claim::Origin;
 use super::identity::Identity;
 use super::key::ServiceKey;
 use super::locality::LocalityScope;
@@ -28,9 +29,20 @@ pub struct Service {
     /// Its addresses are virtual (a ServiceEntry's): nothing outside the mesh routes them, so connections to
     /// them are captured whether or not an endpoint is enrolled.
     pub virtual_addresses: bool,
+    /// Those of `addresses` that it shares with others (external addresses, a load balancer's): only its
+    /// ports there are its own.
+    pub shared_addresses: Vec<IpAddr>,
+    /// By what right it has its addresses.
+    pub origin: Origin,
 }
 
 impl Service {
+    /// Whether the address is one of those that it shares (a v4-mapped one counts as IPv4).
+    pub fn shares(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.shared_addresses.iter().any(|shared| shared.to_canonical() == address)
+    }
+
     /// The declared port with this number.
     pub fn port(&self, number: u16) -> Option<&ServicePort> {
         self.ports.iter().find(|port| port.port == number)

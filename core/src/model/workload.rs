@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::claim::Origin;
 use super::identity::{Identity, TrustDomain};
 use super::key::{PolicyKey, ServiceKey, WorkloadUid};
 use super::locality::Locality;
@@ -68,6 +69,8 @@ pub struct Workload {
     /// Trust domains that are equivalent to its own: peers of these are accepted, and its certificate may
     /// name one.
     pub trust_domain_aliases: Arc<[TrustDomain]>,
+    /// By what right it has its addresses.
+    pub origin: Origin,
 }
 
 /// Ports of a workload that are excluded from capture.

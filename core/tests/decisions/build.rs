@@ -9,6 +9,7 @@ use ambit_core::model::{
     Action, Authorization, Clause, Identity, IpBlock, Match, PolicyKey, Rule, Scope, Service,
     ServiceAccountMatch, StringMatch, TrustDomain, Workload,
 };
+use ambit_core::ownership::{self, Captured};
 pub(crate) use ambit_core::testing::{behind, pod, service, service_key, uid};
 
 pub(crate) fn ip(text: &str) -> IpAddr {
@@ -39,6 +40,11 @@ pub(crate) fn mesh(
     mesh.apply(services.into_iter().map(|service| Change::PutService(Arc::new(service))));
     mesh.apply(workloads.into_iter().map(|workload| Change::PutWorkload(Arc::new(workload))));
     mesh
+}
+
+/// Whether any connection to the address is captured.
+pub(crate) fn captures(mesh: &Mesh, address: IpAddr) -> bool {
+    ownership::captured(mesh, address) != Captured::NOTHING
 }
 
 pub(crate) fn policy_key(text: &str) -> PolicyKey {

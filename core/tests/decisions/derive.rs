@@ -10,7 +10,7 @@ use ambit_core::model::{
     Workload, WorkloadKind, WorkloadUid,
 };
 
-use crate::build::{ip, service_key, uid};
+use crate::build::{captures, ip, service_key, uid};
 use crate::objects::{Lab, container_port, key, metadata, namespace, pod, put, service, service_port};
 
 fn workload(lab: &Lab, name: &str) -> Workload {
@@ -40,7 +40,7 @@ fn enrolment_by_labels() {
         let subject = if host_network { host(subject) } else { subject };
         let lab = Lab::new([namespace("shop", namespace_mode), Object::Pod(subject)]);
         assert_eq!(workload(&lab, "shop/cart").in_mesh(), enrolled, "{name}");
-        assert_eq!(lab.mesh.captures(ip("10.1.0.1")), enrolled, "{name}: captured");
+        assert_eq!(captures(&lab.mesh, ip("10.1.0.1")), enrolled, "{name}: captured");
     }
 }
 
@@ -81,7 +81,7 @@ fn a_pod_from_scheduling_to_its_end() {
     let starting = Pod { addresses: vec![ip("10.1.0.1")], ready: false, ..fresh() };
     lab.put([Object::Pod(starting.clone())]);
     assert_eq!((workload(&lab, "shop/cart-1").health, endpoints(&lab)), (Health::Unhealthy, 1));
-    assert!(lab.mesh.captures(ip("10.1.0.1")));
+    assert!(captures(&lab.mesh, ip("10.1.0.1")));
 
     lab.put([Object::Pod(Pod { ready: true, ..starting.clone() })]);
     assert_eq!(workload(&lab, "shop/cart-1").health, Health::Healthy);
@@ -99,7 +99,7 @@ fn a_pod_from_scheduling_to_its_end() {
 
     let (derived, _) = lab.put([Object::Pod(Pod { phase: Phase::Succeeded, ..starting })]);
     assert_eq!(derived.changes, [Change::RemoveWorkload(uid("shop/cart-1"))]);
-    assert!(!lab.mesh.captures(ip("10.1.0.1")), "a finished pod has released its address");
+    assert!(!captures(&lab.mesh, ip("10.1.0.1")), "a finished pod has released its address");
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn host_network_pods_are_endpoints_without_an_address_of_their_own() {
     assert_eq!((workload.network_mode, workload.protocol), (NetworkMode::HostNetwork, TunnelProtocol::None));
     assert_eq!(lab.mesh.endpoints(&service_key("kube/api")).count(), 1);
     assert!(lab.mesh.workload_by_address(ip("192.168.0.1")).is_none());
-    assert!(!lab.mesh.captures(ip("10.96.0.1")));
+    assert!(!captures(&lab.mesh, ip("10.96.0.1")));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use ambit_core::derive::{
 use ambit_core::model::{Health, PortMapping, TunnelProtocol, Workload};
 use ambit_core::outbound::{Connection, Plan, plan};
 
-use crate::build::{ip, service_key, socket, uid};
+use crate::build::{captures, ip, service_key, socket, uid};
 use crate::objects::{Lab, metadata, namespace, pod, service, service_port};
 
 /// A service without selector, and a client in the mesh.
@@ -71,7 +71,7 @@ fn listed_addresses_outside_the_cluster_become_endpoints() {
         [PortMapping { service_port: 5432, target_port: 15432 }],
         "ports are matched by name; the service's other port has none"
     );
-    assert!(!lab.mesh.captures(ip("10.96.0.1")), "no enrolled endpoint: not captured");
+    assert!(!captures(&lab.mesh, ip("10.96.0.1")), "no enrolled endpoint: not captured");
     assert!(lab.mesh.workload_by_address(ip("10.9.0.1")).is_none(), "a listed address has no workload");
     lab.delete(Kind::EndpointSlice, "shop/db-1");
     assert!(endpoints(&lab).is_empty());
@@ -132,7 +132,7 @@ fn connections_to_a_listed_pod_are_tunnelled() {
     let mut lab = world([slice("shop/db-1", vec![at("10.9.0.1")])]);
     let (_, touched) = lab.put([Object::Pod(pod("shop/db-0", &[], &["10.9.0.1"]))]);
     assert!(touched.addresses.contains(&ip("10.96.0.1")), "the service's address is captured from now on");
-    assert!(lab.mesh.captures(ip("10.96.0.1")));
+    assert!(captures(&lab.mesh, ip("10.96.0.1")));
     let flow = Connection { source: uid("shop/web"), destination: socket("10.96.0.1:5432"), chosen: None };
     let Ok(Plan::Tunnel(tunnel)) = plan(&lab.mesh, &flow, &Avoid::NONE, 0) else { panic!("not a tunnel") };
     assert_eq!(

@@ -2,13 +2,13 @@
 
 use ambit_core::balance::Avoid;
 use ambit_core::derive::{
-    EntryPort, Kind, Metadata, Object, Resolution, ServiceEntry, Transport, WorkloadEntry,
+    EntryPort, Kind, Metadata, Object, Pod, Resolution, ServiceEntry, ServicePort, Transport, WorkloadEntry,
 };
 use ambit_core::model::ServiceKey;
 use ambit_core::outbound::{Connection, Plan, plan, resolved};
 
-use crate::build::{ip, socket, uid};
-use crate::objects::{Lab, metadata, said, service, service_port, shop};
+use crate::build::{captures, ip, socket, uid};
+use crate::objects::{Lab, container_port, metadata, namespace, pod, said, service, service_port, shop};
 
 const VIRTUAL: &str = "240.0.0.1";
 
@@ -27,7 +27,7 @@ fn entry(name: &str, created: i64, resolution: Resolution, endpoints: &[&str]) -
         ports: vec![EntryPort {
             name: "tcp".into(),
             port: 80,
-            target: 8080,
+            target: Some(8080),
             transport: Transport::Tcp,
             protocol: "tcp".into(),
         }],
@@ -92,13 +92,13 @@ fn service_entries_are_planned() {
     ];
     for (name, entry, captured, expected) in rows {
         let mut lab = lab([entry]);
-        assert_eq!(lab.mesh.captures(ip(VIRTUAL)), captured, "{name}: captured");
+        assert_eq!(captures(&lab.mesh, ip(VIRTUAL)), captured, "{name}: captured");
         assert_eq!(goes(&lab), expected, "{name}");
         let before = lab.mesh.workloads().count();
         lab.delete(Kind::ServiceEntry, "shop/db");
         assert!(lab.mesh.workloads().count() <= before && lab.mesh.services().count() == 0, "{name}: gone");
         assert_eq!(lab.mesh.workloads().count(), 3, "{name}: only the pods are left");
-        assert!(!lab.mesh.captures(ip(VIRTUAL)), "{name}: and afterwards");
+        assert!(!captures(&lab.mesh, ip(VIRTUAL)), "{name}: and afterwards");
     }
 }
 
@@ -118,7 +118,7 @@ fn a_resolved_address_is_planned_again() {
         ("224.0.0.1", None),
     ];
     for (address, expected) in rows {
-        let found = resolved(&lab.mesh, &named, ip(address)).map(|plan| describe(Ok(plan)));
+        let found = resolved(&lab.mesh, &named, ip(address), 0).map(|plan| describe(Ok(plan)));
         assert_eq!(found.as_deref(), expected, "{address}");
     }
 }
@@ -164,7 +164,6 @@ fn conditions_of_service_entries() {
             "spec.addresses[0]",
         ),
         ("no address", ServiceEntry { addresses: vec![], ..plain() }, "spec.addresses"),
-        ("exportTo", ServiceEntry { restricted: true, ..plain() }, "spec.exportTo"),
         (
             "an impossible endpoint",
             entry("shop/db", 1, Resolution::Static, &["127.0.0.1"]),
@@ -177,5 +176,105 @@ fn conditions_of_service_entries() {
             [(true, Some(field.to_owned()))],
             "{name}"
         );
+    }
+}
+
+/// Istio's order: an endpoint's own map by the name of the port, then `targetPort`, then the port's number;
+/// for a pod its port of that name takes the place of the map where `targetPort` is not set.
+#[test]
+fn target_ports_of_selected_endpoints() {
+    let selecting = |target| ServiceEntry {
+        selector: [("app".to_owned(), "web".to_owned())].into(),
+        ports: vec![EntryPort {
+            name: "http".into(),
+            port: 80,
+            target,
+            transport: Transport::Tcp,
+            protocol: "http".into(),
+        }],
+        ..entry("shop/db", 1, Resolution::Static, &[])
+    };
+    let named = || {
+        let base = pod("shop/web", &[("app", "web")], &["10.1.0.1"]);
+        Object::Pod(Pod { ports: vec![container_port("http", 3000)], ..base })
+    };
+    let bare = || Object::Pod(pod("shop/web", &[("app", "web")], &["10.1.0.1"]));
+    let machine = |ports: &[(&str, u16)]| {
+        Object::WorkloadEntry(WorkloadEntry {
+            metadata: metadata("shop/web", &[("app", "web"), ("networking.istio.io/tunnel", "http")]),
+            address: Some(ip("10.1.0.1")),
+            ports: ports.iter().map(|(name, port)| ((*name).to_owned(), *port)).collect(),
+            ..WorkloadEntry::default()
+        })
+    };
+    let rows = [
+        ("a pod's port of that name", named(), None, 3000),
+        ("a targetPort before it", named(), Some(8080), 8080),
+        ("a pod without that port", bare(), None, 80),
+        ("a machine's port of that name", machine(&[("http", 3000)]), None, 3000),
+        ("the same before a targetPort", machine(&[("http", 3000)]), Some(8080), 3000),
+        ("a machine's other port", machine(&[("tcp", 3000)]), Some(8080), 8080),
+        ("a machine without ports", machine(&[]), None, 80),
+    ];
+    for (name, endpoint, target, expected) in rows {
+        let client = Object::Pod(pod("shop/api", &[], &["10.1.0.2"]));
+        let lab = Lab::new([
+            namespace("shop", "ambient"),
+            client,
+            endpoint,
+            Object::ServiceEntry(selecting(target)),
+        ]);
+        assert_eq!(goes(&lab), format!("tunnel 10.1.0.1:{expected}"), "{name}");
+    }
+}
+
+#[test]
+fn a_machines_ports_come_before_a_services_numeric_target_port() {
+    let ports = |ports: &[(&str, u16)]| {
+        let machine = WorkloadEntry {
+            metadata: metadata("shop/vm", &[("app", "vm")]),
+            address: Some(ip("192.0.2.9")),
+            ports: ports.iter().map(|(name, port)| ((*name).to_owned(), *port)).collect(),
+            ..WorkloadEntry::default()
+        };
+        let port = ServicePort { name: "http".into(), ..service_port(80, "8080") };
+        let lab = Lab::new([
+            Object::WorkloadEntry(machine),
+            Object::Service(service("shop/vm", &["10.96.0.1"], &[("app", "vm")], vec![port])),
+        ]);
+        let workload = lab.mesh.workloads().next().expect("a workload").clone();
+        workload.services.values().flatten().map(|mapping| mapping.target_port).collect::<Vec<_>>()
+    };
+    assert_eq!(ports(&[]), [8080]);
+    assert_eq!(ports(&[("http", 3000)]), [3000]);
+    assert_eq!(ports(&[("other", 3000)]), [8080]);
+}
+
+/// What resolves to a mesh service's address is planned as that service, never as plaintext.
+#[test]
+fn a_name_that_resolves_to_a_service_is_planned_as_that_service() {
+    let named_entry = || {
+        let base = entry("shop/db", 1, Resolution::Dns, &["db.far.example"]);
+        ServiceEntry { ports: vec![EntryPort { target: Some(80), ..base.ports[0].clone() }], ..base }
+    };
+    let mut lab = lab([named_entry()]);
+    let ports = vec![service_port(80, "8080")];
+    let headed = service("shop/cart", &["10.96.0.1"], &[("app", "cart")], ports.clone());
+    let other = service("shop/other", &["10.96.0.2"], &[("app", "cart")], vec![service_port(81, "8080")]);
+    let empty = service("shop/empty", &["10.96.0.3"], &[("app", "nobody")], ports);
+    lab.put([headed, other, empty].map(Object::Service));
+    let flow =
+        Connection { source: uid("shop/api"), destination: socket(&format!("{VIRTUAL}:80")), chosen: None };
+    let Ok(Plan::Passthrough(named)) = plan(&lab.mesh, &flow, &Avoid::NONE, 0) else { panic!("a name") };
+    let rows = [
+        ("a service's address", "10.96.0.1", Some("tunnel 10.1.0.1:8080")),
+        ("that of a service without the port", "10.96.0.2", None),
+        ("that of a service without endpoints", "10.96.0.3", None),
+        ("the entry's own address, which is a name again", VIRTUAL, None),
+        ("an address outside", "192.0.2.9", Some("plain 192.0.2.9:80")),
+    ];
+    for (name, address, expected) in rows {
+        let found = resolved(&lab.mesh, &named, ip(address), 0).map(|plan| describe(Ok(plan)));
+        assert_eq!(found.as_deref(), expected, "{name}");
     }
 }

@@ -6,7 +6,7 @@ use ambit_core::enrolment::{Candidate, Eligibility, Labels, is_annotated_by_us, 
 use ambit_core::inbound::{PlaintextMode, PlaintextModes, plaintext_modes};
 use ambit_core::outbound::{Connection, Plan, plan};
 
-use crate::build::{ip, socket, uid};
+use crate::build::{captures, ip, socket, uid};
 use crate::objects::{Lab, ask, namespace, peer, pod};
 
 const LABEL: &str = "istio.io/dataplane-mode";
@@ -120,7 +120,7 @@ fn pods_are_announced_when_desired_and_annotated() {
     for (name, mode, subject, expected) in rows {
         let lab = cluster([namespace("shop", mode), Object::Pod(subject)]);
         assert_eq!(announced(&lab, "shop/cart"), expected, "{name}");
-        assert_eq!(lab.mesh.captures(ip("10.1.0.1")), expected, "{name}: captured");
+        assert_eq!(captures(&lab.mesh, ip("10.1.0.1")), expected, "{name}: captured");
     }
     let own = annotated(pod("ambit-system/ztunnel-x", &[], &["10.1.0.9"]));
     let lab = cluster([namespace("ambit-system", "ambient"), Object::Pod(own)]);

@@ -23,6 +23,7 @@ mod model;
 mod objects;
 mod outbound;
 mod outlier;
+mod ownership;
 mod policy;
 mod policy_properties;
 mod services;

@@ -31,7 +31,7 @@ pub(crate) fn key(kind: Kind, name: &str) -> ObjectKey {
 pub(crate) fn namespace(name: &str, mode: &str) -> Object {
     let labels: &[(&str, &str)] = if mode.is_empty() { &[] } else { &[("istio.io/dataplane-mode", mode)] };
     let metadata = Metadata { namespace: String::new(), ..metadata(&format!("/{name}"), labels) };
-    Object::Namespace(Namespace { metadata })
+    Object::Namespace(Namespace { metadata, ..Namespace::default() })
 }
 
 /// A running, ready pod on node-a.

@@ -325,6 +325,8 @@ fn the_destination_must_be_the_workloads() {
         ("another pod's address", "shop/cart", "10.1.0.2:80", Some(Reason::AddressMismatch)),
         ("loopback", "shop/cart", "127.0.0.1:80", Some(Reason::AddressMismatch)),
         ("its node's address", "shop/agent", "192.168.0.1:80", Some(Reason::AddressMismatch)),
+        ("loopback, IPv6", "shop/cart", "[::1]:80", Some(Reason::AddressMismatch)),
+        ("an address that it gained later", "shop/cart", "10.8.0.1:80", None),
         ("an unknown workload", "shop/gone", "10.1.0.1:80", Some(Reason::WorkloadUnknown)),
     ];
     for (name, workload, destination, refused) in rows {
@@ -332,9 +334,31 @@ fn the_destination_must_be_the_workloads() {
         let outcome = authorize(&mesh, &uid(workload), &peer).outcome;
         assert_eq!(outcome.as_ref().err().map(Denial::reason), refused, "{name}: {outcome:?}");
         if let Ok(permit) = outcome {
-            assert_eq!(permit.address(), socket("10.1.0.1:80"), "{name}");
+            let address = socket(destination);
+            let address = std::net::SocketAddr::new(address.ip().to_canonical(), address.port());
+            assert_eq!(permit.address(), address, "{name}");
             assert_eq!(permit.workload().uid, uid(workload), "{name}");
         }
+    }
+}
+
+/// A workload may get an address that the mesh has not heard of: what names only ports holds there too.
+#[test]
+fn plaintext_to_an_address_that_was_gained_later() {
+    let by_port = || allow("shop/a", vec![only(m! { destination_ports: ["80"] })]);
+    let by_address = || allow("shop/a", vec![only(m! { destination_ips: ["10.1.0.1"] })]);
+    let strict = || deny("shop/s", vec![only(m! { not_principals: ["*"] })]);
+    let rows = [
+        ("an ALLOW by port", by_port(), "10.8.0.1:80", None),
+        ("another port", by_port(), "10.8.0.1:81", Some(Reason::PolicyNotAllowed)),
+        ("an ALLOW by another address", by_address(), "10.8.0.1:80", Some(Reason::PolicyNotAllowed)),
+        ("STRICT", strict(), "10.8.0.1:80", Some(Reason::PolicyDenied)),
+    ];
+    for (name, policy, destination, refused) in rows {
+        let mesh = mesh([pod("shop/cart", &["10.1.0.1"])], [], [policy]);
+        let peer = Request { identity: None, source: ip("10.1.0.7"), destination: socket(destination) };
+        let outcome = authorize(&mesh, &uid("shop/cart"), &peer).outcome;
+        assert_eq!(outcome.as_ref().err().map(Denial::reason), refused, "{name}: {outcome:?}");
     }
 }
 

@@ -1,11 +1,11 @@
 //! Each kind of service, from the objects to where an enrolled client's connection goes.
 
 use ambit_core::balance::Avoid;
-use ambit_core::derive::{Kind, Object, Pod, Service};
-use ambit_core::model::Affinity;
+use ambit_core::derive::{Kind, Namespace, Object, Pod, Service, TrafficDistribution};
+use ambit_core::model::{Affinity, LoadBalancingMode};
 use ambit_core::outbound::{Connection, Plan, plan};
 
-use crate::build::{ip, socket, uid};
+use crate::build::{captures, ip, service_key, socket, uid};
 use crate::objects::{Lab, metadata, namespace, pod, service, service_port};
 
 const APP: [(&str, &str); 1] = [("app", "cart")];
@@ -30,7 +30,7 @@ fn lab(service: Service) -> Lab {
 /// The destinations of `shop/web`'s connections, over evenly spread random numbers.
 fn goes(lab: &Lab, destination: &str) -> Vec<String> {
     let destination = socket(destination);
-    if !lab.mesh.captures(destination.ip()) {
+    if !captures(&lab.mesh, destination.ip()) {
         return vec!["native".into()];
     }
     let flow = Connection { source: uid("shop/web"), destination, chosen: None };
@@ -151,4 +151,34 @@ fn services_with_enrolled_and_other_endpoints() {
     metadata.labels.insert("istio.io/dataplane-mode".into(), "none".into());
     lab.put([Object::Pod(Pod { metadata, ..pod("shop/cart-0", &APP, &["10.1.0.1"]) })]);
     assert_eq!(goes(&lab, "10.96.0.1:80"), NATIVE, "no enrolled endpoint: not captured");
+}
+
+/// The field or annotation of the Service, else the Namespace's annotation; not what other namespaces say.
+#[test]
+fn traffic_distribution_of_the_namespace() {
+    use TrafficDistribution::{Any, PreferSameNode, PreferSameZone, Unset};
+    let of = |namespace: &str, traffic_distribution| {
+        let metadata = metadata(&format!("/{namespace}"), &[("istio.io/dataplane-mode", "ambient")]);
+        Object::Namespace(Namespace { metadata, traffic_distribution })
+    };
+    let rows = [
+        ("nothing is said", Unset, Unset, LoadBalancingMode::Unspecified, 0),
+        ("the namespace says it", Unset, PreferSameZone, LoadBalancingMode::Failover, 3),
+        ("the service says otherwise", PreferSameNode, PreferSameZone, LoadBalancingMode::Failover, 5),
+        ("the service wants none", Any, PreferSameZone, LoadBalancingMode::Unspecified, 0),
+    ];
+    for (name, own, namespaces, mode, scopes) in rows {
+        let mut lab = lab(Service { traffic_distribution: own, ..cart() });
+        lab.put([of("lone", PreferSameNode), of("shop", namespaces)]);
+        let key = service_key("shop/cart");
+        let balancing = lab.mesh.service(&key).expect("a service").load_balancing.clone();
+        assert_eq!((balancing.mode, balancing.routing_preference.len()), (mode, scopes), "{name}");
+        lab.delete(Kind::Namespace, "shop");
+        let balancing = &lab.mesh.service(&key).expect("a service").load_balancing;
+        assert_eq!(
+            balancing.mode == LoadBalancingMode::Failover,
+            own == PreferSameNode,
+            "{name}: afterwards"
+        );
+    }
 }

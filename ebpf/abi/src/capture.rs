@@ -39,8 +39,8 @@ pub struct Pod {
     pub mode: u8,
     /// [`Pod::EXCLUDES`] or 0.
     pub flags: u8,
-    /// Zero.
-    pub reserved: [u8; 2],
+    /// The tag of its namespace; 0: captured only where every namespace's connections are.
+    pub namespace: NamespaceTag,
     /// The number of this enrolment.
     pub number: WorkloadNumber,
 }
@@ -48,6 +48,57 @@ pub struct Pod {
 impl Pod {
     /// Flag: at least one [`PortRule`] of the pod excludes outbound connections.
     pub const EXCLUDES: u8 = 1;
+}
+
+/// Stands for a Kubernetes namespace in keys: a hash of its name. Where two namespaces have the same tag, the
+/// kernel captures for both, and the daemon, which knows the names, passes on what is not to be captured.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "bytemuck", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct NamespaceTag(pub u16);
+
+impl NamespaceTag {
+    /// Every namespace.
+    pub const ANY: Self = Self(0);
+
+    /// The tag of a namespace, never [`Self::ANY`]: FNV-1a, folded to 16 bits.
+    pub const fn of(namespace: &str) -> Self {
+        let bytes = namespace.as_bytes();
+        let mut hash = 0x811c_9dc5_u32;
+        let mut index = 0;
+        while index < bytes.len() {
+            hash = (hash ^ bytes[index] as u32).wrapping_mul(0x0100_0193);
+            index += 1;
+        }
+        let folded = ((hash >> 16) ^ (hash & 0xffff)) as u16;
+        Self(if folded == 0 { 1 } else { folded })
+    }
+}
+
+/// Which connections to a destination are captured: a set of flags.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "bytemuck", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct Destination(pub u8);
+
+impl Destination {
+    /// All of them.
+    pub const ALL: Self = Self(1);
+    /// Those that have an entry by [`PartKey`].
+    pub const PARTS: Self = Self(2);
+}
+
+/// Key of connections to a destination that are captured although not all are.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "bytemuck", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct PartKey {
+    /// The destination.
+    pub address: Address,
+    /// Its port, in host byte order; 0: every port.
+    pub port: u16,
+    /// The client's namespace.
+    pub namespace: NamespaceTag,
 }
 
 /// A pod's workload name.
@@ -256,6 +307,7 @@ impl Socket {
 const _: () = {
     assert!(size_of::<Pod>() == 16);
     assert!(size_of::<PodName>() == 512);
+    assert!(size_of::<PartKey>() == 20);
     assert!(size_of::<PortKey>() == 16);
     assert!(size_of::<PortRule>() == 4);
     assert!(size_of::<ListenerKey>() == 16);

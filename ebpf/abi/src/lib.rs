@@ -25,8 +25,8 @@ mod record;
 
 pub use address::Address;
 pub use capture::{
-    Handoff, HandoffKey, InboundMode, ListenerKey, ListenerSlot, Pod, PodName, PortKey, PortRule, Role,
-    Socket,
+    Destination, Handoff, HandoffKey, InboundMode, ListenerKey, ListenerSlot, NamespaceTag, PartKey, Pod,
+    PodName, PortKey, PortRule, Role, Socket,
 };
 pub use direct::{
     Accepted, AffinityKey, FlowEntry, Service, Slot, SlotKey, SocketAddress, Tuple, VerdictEntry, VerdictKey,

@@ -8,6 +8,8 @@ pub const PORTS: u32 = 1 << 16;
 pub const NODE_ADDRESSES: u32 = 1024;
 /// Captured destinations.
 pub const DESTINATIONS: u32 = 1 << 18;
+/// Ports and client namespaces of destinations that are captured in part.
+pub const PARTS: u32 = 1 << 17;
 /// Hand-offs of one pod. A flood in one pod leaves the other pods their own share.
 pub const POD_HANDOFFS: u64 = 1 << 12;
 /// Hand-offs of all pods.

@@ -10,8 +10,10 @@ pub const POD_HANDOFFS: &str = "POD_HANDOFFS";
 pub const PORTS: &str = "PORTS";
 /// [`Address`](crate::Address) → `u8`: addresses of this node, the sources of probes.
 pub const NODE_ADDRESSES: &str = "NODE_ADDRESSES";
-/// [`Address`](crate::Address) → `u8`: captured destinations.
+/// [`Address`](crate::Address) → [`Destination`](crate::Destination): captured destinations.
 pub const DESTINATIONS: &str = "DESTINATIONS";
+/// [`PartKey`](crate::PartKey) → `u8`: what is captured of destinations that are captured in part.
+pub const PARTS: &str = "PARTS";
 /// [`ListenerKey`](crate::ListenerKey) → ztunnel's listening socket.
 pub const LISTENERS: &str = "LISTENERS";
 /// [`HandoffKey`](crate::HandoffKey) → [`Handoff`](crate::Handoff).
@@ -57,13 +59,14 @@ pub const RECORDS: &str = "RECORDS";
 pub const LOG: &str = "AYA_LOGS";
 
 /// Every map that is pinned, in all builds.
-pub const MAPS: [&str; 25] = [
+pub const MAPS: [&str; 26] = [
     PODS,
     POD_NAMES,
     POD_HANDOFFS,
     PORTS,
     NODE_ADDRESSES,
     DESTINATIONS,
+    PARTS,
     LISTENERS,
     HANDOFFS,
     SOCKETS,

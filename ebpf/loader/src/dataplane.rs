@@ -1,14 +1,14 @@
-//! A daemon's instance: opening it, setting the captured destinations, and for each connection marking the
-//! daemon's own sockets and reading the original destination.
+//! A daemon's instance: opening it, and for each connection marking the daemon's own sockets and reading the
+//! original destination.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use ambit_abi::{
-    Address, AffinityKey, FlowEntry, Handoff, HandoffKey, KernelReason, LinkEntry, LinkFlow, ListenerKey,
-    NetnsCookie, Pod, PodName, PortKey, PortRule, Role, Service, Slot, SlotKey, Socket, SocketAddress, Tuple,
-    VerdictEntry, VerdictKey, WorkloadNumber, names,
+    Address, AffinityKey, Destination, FlowEntry, Handoff, HandoffKey, KernelReason, LinkEntry, LinkFlow,
+    ListenerKey, NetnsCookie, PartKey, Pod, PodName, PortKey, PortRule, Role, Service, Slot, SlotKey, Socket,
+    SocketAddress, Tuple, VerdictEntry, VerdictKey, WorkloadNumber, names,
 };
 use parking_lot::Mutex;
 
@@ -45,7 +45,10 @@ pub struct Dataplane {
     /// Written with a socket's descriptor. A read returns the socket's cookie, which has twice the size.
     pub(crate) listeners: Map<ListenerKey, u32>,
     node_addresses: Map<Address, u8>,
-    destinations: Map<Address, u8>,
+    pub(crate) destinations: Map<Address, Destination>,
+    pub(crate) parts: Map<PartKey, u8>,
+    /// The contents of `PARTS`. Held while a destination changes.
+    pub(crate) partial: Mutex<BTreeMap<Address, BTreeSet<PartKey>>>,
     handoffs: Map<HandoffKey, Handoff>,
     sockets: Map<i32, Socket>,
     refusals: Map<u32, u64>,
@@ -90,6 +93,8 @@ impl Dataplane {
             listeners: Map::open(&pins, names::LISTENERS)?,
             node_addresses: Map::open(&pins, names::NODE_ADDRESSES)?,
             destinations: Map::open(&pins, names::DESTINATIONS)?,
+            parts: Map::open(&pins, names::PARTS)?,
+            partial: Mutex::default(),
             handoffs: Map::open(&pins, names::HANDOFFS)?,
             sockets: Map::open(&pins, names::SOCKETS)?,
             refusals: Map::open(&pins, names::REFUSALS)?,
@@ -118,6 +123,7 @@ impl Dataplane {
         };
         dataplane.read_enrolled()?;
         dataplane.read_direct()?;
+        dataplane.read_parts()?;
         drop(lock);
         Ok(dataplane)
     }
@@ -130,21 +136,6 @@ impl Dataplane {
             self.node_addresses.put(address, &1)?;
         }
         held.difference(&wanted).try_for_each(|address| self.node_addresses.remove(address))
-    }
-
-    /// The captured destinations.
-    pub fn destinations(&self) -> Result<BTreeSet<IpAddr>, Error> {
-        Ok(self.destinations.keys()?.into_iter().map(IpAddr::from).collect())
-    }
-
-    /// Captures connections of enrolled pods to this destination.
-    pub fn add_destination(&self, address: IpAddr) -> Result<(), Error> {
-        self.destinations.put(&address.into(), &1)
-    }
-
-    /// Stops capturing connections to this destination.
-    pub fn remove_destination(&self, address: IpAddr) -> Result<(), Error> {
-        self.destinations.remove(&address.into())
     }
 
     /// The original destination of an accepted socket. None: the connection was not captured, an app
@@ -191,6 +182,7 @@ impl Dataplane {
             self.pod_flows.occupancy()?,
             self.ports.occupancy()?,
             self.destinations.occupancy()?,
+            self.parts.occupancy()?,
             self.handoffs.occupancy()?,
             self.generations.occupancy()?,
             self.verdicts.occupancy()?,

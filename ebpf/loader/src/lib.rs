@@ -10,6 +10,7 @@
 mod bpf;
 mod clock;
 mod dataplane;
+mod destinations;
 mod detach;
 mod direct;
 mod enrolled;
@@ -32,6 +33,7 @@ pub use ambit_abi::{
 };
 
 pub use dataplane::{Captured, Dataplane};
+pub use destinations::{Capture, Part};
 pub use detach::detach;
 pub use direct::Verdict;
 pub use error::Error;

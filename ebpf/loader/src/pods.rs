@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use ambit_abi::{
-    InboundMode, ListenerKey, ListenerSlot, NetnsCookie, Pod, PodName, PortKey, PortRule, WorkloadNumber,
+    InboundMode, ListenerKey, ListenerSlot, NamespaceTag, NetnsCookie, Pod, PodName, PortKey, PortRule,
+    WorkloadNumber,
 };
 
 use crate::enrolled::Enrolled;
@@ -130,6 +131,12 @@ impl Dataplane {
             self.remove_pod(cookie)?;
         }
         attached.map(|()| number)
+    }
+
+    /// Sets the namespace of a pod, by which destinations are captured that not all namespaces see.
+    pub fn set_namespace(&self, cookie: NetnsCookie, namespace: &str) -> Result<(), Error> {
+        let _lock = self.pins.lock()?;
+        self.change_pod(cookie, |pod| pod.namespace = NamespaceTag::of(namespace))
     }
 
     /// Sets the daemon's listeners for a pod.

@@ -7,8 +7,8 @@
 use core::mem::offset_of;
 
 use ambit_abi::{
-    Address, KernelReason, NetnsCookie, Path, Pod, PortKey, Role, Socket, SocketAddress, Tuple,
-    WorkloadNumber,
+    Address, Destination, KernelReason, NamespaceTag, NetnsCookie, PartKey, Path, Pod, PortKey, Role, Socket,
+    SocketAddress, Tuple, WorkloadNumber,
 };
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr};
@@ -20,7 +20,7 @@ use crate::context::{address, field, store};
 use crate::endpoints::{self, Choice};
 #[cfg(feature = "log")]
 use crate::log::decision;
-use crate::maps::{DESTINATIONS, PODS, PORTS, count};
+use crate::maps::{DESTINATIONS, PARTS, PODS, PORTS, count};
 use crate::records::{self, Refused};
 use crate::{flows, handoffs, links, sockets, verdicts};
 
@@ -221,7 +221,7 @@ fn decide(context: &SockAddrContext, destination: Address) -> Decision {
     if destination.is_local() {
         return Decision::Ignore(Ignored::LocalAddress);
     }
-    if DESTINATIONS.get_ptr(destination).is_none() {
+    if !is_captured(pod, &original) {
         return Decision::Ignore(Ignored::OutsideTheMesh);
     }
     if pod.flags & Pod::EXCLUDES != 0 && is_excluded(netns, original.port) {
@@ -252,6 +252,29 @@ fn decide(context: &SockAddrContext, destination: Address) -> Decision {
         return Decision::Refuse(KernelReason::KernelMemory);
     }
     Decision::Capture(listener)
+}
+
+/// Whether the pod's connections to this destination are captured. A function of its own, so that its keys do
+/// not lie in the caller's stack frame.
+#[inline(never)]
+fn is_captured(pod: &Pod, destination: &SocketAddress) -> bool {
+    // SAFETY: entries are replaced, not changed in place, and the kernel keeps them until the program ends.
+    match unsafe { DESTINATIONS.get(destination.address) } {
+        None => return false,
+        Some(captured) if captured.0 & Destination::ALL.0 != 0 => return true,
+        Some(_) => {}
+    }
+    let mut key =
+        PartKey { address: destination.address, port: destination.port, namespace: NamespaceTag::ANY };
+    if PARTS.get_ptr(key).is_some() {
+        return true;
+    }
+    key.namespace = pod.namespace;
+    if PARTS.get_ptr(key).is_some() {
+        return true;
+    }
+    key.port = 0;
+    PARTS.get_ptr(key).is_some()
 }
 
 /// Whether the pod excludes its outbound connections to this port from capture.

@@ -2,9 +2,9 @@
 //! entries of other pods.
 
 use ambit_abi::{
-    Accepted, Address, AffinityKey, FlowEntry, Handoff, HandoffKey, KernelReason, LinkEntry, LinkFlow,
-    ListenerKey, NetnsCookie, Pod, PodName, PortKey, PortRule, Service, Slot, SlotKey, Socket, SocketAddress,
-    Tuple, VerdictEntry, VerdictKey, WorkloadNumber, limits,
+    Accepted, Address, AffinityKey, Destination, FlowEntry, Handoff, HandoffKey, KernelReason, LinkEntry,
+    LinkFlow, ListenerKey, NetnsCookie, PartKey, Pod, PodName, PortKey, PortRule, Service, Slot, SlotKey,
+    Socket, SocketAddress, Tuple, VerdictEntry, VerdictKey, WorkloadNumber, limits,
 };
 use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_map_type};
 use aya_ebpf::btf_maps::SkStorage;
@@ -32,7 +32,11 @@ pub static NODE_ADDRESSES: HashMap<Address, u8> =
     HashMap::with_max_entries(limits::NODE_ADDRESSES, ON_DEMAND);
 
 #[map]
-pub static DESTINATIONS: HashMap<Address, u8> = HashMap::with_max_entries(limits::DESTINATIONS, ON_DEMAND);
+pub static DESTINATIONS: HashMap<Address, Destination> =
+    HashMap::with_max_entries(limits::DESTINATIONS, ON_DEMAND);
+
+#[map]
+pub static PARTS: HashMap<PartKey, u8> = HashMap::with_max_entries(limits::PARTS, ON_DEMAND);
 
 #[map]
 pub static LISTENERS: SockHash<ListenerKey> = SockHash::with_max_entries(limits::PODS * 4, 0);

@@ -3,9 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use ambit_core::model::{PolicyKey, ServiceKey, Waypoint, WaypointDestination};
+use ambit_core::model::{Claim, Exported, Origin, PolicyKey, ServiceKey, Waypoint, WaypointDestination};
 
 use super::Problem;
+use crate::proto::ambit::v1 as extension;
 use crate::proto::istio::workload::{GatewayAddress, NamespacedHostname, NetworkAddress, gateway_address};
 
 /// The default port of a waypoint.
@@ -77,6 +78,38 @@ pub(super) fn decode_policy_key(field: &str, text: &str) -> Result<PolicyKey, Pr
             Ok(PolicyKey { namespace: namespace.into(), name: name.into() })
         }
         _ => Err(Problem::new(field, format!("{text:?} is not <namespace>/<name>"))),
+    }
+}
+
+/// `None` for Kubernetes' own.
+pub(super) fn encode_origin(origin: &Origin) -> Option<extension::Origin> {
+    let claim = |claim: &Claim| {
+        let (restricted, exported_to) = match &claim.exported {
+            Exported::Everywhere => (false, Vec::new()),
+            Exported::To(namespaces) => (true, namespaces.iter().map(ToString::to_string).collect()),
+        };
+        extension::Claim { created: claim.created, restricted, exported_to }
+    };
+    match origin {
+        Origin::Kubernetes => None,
+        Origin::Listed => Some(extension::Origin { listed: true, claim: None }),
+        Origin::Entry(entry) => Some(extension::Origin { listed: false, claim: Some(claim(entry)) }),
+    }
+}
+
+pub(super) fn decode_origin(origin: Option<extension::Origin>) -> Origin {
+    match origin {
+        None => Origin::Kubernetes,
+        Some(extension::Origin { claim: Some(claim), .. }) => Origin::Entry(Claim {
+            created: claim.created,
+            exported: if claim.restricted {
+                Exported::To(claim.exported_to.into_iter().map(Into::into).collect())
+            } else {
+                Exported::Everywhere
+            },
+        }),
+        // A kind of origin that this version does not know claims nothing.
+        Some(extension::Origin { claim: None, .. }) => Origin::Listed,
     }
 }
 

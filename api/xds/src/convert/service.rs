@@ -6,8 +6,8 @@ use ambit_core::model::{
 };
 
 use super::common::{
-    decode_enum, decode_network_address, decode_port, decode_waypoint, each, encode_waypoint,
-    network_address, required,
+    decode_enum, decode_ip, decode_network_address, decode_origin, decode_port, decode_waypoint, each,
+    encode_ip, encode_origin, encode_waypoint, network_address, required,
 };
 use super::{DecodeError, Problem, extension};
 use crate::proto::ambit::v1::{ServiceExtension, service_extension};
@@ -88,8 +88,12 @@ fn encode_extension(service: &Service) -> Option<wire::Extension> {
         Affinity::None => service_extension::Affinity::None,
         Affinity::ClientIp => service_extension::Affinity::ClientIp,
     };
-    let extension =
-        ServiceExtension { virtual_addresses: service.virtual_addresses, affinity: affinity.into() };
+    let extension = ServiceExtension {
+        virtual_addresses: service.virtual_addresses,
+        affinity: affinity.into(),
+        shared_addresses: service.shared_addresses.iter().copied().map(encode_ip).collect(),
+        origin: encode_origin(&service.origin),
+    };
     extension::encode(SERVICE_EXTENSION, "ambit.v1.ServiceExtension", &extension)
 }
 
@@ -112,7 +116,7 @@ fn decode(service: &wire::Service) -> Result<Service, Problem> {
         subject_alt_names: decode_identities(&service.subject_alt_names)?,
         waypoint: service.waypoint.as_ref().map(|w| decode_waypoint("waypoint", w)).transpose()?,
         load_balancing: LoadBalancing {
-            affinity: decode_affinity(extension)?,
+            affinity: decode_affinity(&extension)?,
             ..match &service.load_balancing {
                 Some(balancing) => {
                     decode_load_balancing(balancing).map_err(|p| p.within("load_balancing"))?
@@ -121,6 +125,11 @@ fn decode(service: &wire::Service) -> Result<Service, Problem> {
             }
         },
         virtual_addresses: extension.virtual_addresses,
+        shared_addresses: each("shared_addresses", &extension.shared_addresses, |field, bytes| {
+            decode_ip(field, bytes)
+        })
+        .map_err(|problem| problem.within(&extension::field(SERVICE_EXTENSION)))?,
+        origin: decode_origin(extension.origin),
     })
 }
 
@@ -176,7 +185,7 @@ fn decode_load_balancing(balancing: &wire::LoadBalancing) -> Result<LoadBalancin
     })
 }
 
-fn decode_affinity(extension: ServiceExtension) -> Result<Affinity, Problem> {
+fn decode_affinity(extension: &ServiceExtension) -> Result<Affinity, Problem> {
     let field = format!("{}.affinity", extension::field(SERVICE_EXTENSION));
     match decode_enum(&field, extension.affinity)? {
         service_extension::Affinity::None => Ok(Affinity::None),

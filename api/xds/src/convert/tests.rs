@@ -63,6 +63,16 @@ fn mapping() -> impl Strategy<Value = PortMapping> {
         .prop_map(|(service_port, target_port)| PortMapping { service_port, target_port })
 }
 
+fn origin() -> impl Strategy<Value = Origin> {
+    let exported = prop_oneof![Just(Exported::Everywhere), btree_set(text(), 0..3).prop_map(Exported::To),];
+    prop_oneof![
+        Just(Origin::Kubernetes),
+        Just(Origin::Listed),
+        (option::of(any::<i64>()), exported)
+            .prop_map(|(created, exported)| Origin::Entry(Claim { created, exported })),
+    ]
+}
+
 prop_compose! {
     fn workload()(
         (uid, name, namespace, service_account) in (text(), any_text(), text(), text()),
@@ -77,6 +87,7 @@ prop_compose! {
         health in prop_oneof![Just(Health::Healthy), Just(Health::Unhealthy), Just(Health::Draining)],
         (hostname, aliases) in (option::of(text()), vec(trust_domain(), 0..3)),
         (excluded_in, excluded_out) in (btree_set(any::<u16>(), 0..3), btree_set(any::<u16>(), 0..3)),
+        origin in origin(),
         kind in prop_oneof![
             Just(WorkloadKind::Deployment),
             Just(WorkloadKind::CronJob),
@@ -95,6 +106,7 @@ prop_compose! {
             excluded_ports: ExcludedPorts { inbound: excluded_in, outbound: excluded_out },
             hostname, direct, same_node_tls,
             trust_domain_aliases: aliases.into(),
+            origin,
         }
     }
 }
@@ -123,13 +135,14 @@ prop_compose! {
         ],
         (allow_unhealthy, virtual_addresses) in any::<(bool, bool)>(),
         affinity in prop_oneof![Just(Affinity::None), Just(Affinity::ClientIp)],
+        (shared_addresses, origin) in (vec(ip(), 0..3), origin()),
     ) -> Service {
         let port = |(port, target_port, app_protocol)| ServicePort { port, target_port, app_protocol };
         Service {
             key, name, addresses, waypoint, subject_alt_names,
             ports: ports.into_iter().map(port).collect(),
             load_balancing: LoadBalancing { routing_preference, mode, allow_unhealthy, affinity },
-            virtual_addresses,
+            virtual_addresses, shared_addresses, origin,
         }
     }
 }

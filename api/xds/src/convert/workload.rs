@@ -9,8 +9,8 @@ use ambit_core::model::{
 };
 
 use super::common::{
-    decode_enum, decode_ip, decode_policy_key, decode_port, decode_service_key, decode_waypoint, each,
-    encode_ip, encode_waypoint, required,
+    decode_enum, decode_ip, decode_origin, decode_policy_key, decode_port, decode_service_key,
+    decode_waypoint, each, encode_ip, encode_origin, encode_waypoint, required,
 };
 use super::{DecodeError, Problem, extension};
 use crate::proto::ambit::v1::WorkloadExtension;
@@ -97,6 +97,7 @@ fn encode_extension(workload: &Workload) -> Option<wire::Extension> {
         draining: workload.health == Health::Draining,
         excluded_inbound_ports: excluded.inbound.iter().copied().map(Into::into).collect(),
         excluded_outbound_ports: excluded.outbound.iter().copied().map(Into::into).collect(),
+        origin: encode_origin(&workload.origin),
     };
     extension::encode(WORKLOAD_EXTENSION, "ambit.v1.WorkloadExtension", &extension)
 }
@@ -166,6 +167,7 @@ fn decode(workload: &wire::Workload) -> Result<Workload, Problem> {
         direct: !extension.direct_disabled,
         same_node_tls: extension.same_node_tls,
         trust_domain_aliases: decode_aliases(&extension)?,
+        origin: decode_origin(extension.origin),
     })
 }
 

@@ -1,6 +1,6 @@
 //! Sequences of watch events, and the object events that follow.
 
-use ambit_core::derive::{Metadata, Namespace, Object};
+use ambit_core::derive::{AuthorizationPolicy, Metadata, Namespace, Object, PolicyAction};
 
 use super::*;
 
@@ -15,7 +15,11 @@ fn seen(name: &str) -> Box<Seen> {
     let (name, bad) = name.strip_prefix('!').map_or((name, false), |name| (name, true));
     let metadata = Metadata { name: name.to_owned(), ..Metadata::default() };
     let mistake = Mistake { field: "f".to_owned(), message: "m".to_owned() };
-    let read = if bad { Err(vec![mistake]) } else { Ok(Box::new(Object::Namespace(Namespace { metadata }))) };
+    let read = if bad {
+        Err(Rejected { mistakes: vec![mistake], closed: None })
+    } else {
+        Ok(Box::new(Object::Namespace(Namespace { metadata, ..Namespace::default() })))
+    };
     Box::new(Seen {
         key: key(name),
         read,
@@ -181,4 +185,56 @@ fn every_kind_is_watched() {
     for kind in Kind::ALL {
         assert!(KINDS.contains(kind), "{kind}");
     }
+}
+
+/// An AuthorizationPolicy, with or without a mistake.
+fn policy(name: &str, bad: bool) -> WatchEvent {
+    let metadata = Metadata { namespace: "shop".to_owned(), name: name.to_owned(), ..Metadata::default() };
+    let good = AuthorizationPolicy { metadata, ..AuthorizationPolicy::default() };
+    let closed = AuthorizationPolicy { action: PolicyAction::Unreadable, ..good.clone() };
+    let object = |policy| Box::new(Object::AuthorizationPolicy(policy));
+    let mistakes = vec![Mistake { field: "f".to_owned(), message: "m".to_owned() }];
+    let key = object(good.clone()).key();
+    let read = if bad { Err(Rejected { mistakes, closed: Some(object(closed)) }) } else { Ok(object(good)) };
+    WatchEvent::Put(Box::new(Seen { key, read, ..*seen("a") }))
+}
+
+/// Whether the last version of each policy that was put closes its scope; `-` is a deletion.
+fn policies(inventory: &mut Inventory) -> Vec<String> {
+    let events = inventory.take().expect("begun");
+    let words = events.into_iter().map(|event| match event {
+        ObjectEvent::Put(object) => match *object {
+            Object::AuthorizationPolicy(policy) if policy.action == PolicyAction::Unreadable => "closed",
+            _ => "open",
+        },
+        ObjectEvent::Delete(_) => "-",
+    });
+    words.map(str::to_owned).collect()
+}
+
+/// A replica that saw the good version and one that starts after it decide alike.
+#[test]
+fn a_rejected_policy_closes_its_scope_whatever_was_there_before() {
+    let now = Instant::now();
+    let mut old = begun(&[]);
+    old.handle(policy("p", false), now);
+    assert_eq!(policies(&mut old), ["open"]);
+    let mut new = begun(&[]);
+    for inventory in [&mut old, &mut new] {
+        inventory.handle(policy("p", true), now);
+        assert_eq!(policies(inventory), ["closed"]);
+        let problems = inventory.problems();
+        assert!(problems.iter().all(|problem| !problem.earlier_version_in_force), "{problems:?}");
+        assert_eq!(inventory.counts()["AuthorizationPolicy"], 0);
+        inventory.handle(policy("p", false), now);
+        assert_eq!(policies(inventory), ["open"], "mended");
+        inventory.handle(policy("p", true), now);
+        inventory.handle(WatchEvent::Gone(key_of_policy("p")), now);
+        assert_eq!(policies(inventory), ["closed", "-"], "deleted");
+        assert!(inventory.problems().is_empty());
+    }
+}
+
+fn key_of_policy(name: &str) -> ObjectKey {
+    ObjectKey { kind: Kind::AuthorizationPolicy, namespace: "shop".to_owned(), name: name.to_owned() }
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::kubernetes::item::Rejected;
 
 fn key() -> ObjectKey {
     ObjectKey { kind: Kind::AuthorizationPolicy, namespace: "shop".to_owned(), name: "cart".to_owned() }
@@ -39,10 +40,21 @@ fn conditions_of_verdicts() {
     ];
     for (name, mistakes, derived, expected) in rows {
         let mistakes = mistakes.iter().map(|mistake| (*mistake).to_owned()).collect();
-        let verdict = Verdict { mistakes, derived: derived.to_vec() };
+        let verdict = Verdict { mistakes, closed: None, derived: derived.to_vec() };
         let expected = expected.map(|(status, reason, message)| (status, reason, message.to_owned()));
         assert_eq!(verdict.condition(), expected, "{name}");
     }
+}
+
+#[test]
+fn a_policy_with_mistakes_says_what_it_closes() {
+    let verdict = Verdict {
+        mistakes: vec!["a: b".to_owned()],
+        closed: Some("; all connections to what it selects are refused until then"),
+        derived: vec![condition(false, Some("spec"), "has mistakes")],
+    };
+    let message = "a: b; all connections to what it selects are refused until then".to_owned();
+    assert_eq!(verdict.condition(), Some(("False", "Invalid", message)));
 }
 
 #[test]
@@ -51,7 +63,10 @@ fn conditions_are_written_once_and_others_kept() {
         version: "v1",
         created: String::new(),
         key: key(),
-        read: Err(vec![Mistake { field: "spec".to_owned(), message: "no".to_owned() }]),
+        read: Err(Rejected {
+            mistakes: vec![Mistake { field: "spec".to_owned(), message: "no".to_owned() }],
+            closed: None,
+        }),
         uid: String::new(),
         resource_version: "7".to_owned(),
         generation,

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::key::{Metadata, Selector};
 use super::pod::Transport;
-use crate::model::{Identity, IpBlock};
+use crate::model::{Exported, Identity, IpBlock};
 
 /// A workload that is not a pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,8 +49,8 @@ pub struct ServiceEntry {
     pub selector: Selector,
     /// Identities that endpoints may present besides their own.
     pub subject_alt_names: Vec<Identity>,
-    /// Whether `exportTo` excludes namespaces.
-    pub restricted: bool,
+    /// The namespaces that see it: `exportTo`.
+    pub exported: Exported,
 }
 
 /// A port of a service entry.
@@ -60,8 +60,8 @@ pub struct EntryPort {
     pub name: String,
     /// The port that clients connect to.
     pub port: u16,
-    /// The port of endpoints that name no other.
-    pub target: u16,
+    /// `targetPort`: the port of endpoints that name no other.
+    pub target: Option<u16>,
     /// TCP, unless `protocol` is UDP.
     pub transport: Transport,
     /// In lower case: `http`, `tls`, …

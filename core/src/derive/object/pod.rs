@@ -1,15 +1,8 @@
-//! Namespaces, nodes and [`Pod`]s, with the ports that containers declare.
+//! Nodes and [`Pod`]s, with the ports that containers declare.
 
 use std::net::IpAddr;
 
 use super::key::Metadata;
-
-/// A namespace.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Namespace {
-    /// `metadata`.
-    pub metadata: Metadata,
-}
 
 /// A node: its labels give its pods' locality.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -39,10 +39,12 @@ pub enum PolicyAction {
     Allow,
     /// A match denies.
     Deny,
-    /// Not supported.
+    /// Not supported: it decides nothing.
     Audit,
-    /// Not supported.
+    /// No proxy asks the provider yet: everything that the policy selects is refused.
     Custom,
+    /// The policy has mistakes: everything that it selects, as far as that can be read, is refused.
+    Unreadable,
 }
 
 /// A rule matches if one of its sources, one of its operations and all of its conditions match. An empty list

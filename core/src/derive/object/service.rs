@@ -25,7 +25,7 @@ pub struct Service {
     pub publish_not_ready: bool,
     /// `internalTrafficPolicy: Local`.
     pub node_local: bool,
-    /// `spec.trafficDistribution`, or Istio's annotation.
+    /// `spec.trafficDistribution`, or else Istio's annotation.
     pub traffic_distribution: TrafficDistribution,
     /// `spec.sessionAffinity`.
     pub affinity: Affinity,
@@ -34,9 +34,11 @@ pub struct Service {
 /// `spec.trafficDistribution` of a service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum TrafficDistribution {
-    /// No preference.
+    /// Not said: as the namespace says.
     #[default]
     Unset,
+    /// No preference, whatever the namespace says.
+    Any,
     /// `PreferClose` or `PreferSameZone`.
     PreferSameZone,
     /// `PreferSameNode`.

@@ -4,6 +4,7 @@ mod choice;
 mod closing;
 mod coexistence;
 mod cost;
+mod destinations;
 mod direct;
 mod exclusions;
 mod flood;
