@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use super::object::ServiceEntry;
-use super::service_entry::tcp_ports;
 use crate::mesh::Mesh;
 use crate::model::{Exported, Workload};
 use crate::ownership::{self, Owner};
@@ -21,11 +20,10 @@ pub(super) struct Lost {
 /// Stands for the clients of a namespace without objects of its own.
 const OTHERS: &str = "";
 
-/// What a service entry lost of one of its addresses.
-pub(super) fn of_entry(mesh: &Mesh, entry: &ServiceEntry, address: IpAddr) -> Lost {
+/// What a service entry with these ports lost of one of its addresses.
+pub(super) fn of_entry(mesh: &Mesh, entry: &ServiceEntry, ports: &[u16], address: IpAddr) -> Lost {
     let metadata = &entry.metadata;
-    let ports: Vec<u16> = tcp_ports(entry).map(|port| port.port).collect();
-    judge(mesh, address, &ports, &entry.exported, &metadata.namespace, |owner| match owner {
+    judge(mesh, address, ports, &entry.exported, &metadata.namespace, |owner| match owner {
         Owner::Service(service) => {
             service.origin.claim().is_some()
                 && *service.key.namespace == *metadata.namespace

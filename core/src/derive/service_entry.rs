@@ -1,8 +1,8 @@
 //! ServiceEntry → services by host name, and their inline endpoints.
 //!
-//! A host belongs to the Kubernetes Service of that name, whatever its namespace, or else, for each namespace,
-//! to its oldest entry that claims it. An entry's other hosts are left out, and its conditions say so. Whose
-//! its addresses are is decided for each client: [`crate::ownership`].
+//! A host belongs to the Kubernetes Service of that name, whatever its namespace, or else, for each
+//! namespace, to its oldest entry that claims it. An entry's other hosts are left out, and its conditions say
+//! so. Whose its addresses are is decided for each client: [`crate::ownership`].
 //!
 //! Entry points: [`owner`] of a host and [`Claims`] of an entry.
 
@@ -110,7 +110,7 @@ fn single(block: &IpBlock) -> Option<IpAddr> {
     (net.prefix_len() == net.max_prefix_len()).then(|| net.addr())
 }
 
-pub(super) fn tcp_ports(entry: &ServiceEntry) -> impl Iterator<Item = &EntryPort> {
+fn tcp_ports(entry: &ServiceEntry) -> impl Iterator<Item = &EntryPort> {
     entry.ports.iter().filter(|port| port.transport == Transport::Tcp)
 }
 
@@ -241,9 +241,11 @@ impl<'a> Claims<'a> {
         }
         let mut lost = Vec::new();
         if !none_won {
+            let ports: Vec<u16> = tcp_ports(entry).map(|port| port.port).collect();
             let addresses = entry.addresses.iter().enumerate();
             let single = addresses.filter_map(|(index, block)| Some((index, single(block)?)));
-            let judged = single.map(|(index, address)| (index, contested::of_entry(mesh, entry, address)));
+            let judged =
+                single.map(|(index, address)| (index, contested::of_entry(mesh, entry, &ports, address)));
             lost.extend(judged);
         }
         let none_kept = !lost.is_empty() && lost.iter().all(|(_, lost)| lost.entirely);

@@ -339,6 +339,10 @@ fn concerns(object: &Object, client: &str) -> bool {
     }
 }
 
+fn destinations() -> impl Iterator<Item = String> {
+    ADDRESSES.into_iter().flat_map(|address| [80, 81].map(|port| format!("{address}:{port}")))
+}
+
 /// Whether Kubernetes has given the destination to somebody.
 fn is_given(destination: &str) -> bool {
     !destination.starts_with(VIRTUAL) && destination != "203.0.113.5:81"
@@ -362,17 +366,15 @@ proptest! {
         for client in NAMESPACES {
             let seen = lab(entries.iter().filter(|object| concerns(object, client)).cloned());
             let own = lab(entries.iter().filter(|object| object.key().namespace == client).cloned());
-            for address in ADDRESSES {
-                for port in [80, 81] {
-                    let destination = format!("{address}:{port}");
-                    let found = goes(&all, client, &destination);
-                    prop_assert_eq!(&found, &goes(&seen, client, &destination), "{} to {}", client, destination);
-                    if is_given(&destination) {
-                        prop_assert_eq!(&found, &goes(&none, client, &destination), "{} to {}", client, destination);
-                    }
-                    if is_captured(&own, client, &destination) {
-                        prop_assert_eq!(&found, &goes(&own, client, &destination), "{} to {}", client, destination);
-                    }
+            for destination in destinations() {
+                let found = goes(&all, client, &destination);
+                let what = format!("{client} to {destination}");
+                prop_assert_eq!(&found, &goes(&seen, client, &destination), "{}", what);
+                if is_given(&destination) {
+                    prop_assert_eq!(&found, &goes(&none, client, &destination), "{}", what);
+                }
+                if is_captured(&own, client, &destination) {
+                    prop_assert_eq!(&found, &goes(&own, client, &destination), "{}", what);
                 }
             }
         }

@@ -10,12 +10,13 @@ use anyhow::{Result, ensure};
 
 /// What an entry of `aaa` claims, with an endpoint that answers as `thief`.
 fn entry(lab: &Lab, name: &str, address: &str, export_to: &str) -> String {
+    let endpoint = lab.pod("out/thief").ip(Family::V4);
     format!(
-        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{namespace: aaa, name: {name}}}\n\
-         spec:\n  hosts: [{name}.example]\n  addresses: [{address}]\n  exportTo: [{export_to}]\n  resolution: \
-         STATIC\n  ports: [{{number: 80, name: tcp, protocol: TCP, targetPort: 8080}}]\n  endpoints: \
-         [{{address: {}}}]\n",
-        lab.pod("out/thief").ip(Family::V4)
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\n\
+         metadata: {{namespace: aaa, name: {name}}}\n\
+         spec:\n  hosts: [{name}.example]\n  addresses: [{address}]\n  exportTo: [{export_to}]\n  \
+         resolution: STATIC\n  endpoints: [{{address: {endpoint}}}]\n  \
+         ports: [{{number: 80, name: tcp, protocol: TCP, targetPort: 8080}}]\n"
     )
 }
 
