@@ -224,21 +224,21 @@ impl Links {
         };
         Link::Unknown(Unknown::Unattached(failed))
     }
+}
 
-    /// What follows the namespace of the node as it is known now.
-    fn events(&self, node: &Node) -> Option<LinkEvents> {
-        let open = || Ok(LinkEvents::open(PATIENCE));
-        let opened = match node {
-            Node::Own => Ok(LinkEvents::open(PATIENCE)),
-            Node::Told(namespace) => within(namespace, open),
-            Node::Untold => return None,
-        };
-        match opened.map_err(ambit_diag::Error::Open).flatten() {
-            Ok(events) => Some(events),
-            Err(error) => {
-                tracing::error!(error = chain(&error), "failed to follow the node's links");
-                None
-            }
+/// What follows the namespace of the node as it is known now.
+fn events_of(node: &Node) -> Option<LinkEvents> {
+    let open = || Ok(LinkEvents::open(PATIENCE));
+    let opened = match node {
+        Node::Own => Ok(LinkEvents::open(PATIENCE)),
+        Node::Told(namespace) => within(namespace, open),
+        Node::Untold => return None,
+    };
+    match opened.map_err(ambit_diag::Error::Open).flatten() {
+        Ok(events) => Some(events),
+        Err(error) => {
+            tracing::error!(error = chain(&error), "failed to follow the node's links");
+            None
         }
     }
 }
@@ -259,7 +259,7 @@ fn watch(links: &Links, changed: impl Fn()) {
     loop {
         let node = links.state.lock().node.clone();
         if followed.as_ref().is_none_or(|(of, _)| !of.is(&node)) {
-            followed = links.events(&node).map(|events| (node, events));
+            followed = events_of(&node).map(|events| (node, events));
             // What changed before cannot be told.
             rounds = ROUNDS;
         }
@@ -273,7 +273,9 @@ fn watch(links: &Links, changed: impl Fn()) {
                 continue;
             }
             Ok(found) if rounds < ROUNDS => {
-                found.iter().for_each(|change| links.learnt(change));
+                for change in &found {
+                    links.learnt(change);
+                }
                 let touched = |index: u32| found.contains(&Change::Interface(index));
                 let any = found.iter().any(|change| matches!(change, Change::Interface(_)));
                 // What a link of an unknown kind lacked may have come.
