@@ -98,7 +98,7 @@ fn a_healthy_cluster_passes_every_check() {
 #[test]
 fn links_are_counted_by_kind_and_unknown_ones_named() {
     let link = |uid: &str, kind: &str| json!({ "uid": uid, "kind": kind, "reason": "two interfaces" });
-    let of = |links: Value| links_row(vec![("n1".to_owned(), Ok(links))]);
+    let of = |links: Value| links_row(&[("n1".to_owned(), Ok(links))]);
     let rows = [
         ("no pods", json!([]), "none"),
         (
@@ -122,8 +122,8 @@ fn links_are_counted_by_kind_and_unknown_ones_named() {
     }
 }
 
-fn links_row(links: Vec<(String, Result<Value, String>)>) -> String {
-    let row = super::links(&links);
+fn links_row(links: &[(String, Result<Value, String>)]) -> String {
+    let row = super::links(links);
     assert_eq!(row.problems, Vec::<String>::new());
     row.detail
 }
