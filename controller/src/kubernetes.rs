@@ -1,9 +1,9 @@
 //! The controller in a Kubernetes cluster: objects from the API, daemons authenticated by their
 //! service-account tokens, the CA's keys in a Secret.
 //!
-//! [`watch`] lists and watches each kind ([`item`]: one object) in the version that is served ([`discovery`]),
-//! [`inventory`] turns that into object events (pure), [`follow`] passes those to the pipeline. [`review`]
-//! authenticates clients, with [`daemons`]; [`keeper`] keeps the CA. Only the leading replica ([`lease`])
+//! [`watch`] lists and watches each kind ([`item`]: one object) in the version that is served
+//! ([`discovery`]), [`inventory`] turns that into object events (pure), [`follow`] passes those to the
+//! pipeline. [`review`] authenticates clients, with [`daemons`]; [`keeper`] keeps the CA. Only the leading replica ([`lease`])
 //! rotates the CA, writes conditions ([`status`]) and removes startup taints ([`taint`]).
 //!
 //! Entry point: [`serve`].

@@ -70,6 +70,7 @@ impl NamespaceTag {
             hash = (hash ^ bytes[index] as u32).wrapping_mul(0x0100_0193);
             index += 1;
         }
+        #[expect(clippy::cast_possible_truncation, reason = "16 bits each, and try_from is not const")]
         let folded = ((hash >> 16) ^ (hash & 0xffff)) as u16;
         Self(if folded == 0 { 1 } else { folded })
     }
