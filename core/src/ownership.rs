@@ -166,7 +166,8 @@ fn add(parts: &mut BTreeSet<Part>, claim: &Claim, port: Option<u16>) {
     match &claim.exported {
         Exported::Everywhere => drop(parts.insert(Part { namespace: None, port })),
         Exported::To(namespaces) => {
-            parts.extend(namespaces.iter().map(|namespace| Part { namespace: Some(namespace.clone()), port }));
+            parts
+                .extend(namespaces.iter().map(|namespace| Part { namespace: Some(namespace.clone()), port }));
         }
     }
 }

@@ -166,6 +166,9 @@ fn source(report: &mut Report, field: &str, source: written::Source) -> Source {
     }
 }
 
+/// Whether a text is well-formed, and what is wrong with it.
+type Grammar = fn(&str) -> Result<(), String>;
+
 fn operation(report: &mut Report, field: &str, operation: written::Operation) -> Operation {
     conditions(
         report,
@@ -181,7 +184,7 @@ fn operation(report: &mut Report, field: &str, operation: written::Operation) ->
             ("notPaths", &operation.not_paths),
         ],
     );
-    let texts: [(_, _, fn(&str) -> Result<(), String>); 6] = [
+    let texts: [(_, _, Grammar); 6] = [
         ("hosts", &operation.hosts, grammar::one_wildcard),
         ("notHosts", &operation.not_hosts, grammar::one_wildcard),
         ("methods", &operation.methods, grammar::one_wildcard),

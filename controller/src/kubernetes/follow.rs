@@ -186,7 +186,7 @@ impl Follower {
         let known = self.inventory.watch_errors();
         match (reason, known.get(kind)) {
             (Some(reason), None) => {
-                tracing::warn!(kind, error = reason, "failed to watch; known objects stay")
+                tracing::warn!(kind, error = reason, "failed to watch; known objects stay");
             }
             (None, Some(_)) => tracing::info!(kind, "watch restored"),
             _ => {}

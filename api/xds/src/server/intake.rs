@@ -147,8 +147,11 @@ pub(super) struct Metered {
     body: tonic::body::Body,
     intake: Arc<Intake>,
     /// What waits for its turn.
-    held_back: Option<(Frame<Bytes>, Pin<Box<dyn Future<Output = ()> + Send>>)>,
+    held_back: Option<(Frame<Bytes>, Wait)>,
 }
+
+/// Ends when it is a stream's turn.
+type Wait = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Metered {
     pub(super) fn new(body: tonic::body::Body, intake: Arc<Intake>) -> Self {

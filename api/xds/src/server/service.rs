@@ -97,10 +97,9 @@ impl Discovery {
         tokio::spawn(async move {
             let conversation =
                 converse(requests, replies, self.publisher, self.stopping, &slot.node, &intake);
-            match tokio::time::timeout(age, conversation).await {
-                Ok(()) => {}
-                // The stream ends without an error: its client connects again, maybe to another replica.
-                Err(_) => tracing::info!(node = %slot.node, "xDS stream ended at its maximum age"),
+            // The stream ends without an error: its client connects again, maybe to another replica.
+            if tokio::time::timeout(age, conversation).await.is_err() {
+                tracing::info!(node = %slot.node, "xDS stream ended at its maximum age");
             }
         });
         let mut response = Response::new(tonic::body::Body::new(Replies::new(receiver)));

@@ -59,13 +59,14 @@ fn fields_of_the_written_lease() {
     assert_eq!(spec.holder_identity.as_deref(), Some("me"));
 }
 
+/// A name, answers by second, and whether the replica is cut off at the last of them.
+type Row<'a> = (&'a str, &'a [(u64, Option<bool>)], bool);
+
 #[test]
 fn a_replica_without_answers_is_cut_off() {
     let begin = Instant::now();
     let silent = || Err(RequestError::Timeout(DEADLINE));
     let refused = || Err(RequestError::Api(kube::Error::Api(kube::core::Status::default().boxed())));
-    // Answers by second, and whether the replica is cut off at the last of them.
-    type Row<'a> = (&'a str, &'a [(u64, Option<bool>)], bool);
     let rows: [Row<'_>; 5] = [
         ("answered", &[(0, Some(true)), (300, Some(true))], false),
         ("silent for a while", &[(0, Some(true)), (30, None)], false),
