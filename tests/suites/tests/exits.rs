@@ -25,7 +25,7 @@ fn a_wrong_configuration_is_one_line() -> Result<()> {
             &field,
         ),
         ("ambit-node", &["agent", "--config", config], &field),
-        ("ambit", &["--kubeconfig", "/none", "check"], "failed to find the API server"),
+        ("ambit", &["--kubeconfig", "/none", "enrol", "shop"], "failed to find the API server"),
     ];
     let mut table = Rows::new();
     for (program, arguments, expected) in rows {
