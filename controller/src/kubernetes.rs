@@ -3,8 +3,9 @@
 //!
 //! [`watch`] lists and watches each kind ([`item`]: one object) in the version that is served
 //! ([`discovery`]), [`inventory`] turns that into object events (pure), [`follow`] passes those to the
-//! pipeline. [`review`] authenticates clients, with [`daemons`]; [`keeper`] keeps the CA. Only the leading replica ([`lease`])
-//! rotates the CA, writes conditions ([`status`]) and removes startup taints ([`taint`]).
+//! pipeline. [`review`] authenticates clients, with [`daemons`]; [`keeper`] keeps the CA. Only the leading
+//! replica ([`lease`]) rotates the CA, writes conditions ([`status`]) and removes startup taints
+//! ([`taint`]).
 //!
 //! Entry point: [`serve`].
 

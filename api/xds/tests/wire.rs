@@ -189,7 +189,7 @@ fn istios_workloads_are_decoded() {
          locality: Locality { region: \"r\", zone: \"z\", subzone: \"s\" }, capacity: 5, kind: Deployment, \
          workload_name: \"cart\", canonical_name: \"cart\", canonical_revision: \"v1\", probe_ports: [], \
          excluded_ports: ExcludedPorts { inbound: {}, outbound: {} }, hostname: Some(\"unused.example\"), \
-         direct: true, same_node_tls: false, trust_domain_aliases: [] }";
+         direct: true, same_node_tls: false, trust_domain_aliases: [], origin: Kubernetes }";
     assert_eq!(format!("{workload:?}"), expected);
 }
 

@@ -402,22 +402,20 @@ fn a_rejected_version_leaves_the_last_good_one_in_force_across_restarts() {
     let bootstrap = place.joined("node-a", controller.xds);
     let daemon = Daemon::connect(connection(&bootstrap));
     daemon.wait_policies(&["shop/p: 1 rules"]);
-    // Each field is valid; derivation rejects the combination.
     let source = "from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}]";
     let refused = policy("p", 2).replace(source, "when: [{key: source.serviceAccount, values: [a/b/c]}]");
     place.write("policy.yaml", &refused);
     let rejection = |controller: &support::Controller| {
         wait_for("the rejection to be reported", || {
             let debug = controller.debug();
-            let refused = debug["conditions"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .find(|condition| condition["accepted"] == false);
+            let refused = debug["problems"].as_array().unwrap().iter().find(|it| it["verdict"] == "rejected");
             refused.cloned().ok_or(debug.to_string())
         })
     };
-    assert_eq!(rejection(&controller)["object"], "AuthorizationPolicy shop/p");
+    let reported = rejection(&controller);
+    assert_eq!(reported["object"], "AuthorizationPolicy shop/p");
+    assert_eq!(reported["field"], "spec.rules[0].when[0].values[0]");
+    assert_eq!(reported["earlier_version_in_force"], true);
     let rejected = "ambit_controller_objects_rejected{kind=\"AuthorizationPolicy\"}";
     assert_eq!(controller.metric(rejected), Some(1.0));
     daemon.wait_policies(&["shop/p: 1 rules"]);

@@ -270,8 +270,8 @@ async fn wrong_certificates_are_refused() {
         ("expired", Step::Expired, "chain expired at 20"),
         ("not yet valid", Step::NotYetValid, "chain is not valid before 20"),
         ("expired root", Step::ExpiredRoot, "chain expired at 20"),
-        ("a root that did not sign it", Step::OtherRoot, "not valid for a TLS client"),
-        ("for clients only", Step::ClientOnly, "not valid for a TLS server"),
+        ("a root that did not sign it", Step::OtherRoot, "failed to verify the chain for a TLS client"),
+        ("for clients only", Step::ClientOnly, "failed to verify the chain for a TLS server"),
         ("no root", Step::NoRoot, "chain has 1 certificates, need at least leaf and root"),
         ("not PEM", Step::NotPem, "failed to parse the chain"),
     ] {
