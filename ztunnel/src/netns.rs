@@ -6,25 +6,22 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::LazyLock;
 
 use nix::sched::{CloneFlags, setns};
 
-thread_local! {
-    /// The thread's own namespace, to come back to. Opened once: `open()` takes long compared with what a
-    /// connection needs.
-    static OWN: File = File::open("/proc/thread-self/ns/net").expect("/proc is mounted");
-}
+/// The daemon's own namespace, to come back to. Opened once: `open()` takes long compared with what a connection
+/// needs. Not once for each thread: what the daemon holds would depend on which threads have made a socket.
+static OWN: LazyLock<File> = LazyLock::new(|| File::open("/proc/self/ns/net").expect("/proc is mounted"));
 
 /// Runs the closure with the calling thread inside the namespace. It must not block, and nothing in it may
 /// await.
 pub(crate) fn within<T>(namespace: &impl AsFd, make: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    OWN.with(|own| {
-        let guard = Guard { own };
-        setns(namespace, CloneFlags::CLONE_NEWNET)?;
-        let made = make();
-        drop(guard);
-        made
-    })
+    let guard = Guard { own: &OWN };
+    setns(namespace, CloneFlags::CLONE_NEWNET)?;
+    let made = make();
+    drop(guard);
+    made
 }
 
 /// Brings the thread back, also when the closure panics.
