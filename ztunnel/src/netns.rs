@@ -10,8 +10,9 @@ use std::sync::LazyLock;
 
 use nix::sched::{CloneFlags, setns};
 
-/// The daemon's own namespace, to come back to. Opened once: `open()` takes long compared with what a connection
-/// needs. Not once for each thread: what the daemon holds would depend on which threads have made a socket.
+/// The daemon's own namespace, to come back to. Opened once: `open()` takes long compared with what a
+/// connection needs. Not once for each thread: what the daemon holds would depend on which threads have made
+/// a socket.
 static OWN: LazyLock<File> = LazyLock::new(|| File::open("/proc/self/ns/net").expect("/proc is mounted"));
 
 /// Runs the closure with the calling thread inside the namespace. It must not block, and nothing in it may

@@ -182,8 +182,8 @@ fn connections_are_refused_while_the_daemon_is_dead() {
     let app = pod.listen_dual(8080);
     let _also = pod.listen_dual(HBONE_PORT);
     dataplane.set_inbound(pod.cookie, &mode(InboundMode::Check)).expect("a mode");
-    // Closed listeners are removed from the map by the kernel: when a process that another test has just started
-    // no longer holds them, too.
+    // Closed listeners are removed from the map by the kernel: when a process that another test has just
+    // started no longer holds them, too.
     drop(daemon);
     until("the dead daemon's listeners are gone", || arrive(&pod, NODE_V4, at(POD_V4, 8080)).is_err());
     let refused = |to, reason| {
