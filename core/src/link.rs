@@ -1,5 +1,5 @@
-//! The links under direct connections. A direct connection is plain TCP, so the links of both pods must be
-//! nobody else's: [`classify`] says of what kind a pod's link is, [`Link::carries`] whether direct
+//! The links under direct connections. A direct connection is plain TCP, so no other pod may read or send on
+//! the links of both: [`classify`] says of what kind a pod's link is, [`Link::carries`] whether direct
 //! connections between two pods may take theirs.
 
 use std::fmt;
@@ -29,12 +29,12 @@ pub struct NodeEnd {
 /// The kind of a pod's link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Link {
-    /// Nobody else can send or receive as the pod: routed, with reverse-path filtering.
+    /// No other pod can send or receive as this one: routed, with reverse-path filtering.
     Isolated,
     /// Others can: a port of a bridge, or routed without a check of source addresses. Programs at the node's
     /// end carry direct connections past them.
     Shared,
-    /// The operator declares that nobody on the node does.
+    /// The operator declares that no pod on the node does.
     Trusted,
     /// Not known to be one of these.
     Unknown(Unknown),

@@ -31,7 +31,7 @@ pub enum Owner<'a> {
     Node(&'a Arc<Workload>),
 }
 
-/// The owner of the address and port for clients of this namespace; `None`: nobody that they see.
+/// The owner of the address and port for clients of this namespace; `None`: no owner that they see.
 pub fn owner<'a>(mesh: &'a Mesh, client: &str, address: SocketAddr) -> Option<Owner<'a>> {
     let (ip, port) = (address.ip().to_canonical(), address.port());
     let of_kubernetes = || mesh.services_by_address(ip).filter(|service| service.origin.is_kubernetes());

@@ -1,6 +1,6 @@
 //! The links of this node's enrolled pods: read when a pod is enrolled and when the kernel tells of a change,
 //! classified by `ambit_core::link`, and told to the kernel programs, which make no connection direct where a
-//! link is not known to be nobody else's.
+//! link is of an unknown kind.
 //!
 //! Entry points: [`Links::enrolled`], [`Links::node_network`], then [`follow`].
 
@@ -115,16 +115,24 @@ impl Links {
 
     /// Whether direct connections may go over the links of two pods.
     pub(crate) fn carry(&self, source: &WorkloadUid, destination: &WorkloadUid) -> bool {
-        let state = self.state.lock();
-        let link = |uid| state.pods.get(uid).map(|known| &known.link);
-        link(source).zip(link(destination)).is_some_and(|(one, other)| one.carries(other))
+        self.both(source, destination, Link::carries)
     }
 
     /// Whether open direct connections over the links of two pods must end.
     pub(crate) fn forbid(&self, source: &WorkloadUid, destination: &WorkloadUid) -> bool {
+        self.both(source, destination, Link::forbids)
+    }
+
+    /// Whether both links are there and `holds` of them.
+    fn both(
+        &self,
+        source: &WorkloadUid,
+        destination: &WorkloadUid,
+        holds: impl Fn(&Link, &Link) -> bool,
+    ) -> bool {
         let state = self.state.lock();
         let link = |uid| state.pods.get(uid).map(|known| &known.link);
-        link(source).zip(link(destination)).is_some_and(|(one, other)| one.forbids(other))
+        link(source).zip(link(destination)).is_some_and(|(one, other)| holds(one, other))
     }
 
     /// The kind of a pod's link.

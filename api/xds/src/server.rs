@@ -33,8 +33,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// How long a stream lasts at most, unless configured: Istio's default. Clients come back to any replica, so
 /// replicas balance after one of them has been replaced.
 pub const MAX_AGE: Duration = Duration::from_mins(30);
-/// The windows of HTTP/2: what a stream's requests, and all of a connection, may have sent and nobody has
-/// read.
+/// The windows of HTTP/2: the most unread bytes of a stream's requests, and of a whole connection.
 const STREAM_WINDOW: u32 = 64 << 10;
 const CONNECTION_WINDOW: u32 = 256 << 10;
 /// The most streams of one connection: one for xDS, the others for certificate requests.

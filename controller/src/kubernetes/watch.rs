@@ -67,7 +67,7 @@ async fn follow<K: Watched>(client: Client, sender: Sender<WatchEvent>) {
     while watch.serve::<K>(&client).await.is_ok() {}
 }
 
-/// Nobody receives events any more.
+/// The receiver of events is gone.
 struct Closed;
 
 /// The watch of one kind.

@@ -1,4 +1,4 @@
-//! The grammars of texts in policies. A value that can never match is a mistake: a DENY of it denies nobody.
+//! The grammars of texts in policies. A value that can never match is a mistake: a DENY of it never matches.
 //!
 //! They are checked when an object is parsed, and by the derivation for objects from elsewhere.
 

@@ -6,11 +6,11 @@ use crate::NetnsCookie;
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum LinkKind {
-    /// Nobody else can send or receive as the pod.
+    /// No other pod can send or receive as this one.
     Isolated = 1,
     /// Others can: the programs on the link carry direct connections past them.
     Shared = 2,
-    /// The operator declares that nobody on the node does.
+    /// The operator declares that no pod on the node does.
     Trusted = 3,
 }
 

@@ -12,18 +12,8 @@ use ambit_abi::Address;
 /// The pointer must be the hook's context, and the offset that of a field of four bytes.
 #[inline(always)]
 pub unsafe fn load<const OFFSET: usize>(context: *const impl Sized) -> u32 {
-    let value: u64;
-    // SAFETY: the caller's obligation.
-    unsafe {
-        asm!(
-            "{value} = *(u32 *)({context} + {offset})",
-            value = out(reg) value,
-            context = in(reg) context,
-            offset = const OFFSET,
-            options(nostack, readonly),
-        );
-    }
-    value as u32
+    // SAFETY: the caller's obligation. The same read: what differs is what the value may be used for.
+    unsafe { load_pointer::<OFFSET>(context) as u32 }
 }
 
 /// Reads the eight bytes at an offset.

@@ -25,7 +25,7 @@ mod talk;
 pub use held::Held;
 pub use load::{Load, Report};
 pub use rows::Rows;
-pub use talk::{Answer, Server, TIMEOUT, ask, connect, exchange};
+pub use talk::{Answer, Server, TIMEOUT, ask, connect, exchange, greeted};
 
 /// A text to look for on the wire. Long enough that no ciphertext holds it by chance.
 pub const MARKER: &[u8] = b"<<< only the two peers may read this text >>>";

@@ -10,7 +10,7 @@ use std::time::Duration;
 use ambit_harness::{Place, eventually};
 use anyhow::{Context, Result, ensure};
 
-use crate::talk::{ask, connect};
+use crate::talk::{ask, greeted};
 
 /// Traffic that runs until it is stopped.
 #[derive(Debug)]
@@ -118,11 +118,7 @@ fn new_connections(shared: &Shared, place: &Place, to: SocketAddr) -> Result<()>
 }
 
 fn one_connection(shared: &Shared, place: &Place, to: SocketAddr) -> Result<()> {
-    let mut stream = connect(place, to)?;
-    let mut byte = [0];
-    while byte != *b"\n" {
-        stream.read_exact(&mut byte).context("failed to read the greeting on the lasting connection")?;
-    }
+    let mut stream = greeted(place, to).context("failed to begin the lasting connection")?;
     let ping = [7; 64];
     while !shared.stop.load(Ordering::Acquire) {
         let number = shared.round_trips.load(Ordering::Relaxed);

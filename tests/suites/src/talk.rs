@@ -90,6 +90,16 @@ pub struct Answer {
     pub port: u16,
 }
 
+/// A connection whose greeting has been read.
+pub fn greeted(place: &Place, to: SocketAddr) -> Result<TcpStream> {
+    let mut stream = connect(place, to)?;
+    let mut byte = [0];
+    while byte != *b"\n" {
+        stream.read_exact(&mut byte).with_context(|| format!("failed to read a greeting from {to}"))?;
+    }
+    Ok(stream)
+}
+
 /// Connects from a place, with timeouts on everything.
 pub fn connect(place: &Place, to: SocketAddr) -> Result<TcpStream> {
     let stream = place

@@ -9,7 +9,7 @@ use std::process::Command;
 use ambit_harness::{Enrolment, Family, Lab, NamespaceSpec, Node, Objects, PodSpec, eventually, files};
 use ambit_suites::hbone;
 use ambit_suites::pair::{APP, builder, targets};
-use ambit_suites::{Load, Rows, Server, ask, connect};
+use ambit_suites::{Load, Rows, Server, ask, greeted};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
@@ -28,11 +28,7 @@ fn open_connections_survive_enrolment() -> Result<()> {
     let _server = Server::start(&lab.pod("shop/db"), "shop/db", APP)?;
     let (web, db) = (lab.pod("shop/web"), lab.pod("shop/db"));
     let to = SocketAddr::new(db.v4.into(), APP);
-    let mut stream = connect(&web, to)?;
-    let mut byte = [0];
-    while byte != *b"\n" {
-        stream.read_exact(&mut byte)?;
-    }
+    let mut stream = greeted(&web, to)?;
     lab.label_namespace(NamespaceSpec::mesh("shop"))?;
     eventually("new connections travel in tunnels", || {
         let capture = lab.capture()?;

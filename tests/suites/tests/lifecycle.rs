@@ -11,7 +11,7 @@ use std::time::Duration;
 use ambit_harness::{Place, ServiceSpec, eventually, files, within};
 use ambit_suites::hbone::{self, Authority, Validity};
 use ambit_suites::pair::{APP, builder, targets};
-use ambit_suites::{Load, Rows, Server, ask, connect};
+use ambit_suites::{Load, Rows, Server, ask, connect, greeted};
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 
@@ -86,11 +86,7 @@ fn daemon_drains_before_it_exits() -> Result<()> {
     let mut table = Rows::new();
     for (name, node) in [("the client's daemon", 0), ("the server's daemon", 1)] {
         table.row(name, || {
-            let mut stream = connect(&web, to)?;
-            let mut byte = [0];
-            while byte != *b"\n" {
-                stream.read_exact(&mut byte)?;
-            }
+            let mut stream = greeted(&web, to)?;
             let daemon = &lab.nodes[node].ztunnel;
             daemon.signal(Signal::SIGTERM)?;
             eventually("it is not ready any more, or takes nothing new", || match ask(&web, to) {
@@ -126,11 +122,7 @@ fn two_daemons_overlap_and_no_connection_is_refused() -> Result<()> {
     for (name, node) in [("the client's daemon", 0), ("the server's daemon", 1)] {
         table.row(name, || {
             let node = &lab.nodes[node];
-            let mut held = connect(&web, to)?;
-            let mut byte = [0];
-            while byte != *b"\n" {
-                held.read_exact(&mut byte)?;
-            }
+            let mut held = greeted(&web, to)?;
             let mut echoes = |when: &str| -> Result<()> {
                 held.write_all(b"still here").with_context(|| format!("{when}: writing"))?;
                 held.read_exact(&mut [0; 10]).with_context(|| format!("{when}: reading"))

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use ambit_harness::{Family, Lab, NamespaceSpec, Place, Pod, PodSpec, eventually, network};
 use ambit_suites::paths::{ask_and_trace, enforces, no_policy_in_force, policies, policy_in_force, warm};
 use ambit_suites::shop::{DB, FAMILIES, PROBE, shop};
-use ambit_suites::{Rows, Server, ask, connect};
+use ambit_suites::{Rows, Server, ask, connect, greeted};
 use anyhow::{Context, Result, bail, ensure};
 
 /// The database's second port.
@@ -466,16 +466,6 @@ fn revoke(lab: &Lab, cuts: Vec<Cut>) -> Result<(Instant, Instant, Vec<End>)> {
             .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         Ok((written, unknown, ends.collect()))
     })
-}
-
-/// A connection whose greeting has been read.
-fn greeted(place: &Place, to: SocketAddr) -> Result<TcpStream> {
-    let mut stream = connect(place, to)?;
-    let mut byte = [0];
-    while byte != *b"\n" {
-        stream.read_exact(&mut byte).with_context(|| format!("failed to read a greeting from {to}"))?;
-    }
-    Ok(stream)
 }
 
 /// Waits until an open connection is listed with its path.

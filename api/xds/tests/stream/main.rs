@@ -481,7 +481,9 @@ async fn large_claims_are_received_a_few_at_a_time() {
     for daemon in &mut daemons {
         daemon.status("synchronized again", |status| status.connected).await;
     }
-    controller.stats("nobody waits", |stats| stats.waiting == 0 && stats.acks >= 2 * DAEMONS).await;
+    controller
+        .stats("no request waits for its turn", |stats| stats.waiting == 0 && stats.acks >= 2 * DAEMONS)
+        .await;
     let stats = controller.publisher.stats();
     assert_eq!((stats.sent, stats.removed, stats.refused), (0, 0, 0), "they hold it all");
     controller.stop().await;
