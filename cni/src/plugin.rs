@@ -7,6 +7,7 @@
 
 mod add;
 mod api;
+mod del;
 mod failure;
 mod log;
 mod protocol;
@@ -66,7 +67,11 @@ fn execute(
         // The node's agent releases the pod when it is deleted. The plugin leaves nothing in the namespace,
         // so there is nothing to check.
         "CHECK" => configuration.previous().map(|_| Vec::new()),
-        "DEL" | "GC" => Ok(Vec::new()),
+        "DEL" => {
+            del::del(environment, input);
+            Ok(Vec::new())
+        }
+        "GC" => Ok(Vec::new()),
         // Without ztunnel only pods of the mesh cannot start. ztunnel's own pod is started through this
         // plugin: a node that reported its network as not ready would never get it.
         "STATUS" => protocol::entry(input).map(|_| Vec::new()),

@@ -8,6 +8,7 @@
 //! - [`policy::authorize`] and [`inbound::authorize_tunnel`] decide whether a connection is permitted.
 //! - [`direct::verdict`] decides whether the kernel may cache that decision.
 //! - [`link::classify`] decides what kind of link a pod has, and so whether it may.
+//! - [`unlisted::may_stay`] decides about connections that were open before their pod was enrolled.
 //!
 //! Every refusal is a [`Denial`], which has a [`Reason`]. [`chain`] prints an error with its causes.
 
@@ -30,6 +31,7 @@ pub mod policy;
 mod reason;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod unlisted;
 
 pub use causes::{chain, chain_as};
 pub use denial::{Access, Denial};

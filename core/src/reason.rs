@@ -61,6 +61,9 @@ reasons! {
     LinkPacketHidden => "link_packet_hidden",
     /// An ARP or NDP message claims a pod's address for another interface.
     LinkNeighbourForged => "link_neighbour_forged",
+    /// A connection from a process of the node is not listed because there are too many: it does not pass as
+    /// a probe.
+    ProbesExhausted => "probes_exhausted",
 
     // Decided by this crate: each variant of `Denial` has one of the same name.
     /// The client's workload is unknown.

@@ -9,31 +9,46 @@ use std::time::Duration;
 use ambit_proxy::shares::Held;
 use ambit_proxy::{inbound, socket};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
 use crate::metrics::ACCEPT_ERRORS;
 use crate::node::Node;
 use crate::outbound;
-use crate::pods::{Listeners, Pod, Role};
+use crate::pods::{Accepting, Listeners, Pod, Role};
 
 /// Wait after an error that trying again at once would repeat, such as no descriptors left.
 const BACK_OFF: Duration = Duration::from_millis(50);
 
-/// Starts accepting on all of a pod's listeners.
+/// Starts accepting on all of a pod's listeners, in place of those that it had.
 pub(crate) fn start(node: &Arc<Node>, pod: &Arc<Pod>, listeners: Listeners) -> Result<(), Error> {
     let failed = |source| Error::System { operation: "register a listener", source };
-    for (role, socket) in listeners.into_sockets() {
-        let listener = TcpListener::from_std(socket.into()).map_err(failed)?;
-        tokio::spawn(accept(node.clone(), pod.clone(), role, listener));
+    let mut accepting = Accepting { listeners: Vec::new(), stop: CancellationToken::new() };
+    let mut tasks = Vec::new();
+    for (role, family, socket) in listeners.into_sockets() {
+        let listener = Arc::new(TcpListener::from_std(socket.into()).map_err(failed)?);
+        accepting.listeners.push((role, family, Arc::downgrade(&listener)));
+        tasks.push(accept(node.clone(), pod.clone(), role, listener, accepting.stop.clone()));
+    }
+    pod.set_accepting(accepting);
+    for task in tasks {
+        tokio::spawn(task);
     }
     Ok(())
 }
 
-async fn accept(node: Arc<Node>, pod: Arc<Pod>, role: Role, listener: TcpListener) {
+async fn accept(
+    node: Arc<Node>,
+    pod: Arc<Pod>,
+    role: Role,
+    listener: Arc<TcpListener>,
+    stop: CancellationToken,
+) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = pod.workload.released.cancelled() => return,
+            () = stop.cancelled() => return,
             () = node.proxy.drain.started() => return,
         };
         match accepted {

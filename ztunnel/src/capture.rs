@@ -6,12 +6,13 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ambit_core::chain;
 use ambit_core::inbound::{PlaintextMode, plaintext_modes};
 use ambit_core::mesh::{Mesh, Touched};
 use ambit_core::ownership::{self, Captured};
-use ambit_loader::{self as loader, Dataplane, Inbound, InboundMode};
+use ambit_loader::{self as loader, Dataplane, Inbound, InboundMode, Lease};
 use parking_lot::Mutex;
 
 use crate::error::Error;
@@ -21,6 +22,16 @@ use crate::pods::Pod;
 pub(crate) struct Capture {
     dataplane: Arc<Dataplane>,
     pending: Mutex<Pending>,
+    /// None: what the kernel lets pass could not be closed later, so it lets nothing pass by itself.
+    open: Option<OpenMode>,
+}
+
+/// How long plaintext passes to pods that no policy selects, counted from the daemon's last renewal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OpenMode {
+    For(Duration),
+    /// Also while no daemon follows policies.
+    ForEver,
 }
 
 #[derive(Debug, Default)]
@@ -28,11 +39,35 @@ struct Pending {
     destinations: BTreeSet<IpAddr>,
     /// All pods' modes.
     modes: bool,
+    /// Everything has been written at least once: open modes of an earlier daemon have been reviewed.
+    reconciled: bool,
 }
 
 impl Capture {
-    pub(crate) fn new(dataplane: Arc<Dataplane>) -> Self {
-        Self { dataplane, pending: Mutex::default() }
+    pub(crate) fn new(dataplane: Arc<Dataplane>, open: Option<OpenMode>) -> Self {
+        Self { dataplane, pending: Mutex::default(), open }
+    }
+
+    /// Renews the lease on open mode, unless a mode could not be written.
+    pub(crate) fn renew(&self) {
+        let pending = self.pending.lock();
+        let time = match self.open {
+            Some(OpenMode::For(time)) if pending.reconciled && !pending.modes => time,
+            Some(OpenMode::ForEver) if pending.reconciled && !pending.modes => Duration::MAX,
+            // It runs out; what an earlier daemon was told to leave for ever, too.
+            Some(OpenMode::For(time)) => return self.limit(time),
+            Some(OpenMode::ForEver) => return,
+            None => Duration::ZERO,
+        };
+        if let Err(error) = self.dataplane.renew_lease(Lease::OpenMode, time) {
+            tracing::error!(error = chain(&error), "failed to renew the lease on open mode");
+        }
+    }
+
+    fn limit(&self, time: Duration) {
+        if let Err(error) = self.dataplane.limit_lease(Lease::OpenMode, time) {
+            tracing::error!(error = chain(&error), "failed to limit the lease on open mode");
+        }
     }
 
     /// Takes over what an earlier daemon left: every address in the kernel and every address that should be
@@ -48,6 +83,7 @@ impl Capture {
         pending.destinations.extend(workloads.chain(services));
         pending.modes = true;
         self.write(&mut pending, mesh, pods);
+        pending.reconciled = true;
     }
 
     /// Follows a change of the mesh.

@@ -25,9 +25,13 @@ pub(crate) struct Config {
     pub(crate) bootstrap: Option<PathBuf>,
     /// How the controller is reached where the token and the roots lie in files of their own.
     pub(crate) controller: Option<controller::Settings>,
-    /// `/proc/PID/net` of a process in the node's network namespace, for a daemon in another one: the node's
-    /// addresses are read there.
-    pub(crate) node_network: Option<PathBuf>,
+    /// Whether the daemon runs in the node's network namespace, whose processes send probes. Otherwise it is
+    /// the machine's first namespace, or the one that a source of enrolments names.
+    #[serde(default = "yes")]
+    pub(crate) host_network: bool,
+    /// Whether pods that take plaintext without a policy go on doing so while no daemon renews the lease.
+    #[serde(default)]
+    pub(crate) open_without_daemon: bool,
     /// The folder of the enrolment socket.
     pub(crate) run_dir: PathBuf,
     /// A mounted BPF file system; pins live here.
@@ -68,7 +72,8 @@ pub(crate) struct Config {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct DirectPath {
     pub(crate) enabled: bool,
-    /// How long the kernel uses cached verdicts after the daemon last renewed the lease.
+    /// How long the kernel uses cached verdicts, and lets plaintext pass where no policy applies, after the
+    /// daemon last renewed the lease.
     lease_seconds: u64,
     /// Whether the operator declares that no pod of this node listens or speaks on another's link.
     pub(crate) trusted_links: bool,
@@ -111,6 +116,10 @@ impl Default for Ejection {
             most_percent: settings.most_ejected_percent,
         }
     }
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn two() -> usize {

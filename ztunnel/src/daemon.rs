@@ -1,7 +1,6 @@
 //! The daemon put together: [`run`] starts everything, waits for a signal to end, and drains.
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,10 +26,12 @@ use crate::enroller::Enroller;
 use crate::error::Error;
 use crate::follower::KernelFollower;
 use crate::node::Node;
-use crate::{addresses, admin, links, metrics};
+use crate::{admin, links, metrics, upkeep};
 
 /// How long the last requests to the admin servers may take at the very end.
 const ADMIN_END: Duration = Duration::from_secs(1);
+/// How often a lease is renewed before it runs out.
+const RENEWALS: u32 = 4;
 /// How often the metrics of open connections are updated.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -62,10 +63,11 @@ pub(crate) async fn run(config: Config) -> Result<(), Error> {
     let settings = certificates::Settings { ttl: config.certificate_ttl(), roots: controller.roots()? };
     let certificates = Certificates::new(CaSigner::new(credentials.clone())?, &settings)?;
 
-    let (dataplane, own) = attach(&config)?;
+    let dataplane = attach(&config)?;
     attached.met();
+    let closing = can_close_sockets();
 
-    let (node, rechecks) = Node::new(config, dataplane, certificates)?;
+    let (node, rechecks) = Node::new(config, dataplane, certificates, closing)?;
     let node = Arc::new(node);
     node.direct.start(rechecks)?;
     let direct = node.direct.clone();
@@ -73,17 +75,18 @@ pub(crate) async fn run(config: Config) -> Result<(), Error> {
     let (xds_status, xds) = watch::channel(Status::default());
     metrics::show(&node, xds.clone(), &exposed);
     let admin = admin::start(&node, &log, &exposed, &readiness, xds.clone())?;
-    let server = ambit_enrol::Server::bind(&socket_path(&node.config.run_dir)?)?;
+    let socket = socket_path(&node.config.run_dir)?;
+    let server = ambit_enrol::Server::bind(&socket)?;
     let enroller =
         Arc::new(Enroller::start(node.clone(), &node.config.run_dir, readiness.condition("pods"))?);
-    let enrolment = tokio::spawn(ambit_enrol::serve(server, enroller));
+    let enrolment = tokio::spawn(ambit_enrol::serve(server, enroller.clone()));
     enrolling.met();
+    upkeep::start(node.clone(), enroller, socket, readiness.condition("kernel"))?;
 
-    let network = node.config.node_network.clone();
-    tokio::spawn(addresses::follow(node.dataplane.clone(), network, own));
     tokio::spawn(tasks::follow_certificates(&node.identities.certificates, node.pool.clone()));
     tokio::spawn(tasks::follow_roots(controller, node.identities.certificates.clone()));
     tokio::spawn(housekeeping(node.clone()));
+    tokio::spawn(keep_leases(node.clone()));
     tokio::spawn(follow_ejections(node.clone()));
     tokio::spawn(tasks::follow_status(xds, synced));
     let (state, connections) = (node.proxy.mesh.clone(), node.proxy.connections.clone());
@@ -100,15 +103,39 @@ pub(crate) async fn run(config: Config) -> Result<(), Error> {
     Ok(())
 }
 
-/// Attaches the instance's programs, and writes the node's addresses.
-fn attach(config: &Config) -> Result<(Dataplane, BTreeSet<IpAddr>), Error> {
+/// Attaches the instance's programs, and says which network namespace is the node's.
+fn attach(config: &Config) -> Result<Dataplane, Error> {
     let dataplane = Dataplane::open(&kernel_settings(config)?)
         .map_err(|source| Error::Dataplane { operation: "attach the instance", source })?;
-    let own = addresses::of_node(config.node_network.as_deref())?;
-    dataplane
-        .set_node_addresses(&own)
-        .map_err(|source| Error::Dataplane { operation: "write the node's addresses", source })?;
-    Ok((dataplane, own))
+    if config.host_network {
+        let own = std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0))
+            .and_then(|socket| ambit_loader::netns_cookie(socket.as_fd()))
+            .map_err(|source| Error::System {
+                operation: "read the cookie of the network namespace",
+                source,
+            })?;
+        dataplane
+            .set_host(own)
+            .map_err(|source| Error::Dataplane { operation: "write the node's network namespace", source })?;
+    }
+    Ok(dataplane)
+}
+
+/// Whether open connections can be closed when a policy forbids them. Otherwise the kernel must carry none by
+/// itself.
+fn can_close_sockets() -> bool {
+    match ambit_diag::can_close_sockets() {
+        Ok(true) => true,
+        Ok(false) => {
+            tracing::error!("kernel cannot close sockets: every connection is carried by the daemon");
+            false
+        }
+        Err(error) => {
+            let error = chain(&error);
+            tracing::error!(error, "failed to close a socket: every connection is carried by the daemon");
+            false
+        }
+    }
 }
 
 /// Lets open connections end, then cuts them. Pins stay: enrolled pods fail closed until the next daemon
@@ -169,6 +196,16 @@ async fn follow_ejections(node: Arc<Node>) {
             known = ejected;
             node.direct.rebalance();
         }
+    }
+}
+
+/// Renews what the kernel may do by itself while this daemon lives.
+async fn keep_leases(node: Arc<Node>) {
+    let mut ticks = tokio::time::interval(node.config.direct.lease() / RENEWALS);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        node.renew_leases();
     }
 }
 

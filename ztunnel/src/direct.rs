@@ -6,6 +6,7 @@
 //!   others valid.
 //! - [`services`] keeps the kernel's choice of endpoints equal to the daemon's.
 //! - [`flows`] rechecks tracked flows: lists them, counts what they carry, closes what is no longer allowed.
+//! - [`unlisted`] does the same for connections that neither the daemon carries nor the kernel tracks.
 //! - [`records`] turns what the kernel recorded into the reports that other paths make.
 //!
 //! The order of a change is that of `ambit_proxy::sync` (`docs/decisions/073`): decisions first, then cached
@@ -20,6 +21,7 @@ mod observation;
 mod records;
 mod scope;
 mod services;
+mod unlisted;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -33,7 +35,7 @@ use ambit_core::direct::{Refusal, Sources, affected, verdict};
 use ambit_core::mesh::{Mesh, Touched};
 use ambit_core::model::WorkloadUid;
 use ambit_core::outbound::Tunnel;
-use ambit_loader::{Dataplane, KernelReason, Verdict, WorkloadNumber};
+use ambit_loader::{Dataplane, KernelReason, Lease, Verdict, WorkloadNumber};
 use ambit_proxy::proxy::Proxy;
 use ambit_proxy::sync::MeshChange;
 use ambit_proxy::views::ConnectionView;
@@ -48,6 +50,7 @@ use context::Context;
 use names::Names;
 pub(crate) use scope::Scope;
 use services::Services;
+pub(crate) use unlisted::CLOSED;
 
 /// How often the kernel's records are read.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(100);
@@ -59,10 +62,11 @@ const LINK_SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 const LINK_LINGER: Duration = Duration::from_secs(2);
 /// How often a recheck that failed is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// How long after a repair connections are looked for that passed capture: a `connect()` that was decided
+/// before it may take a moment to become a connection.
+const SUSPECT: Duration = Duration::from_secs(3);
 /// How long one round of [`watch`] may take. Most take milliseconds.
 const STALLED: Duration = Duration::from_secs(30);
-/// How often a lease is renewed before it runs out.
-const RENEWALS: u32 = 4;
 /// How long the record of a connection that was closed by the daemon may take to arrive.
 const CUT_MEMORY: Duration = Duration::from_secs(30);
 
@@ -80,6 +84,8 @@ pub(crate) struct Direct {
     rechecks: Sender<Scope>,
     /// When [`watch`] last finished a round.
     last_round: Mutex<Instant>,
+    /// When something was last put right in the kernel.
+    put_right: Mutex<Option<Instant>>,
 }
 
 /// What [`watch`] is asked to recheck.
@@ -90,16 +96,16 @@ impl Direct {
     /// voided here.
     pub(crate) fn new(
         config: &config::Config,
+        enabled: bool,
         dataplane: Arc<Dataplane>,
         pods: Arc<Pods>,
         proxy: Arc<Proxy>,
         links: Arc<Links>,
     ) -> Result<(Self, Rechecks), Error> {
         let failed = |source| Error::Dataplane { operation: "start the direct path", source };
-        let enabled = config.direct.enabled;
         let names = Names::new(dataplane.workload_numbers().map_err(failed)?);
         if !enabled {
-            dataplane.renew_lease(Duration::ZERO).map_err(failed)?;
+            dataplane.renew_lease(Lease::Verdicts, Duration::ZERO).map_err(failed)?;
         }
         let inherited = dataplane.services().map_err(failed)?;
         let context = Arc::new(Context {
@@ -124,20 +130,18 @@ impl Direct {
             unvoided: Mutex::default(),
             rechecks,
             last_round: Mutex::new(Instant::now()),
+            put_right: Mutex::default(),
         };
         Ok((direct, Rechecks(requests)))
     }
 
-    /// Starts the thread that reads records and rechecks open connections, and the heartbeat.
+    /// Starts the thread that reads records and rechecks open connections.
     pub(crate) fn start(self: &Arc<Self>, requests: Rechecks) -> Result<(), Error> {
         let watched = self.clone();
         std::thread::Builder::new()
             .name("direct".to_owned())
             .spawn(move || watch(&watched, &requests))
             .map_err(|source| Error::System { operation: "start the thread of the direct path", source })?;
-        if self.context.enabled {
-            tokio::spawn(keep_lease(self.clone()));
-        }
         Ok(())
     }
 
@@ -153,11 +157,11 @@ impl Direct {
         }
     }
 
-    /// A pod is enrolled and its listeners are up.
-    pub(crate) fn settled(&self, pod: &Pod) {
-        if let Some(mesh) = self.context.proxy.mesh.mesh() {
-            write_addresses(&self.context.dataplane, &mesh, pod);
-        }
+    /// A pod is enrolled and its listeners are up. `fresh`: it was not enrolled before.
+    pub(crate) fn settled(&self, pod: &Pod, fresh: bool) {
+        let mesh = self.context.proxy.mesh.mesh().unwrap_or_default();
+        write_addresses(&self.context.dataplane, &mesh, pod);
+        unlisted::enrolled(&self.context, pod, fresh);
         self.services.follow_pod(&pod.workload.uid);
         // What an earlier daemon permitted to it, and could not be rechecked without its namespace.
         self.recheck(Scope::Destinations(BTreeSet::from([pod.workload.uid.clone()])));
@@ -239,27 +243,35 @@ impl Direct {
             }
         }
         if unvoided.len() > had
-            && let Err(error) = dataplane.renew_lease(Duration::ZERO)
+            && let Err(error) = dataplane.renew_lease(Lease::Verdicts, Duration::ZERO)
         {
             tracing::error!(error = chain(&error), "failed to void all verdicts");
         }
     }
 
-    /// Renews the lease, unless a verdict could not be voided or the direct-path thread is late.
-    pub(crate) fn renew(&self) {
-        if !self.context.enabled || !self.started.load(Ordering::SeqCst) {
-            return;
+    /// Whether open connections are rechecked when policies change.
+    pub(crate) fn follows(&self) -> bool {
+        if !self.started.load(Ordering::SeqCst) {
+            return false;
         }
         // Without rechecks the daemon would not know which connections it must close.
-        if self.last_round.lock().elapsed() > STALLED {
-            tracing::error!("direct-path thread stalled; the lease is not renewed");
+        let stalled = self.last_round.lock().elapsed() > STALLED;
+        if stalled {
+            tracing::error!("direct-path thread stalled; the leases are not renewed");
+        }
+        !stalled
+    }
+
+    /// Renews the lease, unless a verdict could not be voided or the direct-path thread is late.
+    pub(crate) fn renew(&self) {
+        if !self.context.enabled || !self.follows() {
             return;
         }
         let dataplane = &self.context.dataplane;
         let mut unvoided = self.unvoided.lock();
         unvoided.retain(|number| dataplane.advance_generation(*number).is_err());
         if unvoided.is_empty()
-            && let Err(error) = dataplane.renew_lease(self.lease)
+            && let Err(error) = dataplane.renew_lease(Lease::Verdicts, self.lease)
         {
             tracing::error!(error = chain(&error), "failed to renew the lease");
         }
@@ -292,6 +304,17 @@ impl Direct {
         }
     }
 
+    /// What should be in the kernel was put right: connections may have passed it meanwhile.
+    pub(crate) fn put_right(&self) {
+        *self.put_right.lock() = Some(Instant::now());
+        self.recheck(Scope::All);
+    }
+
+    /// Whether something was put right so short ago that a connection which passed it may still be made.
+    fn is_suspect(&self) -> bool {
+        self.put_right.lock().is_some_and(|at| at.elapsed() < SUSPECT)
+    }
+
     /// Reports what the kernel has recorded until now.
     pub(crate) fn report_records(&self) {
         self.recheck(records::drain(&self.context));
@@ -308,11 +331,19 @@ impl Direct {
     }
 }
 
-/// Writes a pod's addresses to the kernel, where records get their names from.
+/// Writes a pod's addresses to the kernel, where records get their names from, and which connections of the
+/// node may be probes. Until the mesh says which addresses it has, they are those of its interfaces.
 fn write_addresses(dataplane: &Dataplane, mesh: &Mesh, pod: &Pod) {
     let uid = &pod.workload.uid;
-    let (Some(number), Some(workload)) = (pod.number(), mesh.workload(uid)) else { return };
-    let addresses = workload.addresses.iter().filter(|_| workload.has_own_address()).copied().collect();
+    let Some(number) = pod.number() else { return };
+    let known = mesh.workload(uid).filter(|workload| workload.has_own_address());
+    let addresses = match known {
+        Some(workload) => workload.addresses.iter().copied().collect(),
+        None => {
+            let own = pod.interfaces().addresses().iter().copied();
+            own.filter(|address| mesh.workload_by_address(*address).is_none()).collect()
+        }
+    };
     if let Err(error) = dataplane.set_addresses(number, &addresses) {
         tracing::warn!(%uid, error = chain(&error), "failed to write a pod's addresses");
     }
@@ -339,7 +370,12 @@ fn watch(direct: &Direct, requests: &Rechecks) {
             scope.join(std::mem::replace(&mut left, Scope::none()));
             tried = Instant::now();
         }
-        left.join(flows::recheck(context, scope));
+        left.join(flows::recheck(context, scope.clone()));
+        let suspect = direct.is_suspect();
+        if suspect && tried.elapsed() < DRAIN_INTERVAL {
+            scope = Scope::All;
+        }
+        left.join(unlisted::recheck(context, &scope, suspect));
         // What was established while its policy changed, or arrived by rules that no longer hold, is
         // rechecked at once. Where records were lost, it is not known whose they were.
         let mut recorded = records::drain(context);
@@ -376,14 +412,8 @@ fn sweep(context: &Context) {
     if let Err(error) = context.dataplane.remove_stale_verdicts() {
         tracing::warn!(error = chain(&error), "failed to remove stale verdicts");
     }
-    context.cut.lock().retain(|_, (since, _)| since.elapsed() < CUT_MEMORY);
-}
-
-async fn keep_lease(direct: Arc<Direct>) {
-    let mut ticks = tokio::time::interval(direct.lease / RENEWALS);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        direct.renew();
+    if let Err(error) = context.dataplane.remove_older() {
+        tracing::warn!(error = chain(&error), "failed to remove what an older version left");
     }
+    context.cut.lock().retain(|_, (since, _)| since.elapsed() < CUT_MEMORY);
 }

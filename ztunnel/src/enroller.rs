@@ -2,7 +2,8 @@
 //!
 //! A thread and not a task: it enters namespaces and loads programs, which blocks.
 
-use std::path::PathBuf;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,14 +11,17 @@ use ambit_core::chain;
 use ambit_core::mesh::Mesh;
 use ambit_daemon_kit::admin::Condition;
 use ambit_enrol::{Handler, NetworkNamespace, Request, SourceName};
+use ambit_loader::NetnsCookie;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::accept;
 use crate::direct::Scope;
-use crate::enrolment::{Enrolment, Owners, Release};
+use crate::enrolment::{Enrolment, Release};
 use crate::error::Error;
+use crate::netns::within;
 use crate::node::Node;
+use crate::owners::OwnersFile;
 use crate::pods::Pod;
 
 /// Requests that wait for the thread. A source waits for each answer, so this limits the sources.
@@ -29,6 +33,8 @@ const SYNC_TIMEOUT: Duration = Duration::from_secs(20);
 pub(crate) struct Enroller {
     node: Arc<Node>,
     commands: mpsc::Sender<Command>,
+    /// Which source enrolled which pod.
+    pub(crate) owners: Arc<OwnersFile>,
 }
 
 struct Command {
@@ -53,14 +59,15 @@ impl Enroller {
         served: Condition,
     ) -> Result<Self, Error> {
         let (commands, incoming) = mpsc::channel(QUEUE);
-        let worker = Worker::recover(node.clone(), run_dir.join("enrolled.json"), served)?;
+        let owners = Arc::new(OwnersFile::read(run_dir.join("enrolled.json"))?);
+        let worker = Worker::recover(node.clone(), owners.clone(), served)?;
         worker.update_condition();
         let runtime = Handle::current();
         std::thread::Builder::new()
             .name("enrol".to_owned())
             .spawn(move || worker.run(incoming, &runtime))
             .map_err(|source| Error::System { operation: "start the enrolment thread", source })?;
-        Ok(Self { node, commands })
+        Ok(Self { node, commands, owners })
     }
 
     async fn ask(&self, source: &SourceName, request: Request) -> Result<Done, String> {
@@ -94,24 +101,12 @@ impl Handler for Enroller {
 struct Worker {
     node: Arc<Node>,
     state: Enrolment,
-    owners: Owners,
-    owners_file: PathBuf,
+    owners: Arc<OwnersFile>,
     served: Condition,
 }
 
 impl Worker {
-    fn recover(node: Arc<Node>, owners_file: PathBuf, served: Condition) -> Result<Self, Error> {
-        let owners = match std::fs::read(&owners_file) {
-            Ok(text) => serde_json::from_slice(&text).unwrap_or_else(|error| {
-                let path = owners_file.display();
-                tracing::warn!(%path, %error, "failed to parse which source enrolled which pod");
-                Owners::default()
-            }),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Owners::default(),
-            Err(source) => {
-                return Err(Error::File { operation: "read", path: owners_file, source });
-            }
-        };
+    fn recover(node: Arc<Node>, owners: Arc<OwnersFile>, served: Condition) -> Result<Self, Error> {
         let pods = node
             .dataplane
             .pods()
@@ -122,14 +117,15 @@ impl Worker {
                 "enrolled by an earlier daemon; its source must add it again"
             );
         }
-        Ok(Self { node, state: Enrolment::recover(pods, &owners), owners, owners_file, served })
+        let state = Enrolment::recover(pods, &owners.owners());
+        Ok(Self { node, state, owners, served })
     }
 
     fn run(mut self, mut commands: mpsc::Receiver<Command>, runtime: &Handle) {
         let _context = runtime.enter();
         while let Some(Command { source, request, reply }) = commands.blocking_recv() {
             let result = self.execute(&source, request);
-            self.save();
+            self.owners.save(self.state.owners());
             self.update_condition();
             // The session may have ended; what was done stays done.
             let _ = reply.send(result);
@@ -161,11 +157,17 @@ impl Worker {
                 let release = self.state.delete(source, &uid).map_err(|error| error.to_string())?;
                 self.release(release)?;
             }
+            Request::Ending(namespace) => {
+                let ended = cookie(&namespace).and_then(|cookie| self.end(cookie));
+                ended.map_err(|error| chain(&error))?;
+            }
             Request::SnapshotSent => {
                 let gone = self.state.snapshot_sent(source);
                 self.release(gone)?;
             }
             Request::NodeNetwork(namespace) => {
+                let written = cookie(&namespace).and_then(|host| self.set_host(host));
+                written.map_err(|error| chain(&error))?;
                 if self.node.links.node_network(namespace) {
                     self.node.direct.recheck(Scope::All);
                 }
@@ -181,7 +183,7 @@ impl Worker {
         }
         let held = self.state.holds(uid, pod.cookie);
         if !held || self.node.pods.get(&pod.workload.uid).is_none() {
-            self.enrol(&pod).inspect_err(|_| {
+            self.enrol(&pod, !held).inspect_err(|_| {
                 // Half enrolled is neither in the mesh nor out of it. What an earlier daemon enrolled stays
                 // closed.
                 if !held && let Err(error) = self.node.dataplane.release(pod.cookie) {
@@ -194,7 +196,7 @@ impl Worker {
         Ok(if held { Done::Other } else { Done::Fresh })
     }
 
-    fn enrol(&self, pod: &Arc<Pod>) -> Result<(), Error> {
+    fn enrol(&self, pod: &Arc<Pod>, fresh: bool) -> Result<(), Error> {
         let node = &self.node;
         let (dataplane, uid) = (&node.dataplane, &pod.workload.uid);
         let failed = |source| Error::Pod { operation: "enrol", workload: uid.to_string(), source };
@@ -208,7 +210,7 @@ impl Worker {
         self.configure(pod).and_then(|()| accept::start(node, pod, listeners)).inspect_err(|_| {
             node.pods.remove(uid);
         })?;
-        node.direct.settled(pod);
+        node.direct.settled(pod, fresh);
         // Last: until the kernel knows the pod's link, none of its connections is direct.
         node.links.enrolled(pod, number);
         Ok(())
@@ -231,6 +233,20 @@ impl Worker {
         Ok(())
     }
 
+    fn set_host(&self, host: NetnsCookie) -> Result<(), Error> {
+        if self.node.config.host_network {
+            return Ok(());
+        }
+        let failed = |source| Error::Dataplane { operation: "write the node's network namespace", source };
+        self.node.dataplane.set_host(host).map_err(failed)
+    }
+
+    /// A pod is about to leave its namespace: from here on no cached verdict leads to its addresses.
+    fn end(&self, cookie: NetnsCookie) -> Result<(), Error> {
+        let failed = |source| Error::Dataplane { operation: "void the verdicts of a pod that ends", source };
+        self.node.dataplane.end(cookie).map_err(failed)
+    }
+
     fn release(&mut self, releases: impl IntoIterator<Item = Release>) -> Result<(), String> {
         for release in releases {
             self.release_one(&release).map_err(|error| chain(&error))?;
@@ -250,24 +266,13 @@ impl Worker {
         tracing::info!(uid, %cookie, "released");
         Ok(())
     }
+}
 
-    /// Writes the owners to their file if they changed. Only a restart reads it.
-    fn save(&mut self) {
-        let owners = self.state.owners();
-        if owners == self.owners {
-            return;
-        }
-        let draft = self.owners_file.with_extension("json.new");
-        let written = serde_json::to_vec(&owners)
-            .map_err(std::io::Error::from)
-            .and_then(|text| std::fs::write(&draft, text))
-            .and_then(|()| std::fs::rename(&draft, &self.owners_file));
-        match written {
-            Ok(()) => self.owners = owners,
-            Err(error) => {
-                let path = self.owners_file.display();
-                tracing::warn!(%path, %error, "failed to write which source enrolled which pod");
-            }
-        }
-    }
+/// The kernel's number of a namespace.
+fn cookie(namespace: &NetworkNamespace) -> Result<NetnsCookie, Error> {
+    within(namespace, || {
+        let socket = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        ambit_loader::netns_cookie(socket.as_fd())
+    })
+    .map_err(|source| Error::System { operation: "read the cookie of a network namespace", source })
 }

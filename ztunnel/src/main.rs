@@ -3,10 +3,10 @@
 //! A connection: [`accept`] → [`outbound`] (or `ambit_proxy::inbound`) → decide (`ambit-core`) → dial → relay
 //! → report, once. State: `ambit_proxy::sync` applies what the controller sends, and [`follower`] has the
 //! kernel follow: [`capture`] and [`direct`], the connections that the kernel carries by itself. Pods come
-//! and go through [`enroller`]. The daemon's parts are named in [`node`] and put together in [`daemon`].
+//! and go through [`enroller`]; [`upkeep`] compares what is in the kernel with all this. The daemon's parts
+//! are named in [`node`] and put together in [`daemon`].
 
 mod accept;
-mod addresses;
 mod admin;
 mod capture;
 mod config;
@@ -16,13 +16,16 @@ mod enroller;
 mod enrolment;
 mod error;
 mod follower;
+mod interfaces;
 mod links;
 mod metrics;
 mod netns;
 mod node;
 mod outbound;
+mod owners;
 mod pods;
 mod reason;
+mod upkeep;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

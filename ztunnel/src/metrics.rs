@@ -23,6 +23,13 @@ pub(crate) static ACCEPT_ERRORS: Counters<1> = Counters::new(
     ["listener"],
 );
 
+/// What the daemon had to put right in the kernel and the run folder.
+pub(crate) static REPAIRS: Counters<1> = Counters::new(
+    "ambit_upkeep_repairs_total",
+    "What differed in the kernel or the run folder from what the daemon wrote, and was put right, by kind.",
+    ["kind"],
+);
+
 const KERNEL_REFUSALS: Family = Family::counter(
     "ambit_kernel_refusals_total",
     "Connections that the kernel programs refused, by reason.",
@@ -54,6 +61,8 @@ pub(crate) fn show(node: &Arc<Node>, xds: watch::Receiver<Status>, metrics: &Met
         report::ending::DRY_RUN.show(all);
         ambit_proxy::metrics::show(&xds.borrow(), all);
         ACCEPT_ERRORS.show(all);
+        crate::direct::CLOSED.show(all);
+        REPAIRS.show(all);
         all.single(&PODS, node.pods.all().len());
         show_links(&node.links.views(), all);
         links::ADDRESS_MOVES.show(all);

@@ -10,7 +10,7 @@ use ambit_proxy::dial::Dialer;
 use ambit_proxy::identity::Identities;
 use ambit_proxy::proxy::{Proxy, Timeouts};
 
-use crate::capture::Capture;
+use crate::capture::{Capture, OpenMode};
 use crate::config::Config;
 use crate::direct::{Direct, Rechecks};
 use crate::error::Error;
@@ -36,20 +36,25 @@ impl Node {
         config: Config,
         dataplane: Dataplane,
         certificates: Certificates,
+        closing: bool,
     ) -> Result<(Self, Rechecks), Error> {
         let timeouts = Timeouts { connect: config.connect_timeout() };
         let proxy = Arc::new(Proxy::new(timeouts, config.ejection()));
         let (dataplane, pods) = (Arc::new(dataplane), Arc::new(Pods::default()));
         let dialer = Dialer { workloads: pods.clone(), http2: ambit_hbone::Http2::default() };
-        let links = Links::new(dataplane.clone(), config.direct.trusted_links, config.node_network.is_none());
+        let links = Links::new(dataplane.clone(), config.direct.trusted_links, config.host_network);
         let links = Arc::new(links);
+        let enabled = config.direct.enabled && closing;
         let (direct, rechecks) =
-            Direct::new(&config, dataplane.clone(), pods.clone(), proxy.clone(), links.clone())?;
+            Direct::new(&config, enabled, dataplane.clone(), pods.clone(), proxy.clone(), links.clone())?;
+        let open = closing.then(|| {
+            if config.open_without_daemon { OpenMode::ForEver } else { OpenMode::For(config.direct.lease()) }
+        });
         let pool = Pool::new(dialer, timeouts.endpoint());
         let node = Self {
             identities: Identities { certificates, workloads: pods.clone(), pool: pool.clone() },
             pool,
-            capture: Capture::new(dataplane.clone()),
+            capture: Capture::new(dataplane.clone(), open),
             direct: Arc::new(direct),
             links,
             config,
@@ -58,6 +63,14 @@ impl Node {
             dataplane,
         };
         Ok((node, rechecks))
+    }
+
+    /// Renews what the kernel may do by itself, as far as this daemon can follow changes there.
+    pub(crate) fn renew_leases(&self) {
+        self.direct.renew();
+        if self.direct.follows() {
+            self.capture.renew();
+        }
     }
 
     /// A pod is released from the kernel: nothing new for it. Open connections go on until they end.

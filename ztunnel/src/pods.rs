@@ -2,10 +2,11 @@
 //!
 //! Entry points: [`Pods`] and [`Pod::listen`].
 
+use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use ambit_core::model::WorkloadUid;
 use ambit_diag::Diag;
@@ -15,9 +16,11 @@ use ambit_proxy::socket::{self, Family, PeerLocation};
 use ambit_proxy::workload::{LocalWorkload, Served, SocketError, Workloads};
 use parking_lot::Mutex;
 use socket2::Socket;
-use tokio::net::TcpSocket;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
+use crate::interfaces::{self, Change, Interfaces};
 use crate::netns::within;
 
 /// All enrolled pods of this node that have listeners.
@@ -31,6 +34,11 @@ pub(crate) struct Pod {
     /// Of this enrolment, once there is one.
     number: OnceLock<WorkloadNumber>,
     namespace: NetworkNamespace,
+    interfaces: Interfaces,
+    /// Cookies of the sockets that were open when it was enrolled.
+    older: OnceLock<HashSet<u64>>,
+    /// What accepts for it, while it does.
+    accepting: Mutex<Option<Accepting>>,
     /// Opened when it is first needed.
     diag: Mutex<Option<Diag>>,
     /// Marks its sockets.
@@ -45,9 +53,9 @@ impl Pod {
         dataplane: Arc<Dataplane>,
     ) -> Result<Self, Error> {
         let uid = WorkloadUid(uid.into());
-        let cookie = within(&namespace, || {
+        let (cookie, interfaces) = within(&namespace, || {
             let probe = socket::connecting(Family::V4, PeerLocation::Local)?;
-            ambit_loader::netns_cookie(probe.as_fd())
+            Ok((ambit_loader::netns_cookie(probe.as_fd())?, Interfaces::watch()?))
         })
         .map_err(|source| Error::Socket {
             socket: "first socket",
@@ -58,6 +66,9 @@ impl Pod {
             workload: LocalWorkload::new(uid),
             cookie,
             number: OnceLock::new(),
+            interfaces,
+            older: OnceLock::new(),
+            accepting: Mutex::default(),
             namespace,
             diag: Mutex::default(),
             dataplane,
@@ -77,6 +88,41 @@ impl Pod {
     /// The kernel has given the enrolment its number.
     pub(crate) fn numbered(&self, number: WorkloadNumber) {
         self.number.get_or_init(|| number);
+    }
+
+    /// Its interfaces.
+    pub(crate) fn interfaces(&self) -> &Interfaces {
+        &self.interfaces
+    }
+
+    /// What it has lost of the addresses that it had when it was enrolled.
+    pub(crate) fn lost_addresses(&self) -> io::Result<Change> {
+        let has = within(&self.namespace, interfaces::addresses)?;
+        Ok(interfaces::compare(self.interfaces.addresses(), &has))
+    }
+
+    /// The sockets that were open when it was enrolled, by their cookies.
+    pub(crate) fn set_older(&self, cookies: HashSet<u64>) {
+        self.older.get_or_init(|| cookies);
+    }
+
+    /// Whether a socket was open when it was enrolled. Where that is not known, every one may have been.
+    pub(crate) fn is_older(&self, cookie: u64) -> bool {
+        self.older.get().is_none_or(|older| older.contains(&cookie))
+    }
+
+    /// What accepts for it from now on; what did before ends.
+    pub(crate) fn set_accepting(&self, accepting: Accepting) {
+        if let Some(before) = self.accepting.lock().replace(accepting) {
+            before.stop.cancel();
+        }
+    }
+
+    /// Its listeners, while all of them are open in this daemon.
+    pub(crate) fn listening(&self) -> Option<Listening> {
+        let accepting = self.accepting.lock();
+        let listeners = accepting.as_ref()?.listeners.iter();
+        listeners.map(|(role, family, listener)| Some((*role, *family, listener.upgrade()?))).collect()
     }
 
     /// Asks the kernel about the sockets in the pod's namespace.
@@ -137,6 +183,33 @@ impl Served for Pod {
     }
 }
 
+/// A pod's listeners, held open.
+pub(crate) type Listening = Vec<(Role, Family, Arc<TcpListener>)>;
+
+/// The tasks that accept for a pod.
+pub(crate) struct Accepting {
+    /// Their listeners, which close when the tasks end.
+    pub(crate) listeners: Vec<(Role, Family, Weak<TcpListener>)>,
+    /// Ends them.
+    pub(crate) stop: CancellationToken,
+}
+
+/// As the kernel's side wants to know them.
+pub(crate) fn borrowed(listening: &Listening) -> ambit_loader::Listeners<'_> {
+    let of = |role: Role, family: Family| {
+        let found = listening.iter().find(|(its, of, _)| (*its, *of) == (role, family));
+        found.map(|(_, _, listener)| listener.as_fd())
+    };
+    ambit_loader::Listeners {
+        outbound_v4: of(Role::Outbound, Family::V4),
+        outbound_v6: of(Role::Outbound, Family::V6),
+        hbone_v4: of(Role::Hbone, Family::V4),
+        hbone_v6: of(Role::Hbone, Family::V6),
+        plaintext_v4: of(Role::Plaintext, Family::V4),
+        plaintext_v6: of(Role::Plaintext, Family::V6),
+    }
+}
+
 /// What a pod's listener is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
@@ -176,10 +249,6 @@ impl Listener {
             plaintext: listen(PeerLocation::Remote)?,
         })
     }
-
-    fn outbound_port(&self) -> Option<u16> {
-        self.outbound.local_addr().ok()?.as_socket().map(|address| address.port())
-    }
 }
 
 /// A pod's listeners.
@@ -196,8 +265,8 @@ impl Listeners {
             self.v6.as_ref().map(|v6| socket(v6).as_fd())
         };
         ambit_loader::Listeners {
-            outbound_v4: self.v4.outbound_port(),
-            outbound_v6: self.v6.as_ref().and_then(Listener::outbound_port),
+            outbound_v4: Some(self.v4.outbound.as_fd()),
+            outbound_v6: of_v6(|listener| &listener.outbound),
             hbone_v4: Some(self.v4.hbone.as_fd()),
             hbone_v6: of_v6(|listener| &listener.hbone),
             plaintext_v4: Some(self.v4.plaintext.as_fd()),
@@ -206,14 +275,15 @@ impl Listeners {
     }
 
     /// All of them, with what they are for.
-    pub(crate) fn into_sockets(self) -> impl Iterator<Item = (Role, Socket)> {
-        let sockets = |listener: Listener| {
+    pub(crate) fn into_sockets(self) -> impl Iterator<Item = (Role, Family, Socket)> {
+        let sockets = |(family, listener): (Family, Listener)| {
             [
-                (Role::Outbound, listener.outbound),
-                (Role::Hbone, listener.hbone),
-                (Role::Plaintext, listener.plaintext),
+                (Role::Outbound, family, listener.outbound),
+                (Role::Hbone, family, listener.hbone),
+                (Role::Plaintext, family, listener.plaintext),
             ]
         };
-        [Some(self.v4), self.v6].into_iter().flatten().flat_map(sockets)
+        let v6 = self.v6.map(|listener| (Family::V6, listener));
+        [Some((Family::V4, self.v4)), v6].into_iter().flatten().flat_map(sockets)
     }
 }

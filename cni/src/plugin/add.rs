@@ -18,7 +18,7 @@ use crate::static_pod::MIRROR_ANNOTATION;
 /// minutes that kubelets allow for a sandbox.
 const DEADLINE: Duration = Duration::from_secs(25);
 /// The plugin's name as a source of enrolments.
-const SOURCE: &str = "cni";
+pub(super) const SOURCE: &str = "cni";
 
 /// Whether a pod should be in the mesh.
 enum Membership {

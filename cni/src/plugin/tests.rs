@@ -41,6 +41,10 @@ impl Handler for Daemon {
                 self.0.lock().unwrap().push(format!("{source}: {}", pod.uid));
                 Ok(())
             }
+            Request::Ending(_) => {
+                self.0.lock().unwrap().push(format!("{source}: ending"));
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
@@ -83,9 +87,18 @@ impl Node {
         })
     }
 
-    fn add(&self, arguments: &str) -> Answer {
+    fn namespace_path(&self) -> String {
         use std::os::fd::AsRawFd as _;
-        let path = format!("/proc/{}/fd/{}", std::process::id(), self.namespace.as_raw_fd());
+        format!("/proc/{}/fd/{}", std::process::id(), self.namespace.as_raw_fd())
+    }
+
+    fn del(&self, namespace: &str) -> Answer {
+        let environment = environment(&[("CNI_COMMAND", "DEL"), ("CNI_NETNS", namespace)]);
+        run(&environment, self.input().to_string().as_bytes())
+    }
+
+    fn add(&self, arguments: &str) -> Answer {
+        let path = self.namespace_path();
         let environment = environment(&[
             ("CNI_COMMAND", "ADD"),
             ("CNI_CONTAINERID", "c1"),
@@ -279,6 +292,20 @@ fn add_waits_for_a_ztunnel_that_starts_late() {
         assert!(adding.join().unwrap().success);
     });
     assert_eq!(node.enrolled(), ["cni: Kubernetes//Pod/shop/web"]);
+}
+
+#[test]
+fn ztunnel_is_told_that_a_pod_ends() {
+    let node = Node::start(labelled());
+    assert!(node.del(&node.namespace_path()).success);
+    assert_eq!(node.enrolled(), ["cni: ending"]);
+    // Nothing keeps a pod from being deleted.
+    for namespace in ["", "/proc/nowhere"] {
+        assert!(node.del(namespace).success, "namespace {namespace:?}");
+    }
+    let without = Node::without_ztunnel(labelled());
+    assert!(without.del(&without.namespace_path()).success, "no ztunnel");
+    assert!(without.log().contains("DEL: "), "{}", without.log());
 }
 
 #[test]

@@ -27,3 +27,4 @@ mod ownership;
 mod policy;
 mod policy_properties;
 mod services;
+mod unlisted;

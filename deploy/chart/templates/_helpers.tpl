@@ -65,7 +65,8 @@ ztunnel.yaml: |
   run_dir: /run/ambit
   bpffs: /sys/fs/bpf
   cgroup: /host/cgroup
-  node_network: /proc/1/net
+  host_network: false
+  open_without_daemon: {{ .Values.ztunnel.openWithoutDaemon }}
   workers: {{ .Values.ztunnel.workers }}
   certificate_ttl_seconds: {{ int .Values.ztunnel.certificateTtlSeconds }}
   drain_timeout_seconds: {{ int .Values.ztunnel.drainTimeoutSeconds }}

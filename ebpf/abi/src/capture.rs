@@ -26,6 +26,32 @@ impl InboundMode {
     }
 }
 
+/// What the kernel does by itself while the daemon lives: slots of the map of leases.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lease {
+    /// Uses cached verdicts.
+    Verdicts = 0,
+    /// Passes plaintext in mode [`InboundMode::Open`]; without the lease it is checked.
+    OpenMode = 1,
+}
+
+impl Lease {
+    /// How many slots the map has: room for later leases.
+    pub const SLOTS: u32 = 8;
+}
+
+/// The newest daemon of an instance: it alone puts right what differs in the kernel.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "bytemuck", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct Daemon {
+    /// Grows from daemon to daemon.
+    pub number: u64,
+    /// When it last looked, in nanoseconds of the monotonic clock.
+    pub at: u64,
+}
+
 /// An enrolled pod.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -146,7 +172,7 @@ impl PortKey {
 pub struct PortRule {
     /// [`InboundMode`] of connections to the port; 0: the pod's mode.
     pub mode: u8,
-    /// 1: the port of a probe, which this node may reach under any policy.
+    /// 1: the port of a probe, which processes of this node may reach under any policy.
     pub probe: u8,
     /// 1: outbound connections of the pod to this port are not captured.
     pub excluded: u8,
@@ -166,11 +192,22 @@ pub enum ListenerSlot {
     PlaintextV4 = 2,
     /// Plaintext over IPv6.
     PlaintextV6 = 3,
+    /// Captured connections of the pod over IPv4.
+    OutboundV4 = 4,
+    /// Captured connections of the pod over IPv6.
+    OutboundV6 = 5,
 }
 
 impl ListenerSlot {
     /// Every slot.
-    pub const ALL: [Self; 4] = [Self::HboneV4, Self::HboneV6, Self::PlaintextV4, Self::PlaintextV6];
+    pub const ALL: [Self; 6] = [
+        Self::HboneV4,
+        Self::HboneV6,
+        Self::PlaintextV4,
+        Self::PlaintextV6,
+        Self::OutboundV4,
+        Self::OutboundV6,
+    ];
 }
 
 /// Key of a listener in a pod.
@@ -306,6 +343,7 @@ impl Socket {
 
 // The sizes are part of the interface: a change takes a new version.
 const _: () = {
+    assert!(size_of::<Daemon>() == 16);
     assert!(size_of::<Pod>() == 16);
     assert!(size_of::<PodName>() == 512);
     assert!(size_of::<PartKey>() == 20);

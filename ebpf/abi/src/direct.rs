@@ -179,7 +179,8 @@ pub struct FlowEntry {
 }
 
 impl FlowEntry {
-    /// Flag: from this node to a port that the pod declares as a probe; allowed under any policy.
+    /// Flag: from a process of this node to a port that the pod declares as a probe; allowed under any
+    /// policy.
     pub const PROBE: u8 = 1;
     /// Flag: between shared links, whose programs have the connection in `LINK_FLOWS`.
     pub const SHARED: u8 = 2;

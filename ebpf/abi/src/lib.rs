@@ -25,8 +25,8 @@ mod record;
 
 pub use address::Address;
 pub use capture::{
-    Destination, Handoff, HandoffKey, InboundMode, ListenerKey, ListenerSlot, NamespaceTag, PartKey, Pod,
-    PodName, PortKey, PortRule, Role, Socket,
+    Daemon, Destination, Handoff, HandoffKey, InboundMode, Lease, ListenerKey, ListenerSlot, NamespaceTag,
+    PartKey, Pod, PodName, PortKey, PortRule, Role, Socket,
 };
 pub use direct::{
     Accepted, AffinityKey, FlowEntry, Service, Slot, SlotKey, SocketAddress, Tuple, VerdictEntry, VerdictKey,
@@ -38,7 +38,7 @@ pub use reason::KernelReason;
 pub use record::{RecordEntry, RecordKind};
 
 /// The version of this interface. Maps and links of different versions are pinned apart.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The port on which enrolled pods accept tunnels.
 pub const HBONE_PORT: u16 = 15008;

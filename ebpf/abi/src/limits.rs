@@ -4,8 +4,8 @@
 pub const PODS: u32 = 4096;
 /// Port rules of all pods.
 pub const PORTS: u32 = 1 << 16;
-/// Addresses of the node.
-pub const NODE_ADDRESSES: u32 = 1024;
+/// Open connections from processes of the node to pods.
+pub const PROBES: u32 = 1 << 16;
 /// Captured destinations.
 pub const DESTINATIONS: u32 = 1 << 18;
 /// Ports and client namespaces of destinations that are captured in part.

@@ -8,8 +8,14 @@ pub const POD_NAMES: &str = "POD_NAMES";
 pub const POD_HANDOFFS: &str = "POD_HANDOFFS";
 /// [`PortKey`](crate::PortKey) → [`PortRule`](crate::PortRule).
 pub const PORTS: &str = "PORTS";
-/// [`Address`](crate::Address) → `u8`: addresses of this node, the sources of probes.
-pub const NODE_ADDRESSES: &str = "NODE_ADDRESSES";
+/// 0 → [`Daemon`](crate::Daemon); read by daemons only.
+pub const DAEMON: &str = "DAEMON";
+/// 0 → [`NetnsCookie`](crate::NetnsCookie): the node's network namespace, whose processes send probes; 0: the
+/// machine's first.
+pub const HOST: &str = "HOST";
+/// [`Tuple`](crate::Tuple) → `u64`: open connections from processes of the node to pods, with the cookie of
+/// the connecting socket.
+pub const PROBES: &str = "PROBES";
 /// [`Address`](crate::Address) → [`Destination`](crate::Destination): captured destinations.
 pub const DESTINATIONS: &str = "DESTINATIONS";
 /// [`PartKey`](crate::PartKey) → `u8`: what is captured of destinations that are captured in part.
@@ -27,10 +33,10 @@ pub const REFUSALS: &str = "REFUSALS";
 pub const GENERATIONS: &str = "GENERATIONS";
 /// [`VerdictKey`](crate::VerdictKey) → [`VerdictEntry`](crate::VerdictEntry).
 pub const VERDICTS: &str = "VERDICTS";
-/// 0 → `u64`: the lease's end, in nanoseconds of the monotonic clock. No verdict holds after it.
+/// [`Lease`](crate::Lease) → `u64`: the lease's end, in nanoseconds of the monotonic clock.
 pub const LEASE: &str = "LEASE";
 /// [`Address`](crate::Address) → [`WorkloadNumber`](crate::WorkloadNumber): the pod that probably has the
-/// address; for reports, never for decisions.
+/// address; for reports, and for which connections of the node are listed, never for decisions.
 pub const LOCALS: &str = "LOCALS";
 /// [`SocketAddress`](crate::SocketAddress) → [`Service`](crate::Service).
 pub const SERVICES: &str = "SERVICES";
@@ -59,12 +65,14 @@ pub const RECORDS: &str = "RECORDS";
 pub const LOG: &str = "AYA_LOGS";
 
 /// Every map that is pinned, in all builds.
-pub const MAPS: [&str; 26] = [
+pub const MAPS: [&str; 28] = [
     PODS,
     POD_NAMES,
     POD_HANDOFFS,
     PORTS,
-    NODE_ADDRESSES,
+    DAEMON,
+    HOST,
+    PROBES,
     DESTINATIONS,
     PARTS,
     LISTENERS,

@@ -75,6 +75,9 @@ reasons! {
     LinkPacketHidden = 33;
     /// An ARP or NDP message claims a pod's address for another interface.
     LinkNeighbourForged = 34;
+    /// A connection from a process of the node is not listed because there are too many: no probe port lets
+    /// it pass.
+    ProbesExhausted = 20;
 
     // In records only: how an established connection ended.
     /// The client or the server reset the connection.

@@ -17,6 +17,7 @@ const MAP_DELETE_ELEM: libc::c_long = 3;
 const MAP_GET_NEXT_KEY: libc::c_long = 4;
 const OBJ_PIN: libc::c_long = 6;
 const OBJ_GET: libc::c_long = 7;
+const PROG_GET_FD_BY_ID: libc::c_long = 13;
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const PROG_QUERY: libc::c_long = 16;
 const MAP_LOOKUP_BATCH: libc::c_long = 24;
@@ -110,21 +111,50 @@ struct Query {
     revision: u64,
 }
 
+/// The same for `BPF_PROG_GET_FD_BY_ID`.
+#[repr(C)]
+struct ById {
+    id: u32,
+    next: u32,
+    flags: u32,
+}
+
 /// The same for `BPF_OBJ_GET_INFO_BY_FD`.
 #[repr(C)]
-struct Info {
+struct InfoRequest {
     descriptor: u32,
     length: u32,
     address: u64,
 }
 
-/// The first fields of the kernel's `struct bpf_link_info`.
+/// The kernel's `struct bpf_link_info`, as far as it concerns cgroups and network namespaces.
 #[repr(C)]
-#[derive(Default)]
+#[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
 struct LinkInfo {
     kind: u32,
-    link: u32,
+    id: u32,
     program: u32,
+    padding: u32,
+    /// The cgroup's number in eight bytes; or the namespace's inode in four, then the hook. 0: detached.
+    target: [u32; 2],
+    rest: [u32; 10],
+}
+
+/// The kernel's `struct bpf_prog_info` up to the name.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct ProgramInfo {
+    before: [u32; 16],
+    name: [u8; 16],
+}
+
+/// What a link does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LinkState {
+    /// The number of its program.
+    pub(crate) program: u32,
+    /// Whether it is attached to something.
+    pub(crate) attached: bool,
 }
 
 /// The kernel's `enum bpf_attach_type`.
@@ -318,15 +348,60 @@ pub(crate) fn interface_programs(interface: u32, hook: Hook) -> io::Result<Vec<u
 
 /// The id of the program behind a link.
 pub(crate) fn link_program(link: &impl AsFd) -> io::Result<u32> {
-    let mut info = LinkInfo::default();
-    let mut attribute = Info {
-        descriptor: number(link),
-        length: u32::try_from(size_of::<LinkInfo>()).map_err(io::Error::other)?,
-        address: (&raw mut info).addr() as u64,
-    };
-    // SAFETY: the kernel writes at most `length` bytes.
-    unsafe { call(OBJ_GET_INFO_BY_FD, &mut attribute) }?;
+    let info: LinkInfo = info(link)?;
     Ok(info.program)
+}
+
+/// What a link on a cgroup or a network namespace does.
+pub(crate) fn link_state(link: &impl AsFd) -> io::Result<LinkState> {
+    const NETNS: u32 = 5;
+    let info: LinkInfo = info(link)?;
+    let [first, second] = info.target;
+    let attached = first != 0 || (info.kind != NETNS && second != 0);
+    Ok(LinkState { program: info.program, attached })
+}
+
+/// The name of a program, cut by the kernel to 15 bytes.
+pub(crate) fn program_name(program: u32) -> io::Result<String> {
+    let info: ProgramInfo = info(&program_by_number(program)?)?;
+    let length = info.name.iter().position(|byte| *byte == 0).unwrap_or(info.name.len());
+    Ok(String::from_utf8_lossy(&info.name[..length]).into_owned())
+}
+
+fn info<T: Pod>(object: &impl AsFd) -> io::Result<T> {
+    let mut info = T::zeroed();
+    let length = u32::try_from(size_of::<T>()).map_err(io::Error::other)?;
+    let mut request =
+        InfoRequest { descriptor: number(object), length, address: (&raw mut info).addr() as u64 };
+    // SAFETY: the kernel writes at most `length` bytes.
+    unsafe { call(OBJ_GET_INFO_BY_FD, &mut request) }?;
+    Ok(info)
+}
+
+/// Opens a program by the kernel's number.
+pub(crate) fn program_by_number(program: u32) -> io::Result<OwnedFd> {
+    let mut request = ById { id: program, next: 0, flags: 0 };
+    // SAFETY: the command returns a new descriptor.
+    unsafe {
+        let descriptor = call(PROG_GET_FD_BY_ID, &mut request)?;
+        let descriptor = RawFd::try_from(descriptor).map_err(io::Error::other)?;
+        Ok(OwnedFd::from_raw_fd(descriptor))
+    }
+}
+
+/// The numbers of the programs on a hook of a cgroup, in the order in which they run.
+pub(crate) fn programs(cgroup: &impl AsFd, hook: Hook) -> io::Result<Vec<u32>> {
+    let mut numbers = [0_u32; 64];
+    let mut query = Query {
+        target: number(cgroup),
+        hook: hook as u32,
+        programs: numbers.as_mut_ptr().addr() as u64,
+        count: u32::try_from(numbers.len()).map_err(io::Error::other)?,
+        ..Query::default()
+    };
+    // SAFETY: there is room for `count` numbers.
+    unsafe { call(PROG_QUERY, &mut query) }?;
+    Ok(numbers.into_iter().take(query.count as usize).collect())
 }
 
 /// Pins an object.

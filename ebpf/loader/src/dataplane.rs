@@ -2,23 +2,27 @@
 //! original destination.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use ambit_abi::{
-    Address, AffinityKey, Destination, FlowEntry, Handoff, HandoffKey, KernelReason, LinkEntry, LinkFlow,
-    ListenerKey, NetnsCookie, PartKey, Pod, PodName, PortKey, PortRule, Role, Service, Slot, SlotKey, Socket,
-    SocketAddress, Tuple, VerdictEntry, VerdictKey, WorkloadNumber, names,
+    Accepted, Address, AffinityKey, Daemon, Destination, FlowEntry, Handoff, HandoffKey, KernelReason,
+    LinkEntry, LinkFlow, ListenerKey, NetnsCookie, PartKey, Pod, PodName, PortKey, PortRule, Role, Service,
+    Slot, SlotKey, Socket, SocketAddress, Tuple, VerdictEntry, VerdictKey, WorkloadNumber, names,
 };
 use parking_lot::Mutex;
 
 use crate::enrolled::Enrolled;
+use crate::held::Held;
+use crate::kept::Kept;
 use crate::log::LogReader;
 use crate::map::Map;
 use crate::object::Object;
+use crate::older;
 use crate::pins::Pins;
 use crate::ring::Ring;
-use crate::{Error, Settings, bpf};
+use crate::{Error, Settings, bpf, clock};
 
 /// A captured connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,41 +36,55 @@ pub struct Captured {
 /// An instance's programs and maps. Operations on single connections take no lock.
 #[derive(Debug)]
 pub struct Dataplane {
+    pub(crate) settings: Settings,
     pub(crate) pins: Pins,
     pub(crate) object: Object,
     /// The programs of shared links, once they are loaded.
     pub(crate) link_programs: Mutex<Option<aya::Ebpf>>,
     /// Reads the programs' log, if they have one.
     _log: Option<LogReader>,
-    pub(crate) pods: Map<NetnsCookie, Pod>,
-    pub(crate) pod_names: Map<NetnsCookie, PodName>,
+    /// The cgroup that the programs are attached to.
+    pub(crate) cgroup: PathBuf,
+    /// This daemon's number among those of the instance.
+    pub(crate) number: u64,
+    /// The programs on the cgroup, by their names.
+    pub(crate) cgroup_links: Mutex<BTreeMap<&'static str, Held>>,
+    /// The programs of the pods that this daemon serves.
+    pub(crate) inbound_links: Mutex<BTreeMap<NetnsCookie, Held>>,
+    pub(crate) pods: Kept<NetnsCookie, Pod>,
+    pub(crate) pod_names: Kept<NetnsCookie, PodName>,
     pub(crate) pod_handoffs: Map<NetnsCookie, u64>,
-    pub(crate) ports: Map<PortKey, PortRule>,
-    /// Written with a socket's descriptor. A read returns the socket's cookie, which has twice the size.
-    pub(crate) listeners: Map<ListenerKey, u32>,
-    node_addresses: Map<Address, u8>,
-    pub(crate) destinations: Map<Address, Destination>,
-    pub(crate) parts: Map<PartKey, u8>,
+    pub(crate) ports: Kept<PortKey, PortRule>,
+    /// Written with a socket's descriptor, read as a socket's cookie.
+    pub(crate) listeners: Map<ListenerKey, u64>,
+    pub(crate) daemon: Map<u32, Daemon>,
+    pub(crate) host: Kept<u32, NetnsCookie>,
+    pub(crate) probes: Map<Tuple, u64>,
+    pub(crate) destinations: Kept<Address, Destination>,
+    pub(crate) parts: Kept<PartKey, u8>,
     /// The contents of `PARTS`. Held while a destination changes.
     pub(crate) partial: Mutex<BTreeMap<Address, BTreeSet<PartKey>>>,
-    handoffs: Map<HandoffKey, Handoff>,
-    sockets: Map<i32, Socket>,
-    refusals: Map<u32, u64>,
+    pub(crate) handoffs: Map<HandoffKey, Handoff>,
+    pub(crate) sockets: Map<i32, Socket>,
+    pub(crate) refusals: Map<u32, u64>,
     cpus: usize,
     /// Written with a socket's descriptor.
     pub(crate) own: Map<i32, u8>,
+    /// Written by the programs.
+    pub(crate) accepted: Map<i32, Accepted>,
     pub(crate) pod_flows: Map<NetnsCookie, u64>,
-    pub(crate) generations: Map<WorkloadNumber, u64>,
+    pub(crate) generations: Kept<WorkloadNumber, u64>,
     pub(crate) verdicts: Map<VerdictKey, VerdictEntry>,
     pub(crate) lease: Map<u32, u64>,
-    pub(crate) locals: Map<Address, WorkloadNumber>,
-    pub(crate) services: Map<SocketAddress, Service>,
-    pub(crate) endpoints: Map<SlotKey, Slot>,
+    pub(crate) locals: Kept<Address, WorkloadNumber>,
+    pub(crate) services: Kept<SocketAddress, Service>,
+    pub(crate) endpoints: Kept<SlotKey, Slot>,
     pub(crate) sticky: Map<AffinityKey, SocketAddress>,
     pub(crate) flows: Map<Tuple, FlowEntry>,
-    pub(crate) links: Map<WorkloadNumber, LinkEntry>,
+    pub(crate) links: Kept<WorkloadNumber, LinkEntry>,
     pub(crate) link_flows: Map<Tuple, LinkFlow>,
     pub(crate) pod_link_flows: Map<NetnsCookie, u64>,
+    pub(crate) records: OwnedFd,
     pub(crate) ring: Mutex<Ring>,
     /// Held while a service's table changes.
     pub(crate) tables: Mutex<()>,
@@ -83,35 +101,52 @@ impl Dataplane {
         let pins = Pins::create(settings)?;
         let lock = pins.lock()?;
         let object = Object::open(settings)?;
-        object.attach_cgroup(&pins, &settings.cgroup()?)?;
+        let cgroup = settings.cgroup()?;
+        object.attach_cgroup(&pins, &cgroup)?;
         let cpus = aya::util::nr_cpus().map_err(|(_, source)| Error::Cpus(source))?;
+        let daemon: Map<u32, Daemon> = Map::open(&pins, names::DAEMON)?;
+        let number = clock::fresh(daemon.get(&0)?.unwrap_or_default().number)?;
+        let records = pins.path(names::RECORDS);
         let dataplane = Self {
-            pods: Map::open(&pins, names::PODS)?,
-            pod_names: Map::open(&pins, names::POD_NAMES)?,
+            settings: settings.clone(),
+            cgroup,
+            number,
+            cgroup_links: Mutex::new(object.cgroup_links(&pins)?),
+            inbound_links: Mutex::default(),
+            pods: Kept::open(&pins, names::PODS)?,
+            pod_names: Kept::open(&pins, names::POD_NAMES)?,
             pod_handoffs: Map::open(&pins, names::POD_HANDOFFS)?,
-            ports: Map::open(&pins, names::PORTS)?,
+            ports: Kept::open(&pins, names::PORTS)?,
             listeners: Map::open(&pins, names::LISTENERS)?,
-            node_addresses: Map::open(&pins, names::NODE_ADDRESSES)?,
-            destinations: Map::open(&pins, names::DESTINATIONS)?,
-            parts: Map::open(&pins, names::PARTS)?,
+            daemon,
+            host: Kept::open(&pins, names::HOST)?,
+            probes: Map::open(&pins, names::PROBES)?,
+            destinations: Kept::open(&pins, names::DESTINATIONS)?,
+            parts: Kept::open(&pins, names::PARTS)?,
             partial: Mutex::default(),
             handoffs: Map::open(&pins, names::HANDOFFS)?,
             sockets: Map::open(&pins, names::SOCKETS)?,
             refusals: Map::open(&pins, names::REFUSALS)?,
             cpus,
             own: Map::open(&pins, names::OWN)?,
+            accepted: Map::open(&pins, names::ACCEPTED)?,
             pod_flows: Map::open(&pins, names::POD_FLOWS)?,
-            generations: Map::open(&pins, names::GENERATIONS)?,
+            generations: Kept::open(&pins, names::GENERATIONS)?,
             verdicts: Map::open(&pins, names::VERDICTS)?,
             lease: Map::open(&pins, names::LEASE)?,
-            locals: Map::open(&pins, names::LOCALS)?,
-            services: Map::open(&pins, names::SERVICES)?,
-            endpoints: Map::open(&pins, names::ENDPOINTS)?,
+            locals: Kept::open(&pins, names::LOCALS)?,
+            services: Kept::open(&pins, names::SERVICES)?,
+            endpoints: Kept::open(&pins, names::ENDPOINTS)?,
             sticky: Map::open(&pins, names::STICKY)?,
             flows: Map::open(&pins, names::FLOWS)?,
-            links: Map::open(&pins, names::LINKS)?,
+            links: Kept::open(&pins, names::LINKS)?,
             link_flows: Map::open(&pins, names::LINK_FLOWS)?,
             pod_link_flows: Map::open(&pins, names::POD_LINK_FLOWS)?,
+            records: bpf::open_pin(&records).map_err(|source| Error::Pin {
+                operation: "open map",
+                path: records,
+                source,
+            })?,
             ring: Mutex::new(Ring::open(&pins)?),
             tables: Mutex::default(),
             own_addresses: Mutex::default(),
@@ -124,18 +159,21 @@ impl Dataplane {
         dataplane.read_enrolled()?;
         dataplane.read_direct()?;
         dataplane.read_parts()?;
+        dataplane.is_newest()?;
         drop(lock);
         Ok(dataplane)
     }
 
-    /// Sets this node's addresses, which may connect to declared probe ports under any policy.
-    pub fn set_node_addresses(&self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
-        let wanted: BTreeSet<Address> = addresses.iter().map(|address| Address::from(*address)).collect();
-        let held = self.node_addresses.keys()?;
-        for address in wanted.difference(&held) {
-            self.node_addresses.put(address, &1)?;
-        }
-        held.difference(&wanted).try_for_each(|address| self.node_addresses.remove(address))
+    /// Sets the node's network namespace: connections from processes in it may go to declared probe ports
+    /// under any policy.
+    pub fn set_host(&self, host: NetnsCookie) -> Result<(), Error> {
+        self.host.put(&0, &host)
+    }
+
+    /// Removes what older versions of the interface left, as far as no pod and no connection uses it; returns
+    /// how many versions.
+    pub fn remove_older(&self) -> Result<usize, Error> {
+        older::remove_unused(&self.settings)
     }
 
     /// The original destination of an accepted socket. None: the connection was not captured, an app
@@ -183,6 +221,7 @@ impl Dataplane {
             self.ports.occupancy()?,
             self.destinations.occupancy()?,
             self.parts.occupancy()?,
+            self.probes.occupancy()?,
             self.handoffs.occupancy()?,
             self.generations.occupancy()?,
             self.verdicts.occupancy()?,

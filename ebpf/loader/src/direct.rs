@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use ambit_abi::{Address, AffinityKey, Service, SlotKey, VerdictEntry, VerdictKey, WorkloadNumber};
+use ambit_abi::{
+    Address, AffinityKey, Lease, Service, SlotKey, Tuple, VerdictEntry, VerdictKey, WorkloadNumber,
+};
 
 use crate::table::{slots, socket_address};
 use crate::{Dataplane, Error, Flow, Record, Table, clock};
@@ -73,10 +75,20 @@ impl Dataplane {
         })
     }
 
-    /// Lets cached verdicts hold for this long from now.
-    pub fn renew_lease(&self, lease: Duration) -> Result<(), Error> {
-        let lease = u64::try_from(lease.as_nanos()).unwrap_or(u64::MAX);
-        self.lease.put(&0, &clock::monotonic()?.saturating_add(lease))
+    /// Lets the kernel do by itself for this long from now what the lease is for.
+    pub fn renew_lease(&self, lease: Lease, time: Duration) -> Result<(), Error> {
+        let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.lease.put(&(lease as u32), &clock::monotonic()?.saturating_add(time))
+    }
+
+    /// Shortens a lease that goes on for longer than this from now.
+    pub fn limit_lease(&self, lease: Lease, time: Duration) -> Result<(), Error> {
+        let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let end = clock::monotonic()?.saturating_add(time);
+        match self.lease.get(&(lease as u32))? {
+            Some(held) if held > end => self.lease.put(&(lease as u32), &end),
+            _ => Ok(()),
+        }
     }
 
     /// Sets how the kernel chooses an endpoint of a service.
@@ -140,6 +152,18 @@ impl Dataplane {
     pub fn flows(&self) -> Result<Vec<Flow>, Error> {
         let flows = self.flows.entries()?;
         Ok(flows.into_iter().map(|(tuple, flow)| Flow::new(tuple, flow)).collect())
+    }
+
+    /// Whether the kernel still tracks this flow, and not another with its addresses and ports.
+    pub fn tracks(&self, flow: &Flow) -> Result<bool, Error> {
+        let tuple = Tuple {
+            client: flow.client.ip().into(),
+            server: flow.server.ip().into(),
+            client_port: flow.client.port(),
+            server_port: flow.server.port(),
+        };
+        let cookies = |flow: &Flow| (flow.client_cookie, flow.server_cookie);
+        Ok(self.flows.get(&tuple)?.is_some_and(|held| cookies(&Flow::new(tuple, held)) == cookies(flow)))
     }
 
     /// Passes the kernel's new records to `each`, and returns how many there were.

@@ -12,29 +12,35 @@ mod clock;
 mod dataplane;
 mod destinations;
 mod detach;
+mod difference;
 mod direct;
 mod enrolled;
 mod error;
 mod flow;
+mod held;
+mod kept;
 mod links;
 mod log;
 mod map;
 mod memory;
 mod object;
+mod older;
 mod pins;
 mod pods;
 mod ring;
 mod settings;
 mod socket;
 mod table;
+mod upkeep;
 
 pub use ambit_abi::{
-    HBONE_PORT, InboundMode, KernelReason, LinkKind, NetnsCookie, Path, RecordKind, WorkloadNumber,
+    HBONE_PORT, InboundMode, KernelReason, Lease, LinkKind, NetnsCookie, Path, RecordKind, WorkloadNumber,
 };
 
 pub use dataplane::{Captured, Dataplane};
 pub use destinations::{Capture, Part};
 pub use detach::detach;
+pub use difference::Difference;
 pub use direct::Verdict;
 pub use error::Error;
 pub use flow::{Flow, Record};
@@ -43,3 +49,4 @@ pub use pods::{Inbound, Listeners};
 pub use settings::{InstanceName, InstanceNameError, Settings};
 pub use socket::netns_cookie;
 pub use table::Table;
+pub use upkeep::{Look, Served};

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use bytemuck::Pod;
 
@@ -17,6 +17,18 @@ pub(crate) struct Map<K, V> {
     name: &'static str,
     descriptor: OwnedFd,
     types: PhantomData<fn(K) -> V>,
+}
+
+impl<K, V> Map<K, V> {
+    /// Its name.
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Its name and descriptor.
+    pub(crate) fn pinned(&self) -> (&'static str, BorrowedFd<'_>) {
+        (self.name, self.descriptor.as_fd())
+    }
 }
 
 impl<K: Pod, V: Pod> Map<K, V> {
@@ -111,7 +123,7 @@ impl<K: Pod, V: Pod> Map<K, V> {
 }
 
 impl<K, V> AsFd for Map<K, V> {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
         self.descriptor.as_fd()
     }
 }

@@ -1,11 +1,12 @@
 //! The eBPF object: loading it, and attaching its programs such that hooks are never without one.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
-use std::sync::Once;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ambit_abi::{NetnsCookie, names};
@@ -14,12 +15,16 @@ use aya::{Ebpf, EbpfLoader};
 use parking_lot::Mutex;
 
 use crate::bpf::{Hook, Order};
+use crate::held::Held;
 use crate::pins::{Link, Pins, inbound_link, link_program};
 use crate::{Error, Settings, bpf, memory};
 
 /// Attempts to load a program that is interrupted by signals, and the pause between them.
 const LOAD_ATTEMPTS: usize = 10;
 const LOAD_PAUSE: Duration = Duration::from_millis(10);
+
+/// Whether the kernel orders the programs of a cgroup, as far as is known.
+static ORDERED: AtomicBool = AtomicBool::new(true);
 
 static EMBEDDED: &[u8] = aya::include_bytes_aligned!(env!("AMBIT_EBPF_OBJECT_PATH"));
 
@@ -77,6 +82,21 @@ impl Object {
         Ok(())
     }
 
+    /// The links of this build's programs on the cgroup.
+    pub(crate) fn cgroup_links(&self, pins: &Pins) -> Result<BTreeMap<&'static str, Held>, Error> {
+        let held = |name: &'static str| Ok((name, Held::open(self.path(pins, name))?));
+        names::CGROUP_PROGRAMS.into_iter().map(held).collect()
+    }
+
+    /// The link of this build's program in a pod.
+    pub(crate) fn inbound_link(&self, pins: &Pins, cookie: NetnsCookie) -> Result<Held, Error> {
+        Held::open(self.path(pins, &inbound_link(cookie)))
+    }
+
+    fn path(&self, pins: &Pins, prefix: &str) -> PathBuf {
+        pins.path(&format!("{prefix}-{}", self.hash))
+    }
+
     /// Attaches a pod's program, or replaces that of another build.
     pub(crate) fn attach_inbound(
         &self,
@@ -94,8 +114,7 @@ impl Object {
         let program = program(&mut loaded, name)?;
         load_program(program, name)?;
         self.replace_or_attach(pins, &prefix, program, name, old, |program| {
-            bpf::attach(program, &netns, Hook::SocketLookup, Order::Last)
-                .map_err(|source| Error::Attach { program: name, source })
+            attach_to_namespace(program, &netns)
         })
     }
 
@@ -177,7 +196,7 @@ impl Object {
         old: Option<Link>,
         attach: impl FnOnce(&ProgramFd) -> Result<OwnedFd, Error>,
     ) -> Result<(), Error> {
-        let path = pins.path(&format!("{prefix}-{}", self.hash));
+        let path = self.path(pins, prefix);
         if let Some(old) = old {
             if replace(&old, program, name)? {
                 tracing::info!(link = prefix, "eBPF program replaced");
@@ -233,20 +252,29 @@ fn verify(program: &mut Program, name: &'static str) -> Result<Result<(), Progra
     })
 }
 
+/// Attaches the program of a pod.
+pub(crate) fn attach_to_namespace(program: &impl AsFd, netns: &impl AsFd) -> Result<OwnedFd, Error> {
+    bpf::attach(program, netns, Hook::SocketLookup, Order::Last)
+        .map_err(|source| Error::Attach { program: names::INBOUND_PROGRAM, source })
+}
+
 /// Attaches before the programs of others, so that these see the destination after our decision. With links,
 /// the kernel lets several programs share a cgroup.
-fn attach_to_cgroup(program: &ProgramFd, cgroup: &Path, name: &'static str) -> Result<OwnedFd, Error> {
-    static LOGGED: Once = Once::new();
+pub(crate) fn attach_to_cgroup(
+    program: &impl AsFd,
+    cgroup: &Path,
+    name: &'static str,
+) -> Result<OwnedFd, Error> {
     let cgroup =
         fs::File::open(cgroup).map_err(|source| Error::Cgroup { path: cgroup.to_owned(), source })?;
     let hook = hook(name).ok_or(Error::Missing(name))?;
     let attached = match bpf::attach(program, &cgroup, hook, Order::First) {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            LOGGED.call_once(|| {
+            if ORDERED.swap(false, Ordering::Relaxed) {
                 tracing::info!(
                     "kernel does not support ordering of cgroup programs; existing programs run before ours"
                 );
-            });
+            }
             bpf::attach(program, &cgroup, hook, Order::Last)
         }
         attached => attached,
@@ -254,7 +282,13 @@ fn attach_to_cgroup(program: &ProgramFd, cgroup: &Path, name: &'static str) -> R
     attached.map_err(|source| Error::Attach { program: name, source })
 }
 
-fn hook(name: &str) -> Option<Hook> {
+/// Whether the kernel orders the programs of a cgroup, as far as is known.
+pub(crate) fn is_ordered() -> bool {
+    ORDERED.load(Ordering::Relaxed)
+}
+
+/// The hook of a program on the cgroup.
+pub(crate) fn hook(name: &str) -> Option<Hook> {
     Some(match name {
         "connect4" => Hook::Connect4,
         "connect6" => Hook::Connect6,

@@ -34,12 +34,18 @@ impl Pins {
             return Err(Error::NotBpffs(settings.bpffs.clone()));
         }
         let folder = instance(settings).join(format!("v{VERSION}"));
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(|source| Error::Pin {
-            operation: "create directory",
-            path: folder.clone(),
-            source,
-        })?;
+        create(&folder)?;
         Ok(Self { folder })
+    }
+
+    /// The pins in a version's directory.
+    pub(crate) fn of(folder: &Path) -> Self {
+        Self { folder: folder.to_owned() }
+    }
+
+    /// Makes the directory again, if it was removed.
+    pub(crate) fn create_again(&self) -> Result<(), Error> {
+        create(&self.folder)
     }
 
     /// The path of a pin.
@@ -79,6 +85,14 @@ impl Pins {
     pub(crate) fn has_all_maps(&self) -> bool {
         names::MAPS.iter().all(|name| self.path(name).exists())
     }
+}
+
+fn create(folder: &Path) -> Result<(), Error> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|source| Error::Pin {
+        operation: "create directory",
+        path: folder.to_owned(),
+        source,
+    })
 }
 
 /// The prefix of the name of a pod's link.

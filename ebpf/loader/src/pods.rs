@@ -5,20 +5,20 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use ambit_abi::{
     InboundMode, ListenerKey, ListenerSlot, NamespaceTag, NetnsCookie, Pod, PodName, PortKey, PortRule,
-    WorkloadNumber,
+    WorkloadNumber, names,
 };
 
 use crate::enrolled::Enrolled;
 use crate::pins::inbound_link;
-use crate::{Dataplane, Error, clock};
+use crate::{Dataplane, Error, clock, older, socket};
 
 /// A daemon's listeners for one pod. Where there is none, connections that need it are refused.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Listeners<'a> {
-    /// Port on 127.0.0.1 in the pod's namespace.
-    pub outbound_v4: Option<u16>,
-    /// Port on `::1` in the pod's namespace.
-    pub outbound_v6: Option<u16>,
+    /// Listening socket on 127.0.0.1 in the pod's namespace, for captured connections.
+    pub outbound_v4: Option<BorrowedFd<'a>>,
+    /// Listening socket on `::1` in the pod's namespace, for captured connections.
+    pub outbound_v6: Option<BorrowedFd<'a>>,
     /// Listening socket in the pod's namespace for tunnels over IPv4.
     pub hbone_v4: Option<BorrowedFd<'a>>,
     /// Listening socket in the pod's namespace for tunnels over IPv6.
@@ -27,6 +27,20 @@ pub struct Listeners<'a> {
     pub plaintext_v4: Option<BorrowedFd<'a>>,
     /// Listening socket in the pod's namespace for plaintext over IPv6 that must be checked.
     pub plaintext_v6: Option<BorrowedFd<'a>>,
+}
+
+impl<'a> Listeners<'a> {
+    /// In the order of [`ListenerSlot::ALL`].
+    pub(crate) fn slots(&self) -> [Option<BorrowedFd<'a>>; 6] {
+        [
+            self.hbone_v4,
+            self.hbone_v6,
+            self.plaintext_v4,
+            self.plaintext_v6,
+            self.outbound_v4,
+            self.outbound_v6,
+        ]
+    }
 }
 
 /// How plaintext that arrives at a pod is treated.
@@ -130,7 +144,9 @@ impl Dataplane {
             enrolled.remove(&cookie);
             self.remove_pod(cookie)?;
         }
-        attached.map(|()| number)
+        attached?;
+        self.inbound_links.lock().insert(cookie, self.object.inbound_link(&self.pins, cookie)?);
+        Ok(number)
     }
 
     /// Sets the namespace of a pod, by which destinations are captured that not all namespaces see.
@@ -146,23 +162,45 @@ impl Dataplane {
         if !enrolled.contains_key(&cookie) {
             return Err(Error::NotEnrolled(cookie));
         }
-        let sockets =
-            [listeners.hbone_v4, listeners.hbone_v6, listeners.plaintext_v4, listeners.plaintext_v6];
-        for (slot, socket) in ListenerSlot::ALL.into_iter().zip(sockets) {
+        for (slot, socket) in ListenerSlot::ALL.into_iter().zip(listeners.slots()) {
             let key = ListenerKey::new(cookie, slot);
             match socket {
-                // Marked first: no connection that it accepts may be mistaken for an app's.
-                Some(socket) => self
-                    .own
-                    .put(&socket.as_raw_fd(), &1)
-                    .and_then(|()| self.listeners.put(&key, &socket.as_raw_fd().cast_unsigned()))?,
+                Some(socket) => self.write_listener(key, socket)?,
                 None => self.listeners.remove(&key)?,
             }
         }
+        let port = |listener: Option<BorrowedFd<'_>>| listener.map_or(Ok(0), socket::port);
+        let port = |listener| {
+            port(listener).map_err(|source| Error::Map { operation: "write to", map: names::PODS, source })
+        };
+        let (v4, v6) = (port(listeners.outbound_v4)?, port(listeners.outbound_v6)?);
         self.change_pod(cookie, |pod| {
-            pod.outbound_v4 = listeners.outbound_v4.unwrap_or(0);
-            pod.outbound_v6 = listeners.outbound_v6.unwrap_or(0);
-        })
+            pod.outbound_v4 = v4;
+            pod.outbound_v6 = v6;
+        })?;
+        older::release(&self.settings, cookie)
+    }
+
+    /// Writes a listener, marked first: no connection that it accepts may be mistaken for an app's.
+    pub(crate) fn write_listener(&self, key: ListenerKey, listener: BorrowedFd<'_>) -> Result<(), Error> {
+        let descriptor = listener.as_raw_fd();
+        self.own.put(&descriptor, &1)?;
+        self.listeners.put(&key, &u64::from(descriptor.cast_unsigned()))
+    }
+
+    /// The pods that are enrolled, by what this daemon and its predecessors wrote.
+    pub(crate) fn enrolled_cookies(&self) -> Result<BTreeSet<NetnsCookie>, Error> {
+        self.pod_names.keys()
+    }
+
+    /// Voids the cached verdicts of a pod that is about to end, for good: its address may be another's soon.
+    /// It stays enrolled until it is released. A pod that is not enrolled is no error.
+    pub fn end(&self, cookie: NetnsCookie) -> Result<(), Error> {
+        let _lock = self.pins.lock()?;
+        match self.pods.get(&cookie)? {
+            Some(pod) => self.generations.remove(&pod.number),
+            None => Ok(()),
+        }
     }
 
     /// Sets how inbound plaintext is treated, and the destination ports excluded from capture. Each port
@@ -235,6 +273,7 @@ impl Dataplane {
     /// Removes all entries of a pod. It can be repeated after an interruption: the pod's entry is removed
     /// after those that are found by it, and its name last.
     fn remove_pod(&self, cookie: NetnsCookie) -> Result<(), Error> {
+        self.inbound_links.lock().remove(&cookie);
         for link in self.pins.links(&inbound_link(cookie))? {
             link.remove()?;
         }

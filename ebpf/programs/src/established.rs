@@ -21,10 +21,10 @@ use aya_ebpf::programs::SockOpsContext;
 use crate::clock::now;
 use crate::context::{field, load_long};
 use crate::log::decision;
-use crate::maps::{FLOWS, NODE_ADDRESSES, PORTS, count};
+use crate::maps::{FLOWS, PORTS, count};
 use crate::operation::{add_flags, socket_cookie};
 use crate::records::{established as record, probable_workload};
-use crate::{flows, links, sockets, verdicts};
+use crate::{flows, links, probes, sockets, verdicts};
 
 const FIN: u32 = 1;
 /// Bytes of a TCP header without options.
@@ -70,7 +70,7 @@ pub fn opened(context: &SockOpsContext, sk: *mut bpf_sock, netns: NetnsCookie, p
     }
     // SAFETY: entries are replaced, not changed in place.
     let rule = unsafe { PORTS.get(PortKey::new(netns, tuple.server_port)) };
-    let probe = is_probe(rule, tuple);
+    let probe = probes::is_probe(rule, tuple);
     let open = probe || mode(pod, rule) == InboundMode::Open as u8;
     accepted.probable_source = probable_workload(tuple.client);
     // Only a direct connection can pass here, whose client has closed its end meanwhile; or the mode has
@@ -102,12 +102,6 @@ pub fn opened(context: &SockOpsContext, sk: *mut bpf_sock, netns: NetnsCookie, p
         count(KernelReason::FlowGone);
         record(RecordKind::Stale, KernelReason::FlowGone, accepted, 0, 0);
     }
-}
-
-/// Whether the connection is from this node's own address to a port that the pod declares as a probe.
-#[inline(always)]
-fn is_probe(rule: Option<&PortRule>, tuple: &Tuple) -> bool {
-    rule.is_some_and(|rule| rule.probe != 0) && NODE_ADDRESSES.get_ptr(tuple.client).is_some()
 }
 
 #[inline(always)]

@@ -3,8 +3,8 @@
 //! not available in this hook.
 
 use ambit_abi::{
-    Address, FlowEntry, HBONE_PORT, InboundMode, KernelReason, ListenerKey, ListenerSlot, NetnsCookie, Path,
-    Pod, PortKey, SocketAddress, Tuple, WorkloadNumber,
+    Address, FlowEntry, HBONE_PORT, HandoffKey, InboundMode, KernelReason, Lease, ListenerKey, ListenerSlot,
+    NetnsCookie, Path, Pod, PortKey, Role, SocketAddress, Tuple, WorkloadNumber,
 };
 use aya_ebpf::Global;
 use aya_ebpf::bindings::bpf_sk_lookup;
@@ -13,11 +13,10 @@ use aya_ebpf::macros::sk_lookup;
 use aya_ebpf::programs::SkLookupContext;
 
 use crate::context::{address, field};
-use crate::flows;
 use crate::log::decision;
-use crate::maps::{FLOWS, LISTENERS, NODE_ADDRESSES, PODS, PORTS};
+use crate::maps::{FLOWS, HANDOFFS, LISTENERS, PODS, PORTS};
 use crate::records::{self, Refused, probable_workload};
-use crate::{links, verdicts};
+use crate::{flows, links, probes, verdicts};
 
 /// The cookie of the pod's network namespace, written when the program is loaded.
 #[unsafe(no_mangle)]
@@ -52,12 +51,20 @@ fn decide(context: &SkLookupContext) -> Result<(), KernelReason> {
         )
     };
     let v4 = family == AF_INET;
-    if protocol != IPPROTO_TCP || interface == LOOPBACK_DEVICE || is_from_within(context, v4) {
+    if protocol != IPPROTO_TCP {
         return Ok(());
     }
     let netns = NetnsCookie(NETNS_COOKIE.load());
     // SAFETY: as below.
     let pod = unsafe { PODS.get(netns) };
+    if interface == LOOPBACK_DEVICE || is_from_within(context, v4) {
+        return match pod {
+            Some(pod) if port == if v4 { pod.outbound_v4 } else { pod.outbound_v6 } => {
+                decide_captured(context, netns, v4)
+            }
+            _ => Ok(()),
+        };
+    }
     let tuple = tuple(context, v4);
     if let Some(decided) = decide_direct(pod, &tuple) {
         if decided.is_ok() {
@@ -67,7 +74,7 @@ fn decide(context: &SkLookupContext) -> Result<(), KernelReason> {
     }
     // SAFETY: entries are replaced, not changed in place, and the kernel keeps them until the program ends.
     let rule = unsafe { PORTS.get(PortKey::new(netns, port)) };
-    if rule.is_some_and(|rule| rule.probe != 0) && NODE_ADDRESSES.get_ptr(tuple.client).is_some() {
+    if probes::is_probe(rule, &tuple) {
         decision!(context, "inbound: passed: probe", netns, tuple.client, tuple.client_port);
         return Ok(());
     }
@@ -79,8 +86,9 @@ fn decide(context: &SkLookupContext) -> Result<(), KernelReason> {
     let Some(pod) = pod else { return Err(KernelReason::PodUnknown) };
     let mode = rule.map(|rule| rule.mode).filter(|mode| *mode != 0).unwrap_or(pod.mode);
     match InboundMode::from_number(mode) {
-        // A flow that cannot be tracked could not be closed later: the daemon carries it.
-        Some(InboundMode::Open) if !flows::exhausted(netns) => {
+        // A flow that cannot be tracked could not be closed later: the daemon carries it. Without a daemon
+        // nobody would follow a policy that forbids it.
+        Some(InboundMode::Open) if verdicts::holds(Lease::OpenMode) && !flows::exhausted(netns) => {
             decision!(
                 context,
                 "inbound: passed: plaintext permitted",
@@ -97,6 +105,26 @@ fn decide(context: &SkLookupContext) -> Result<(), KernelReason> {
         }
         Some(InboundMode::Strict) | None => Err(KernelReason::PlaintextRefused),
     }
+}
+
+/// The decision about a connection to the port of ztunnel's outbound listener: a captured one gets that
+/// listener and no other. When ztunnel is gone, a process of the pod may listen on its port.
+#[inline(always)]
+fn decide_captured(context: &SkLookupContext, netns: NetnsCookie, v4: bool) -> Result<(), KernelReason> {
+    let tuple = tuple(context, v4);
+    let key = HandoffKey {
+        netns,
+        client: tuple.client,
+        client_port: tuple.client_port,
+        server_port: tuple.server_port,
+        reserved: 0,
+    };
+    // SAFETY: the kernel keeps the entry until the program ends; entries are not changed in place.
+    if unsafe { HANDOFFS.get(key) }.is_none_or(|handoff| handoff.role != Role::Captured as u32) {
+        return Ok(());
+    }
+    let slot = if v4 { ListenerSlot::OutboundV4 } else { ListenerSlot::OutboundV6 };
+    assign(context, netns, slot).map_err(|()| KernelReason::OutboundListenerMissing)
 }
 
 /// The decision about a tracked direct flow: a pod of this node sent its SYN, for this pod, under a policy
@@ -165,9 +193,7 @@ fn assign(context: &SkLookupContext, netns: NetnsCookie, slot: ListenerSlot) -> 
     // During an upgrade another program of the same pod may have assigned a socket already: this one replaces
     // it.
     const REPLACE: u64 = aya_ebpf::bindings::BPF_SK_LOOKUP_F_REPLACE as u64;
-    LISTENERS
-        .redirect_sk_lookup(SkLookupContext::new(context.lookup), ListenerKey::new(netns, slot), REPLACE)
-        .map_err(|_| ())
+    LISTENERS.assign(context.lookup, &ListenerKey::new(netns, slot), REPLACE)
 }
 
 /// Whether the connection is from the pod itself. The device does not tell: for a packet over loopback the

@@ -20,6 +20,7 @@ mod log;
 mod maps;
 mod operation;
 mod packet;
+mod probes;
 mod quota;
 mod records;
 mod shared_links;

@@ -2,14 +2,15 @@
 //! entries of other pods.
 
 use ambit_abi::{
-    Accepted, Address, AffinityKey, Destination, FlowEntry, Handoff, HandoffKey, KernelReason, LinkEntry,
-    LinkFlow, ListenerKey, NetnsCookie, PartKey, Pod, PodName, PortKey, PortRule, Service, Slot, SlotKey,
-    Socket, SocketAddress, Tuple, VerdictEntry, VerdictKey, WorkloadNumber, limits,
+    Accepted, Address, AffinityKey, Daemon, Destination, FlowEntry, Handoff, HandoffKey, KernelReason, Lease,
+    LinkEntry, LinkFlow, ListenerKey, ListenerSlot, NetnsCookie, PartKey, Pod, PodName, PortKey, PortRule,
+    Service, Slot, SlotKey, Socket, SocketAddress, Tuple, VerdictEntry, VerdictKey, WorkloadNumber, limits,
 };
-use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_map_type};
+use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_map_type, bpf_sk_lookup};
 use aya_ebpf::btf_maps::SkStorage;
+use aya_ebpf::helpers::generated::{bpf_map_lookup_elem, bpf_sk_assign, bpf_sk_release};
 use aya_ebpf::macros::{btf_map, map};
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf, SockHash};
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
 
 use crate::atomic;
 
@@ -28,8 +29,13 @@ pub static POD_HANDOFFS: HashMap<NetnsCookie, u64> = HashMap::with_max_entries(l
 pub static PORTS: HashMap<PortKey, PortRule> = HashMap::with_max_entries(limits::PORTS, ON_DEMAND);
 
 #[map]
-pub static NODE_ADDRESSES: HashMap<Address, u8> =
-    HashMap::with_max_entries(limits::NODE_ADDRESSES, ON_DEMAND);
+pub static DAEMON: Array<Daemon> = Array::with_max_entries(1, 0);
+
+#[map]
+pub static HOST: Array<NetnsCookie> = Array::with_max_entries(1, 0);
+
+#[map]
+pub static PROBES: HashMap<Tuple, u64> = HashMap::with_max_entries(limits::PROBES, ON_DEMAND);
 
 #[map]
 pub static DESTINATIONS: HashMap<Address, Destination> =
@@ -38,8 +44,8 @@ pub static DESTINATIONS: HashMap<Address, Destination> =
 #[map]
 pub static PARTS: HashMap<PartKey, u8> = HashMap::with_max_entries(limits::PARTS, ON_DEMAND);
 
-#[map]
-pub static LISTENERS: SockHash<ListenerKey> = SockHash::with_max_entries(limits::PODS * 4, 0);
+#[btf_map]
+pub static LISTENERS: Listeners = Listeners::new();
 
 #[map]
 pub static HANDOFFS: HashMap<HandoffKey, Handoff> = HashMap::with_max_entries(limits::HANDOFFS, ON_DEMAND);
@@ -55,7 +61,7 @@ pub static VERDICTS: HashMap<VerdictKey, VerdictEntry> =
     HashMap::with_max_entries(limits::VERDICTS, ON_DEMAND);
 
 #[map]
-pub static LEASE: Array<u64> = Array::with_max_entries(1, 0);
+pub static LEASE: Array<u64> = Array::with_max_entries(Lease::SLOTS, 0);
 
 #[map]
 pub static LOCALS: HashMap<Address, WorkloadNumber> = HashMap::with_max_entries(limits::LOCALS, ON_DEMAND);
@@ -95,6 +101,45 @@ pub static ACCEPTED: SkStorage<Accepted> = SkStorage::new();
 
 #[btf_map]
 pub static OWN: InheritedStorage = InheritedStorage::new();
+
+const LISTENERS_SIZE: usize = limits::PODS as usize * ListenerSlot::ALL.len();
+
+/// A hash of sockets with values of eight bytes: only from such a one can a daemon read which socket an entry
+/// is. `aya-ebpf` has values of four.
+#[repr(C)]
+pub struct Listeners {
+    r#type: *const [i32; bpf_map_type::BPF_MAP_TYPE_SOCKHASH as usize],
+    key: *const ListenerKey,
+    value: *const u64,
+    max_entries: *const [i32; LISTENERS_SIZE],
+}
+
+// SAFETY: a definition for the loader; the programs never read it.
+unsafe impl Sync for Listeners {}
+
+impl Listeners {
+    const fn new() -> Self {
+        use core::ptr::null;
+        Self { r#type: null(), key: null(), value: null(), max_entries: null() }
+    }
+
+    /// Gives the connection to the socket of an entry.
+    #[inline(always)]
+    pub fn assign(&self, lookup: *mut bpf_sk_lookup, key: &ListenerKey, flags: u64) -> Result<(), ()> {
+        let map = (&raw const *self).cast_mut().cast();
+        // SAFETY: the helpers take this map, a key of its size and this hook's context; the socket is
+        // released once.
+        unsafe {
+            let socket = bpf_map_lookup_elem(map, (&raw const *key).cast());
+            if socket.is_null() {
+                return Err(());
+            }
+            let assigned = bpf_sk_assign(lookup.cast(), socket, flags);
+            bpf_sk_release(socket);
+            if assigned == 0 { Ok(()) } else { Err(()) }
+        }
+    }
+}
 
 /// Socket storage that accepted sockets inherit from their listener. `aya-ebpf` has no such definition.
 #[repr(C)]

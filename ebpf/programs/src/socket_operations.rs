@@ -3,7 +3,8 @@
 //! The source port of a captured connection is first known when its SYN is sent. There the original
 //! destination becomes a hand-off, which ztunnel's accepted socket takes. A connection that ztunnel makes to
 //! an app passes the real client's address to the app's accepted socket in the same way. Direct flows are
-//! tracked from that moment. `established` handles their servers' sockets and those of native connections.
+//! tracked from that moment, and connections of the node's own processes listed (`probes`). `established`
+//! handles their servers' sockets and those of native connections.
 
 use ambit_abi::{
     FlowEntry, Handoff, HandoffKey, KernelReason, NetnsCookie, Path, Role, Socket, SocketAddress, Tuple,
@@ -19,7 +20,7 @@ use crate::clock::now;
 use crate::log::decision;
 use crate::maps::{HANDOFFS, PODS, count};
 use crate::operation::{add_flags, incoming, netns, outgoing, socket_cookie, strand};
-use crate::{established, flows, handoffs, links, sockets};
+use crate::{established, flows, handoffs, links, probes, sockets};
 
 #[sock_ops]
 pub fn socket_operations(context: SockOpsContext) -> u32 {
@@ -49,7 +50,7 @@ pub fn socket_operations(context: SockOpsContext) -> u32 {
 /// The SYN is about to be sent.
 #[inline(always)]
 fn connecting(context: &SockOpsContext, sk: *mut bpf_sock) {
-    let Some(socket) = sockets::get(sk) else { return };
+    let Some(socket) = sockets::get(sk) else { return probes::connecting(context) };
     let role = match socket.role {
         role if role == Role::Client as u32 => Role::Captured,
         role if role == Role::Inbound as u32 => Role::Server,
@@ -197,7 +198,7 @@ fn changed(context: &SockOpsContext, sk: *mut bpf_sock) {
 /// A connecting socket closed. If its hand-off was not taken, it never will be.
 #[inline(always)]
 fn closed(context: &SockOpsContext, sk: *mut bpf_sock) {
-    let Some(socket) = sockets::get(sk) else { return };
+    let Some(socket) = sockets::get(sk) else { return probes::closed(context) };
     if socket.role == Role::DirectClient as u32 {
         let (tuple, cookie) = (outgoing(context), socket_cookie(context));
         links::client_closed(&tuple, cookie);

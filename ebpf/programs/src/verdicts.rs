@@ -1,6 +1,6 @@
 //! Cached verdicts of the daemon.
 
-use ambit_abi::{SocketAddress, VerdictEntry, VerdictKey, WorkloadNumber};
+use ambit_abi::{Lease, SocketAddress, VerdictEntry, VerdictKey, WorkloadNumber};
 
 use crate::clock::now;
 use crate::maps::{GENERATIONS, LEASE, VERDICTS};
@@ -10,9 +10,14 @@ use crate::maps::{GENERATIONS, LEASE, VERDICTS};
 pub fn cached(source: WorkloadNumber, destination: SocketAddress) -> Option<VerdictEntry> {
     // SAFETY: entries are replaced, not changed in place, and the kernel keeps them until the program ends.
     let verdict = *unsafe { VERDICTS.get(VerdictKey::new(source, destination)) }?;
+    (holds(Lease::Verdicts) && is_current(verdict.destination, verdict.generation)).then_some(verdict)
+}
+
+/// Whether the daemon has renewed a lease in time.
+#[inline(always)]
+pub fn holds(lease: Lease) -> bool {
     // SAFETY: the slot is always there; it changes in place, in one write.
-    let lease = unsafe { LEASE.get_ptr(0)?.read_volatile() };
-    (lease > now() && is_current(verdict.destination, verdict.generation)).then_some(verdict)
+    LEASE.get_ptr(lease as u32).is_some_and(|end| unsafe { end.read_volatile() } > now())
 }
 
 /// Whether this is the generation of a destination's policy.

@@ -1,7 +1,9 @@
 //! Requests to the kernel over netlink: [`Diag`].
 
+use std::collections::BTreeSet;
 use std::io::{self, Read as _, Write as _};
 use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -42,18 +44,67 @@ impl Diag {
 
     /// Every TCP socket that has a peer and is held by a process, or was and still has something to send.
     pub fn sockets(&mut self) -> Result<Vec<TcpSocket>, Error> {
+        self.sockets_stored_in(&[])
+    }
+
+    /// The same; of each socket it is said whether one of these maps of sockets' storage has an entry for it.
+    pub fn sockets_stored_in(&mut self, maps: &[BorrowedFd<'_>]) -> Result<Vec<TcpSocket>, Error> {
+        let maps: Vec<RawFd> = maps.iter().map(AsRawFd::as_raw_fd).collect();
         let mut sockets = Vec::new();
         for family in [Family::V4, Family::V6] {
-            self.list(family, &mut sockets)?;
+            self.list(
+                |sequence| message::list(sequence, family, &maps),
+                |answer| {
+                    if let Answer::Socket(socket) = answer {
+                        sockets.push(socket);
+                    }
+                },
+            )?;
         }
         Ok(sockets)
+    }
+
+    /// The ports on which TCP sockets listen.
+    pub fn listening(&mut self) -> Result<BTreeSet<u16>, Error> {
+        let mut ports = BTreeSet::new();
+        for family in [Family::V4, Family::V6] {
+            self.list(
+                |sequence| message::list_listening(sequence, family),
+                |answer| {
+                    if let Answer::Listening(port) = answer {
+                        ports.insert(port);
+                    }
+                },
+            )?;
+        }
+        Ok(ports)
     }
 
     /// Closes a socket as if its connection had been aborted: the process that holds it gets an error, its
     /// peer a reset. False if there is no socket of this cookie (any more).
     pub fn destroy(&mut self, local: SocketAddr, remote: SocketAddr, cookie: u64) -> Result<bool, Error> {
+        if self.destroy_on(local, remote, 0, cookie)? {
+            return Ok(true);
+        }
+        // A socket that is bound to an interface, or whose peer is link-local, is found by that interface
+        // only.
+        let bound =
+            self.sockets()?.into_iter().find(|socket| socket.cookie == cookie && socket.interface != 0);
+        match bound {
+            Some(socket) => self.destroy_on(socket.local, socket.remote, socket.interface, cookie),
+            None => Ok(false),
+        }
+    }
+
+    fn destroy_on(
+        &mut self,
+        local: SocketAddr,
+        remote: SocketAddr,
+        interface: u32,
+        cookie: u64,
+    ) -> Result<bool, Error> {
         const OPERATION: &str = "close socket";
-        self.send(OPERATION, |sequence| message::destroy(sequence, local, remote, cookie))?;
+        self.send(OPERATION, |sequence| message::destroy(sequence, local, remote, interface, cookie))?;
         let mut buffer = [0; SMALL_BUFFER];
         loop {
             for answer in self.receive(OPERATION, &mut buffer)? {
@@ -61,25 +112,28 @@ impl Diag {
                     Answer::Done => return Ok(true),
                     Answer::Failed(error) if is_gone(&error) => return Ok(false),
                     Answer::Failed(source) => return Err(Error::Refused { operation: OPERATION, source }),
-                    Answer::Socket(_) | Answer::Other => {}
+                    Answer::Socket(_) | Answer::Listening(_) | Answer::Other => {}
                 }
             }
         }
     }
 
-    fn list(&mut self, family: Family, sockets: &mut Vec<TcpSocket>) -> Result<(), Error> {
+    fn list(
+        &mut self,
+        request: impl FnOnce(u32) -> Vec<u8>,
+        mut each: impl FnMut(Answer),
+    ) -> Result<(), Error> {
         const OPERATION: &str = "list sockets";
-        self.send(OPERATION, |sequence| message::list(sequence, family))?;
+        self.send(OPERATION, request)?;
         let mut buffer = vec![0; BUFFER];
         loop {
             for answer in self.receive(OPERATION, &mut buffer)? {
                 match answer? {
-                    Answer::Socket(socket) => sockets.push(socket),
                     Answer::Done => return Ok(()),
                     // A kernel without IPv6 has no sockets of it.
                     Answer::Failed(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
                     Answer::Failed(source) => return Err(Error::Refused { operation: OPERATION, source }),
-                    Answer::Other => {}
+                    other => each(other),
                 }
             }
         }

@@ -8,6 +8,9 @@ pub enum Error {
     /// The netlink socket could not be made.
     #[error("failed to open netlink socket")]
     Open(#[source] io::Error),
+    /// The connection that closing is tried on could not be made.
+    #[error("failed to connect over loopback")]
+    Try(#[source] io::Error),
     /// A request could not be sent, or its answer not be read.
     #[error("failed to {operation} over netlink")]
     Transfer {

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::RawFd;
 
 use crate::error::Error;
 use crate::socket::{State, TcpSocket};
@@ -21,14 +22,28 @@ pub(crate) const ATTRIBUTE: usize = 4;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
 const INET_DIAG_INFO: u16 = 2;
+const INET_DIAG_SK_BPF_STORAGES: u16 = 20;
+const INET_DIAG_REQ_SK_BPF_STORAGES: u16 = 2;
+const SK_DIAG_BPF_STORAGE_REQ_MAP_FD: u16 = 1;
+const SK_DIAG_BPF_STORAGE: u16 = 1;
+/// Set in the type of an attribute that has attributes in it.
+const NLA_F_NESTED: u16 = 1 << 15;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const IPPROTO_TCP: u8 = 6;
+/// include/net/tcp_states.h
+const TCP_LISTEN: u8 = 10;
 /// `struct inet_diag_msg` before its attributes.
 const ANSWER: usize = 72;
 // struct tcp_info
+const UNACKNOWLEDGED: usize = 24;
+const BYTES_SENT: usize = 200;
+const BYTES_SENT_AGAIN: usize = 208;
 const BYTES_ACKED: usize = 120;
 const BYTES_RECEIVED: usize = 128;
+
+/// The state of listening sockets, as a bit.
+const LISTEN: u32 = 1 << TCP_LISTEN;
 
 /// States that have a peer and an identity of their own, as bits: all but TIME_WAIT, CLOSE, LISTEN and
 /// half-open ones.
@@ -45,6 +60,8 @@ pub(crate) enum Family {
 #[derive(Debug)]
 pub(crate) enum Answer {
     Socket(TcpSocket),
+    /// A listening socket's port.
+    Listening(u16),
     /// The end of a list, or an acknowledgement.
     Done,
     Failed(io::Error),
@@ -52,21 +69,44 @@ pub(crate) enum Answer {
     Other,
 }
 
-/// A request for all TCP sockets of the family that have a peer.
-pub(crate) fn list(sequence: u32, family: Family) -> Vec<u8> {
+/// A request for all TCP sockets of the family that have a peer. Of each it is said whether one of these maps
+/// of sockets' storage has an entry for it.
+pub(crate) fn list(sequence: u32, family: Family, maps: &[RawFd]) -> Vec<u8> {
+    dump(sequence, family, WITH_PEER, maps)
+}
+
+/// A request for all listening TCP sockets of the family.
+pub(crate) fn list_listening(sequence: u32, family: Family) -> Vec<u8> {
+    dump(sequence, family, LISTEN, &[])
+}
+
+fn dump(sequence: u32, family: Family, states: u32, maps: &[RawFd]) -> Vec<u8> {
     let family = match family {
         Family::V4 => AF_INET,
         Family::V6 => AF_INET6,
     };
     let with_info = 1 << (INET_DIAG_INFO - 1);
     let mut body = vec![family, IPPROTO_TCP, with_info, 0];
-    body.extend(WITH_PEER.to_ne_bytes());
+    body.extend(states.to_ne_bytes());
     body.extend([0; 48]);
+    if !maps.is_empty() {
+        let inner: Vec<u8> = maps
+            .iter()
+            .flat_map(|map| attribute_of(SK_DIAG_BPF_STORAGE_REQ_MAP_FD, &map.to_ne_bytes()))
+            .collect();
+        body.extend(attribute_of(INET_DIAG_REQ_SK_BPF_STORAGES | NLA_F_NESTED, &inner));
+    }
     framed(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, sequence, &body)
 }
 
-/// A request to close one socket.
-pub(crate) fn destroy(sequence: u32, local: SocketAddr, remote: SocketAddr, cookie: u64) -> Vec<u8> {
+/// A request to close one socket. `interface`: the one that the socket is bound to, or 0.
+pub(crate) fn destroy(
+    sequence: u32,
+    local: SocketAddr,
+    remote: SocketAddr,
+    interface: u32,
+    cookie: u64,
+) -> Vec<u8> {
     let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
     let (local, remote) = (canonical(local), canonical(remote));
     let family = if local.is_ipv4() { AF_INET } else { AF_INET6 };
@@ -76,14 +116,23 @@ pub(crate) fn destroy(sequence: u32, local: SocketAddr, remote: SocketAddr, cook
     body.extend(remote.port().to_be_bytes());
     body.extend(address(local.ip()));
     body.extend(address(remote.ip()));
-    // Any interface.
-    body.extend(0_u32.to_ne_bytes());
+    // The kernel finds a socket that is bound to an interface, or has a link-local peer, by this one only.
+    body.extend(interface.to_ne_bytes());
     // The lower half first, whatever the machine's byte order.
     let (low, high) = (cookie & u64::from(u32::MAX), cookie >> 32);
     for half in [low, high] {
         body.extend(u32::try_from(half).unwrap_or_default().to_ne_bytes());
     }
     framed(SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, sequence, &body)
+}
+
+fn attribute_of(kind: u16, value: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(ATTRIBUTE + value.len()).unwrap_or(u16::MAX);
+    let mut bytes = length.to_ne_bytes().to_vec();
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(value);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
 }
 
 pub(crate) fn framed(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
@@ -150,6 +199,9 @@ impl Message<'_> {
                 0 => Answer::Done,
                 negated => Answer::Failed(io::Error::from_raw_os_error(negated.wrapping_neg())),
             },
+            SOCK_DIAG_BY_FAMILY if self.body.get(1) == Some(&TCP_LISTEN) => {
+                Answer::Listening(listening(self.body)?)
+            }
             SOCK_DIAG_BY_FAMILY => socket(self.body)?.map_or(Answer::Other, Answer::Socket),
             _ => Answer::Other,
         }))
@@ -160,18 +212,46 @@ impl Message<'_> {
 fn socket(body: &[u8]) -> Result<Option<TcpSocket>, Error> {
     let [family, state, ..] = *body else { return Err(Error::Malformed("empty answer")) };
     let Some(state) = state_of(state) else { return Ok(None) };
-    let (acknowledged, arrived) = match attribute(body.get(ANSWER..).unwrap_or_default(), INET_DIAG_INFO)? {
+    let attributes = body.get(ANSWER..).unwrap_or_default();
+    let info = attribute(attributes, INET_DIAG_INFO)?;
+    let (acknowledged, arrived) = match info {
         Some(info) => (u64_at(info, BYTES_ACKED)?, u64_at(info, BYTES_RECEIVED)?),
         None => (0, 0),
+    };
+    let stored = match attribute(attributes, INET_DIAG_SK_BPF_STORAGES)? {
+        Some(storages) => attribute(storages, SK_DIAG_BPF_STORAGE)?.is_some(),
+        None => false,
     };
     Ok(Some(TcpSocket {
         local: SocketAddr::new(ip(family, body, 8)?, port(body, 4)?),
         remote: SocketAddr::new(ip(family, body, 24)?, port(body, 6)?),
         cookie: u64::from(u32_at(body, 44)?) | u64::from(u32_at(body, 48)?) << 32,
+        interface: u32_at(body, 40)?,
         state,
         acknowledged,
         arrived,
+        accepted: info.and_then(|info| is_accepted(state, info)),
+        stored,
     }))
+}
+
+/// Whether a socket was accepted: the SYN of one that connected counts as an acknowledged byte. Known only
+/// while everything sent is acknowledged and no FIN was sent.
+fn is_accepted(state: State, info: &[u8]) -> Option<bool> {
+    if !matches!(state, State::Established | State::CloseWait) || u32_at(info, UNACKNOWLEDGED).ok()? != 0 {
+        return None;
+    }
+    let sent = u64_at(info, BYTES_SENT).ok()?.checked_sub(u64_at(info, BYTES_SENT_AGAIN).ok()?)?;
+    match u64_at(info, BYTES_ACKED).ok()?.checked_sub(sent)? {
+        0 => Some(true),
+        1 => Some(false),
+        _ => None,
+    }
+}
+
+/// The port of a listening socket.
+fn listening(body: &[u8]) -> Result<u16, Error> {
+    port(body, 4)
 }
 
 /// include/net/tcp_states.h
@@ -193,7 +273,7 @@ pub(crate) fn attribute(mut attributes: &[u8], wanted: u16) -> Result<Option<&[u
     while attributes.len() >= ATTRIBUTE {
         let length = usize::from(u16_at(attributes, 0)?);
         let value = attributes.get(ATTRIBUTE..length).ok_or(Error::Malformed("bad attribute length"))?;
-        if u16_at(attributes, 2)? == wanted {
+        if u16_at(attributes, 2)? & !NLA_F_NESTED == wanted {
             return Ok(Some(value));
         }
         attributes = attributes.get(length.next_multiple_of(4)..).unwrap_or_default();

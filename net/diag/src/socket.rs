@@ -32,6 +32,8 @@ pub struct TcpSocket {
     pub remote: SocketAddr,
     /// The kernel's number of the socket, never given to another.
     pub cookie: u64,
+    /// The interface that it is bound to, or that its link-local peer is on; 0: none.
+    pub interface: u32,
     /// Its state.
     pub state: State,
     /// As the kernel counts: sequence numbers that the peer acknowledged. The FIN is one, and where the
@@ -39,6 +41,10 @@ pub struct TcpSocket {
     pub acknowledged: u64,
     /// As the kernel counts: sequence numbers that came in order. The peer's FIN is one; its SYN is not.
     pub arrived: u64,
+    /// Whether it was accepted by a listener rather than connected, where its counts tell.
+    pub accepted: Option<bool>,
+    /// Whether one of the maps that were asked for has an entry for it.
+    pub stored: bool,
 }
 
 impl TcpSocket {

@@ -119,3 +119,54 @@ fn long_dumps_are_complete() {
     let listed = diag.sockets().unwrap();
     assert_eq!(listed.iter().filter(|socket| socket.local == address).count(), pairs.len());
 }
+
+#[test]
+fn socket_bound_to_a_device_is_closed() {
+    assert!(ambit_diag::can_close_sockets().unwrap(), "this kernel closes sockets");
+    let mut diag = Diag::open().unwrap();
+    for (name, address, domain) in
+        [("IPv4", "127.0.0.1:0", socket2::Domain::IPV4), ("IPv6", "[::1]:0", socket2::Domain::IPV6)]
+    {
+        let listener = TcpListener::bind(address).unwrap();
+        let client = socket2::Socket::new(domain, socket2::Type::STREAM, None).unwrap();
+        client.bind_device(Some(b"lo")).unwrap();
+        client.connect(&listener.local_addr().unwrap().into()).unwrap();
+        let mut client = TcpStream::from(client);
+        let local = client.local_addr().unwrap();
+        let bound = diag.sockets().unwrap().into_iter().find(|socket| socket.local == local).expect(name);
+        assert_ne!(bound.interface, 0, "{name}");
+        assert!(diag.destroy(bound.local, bound.remote, bound.cookie).unwrap(), "{name}: closed");
+        let error = client.read(&mut [0]).expect_err(name);
+        assert_eq!(error.kind(), ErrorKind::ConnectionAborted, "{name}");
+        assert!(!diag.destroy(bound.local, bound.remote, bound.cookie).unwrap(), "{name}: gone");
+    }
+}
+
+#[test]
+fn accepted_and_connected_sockets_are_told_apart() {
+    let mut diag = Diag::open().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    assert!(diag.listening().unwrap().contains(&port));
+    let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let (mut server, _) = listener.accept().unwrap();
+    drop(listener);
+    assert!(!diag.listening().unwrap().contains(&port));
+    for round in 0..2 {
+        let until = Instant::now() + Duration::from_secs(10);
+        loop {
+            let sockets = diag.sockets().unwrap();
+            let of = |local: SocketAddr| sockets.iter().find(|s| s.local == local).and_then(|s| s.accepted);
+            let told = (of(server.local_addr().unwrap()), of(client.local_addr().unwrap()));
+            if told == (Some(true), Some(false)) {
+                break;
+            }
+            assert!(Instant::now() < until, "round {round}: {told:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        client.write_all(b"ping").unwrap();
+        server.write_all(b"pong").unwrap();
+        client.read_exact(&mut [0; 4]).unwrap();
+        server.read_exact(&mut [0; 4]).unwrap();
+    }
+}

@@ -138,6 +138,16 @@ pub fn release_once(path: &Path, source: &SourceName, uid: &str, timeout: Durati
     once(path, source, &Message::Delete { uid: uid.to_owned() }, None, timeout)
 }
 
+/// Tells the daemon that the pod in this namespace is about to end.
+pub fn ending_once(
+    path: &Path,
+    source: &SourceName,
+    namespace: BorrowedFd<'_>,
+    timeout: Duration,
+) -> Result<(), Error> {
+    once(path, source, &Message::Ending, Some(namespace), timeout)
+}
+
 fn once(
     path: &Path,
     source: &SourceName,

@@ -124,5 +124,6 @@ fn describe(message: &Message) -> String {
         Message::Delete { uid } => format!("release {uid}"),
         Message::SnapshotSent => "complete the snapshot".to_owned(),
         Message::NodeNetwork {} => "take the node's network namespace".to_owned(),
+        Message::Ending => "end a pod".to_owned(),
     }
 }

@@ -16,7 +16,7 @@ mod netns;
 mod packet;
 mod server;
 
-pub use client::{Client, enrol_once, release_once};
+pub use client::{Client, ending_once, enrol_once, release_once};
 pub use error::Error;
 pub use message::{Answer, Message, PROTOCOL_VERSION, Pod, SourceName};
 pub use netns::{NamespaceId, NetworkNamespace, NetworkNamespaceError};

@@ -100,6 +100,9 @@ pub enum Message {
     /// With the descriptor of the node's network namespace, for a daemon that lives in another one and may
     /// not open it. An older daemon refuses it and ends the session.
     NodeNetwork {},
+    /// With a descriptor: the pod in this namespace is about to end, and its address to be another's. It is
+    /// released later.
+    Ending,
 }
 
 impl Message {
@@ -115,7 +118,7 @@ impl Message {
             Self::Hello { version, .. } if *version != PROTOCOL_VERSION => Err(Error::Message(format!(
                 "protocol version {version} is not supported, need {PROTOCOL_VERSION}"
             ))),
-            Self::Hello { .. } | Self::SnapshotSent | Self::NodeNetwork {} => Ok(()),
+            Self::Hello { .. } | Self::SnapshotSent | Self::NodeNetwork {} | Self::Ending => Ok(()),
             Self::Add(pod) => {
                 text("uid", &pod.uid, MAX_UID)?;
                 text("namespace", &pod.namespace, MAX_NAME)?;

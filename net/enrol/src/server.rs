@@ -50,6 +50,8 @@ pub enum Request {
     SnapshotSent,
     /// This is the node's network namespace.
     NodeNetwork(NetworkNamespace),
+    /// The pod in this namespace is about to end.
+    Ending(NetworkNamespace),
 }
 
 /// Carries requests out.
@@ -191,7 +193,8 @@ fn read(packet: Packet, source: &mut Option<SourceName>, pid: i32) -> Result<(&S
     if more.is_some() {
         return Err(Error::Message("more than one descriptor".to_owned()));
     }
-    if descriptor.is_some() && !matches!(message, Message::Add(_) | Message::NodeNetwork {}) {
+    if descriptor.is_some() && !matches!(message, Message::Add(_) | Message::NodeNetwork {} | Message::Ending)
+    {
         return Err(Error::Message("unexpected descriptor".to_owned()));
     }
     let request = match message {
@@ -210,6 +213,7 @@ fn read(packet: Packet, source: &mut Option<SourceName>, pid: i32) -> Result<(&S
             let namespace: Result<_, NetworkNamespaceError> = NetworkNamespace::of_pod(descriptor, pid);
             Request::Add(pod, namespace?)
         }
+        Message::Ending => Request::Ending(any_namespace("ending", descriptor)?),
         Message::Keep { uid } => Request::Keep { uid },
         Message::Delete { uid } => Request::Delete { uid },
         Message::SnapshotSent => Request::SnapshotSent,
@@ -221,6 +225,12 @@ fn read(packet: Packet, source: &mut Option<SourceName>, pid: i32) -> Result<(&S
     let source =
         source.as_ref().ok_or_else(|| Error::Message("the first message must be a hello".to_owned()))?;
     Ok((source, request))
+}
+
+/// The namespace of a message that needs one, which may be the host's.
+fn any_namespace(message: &str, descriptor: Option<OwnedFd>) -> Result<NetworkNamespace, Error> {
+    let descriptor = descriptor.ok_or_else(|| Error::Message(format!("{message} needs a descriptor")))?;
+    Ok(NetworkNamespace::new(descriptor)?)
 }
 
 /// Makes the socket under another name and renames it, so that there is never a moment without one.

@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 
 use crate::leaks::files;
-use crate::sys::{bpf_info, bpf_next_key, bpf_pinned};
+use crate::sys::{bpf_delete, bpf_info, bpf_next_key, bpf_pinned};
 
 /// `BPF_MAP_TYPE_HASH`: the kinds of maps that a flood could fill.
 const HASH: u32 = 1;
@@ -36,6 +36,19 @@ pub(crate) fn entries(dir: &Path) -> Result<BTreeMap<String, usize>> {
         ensure!(found.insert(name.clone(), count).is_none(), "two maps are named {name}");
     }
     Ok(found)
+}
+
+/// Removes every entry of a pinned map, as somebody with root could; returns how many there were.
+pub(crate) fn clear(path: &Path) -> Result<usize> {
+    let name = CString::new(path.as_os_str().as_bytes())?;
+    let object = bpf_pinned(&name).with_context(|| format!("failed to open {}", path.display()))?;
+    let mut key = vec![0; usize::try_from(bpf_info(object.as_fd())?[2])?];
+    let mut removed = 0;
+    while bpf_next_key(object.as_fd(), None, &mut key)? {
+        bpf_delete(object.as_fd(), &key).with_context(|| format!("failed to clear {}", path.display()))?;
+        removed += 1;
+    }
+    Ok(removed)
 }
 
 fn count(map: std::os::fd::BorrowedFd<'_>, key_size: usize, most: usize) -> Result<usize> {

@@ -170,6 +170,29 @@ impl Node {
         maps::entries(&self.pins())
     }
 
+    /// Removes every entry of one of the instance's maps, behind the daemon's back; returns how many there
+    /// were.
+    pub fn clear_map(&self, name: &str) -> Result<usize> {
+        maps::clear(&self.pin(name)?)
+    }
+
+    /// The pin whose name is this, or begins with it.
+    pub fn pin(&self, name: &str) -> Result<PathBuf> {
+        for version in std::fs::read_dir(self.pins())? {
+            for pin in std::fs::read_dir(version?.path())? {
+                let path = pin?.path();
+                let found = path.file_name().is_some_and(|found| {
+                    let found = found.to_string_lossy();
+                    found == name || found.starts_with(&format!("{name}-"))
+                });
+                if found {
+                    return Ok(path);
+                }
+            }
+        }
+        anyhow::bail!("{} has no pin {name}", self.name)
+    }
+
     /// What the daemon counts.
     pub fn metrics(&self) -> Result<Metrics> {
         self.get(METRICS, "/metrics").map(|text| Metrics::parse(&text))

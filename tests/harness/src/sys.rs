@@ -46,6 +46,7 @@ pub(crate) fn packets_lost(socket: BorrowedFd<'_>) -> io::Result<u32> {
 /// The commands of bpf(2) that are used here.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Bpf {
+    Delete = 3,
     NextKey = 4,
     ObjectGet = 7,
     ProgramFdById = 13,
@@ -98,4 +99,10 @@ pub(crate) fn bpf_next_key(map: BorrowedFd<'_>, key: Option<&[u8]>, next: &mut [
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Removes an entry.
+pub(crate) fn bpf_delete(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<()> {
+    let fd = u64::try_from(map.as_raw_fd()).map_err(io::Error::other)?;
+    bpf(Bpf::Delete, &mut [fd, key.as_ptr() as u64, 0, 0]).map(drop)
 }

@@ -106,11 +106,13 @@ fn cut(context: &Context, destination: &WorkloadUid, flow: &Flow, ending: Ending
         server.map(|(pod, cookie)| (pod, flow.server, flow.client, cookie)),
         client.map(|(pod, cookie)| (pod, flow.client, flow.server, cookie)),
     ];
+    let reachable = ends.iter().any(Option::is_some);
     let (mut outcome, mut closed) = (Ok(()), false);
     for (pod, local, remote, cookie) in ends.into_iter().flatten() {
         match pod.with_diag(|diag| diag.destroy(local, remote, cookie)) {
-            Ok(true) => closed = true,
-            Ok(false) => {}
+            // It counts when the kernel has removed its entry too: that happens as the socket closes.
+            Ok(true) if !is_tracked(context, flow) => closed = true,
+            Ok(_) => {}
             Err(error) => {
                 let (uid, error) = (&pod.workload.uid, chain(&error));
                 tracing::error!(%uid, error, "failed to close a connection");
@@ -125,10 +127,23 @@ fn cut(context: &Context, destination: &WorkloadUid, flow: &Flow, ending: Ending
     if closed {
         return Ok(());
     }
+    context.cut.lock().remove(&key);
+    if reachable && is_tracked(context, flow) {
+        // Neither end was found, or did not close, and the kernel goes on listing it.
+        let (client, server) = (flow.client, flow.server);
+        tracing::warn!(%client, %server, "connection still tracked after the cut");
+        return Err(Failed);
+    }
     // It has just ended by itself, or its pod's namespace is not here yet: then it is rechecked when the pod
     // is added again.
-    context.cut.lock().remove(&key);
     outcome
+}
+
+fn is_tracked(context: &Context, flow: &Flow) -> bool {
+    context.dataplane.tracks(flow).unwrap_or_else(|error| {
+        tracing::error!(error = chain(&error), "failed to read a flow");
+        true
+    })
 }
 
 /// A connection could not be closed; the error has been logged.

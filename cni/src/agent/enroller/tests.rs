@@ -33,7 +33,8 @@ impl Handler for Daemon {
                 }
                 _ => _ = owners.remove(&uid),
             },
-            Request::Keep { .. } | Request::Hello | Request::SnapshotSent | Request::NodeNetwork(_) => {}
+            Request::Keep { .. } | Request::Hello | Request::SnapshotSent => {}
+            Request::NodeNetwork(_) | Request::Ending(_) => {}
         }
         Ok(())
     }

@@ -222,3 +222,21 @@ fn exclusive_programs_make_attaching_fail() {
     assert!(matches!(opened, Err(Error::Attach { program: "connect6", .. })), "{opened:?}");
     std::fs::remove_dir(&cgroup).expect("removed");
 }
+
+#[test]
+fn place_before_programs_of_others_is_kept() {
+    let world = Neighbours::new();
+    let _app = world.pods[SERVER].listen_dual(8080);
+    let service = at(SERVICE_V4, 80);
+    let _theirs = balancer(&world, service, at(V4[SERVER], 8080), Order::Before);
+    let look = world.dataplane.put_right(&[]);
+    assert!(look.errors.is_empty(), "{:?}", look.errors);
+    let found = look.found;
+    assert!(
+        found.iter().any(|it| it.object.starts_with("connect4-") && it.found == "another program before it"),
+        "{found:?}"
+    );
+    let _client = world.pods[CLIENT].connect(service).expect("captured");
+    let (_, original) = world.daemons[CLIENT].captured(&world.dataplane, service);
+    assert_eq!(original, Some(service), "ours decides, not theirs");
+}

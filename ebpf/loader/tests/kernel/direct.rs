@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use ambit_loader::{KernelReason, Path, RecordKind};
+use ambit_loader::{KernelReason, Lease, Path, RecordKind};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::lab::{Namespace, accept, address, assert_connected, at, counter, local, peer, until};
@@ -108,9 +108,9 @@ fn without_a_valid_verdict_connections_take_the_tunnel() {
         assert_tunnelled(&world, "a verdict of an earlier generation, cached late", CLIENT, to);
 
         world.allow(CLIENT, SERVER, to);
-        dataplane.renew_lease(Duration::ZERO).expect("no lease");
+        dataplane.renew_lease(Lease::Verdicts, Duration::ZERO).expect("no lease");
         assert_tunnelled(&world, "the lease has ended", CLIENT, to);
-        dataplane.renew_lease(LEASE).expect("a lease");
+        dataplane.renew_lease(Lease::Verdicts, LEASE).expect("a lease");
         let client = world.pods[CLIENT].connect(to).expect("direct");
         let (server, _) = accept(&app);
         assert_eq!(world.flows().len(), 1, "the flow is tracked");

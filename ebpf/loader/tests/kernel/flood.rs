@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use ambit_loader::{Inbound, InboundMode, KernelReason, RecordKind};
+use ambit_loader::{Inbound, InboundMode, KernelReason, Lease, RecordKind};
 use aya::maps::{HashMap, Map, MapData};
 
 use crate::lab::{accept, at, counter, local, until};
@@ -110,7 +110,7 @@ fn flows_at_the_pods_limit_are_carried_by_the_daemon() {
     assert_eq!(world.flows(), []);
     assert_eq!(counter(&world.dataplane, KernelReason::FlowsExhausted), 0);
     world.set_flow_count(CLIENT, 0);
-    world.dataplane.renew_lease(LEASE).expect("a lease");
+    world.dataplane.renew_lease(Lease::Verdicts, LEASE).expect("a lease");
     let client = world.pods[CLIENT].connect(to).expect("direct again");
     let (server, _) = accept(&app);
     until("the flow is tracked", || world.flows().len() == 1);

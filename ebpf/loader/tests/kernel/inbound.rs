@@ -4,12 +4,12 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
-use ambit_loader::{HBONE_PORT, Inbound, InboundMode, KernelReason, Listeners};
+use ambit_loader::{HBONE_PORT, Inbound, InboundMode, KernelReason, Lease, Listeners, NetnsCookie};
 use socket2::{Domain, Socket};
 
 use crate::lab::{
-    Lab, MESH_V4, NODE_V4, NODE_V6, POD_V4, POD_V6, Pod, STRANGER_V4, STRANGER_V6, accept, assert_connected,
-    at, counter, local, peer, port, until,
+    Lab, MESH_V4, NODE_V4, NODE_V6, POD_V4, POD_V6, Pod, accept, assert_connected, at, counter, local, peer,
+    port, until,
 };
 
 fn mode(default: InboundMode) -> Inbound {
@@ -103,6 +103,8 @@ fn plaintext_is_treated_by_mode_and_port() {
     let dataplane = lab.dataplane();
     let pod = Pod::new();
     let daemon = pod.enrol(&dataplane);
+    let own = [crate::lab::address(POD_V4), crate::lab::address(POD_V6)];
+    dataplane.set_addresses(daemon.number, &own.into()).expect("addresses");
     let (app, other) = (pod.listen_dual(8080), pod.listen_dual(9090));
     drop(other);
     let (v4, v6) = (pod.listen_at(at(POD_V4, 9090)), pod.listen_at(at(POD_V6, 9090)));
@@ -117,7 +119,15 @@ fn plaintext_is_treated_by_mode_and_port() {
         ("open, another port strict", Open, Some((9090, Strict)), None, 8080, End::App, End::App),
         ("strict, but this port open", Strict, Some((8080, Open)), None, 8080, End::App, End::App),
         ("strict, but this port checked", Strict, Some((8080, Check)), None, 8080, End::Daemon, End::Daemon),
-        ("strict, a probe: from the node only", Strict, None, Some(8080), 8080, End::App, End::Refused),
+        (
+            "strict, a probe: from a process of the node only",
+            Strict,
+            None,
+            Some(8080),
+            8080,
+            End::App,
+            End::Refused,
+        ),
         ("strict, a probe: no other port", Strict, None, Some(8080), 9090, End::Refused, End::Refused),
         ("checked, a probe", Check, None, Some(8080), 8080, End::App, End::Daemon),
         (
@@ -135,10 +145,14 @@ fn plaintext_is_treated_by_mode_and_port() {
             Inbound { default, ports: rule.into_iter().collect(), probe_ports: probe.into_iter().collect() };
         dataplane.set_inbound(pod.cookie, &inbound).expect("inbound rules");
         let before = counter(&dataplane, KernelReason::PlaintextRefused);
-        assert_eq!(arrivals.end(NODE_V4, at(POD_V4, port)), from_node, "{name}, node, IPv4");
-        assert_eq!(arrivals_v6.end(NODE_V6, at(POD_V6, port)), from_node, "{name}, node, IPv6");
-        assert_eq!(arrivals.end(STRANGER_V4, at(POD_V4, port)), from_stranger, "{name}, stranger, IPv4");
-        assert_eq!(arrivals_v6.end(STRANGER_V6, at(POD_V6, port)), from_stranger, "{name}, stranger, IPv6");
+        // The address is the same: a connection that was masqueraded to it is none of the node's.
+        for (who, host, end) in
+            [("node", pod.outside.cookie, &from_node), ("other", NetnsCookie(1), &from_stranger)]
+        {
+            dataplane.set_host(host).expect("the node's namespace");
+            assert_eq!(&arrivals.end(NODE_V4, at(POD_V4, port)), end, "{name}, {who}, IPv4");
+            assert_eq!(&arrivals_v6.end(NODE_V6, at(POD_V6, port)), end, "{name}, {who}, IPv6");
+        }
         let refusals = [&from_node, &from_stranger].iter().filter(|end| ***end == End::Refused).count();
         let counted = counter(&dataplane, KernelReason::PlaintextRefused) - before;
         assert!(
@@ -147,9 +161,57 @@ fn plaintext_is_treated_by_mode_and_port() {
         );
         assert_eq!(counted == 0, refusals == 0, "{name}: no other refusals");
     }
-    // The node's addresses are removed.
-    dataplane.set_node_addresses(&[].into()).expect("no node addresses");
-    assert_eq!(arrivals.end(NODE_V4, at(POD_V4, 8080)), End::Refused, "a probe from a former node address");
+}
+
+#[test]
+fn connection_of_node_is_listed_until_it_closes() {
+    let mut lab = Lab::new();
+    let dataplane = lab.dataplane();
+    let pod = Pod::new();
+    let daemon = pod.enrol(&dataplane);
+    dataplane.set_addresses(daemon.number, &[crate::lab::address(POD_V4)].into()).expect("addresses");
+    let app = pod.listen_dual(8080);
+    let probed = Inbound { default: InboundMode::Strict, ports: [].into(), probe_ports: [8080].into() };
+    dataplane.set_inbound(pod.cookie, &probed).expect("a mode");
+    dataplane.set_host(pod.outside.cookie).expect("the node's namespace");
+    let from = |port| {
+        let socket = pod.outside.socket(Domain::IPV4);
+        socket.set_reuse_address(true).expect("address reuse");
+        socket.bind(&at(NODE_V4, port).into())?;
+        socket.connect_timeout(&at(POD_V4, 8080).into(), crate::lab::DEADLINE)?;
+        Ok::<_, std::io::Error>(socket)
+    };
+    let probe = from(0).expect("a probe passes");
+    let port = port(&probe);
+    assert_eq!(dataplane.occupancy().expect("sizes")["PROBES"], 1);
+    // Reset, so that its port is free at once.
+    probe.set_linger(Some(std::time::Duration::ZERO)).expect("linger");
+    drop((probe, accept(&app)));
+    until("it is not listed any more", || dataplane.occupancy().expect("sizes")["PROBES"] == 0);
+    dataplane.set_host(NetnsCookie(1)).expect("another namespace");
+    let error = from(port).expect_err("the same address and port, of another");
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn open_mode_ends_with_its_lease() {
+    let mut lab = Lab::new();
+    let dataplane = lab.dataplane();
+    let pod = Pod::new();
+    let daemon = pod.enrol(&dataplane);
+    let app = pod.listen_dual(8080);
+    dataplane.set_inbound(pod.cookie, &mode(InboundMode::Open)).expect("a mode");
+    let arrivals =
+        Arrivals { pod: &pod, app: [&app, &app], plaintext: [&daemon.plaintext_v4, &daemon.plaintext_v6] };
+    assert_eq!(arrivals.end(NODE_V4, at(POD_V4, 8080)), End::App);
+    dataplane.renew_lease(Lease::OpenMode, std::time::Duration::ZERO).expect("no lease");
+    assert_eq!(arrivals.end(NODE_V4, at(POD_V4, 8080)), End::Daemon, "checked");
+    dataplane.set_listeners(pod.cookie, &Listeners::default()).expect("no listeners");
+    assert_eq!(arrivals.end(NODE_V4, at(POD_V4, 8080)), End::Refused, "no daemon");
+    dataplane.renew_lease(Lease::OpenMode, std::time::Duration::MAX).expect("for ever");
+    assert_eq!(arrivals.end(NODE_V4, at(POD_V4, 8080)), End::App);
+    dataplane.limit_lease(Lease::OpenMode, std::time::Duration::ZERO).expect("not any more");
+    assert_eq!(arrivals.end(NODE_V4, at(POD_V4, 8080)), End::Refused);
 }
 
 #[test]

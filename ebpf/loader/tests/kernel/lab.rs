@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use ambit_loader::{
-    Dataplane, KernelReason, LinkKind, Listeners, NetnsCookie, PodLink, Settings, WorkloadNumber, detach,
-    netns_cookie,
+    Dataplane, KernelReason, Lease, LinkKind, Listeners, NetnsCookie, PodLink, Settings, WorkloadNumber,
+    detach, netns_cookie,
 };
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -30,7 +30,7 @@ pub(crate) const POD_V4: &str = "10.1.0.2";
 pub(crate) const POD_V6: &str = "fd00:1::2";
 pub(crate) const NODE_V4: &str = "10.1.0.1";
 pub(crate) const NODE_V6: &str = "fd00:1::1";
-/// Further addresses in the node's namespace that are not registered as the node's.
+/// Further addresses in the node's namespace.
 pub(crate) const STRANGER_V4: &str = "10.2.0.1";
 pub(crate) const STRANGER_V6: &str = "fd00:2::1";
 
@@ -86,7 +86,7 @@ impl Lab {
         let dataplane = Dataplane::open(&settings).expect("the instance opens");
         dataplane.add_destination(address(MESH_V4)).expect("a destination");
         dataplane.add_destination(address(MESH_V6)).expect("a destination");
-        dataplane.set_node_addresses(&[address(NODE_V4), address(NODE_V6)].into()).expect("node addresses");
+        dataplane.renew_lease(Lease::OpenMode, DEADLINE * 10).expect("a lease");
         dataplane
     }
 }
@@ -306,8 +306,8 @@ pub(crate) struct Daemon {
 impl Daemon {
     pub(crate) fn listeners(&self) -> Listeners<'_> {
         Listeners {
-            outbound_v4: Some(port(&self.outbound_v4)),
-            outbound_v6: Some(port(&self.outbound_v6)),
+            outbound_v4: Some(self.outbound_v4.as_fd()),
+            outbound_v6: Some(self.outbound_v6.as_fd()),
             hbone_v4: Some(self.hbone_v4.as_fd()),
             hbone_v6: Some(self.hbone_v6.as_fd()),
             plaintext_v4: Some(self.plaintext_v4.as_fd()),

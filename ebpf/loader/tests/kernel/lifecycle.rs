@@ -153,6 +153,7 @@ fn detach_removes_everything() {
     // While a daemon runs and a connection is open.
     detach(&settings).expect("detached");
     assert!(!folder(&settings).exists(), "no pin remains");
+    assert!(dataplane.put_right(&[]).stands_by, "the daemon lets go of its links");
     InKernel { links: held.links.clone(), ..InKernel::default() }.assert_gone();
     let listener = pods[0].outside.listen(NODE_V4);
     dataplane.add_destination(address(NODE_V4)).expect("the daemon still has its maps");

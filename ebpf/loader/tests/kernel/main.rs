@@ -19,3 +19,4 @@ mod outbound;
 mod shared_links;
 mod system;
 mod unusual;
+mod upkeep;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::lab::{Daemon, Lab, Namespace, address, ip, until};
 use ambit_loader::{
-    Dataplane, Flow, Inbound, InboundMode, Record, RecordKind, Settings, Verdict, WorkloadNumber,
+    Dataplane, Flow, Inbound, InboundMode, Lease, Record, RecordKind, Settings, Verdict, WorkloadNumber,
 };
 
 pub(crate) const CLIENT: usize = 0;
@@ -76,8 +76,10 @@ impl Neighbours {
         for service in [SERVICE_V4, SERVICE_V6] {
             dataplane.add_destination(address(service)).expect("a destination");
         }
-        dataplane.set_node_addresses(&[address(NODE)].into()).expect("node addresses");
-        dataplane.renew_lease(LEASE).expect("a lease");
+        dataplane.set_host(node.cookie).expect("the node's namespace");
+        for lease in [Lease::Verdicts, Lease::OpenMode] {
+            dataplane.renew_lease(lease, LEASE).expect("a lease");
+        }
         Self { dataplane, daemons, pods, node, records: Mutex::default(), lab }
     }
 

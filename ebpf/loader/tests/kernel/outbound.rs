@@ -98,7 +98,7 @@ fn connections_without_a_listener_are_refused() {
     let pod = Pod::new();
     let daemon = pod.enrol(&dataplane);
     let only = |v4, v6| Listeners { outbound_v4: v4, outbound_v6: v6, ..daemon.listeners() };
-    let (v4, v6) = (Some(port(&daemon.outbound_v4)), Some(port(&daemon.outbound_v6)));
+    let (v4, v6) = (Some(daemon.outbound_v4.as_fd()), Some(daemon.outbound_v6.as_fd()));
     let mapped = format!("::ffff:{MESH_V4}");
     let rows = [
         ("none, IPv4", only(None, None), MESH_V4, false),
@@ -122,12 +122,23 @@ fn connections_without_a_listener_are_refused() {
         assert_eq!(counted, u64::from(!reached), "{name}: the refusal is counted");
     }
     dataplane.set_listeners(pod.cookie, &daemon.listeners()).expect("listeners");
+    let ports = [("127.0.0.1", port(&daemon.outbound_v4)), ("::1", port(&daemon.outbound_v6))];
     drop(daemon);
     for destination in [MESH_V4, MESH_V6, mapped.as_str()] {
         // A process that another test starts holds our listeners until it executes its program.
         until(&format!("{destination}: the dead daemon's listener refuses"), || {
             pod.connect(at(destination, 80)).is_err_and(|it| it.kind() == ErrorKind::ConnectionRefused)
         });
+    }
+    // Another process of the pod takes the dead daemon's ports.
+    let taken = ports.map(|(address, port)| pod.listen_at(at(address, port)));
+    for destination in [MESH_V4, MESH_V6, mapped.as_str()] {
+        let error = pod.connect(at(destination, 80)).expect_err("not for the process on the daemon's port");
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{destination}");
+    }
+    for app in &taken {
+        let _client = pod.connect(local(app)).expect("its own connections reach it");
+        let _ = accept(app);
     }
     until("no hand-off remains", || dataplane.pending_handoffs().expect("hand-offs") == 0);
 }
@@ -256,7 +267,7 @@ fn flood_in_one_pod_does_not_affect_another() {
         socket.listen(0).expect("listening");
         socket
     });
-    let listeners = Listeners { outbound_v4: Some(port(&full)), ..daemon.listeners() };
+    let listeners = Listeners { outbound_v4: Some(full.as_fd()), ..daemon.listeners() };
     dataplane.set_listeners(flooder.cookie, &listeners).expect("listeners");
     let before = counter(&dataplane, KernelReason::HandoffsExhausted);
     let (waiting, refused) = flooder.run(|| {

@@ -13,6 +13,7 @@ fn messages_serialize_as_documented() {
         (Message::Delete { uid: "u".into() }, r#"{"delete":{"uid":"u"}}"#),
         (Message::SnapshotSent, r#""snapshot_sent""#),
         (Message::NodeNetwork {}, r#"{"node_network":{}}"#),
+        (Message::Ending, r#""ending""#),
     ];
     for (message, json) in rows {
         assert_eq!(serde_json::to_string(&message).unwrap(), json);

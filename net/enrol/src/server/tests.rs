@@ -36,6 +36,7 @@ impl Handler for Recorder {
             Request::Delete { uid } => format!("delete {uid}"),
             Request::SnapshotSent => "snapshot".to_owned(),
             Request::NodeNetwork(_) => "node network".to_owned(),
+            Request::Ending(_) => "ending".to_owned(),
         };
         self.0.lock().unwrap().push(format!("{source}: {line}"));
         Ok(())
