@@ -61,6 +61,8 @@ reasons! {
     LinkPacketHidden => "link_packet_hidden",
     /// An ARP or NDP message claims a pod's address for another interface.
     LinkNeighbourForged => "link_neighbour_forged",
+    /// `connect()`: the socket is bound to a device, over which ztunnel's listener cannot be reached.
+    DeviceBound => "device_bound",
 
     // Decided by this crate: each variant of `Denial` has one of the same name.
     /// The client's workload is unknown.

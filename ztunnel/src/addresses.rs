@@ -9,6 +9,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ambit_core::chain;
@@ -83,19 +84,43 @@ pub(crate) async fn follow(dataplane: Arc<Dataplane>, network: Option<PathBuf>, 
     let mut ticks = tokio::time::interval(INTERVAL);
     loop {
         ticks.tick().await;
-        let now = match of_node(network.as_deref()) {
-            Ok(now) => now,
-            Err(error) => {
-                tracing::warn!(error = chain(&error), "failed to read the node's addresses");
-                continue;
+        let (network, dataplane) = (network.clone(), dataplane.clone());
+        // A node may have tens of thousands of addresses: not on a worker.
+        let followed = tokio::task::spawn_blocking(move || {
+            let now = of_node(network.as_deref())
+                .inspect_err(|error| {
+                    tracing::warn!(error = chain(error), "failed to read the node's addresses");
+                })
+                .ok()?;
+            (now == known || write(&dataplane, &now)).then_some(now)
+        });
+        // None: as unknown, so that they are written again.
+        known = followed.await.ok().flatten().unwrap_or_default();
+    }
+}
+
+/// How many of the node's addresses the kernel has no room for.
+static LEFT_OUT: AtomicUsize = AtomicUsize::new(0);
+
+/// For the metric.
+pub(crate) fn left_out() -> usize {
+    LEFT_OUT.load(Ordering::Relaxed)
+}
+
+/// Gives the kernel the node's addresses. What it has no room for is logged and counted: probes from there
+/// are plaintext like any other. False: they could not be written.
+pub(crate) fn write(dataplane: &Dataplane, addresses: &BTreeSet<IpAddr>) -> bool {
+    match dataplane.set_node_addresses(addresses) {
+        Ok(left_out) => {
+            LEFT_OUT.store(left_out, Ordering::Relaxed);
+            if left_out > 0 {
+                tracing::error!(left_out, "no room for all of the node's addresses");
             }
-        };
-        if now == known {
-            continue;
+            true
         }
-        match dataplane.set_node_addresses(&now) {
-            Ok(()) => known = now,
-            Err(error) => tracing::error!(error = chain(&error), "failed to write the node's addresses"),
+        Err(error) => {
+            tracing::error!(error = chain(&error), "failed to write the node's addresses");
+            false
         }
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use ambit_certificates::{self as certificates, Certificates};
 use ambit_core::chain;
 use ambit_daemon_kit::admin::{Admin, Readiness};
+use ambit_daemon_kit::allocator;
 use ambit_daemon_kit::bootstrap::Bootstrap;
 use ambit_daemon_kit::controller::Controller;
 use ambit_daemon_kit::signals::Shutdown;
@@ -56,6 +57,10 @@ pub(crate) async fn run(config: Config) -> Result<(), Error> {
     let (attached, enrolling, synced) =
         (readiness.condition("dataplane"), readiness.condition("enrolment"), readiness.condition("xds"));
     raise_descriptor_limit();
+    if let Some(bytes) = config.tunnel_memory() {
+        ambit_hbone::memory::limit(bytes);
+    }
+    tokio::spawn(allocator::follow());
 
     let controller = controller(&config)?;
     let credentials = ControllerCredentials { controller: controller.clone(), node: config.node.clone() };
@@ -105,10 +110,8 @@ fn attach(config: &Config) -> Result<(Dataplane, BTreeSet<IpAddr>), Error> {
     let dataplane = Dataplane::open(&kernel_settings(config)?)
         .map_err(|source| Error::Dataplane { operation: "attach the instance", source })?;
     let own = addresses::of_node(config.node_network.as_deref())?;
-    dataplane
-        .set_node_addresses(&own)
-        .map_err(|source| Error::Dataplane { operation: "write the node's addresses", source })?;
-    Ok((dataplane, own))
+    let written = addresses::write(&dataplane, &own);
+    Ok((dataplane, if written { own } else { BTreeSet::new() }))
 }
 
 /// Lets open connections end, then cuts them. Pins stay: enrolled pods fail closed until the next daemon

@@ -25,6 +25,7 @@ pub(crate) const fn from_kernel(reason: KernelReason) -> Reason {
         KernelReason::LinkPacketForged => Reason::LinkPacketForged,
         KernelReason::LinkPacketHidden => Reason::LinkPacketHidden,
         KernelReason::LinkNeighbourForged => Reason::LinkNeighbourForged,
+        KernelReason::DeviceBound => Reason::DeviceBound,
         KernelReason::Reset => Reason::Reset,
         KernelReason::Closed => Reason::Closed,
     }

@@ -66,6 +66,9 @@ ztunnel.yaml: |
   bpffs: /sys/fs/bpf
   cgroup: /host/cgroup
   node_network: /proc/1/net
+  {{- with .Values.ztunnel.resources.limits }}{{ with .memory }}
+  memory_limit: {{ . | quote }}
+  {{- end }}{{ end }}
   workers: {{ .Values.ztunnel.workers }}
   certificate_ttl_seconds: {{ int .Values.ztunnel.certificateTtlSeconds }}
   drain_timeout_seconds: {{ int .Values.ztunnel.drainTimeoutSeconds }}

@@ -35,10 +35,10 @@ pub use link::{HardwareAddress, LinkEntry, LinkFlow, LinkKind};
 pub use number::{NetnsCookie, WorkloadNumber};
 pub use path::Path;
 pub use reason::KernelReason;
-pub use record::{RecordEntry, RecordKind};
+pub use record::{RecordEntry, RecordKind, RefusalBudget};
 
 /// The version of this interface. Maps and links of different versions are pinned apart.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The port on which enrolled pods accept tunnels.
 pub const HBONE_PORT: u16 = 15008;

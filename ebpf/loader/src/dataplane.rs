@@ -4,20 +4,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ambit_abi::{
     Address, AffinityKey, Destination, FlowEntry, Handoff, HandoffKey, KernelReason, LinkEntry, LinkFlow,
-    ListenerKey, NetnsCookie, PartKey, Pod, PodName, PortKey, PortRule, Role, Service, Slot, SlotKey, Socket,
-    SocketAddress, Tuple, VerdictEntry, VerdictKey, WorkloadNumber, names,
+    ListenerKey, NetnsCookie, PartKey, Pod, PodName, PortKey, PortRule, RefusalBudget, Role, Service, Slot,
+    SlotKey, Socket, SocketAddress, Tuple, VerdictEntry, VerdictKey, WorkloadNumber, limits, names,
 };
 use parking_lot::Mutex;
 
 use crate::enrolled::Enrolled;
 use crate::log::LogReader;
-use crate::map::Map;
+use crate::map::{Inserted, Map};
 use crate::object::Object;
 use crate::pins::Pins;
 use crate::ring::Ring;
+use crate::shared::Shared;
 use crate::{Error, Settings, bpf};
 
 /// A captured connection.
@@ -27,6 +29,23 @@ pub struct Captured {
     pub original_destination: SocketAddr,
     /// The endpoint that the kernel chose, if it has a table for the service.
     pub chosen: Option<SocketAddr>,
+}
+
+/// How full a map is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fill {
+    /// Its name.
+    pub map: &'static str,
+    /// How many entries it has.
+    pub entries: usize,
+    /// How many it can have.
+    pub limit: usize,
+}
+
+/// The name of a map of counts by pod, and of how many pods there are counts.
+fn of_pods(counts: &Map<NetnsCookie, u64>) -> Result<(&'static str, usize), Error> {
+    let (name, entries) = counts.occupancy()?;
+    Ok((name, entries - usize::from(counts.get(&NetnsCookie::ALL)?.is_some())))
 }
 
 /// An instance's programs and maps. Operations on single connections take no lock.
@@ -49,6 +68,9 @@ pub struct Dataplane {
     pub(crate) parts: Map<PartKey, u8>,
     /// The contents of `PARTS`. Held while a destination changes.
     pub(crate) partial: Mutex<BTreeMap<Address, BTreeSet<PartKey>>>,
+    destinations_incomplete: Map<u32, u32>,
+    /// How many destinations there are.
+    pub(crate) destination_count: AtomicUsize,
     handoffs: Map<HandoffKey, Handoff>,
     sockets: Map<i32, Socket>,
     refusals: Map<u32, u64>,
@@ -67,7 +89,11 @@ pub struct Dataplane {
     pub(crate) links: Map<WorkloadNumber, LinkEntry>,
     pub(crate) link_flows: Map<Tuple, LinkFlow>,
     pub(crate) pod_link_flows: Map<NetnsCookie, u64>,
-    pub(crate) ring: Mutex<Ring>,
+    pub(crate) pod_refusals: Map<NetnsCookie, RefusalBudget>,
+    /// Of established and of refused connections.
+    pub(crate) rings: Mutex<[Ring; 2]>,
+    pub(crate) shared_verdicts: Mutex<Shared<WorkloadNumber>>,
+    pub(crate) shared_affinities: Mutex<Shared<WorkloadNumber>>,
     /// Held while a service's table changes.
     pub(crate) tables: Mutex<()>,
     /// The contents of `LOCALS`.
@@ -95,6 +121,8 @@ impl Dataplane {
             destinations: Map::open(&pins, names::DESTINATIONS)?,
             parts: Map::open(&pins, names::PARTS)?,
             partial: Mutex::default(),
+            destinations_incomplete: Map::open(&pins, names::DESTINATIONS_INCOMPLETE)?,
+            destination_count: AtomicUsize::new(0),
             handoffs: Map::open(&pins, names::HANDOFFS)?,
             sockets: Map::open(&pins, names::SOCKETS)?,
             refusals: Map::open(&pins, names::REFUSALS)?,
@@ -112,7 +140,13 @@ impl Dataplane {
             links: Map::open(&pins, names::LINKS)?,
             link_flows: Map::open(&pins, names::LINK_FLOWS)?,
             pod_link_flows: Map::open(&pins, names::POD_LINK_FLOWS)?,
-            ring: Mutex::new(Ring::open(&pins)?),
+            pod_refusals: Map::open(&pins, names::POD_REFUSALS)?,
+            rings: Mutex::new([
+                Ring::open(&pins, names::RECORDS, limits::RECORDS)?,
+                Ring::open(&pins, names::REFUSAL_RECORDS, limits::REFUSAL_RECORDS)?,
+            ]),
+            shared_verdicts: Mutex::new(Shared::count(limits::VERDICTS, [])),
+            shared_affinities: Mutex::new(Shared::count(limits::STICKY, [])),
             tables: Mutex::default(),
             own_addresses: Mutex::default(),
             enrolled: Mutex::default(),
@@ -124,18 +158,28 @@ impl Dataplane {
         dataplane.read_enrolled()?;
         dataplane.read_direct()?;
         dataplane.read_parts()?;
+        dataplane.count_shared()?;
         drop(lock);
         Ok(dataplane)
     }
 
-    /// Sets this node's addresses, which may connect to declared probe ports under any policy.
-    pub fn set_node_addresses(&self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
+    /// Sets this node's addresses, which may connect to declared probe ports under any policy. Returns how
+    /// many the map has no room for: probes from those are treated as any other plaintext.
+    pub fn set_node_addresses(&self, addresses: &BTreeSet<IpAddr>) -> Result<usize, Error> {
         let wanted: BTreeSet<Address> = addresses.iter().map(|address| Address::from(*address)).collect();
-        let held = self.node_addresses.keys()?;
+        let held: BTreeSet<Address> =
+            self.node_addresses.entries()?.into_iter().map(|(address, _)| address).collect();
+        held.difference(&wanted).try_for_each(|address| self.node_addresses.remove(address))?;
+        let mut left_out = 0;
         for address in wanted.difference(&held) {
-            self.node_addresses.put(address, &1)?;
+            left_out += usize::from(self.node_addresses.insert(address, &1)? == Inserted::Full);
         }
-        held.difference(&wanted).try_for_each(|address| self.node_addresses.remove(address))
+        Ok(left_out)
+    }
+
+    /// Captures connections to destinations that are not listed too, or no longer does.
+    pub fn capture_all(&self, all: bool) -> Result<(), Error> {
+        self.destinations_incomplete.put(&0, &u32::from(all))
     }
 
     /// The original destination of an accepted socket. None: the connection was not captured, an app
@@ -178,8 +222,9 @@ impl Dataplane {
         Ok([
             self.pods.occupancy()?,
             self.pod_names.occupancy()?,
-            self.pod_handoffs.occupancy()?,
-            self.pod_flows.occupancy()?,
+            of_pods(&self.pod_handoffs)?,
+            of_pods(&self.pod_flows)?,
+            self.pod_refusals.occupancy()?,
             self.ports.occupancy()?,
             self.destinations.occupancy()?,
             self.parts.occupancy()?,
@@ -193,9 +238,46 @@ impl Dataplane {
             self.flows.occupancy()?,
             self.links.occupancy()?,
             self.link_flows.occupancy()?,
-            self.pod_link_flows.occupancy()?,
+            of_pods(&self.pod_link_flows)?,
         ]
         .into())
+    }
+
+    /// How full the maps are that pods share or that grow with the mesh. Reads no map whole.
+    pub fn fill(&self) -> Result<Vec<Fill>, Error> {
+        let all = |counts: &Map<NetnsCookie, u64>| -> Result<usize, Error> {
+            let count = counts.get(&NetnsCookie::ALL)?.unwrap_or_default().cast_signed();
+            Ok(usize::try_from(count).unwrap_or_default())
+        };
+        let rules = self.enrolled.lock().values().map(|pod| pod.rules.len()).sum();
+        let filled = |(map, entries, limit): (_, _, u32)| Fill { map, entries, limit: limit as usize };
+        Ok([
+            (names::DESTINATIONS, self.destination_count.load(Ordering::Relaxed), limits::DESTINATIONS),
+            (names::FLOWS, all(&self.pod_flows)?, limits::FLOWS),
+            (names::HANDOFFS, all(&self.pod_handoffs)?, limits::HANDOFFS),
+            (names::LINK_FLOWS, all(&self.pod_link_flows)?, limits::LINK_FLOWS),
+            (names::PARTS, self.partial.lock().values().map(BTreeSet::len).sum(), limits::PARTS),
+            (names::PODS, self.enrolled.lock().len(), limits::PODS),
+            (names::PORTS, rules, limits::PORTS),
+            (names::STICKY, self.shared_affinities.lock().len(), limits::STICKY),
+            (names::VERDICTS, self.shared_verdicts.lock().len(), limits::VERDICTS),
+        ]
+        .map(filled)
+        .into())
+    }
+
+    /// Counts what is in the shared maps. The counts of all pods are made when an instance is new.
+    fn count_shared(&self) -> Result<(), Error> {
+        let count = |entries: usize| u64::try_from(entries).unwrap_or_default();
+        self.pod_flows.put_new(&NetnsCookie::ALL, &count(self.flows.entries()?.len()))?;
+        self.pod_handoffs.put_new(&NetnsCookie::ALL, &count(self.handoffs.entries()?.len()))?;
+        self.pod_link_flows.put_new(&NetnsCookie::ALL, &count(self.link_flows.entries()?.len()))?;
+        self.destination_count.store(self.destinations.entries()?.len(), Ordering::Relaxed);
+        let sources = self.verdicts.entries()?.into_iter().map(|(key, _)| key.source);
+        *self.shared_verdicts.lock() = Shared::count(limits::VERDICTS, sources);
+        let clients = self.sticky.entries()?.into_iter().map(|(key, _)| key.source);
+        *self.shared_affinities.lock() = Shared::count(limits::STICKY, clients);
+        Ok(())
     }
 
     /// The number of hand-offs that have not been taken yet.

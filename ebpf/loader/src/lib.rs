@@ -25,17 +25,19 @@ mod pins;
 mod pods;
 mod ring;
 mod settings;
+mod shared;
 mod socket;
 mod table;
+mod waiter;
 
 pub use ambit_abi::{
     HBONE_PORT, InboundMode, KernelReason, LinkKind, NetnsCookie, Path, RecordKind, WorkloadNumber,
 };
 
-pub use dataplane::{Captured, Dataplane};
+pub use dataplane::{Captured, Dataplane, Fill};
 pub use destinations::{Capture, Part};
 pub use detach::detach;
-pub use direct::Verdict;
+pub use direct::{Verdict, VerdictSweep};
 pub use error::Error;
 pub use flow::{Flow, Record};
 pub use links::PodLink;
@@ -43,3 +45,4 @@ pub use pods::{Inbound, Listeners};
 pub use settings::{InstanceName, InstanceNameError, Settings};
 pub use socket::netns_cookie;
 pub use table::Table;
+pub use waiter::Waiter;

@@ -76,6 +76,7 @@ fn flag(reason: Reason) -> Flag {
         | Reason::LinkPacketForged
         | Reason::LinkPacketHidden
         | Reason::LinkNeighbourForged
+        | Reason::DeviceBound
         | Reason::SourceUnknown
         | Reason::DestinationUnknown
         | Reason::ServicePortUnknown
