@@ -110,6 +110,15 @@ fn untouched(source: &Arc<Workload>, address: SocketAddr) -> Plan {
     Plan::Passthrough(Plaintext { source, destination: None, service: None, address, hostname: None })
 }
 
+/// The plan for a destination that no resource has, captured because the kernel captures everything for now:
+/// as without capture. `None` where [`plan`] has an answer of its own.
+pub fn outside(mesh: &Mesh, connection: &Connection) -> Option<Plan> {
+    let Err(Denial::DestinationUnknown(address)) = plan(mesh, connection, &Avoid::NONE, 0) else {
+        return None;
+    };
+    mesh.workload(&connection.source).map(|source| untouched(source, address))
+}
+
 /// The plan for an address that the host name of an endpoint was resolved to: it is planned as its owner's,
 /// so that neither a service nor an enrolled workload gets plaintext. `None` where no peer can have that
 /// address, or its owner refuses.

@@ -64,6 +64,8 @@ reasons! {
     /// A connection from a process of the node is not listed because there are too many: it does not pass as
     /// a probe.
     ProbesExhausted => "probes_exhausted",
+    /// `connect()`: the socket is bound to a device, over which ztunnel's listener cannot be reached.
+    DeviceBound => "device_bound",
 
     // Decided by this crate: each variant of `Denial` has one of the same name.
     /// The client's workload is unknown.

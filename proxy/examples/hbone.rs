@@ -100,7 +100,7 @@ async fn client(running: Running, destination: SocketAddr, text: &str) -> Result
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let mut application = TcpStream::connect(listener.local_addr()?).await?;
     let (stream, client) = listener.accept().await?;
-    let asked = Ok(Asked { destination, chosen: None });
+    let asked = Ok(Asked { destination, chosen: None, captures_all: false });
     let accepted = Accepted { stream, client, asked, held: None };
     let carried = tokio::spawn(outbound::serve(proxy, pool, served, accepted, |_, _, _| {}));
     application.write_all(text.as_bytes()).await?;

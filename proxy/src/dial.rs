@@ -79,7 +79,9 @@ impl<W: Served> Dial for Dialer<W> {
         let stream = socket.connect(key.address).await.map_err(DialError::Connect)?;
         let config = tls::client_config(&certificate, &key.peers);
         let since = Instant::now();
-        let connection = client::connect(stream, config, &self.http2).await.map_err(DialError::Hbone)?;
+        let memory = source.workload().clients.memory();
+        let connection =
+            client::connect(stream, config, &self.http2, memory).await.map_err(DialError::Hbone)?;
         HANDSHAKE.observe("client", since.elapsed());
         Ok(connection)
     }

@@ -12,7 +12,7 @@ use ambit_core::Reason;
 use ambit_core::balance::Avoid;
 use ambit_core::mesh::Mesh;
 use ambit_core::model::Workload;
-use ambit_core::outbound::{Connection, Plaintext, Plan, Tunnel, another, plan, resolved};
+use ambit_core::outbound::{Connection, Plaintext, Plan, Tunnel, another, outside, plan, resolved};
 use ambit_core::outlier::ServicePortKey;
 use ambit_hbone::pool::Pool;
 use tokio::net::TcpStream;
@@ -36,6 +36,8 @@ pub struct Asked {
     pub destination: SocketAddr,
     /// The endpoint that the kernel chose among the service's, where it chose.
     pub chosen: Option<SocketAddr>,
+    /// Everything is captured for now, also what is not in the mesh.
+    pub captures_all: bool,
 }
 
 /// A connection that was accepted.
@@ -132,7 +134,7 @@ impl<W: Served> Attempt<'_, W> {
         asked: Result<Asked, Ending>,
         opened: &(impl Fn(&W, &Tunnel, SocketAddr) + Sync),
     ) -> Result<Remote, Ending> {
-        let Asked { destination, chosen } = asked?;
+        let Asked { destination, chosen, captures_all } = asked?;
         self.info.destination.address = destination;
         let uid = &self.served.workload().uid;
         let Some(mesh) = self.proxy.mesh.wait(uid).await else {
@@ -144,6 +146,10 @@ impl<W: Served> Attempt<'_, W> {
         self.info.source.address = self.client;
         self.info.source.workload = source;
         let connection = Connection { source: uid.clone(), destination, chosen };
+        if captures_all && let Some(plan) = outside(&mesh, &connection) {
+            self.describe(&plan);
+            return self.follow(&mesh, &plan).await.map_err(|failure| failure.ending);
+        }
         self.try_endpoints(&mesh, &connection, opened).await
     }
 

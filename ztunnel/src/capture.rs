@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ambit_core::chain;
@@ -24,6 +25,8 @@ pub(crate) struct Capture {
     pending: Mutex<Pending>,
     /// None: what the kernel lets pass could not be closed later, so it lets nothing pass by itself.
     open: Option<OpenMode>,
+    /// The kernel captures everything, or has done so a moment ago.
+    captures_all: AtomicBool,
 }
 
 /// How long plaintext passes to pods that no policy selects, counted from the daemon's last renewal.
@@ -37,6 +40,9 @@ pub(crate) enum OpenMode {
 #[derive(Debug, Default)]
 struct Pending {
     destinations: BTreeSet<IpAddr>,
+    /// The kernel has no room for some of them: it captures connections to all destinations, also those
+    /// outside the mesh, and the daemon decides. None: it is not known how an earlier daemon left that.
+    captures_all: Option<bool>,
     /// All pods' modes.
     modes: bool,
     /// Everything has been written at least once: open modes of an earlier daemon have been reviewed.
@@ -45,7 +51,7 @@ struct Pending {
 
 impl Capture {
     pub(crate) fn new(dataplane: Arc<Dataplane>, open: Option<OpenMode>) -> Self {
-        Self { dataplane, pending: Mutex::default(), open }
+        Self { dataplane, pending: Mutex::default(), open, captures_all: AtomicBool::new(false) }
     }
 
     /// Renews the lease on open mode, unless a mode could not be written.
@@ -74,6 +80,7 @@ impl Capture {
     /// there is written again.
     pub(crate) fn reconcile(&self, mesh: &Mesh, pods: &[Arc<Pod>]) {
         let mut pending = self.pending.lock();
+        pending.captures_all = None;
         match self.dataplane.destinations() {
             Ok(present) => pending.destinations.extend(present),
             Err(error) => tracing::error!(error = chain(&error), "failed to list captured destinations"),
@@ -116,15 +123,18 @@ impl Capture {
         written.map_err(failed("write the plaintext modes of"))
     }
 
+    /// Whether connections are captured that go to no destination of the mesh.
+    pub(crate) fn captures_all(&self) -> bool {
+        self.captures_all.load(Ordering::Relaxed)
+    }
+
+    /// How many destinations the kernel does not list.
+    pub(crate) fn unlisted(&self) -> usize {
+        self.pending.lock().destinations.len()
+    }
+
     fn write(&self, pending: &mut Pending, mesh: &Mesh, pods: &[Arc<Pod>]) {
-        pending.destinations.retain(|address| {
-            let capture = kernel_capture(&ownership::captured(mesh, *address));
-            let result = self.dataplane.capture(*address, &capture);
-            if let Err(error) = &result {
-                tracing::error!(%address, error = chain(error), "failed to write a captured destination");
-            }
-            result.is_err()
-        });
+        self.write_destinations(pending, mesh);
         if pending.modes {
             pending.modes = false;
             for pod in pods {
@@ -144,6 +154,61 @@ fn kernel_capture(captured: &Captured) -> loader::Capture {
         port: part.port,
     };
     loader::Capture::Parts(parts.iter().map(part).collect())
+}
+
+/// What happened to a destination.
+enum Written {
+    Done,
+    /// There is no room for it.
+    Full,
+    Failed,
+}
+
+impl Capture {
+    /// First what makes room, then what takes it. While anything is missing in the kernel, it captures
+    /// everything: what is not listed must not pass in plaintext.
+    fn write_destinations(&self, pending: &mut Pending, mesh: &Mesh) {
+        let write = |address: &IpAddr, capture: &loader::Capture| match self
+            .dataplane
+            .capture(*address, capture)
+        {
+            Ok(true) => Written::Done,
+            Ok(false) => Written::Full,
+            Err(error) => {
+                tracing::error!(%address, error = chain(&error), "failed to write a captured destination");
+                Written::Failed
+            }
+        };
+        let wanted = |address: &IpAddr| kernel_capture(&ownership::captured(mesh, *address));
+        pending.destinations.retain(|address| {
+            let capture = wanted(address);
+            !(capture.is_nothing() && matches!(write(address, &capture), Written::Done))
+        });
+        let mut full = false;
+        pending.destinations.retain(|address| {
+            let written = if full { Written::Full } else { write(address, &wanted(address)) };
+            full |= matches!(written, Written::Full);
+            !matches!(written, Written::Done)
+        });
+        let captures_all = !pending.destinations.is_empty();
+        if pending.captures_all == Some(captures_all) {
+            return;
+        }
+        // What is captured in between is carried.
+        self.captures_all.fetch_or(captures_all, Ordering::Relaxed);
+        if let Err(error) = self.dataplane.capture_all(captures_all) {
+            tracing::error!(error = chain(&error), "failed to switch capture of all destinations");
+            return;
+        }
+        self.captures_all.store(captures_all, Ordering::Relaxed);
+        let unlisted = pending.destinations.len();
+        if captures_all {
+            tracing::error!(unlisted, full, "kernel lacks destinations, all connections are captured");
+        } else if pending.captures_all.is_some() {
+            tracing::info!("kernel has all destinations again");
+        }
+        pending.captures_all = Some(captures_all);
+    }
 }
 
 fn kernel_modes(modes: &ambit_core::inbound::PlaintextModes) -> Inbound {

@@ -38,6 +38,9 @@ pub(crate) struct Config {
     pub(crate) bpffs: PathBuf,
     /// The root of cgroup v2; found from the mounts if absent.
     pub(crate) cgroup: Option<PathBuf>,
+    /// How much memory the daemon may take, as in the limit of its container: `512Mi`. Half of it is for what
+    /// tunnels hold; without a limit that is 256 MiB.
+    memory_limit: Option<String>,
     /// Worker threads, which carry connections.
     #[serde(default = "two")]
     pub(crate) workers: usize,
@@ -122,6 +125,24 @@ fn yes() -> bool {
     true
 }
 
+/// Below this the daemon could not do its work.
+const LEAST_MEMORY: u64 = 64 << 20;
+
+/// A number of bytes as Kubernetes writes it: digits, and perhaps a unit.
+fn bytes(text: &str) -> Option<u64> {
+    const UNITS: [(&str, u64); 6] = [
+        ("Ki", 1 << 10),
+        ("Mi", 1 << 20),
+        ("Gi", 1 << 30),
+        ("k", 1_000),
+        ("M", 1_000_000),
+        ("G", 1_000_000_000),
+    ];
+    let found = UNITS.iter().find_map(|(unit, bytes)| Some((text.strip_suffix(unit)?, *bytes)));
+    let (number, unit) = found.unwrap_or((text, 1));
+    number.parse::<u64>().ok()?.checked_mul(unit)
+}
+
 fn two() -> usize {
     2
 }
@@ -184,6 +205,13 @@ impl Config {
             }
             (Some(_), None) => {}
         }
+        if let Some(text) = &self.memory_limit {
+            let bytes = bytes(text).ok_or_else(|| {
+                let message = format!("{text:?} is not a number of bytes such as 512Mi");
+                ("memory_limit".to_owned(), message)
+            })?;
+            in_range("memory_limit", bytes, LEAST_MEMORY..=1 << 50)?;
+        }
         in_range("workers", self.workers as u64, 1..=256)?;
         in_range("certificate_ttl_seconds", self.certificate_ttl_seconds, 1..=366 * day())?;
         in_range("drain_timeout_seconds", self.drain_timeout_seconds, 0..=3600)?;
@@ -199,6 +227,12 @@ impl Config {
 
     pub(crate) fn metrics_idle(&self) -> Duration {
         Duration::from_secs(self.metrics_idle_seconds)
+    }
+
+    /// How many bytes tunnels may hold; none: the default.
+    pub(crate) fn tunnel_memory(&self) -> Option<usize> {
+        let bytes = bytes(self.memory_limit.as_deref()?)?;
+        usize::try_from(bytes / 2).ok()
     }
 
     /// None: no endpoint is ejected.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use ambit_certificates::{self as certificates, Certificates};
 use ambit_core::chain;
 use ambit_daemon_kit::admin::{Admin, Readiness};
+use ambit_daemon_kit::allocator;
 use ambit_daemon_kit::bootstrap::Bootstrap;
 use ambit_daemon_kit::controller::Controller;
 use ambit_daemon_kit::signals::Shutdown;
@@ -57,6 +58,10 @@ pub(crate) async fn run(config: Config) -> Result<(), Error> {
     let (attached, enrolling, synced) =
         (readiness.condition("dataplane"), readiness.condition("enrolment"), readiness.condition("xds"));
     raise_descriptor_limit();
+    if let Some(bytes) = config.tunnel_memory() {
+        ambit_hbone::memory::limit(bytes);
+    }
+    tokio::spawn(allocator::follow());
 
     let controller = controller(&config)?;
     let credentials = ControllerCredentials { controller: controller.clone(), node: config.node.clone() };

@@ -21,13 +21,15 @@ mod observation;
 mod records;
 mod scope;
 mod services;
+mod share;
 mod unlisted;
+mod untracked;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use ambit_core::chain;
@@ -35,7 +37,7 @@ use ambit_core::direct::{Refusal, Sources, affected, verdict};
 use ambit_core::mesh::{Mesh, Touched};
 use ambit_core::model::WorkloadUid;
 use ambit_core::outbound::Tunnel;
-use ambit_loader::{Dataplane, KernelReason, Lease, Verdict, WorkloadNumber};
+use ambit_loader::{Dataplane, KernelReason, Lease, Verdict, VerdictSweep, Waiter, WorkloadNumber};
 use ambit_proxy::proxy::Proxy;
 use ambit_proxy::sync::MeshChange;
 use ambit_proxy::views::ConnectionView;
@@ -50,6 +52,7 @@ use context::Context;
 use names::Names;
 pub(crate) use scope::Scope;
 use services::Services;
+pub(crate) use share::SHARE_USED;
 pub(crate) use unlisted::CLOSED;
 
 /// How often the kernel's records are read.
@@ -82,6 +85,8 @@ pub(crate) struct Direct {
     /// lease.
     unvoided: Mutex<BTreeSet<WorkloadNumber>>,
     rechecks: Sender<Scope>,
+    /// Where [`watch`] waits.
+    waiter: Waiter,
     /// When [`watch`] last finished a round.
     last_round: Mutex<Instant>,
     /// When something was last put right in the kernel.
@@ -121,7 +126,9 @@ impl Direct {
             draining: Mutex::default(),
         });
         let (rechecks, requests) = channel();
+        let waiter = context.dataplane.waiter().map_err(failed)?;
         let direct = Self {
+            waiter,
             services: Services::new(context.clone(), inherited),
             context,
             lease: config.direct.lease(),
@@ -206,7 +213,9 @@ impl Direct {
             return;
         }
         let verdict = Verdict { source: from, destination: to, address: tunnel.authority, generation };
-        if let Err(error) = dataplane.add_verdict(&verdict) {
+        let added = dataplane.add_verdict(&verdict);
+        share::count_if_used(&added, "VERDICTS");
+        if let Err(error) = added {
             tracing::warn!(error = chain(&error), "failed to cache a verdict");
         }
     }
@@ -301,6 +310,7 @@ impl Direct {
         if !scope.is_empty() {
             // The thread ends with the process.
             let _ = self.rechecks.send(scope);
+            self.waiter.wake();
         }
     }
 
@@ -354,17 +364,19 @@ fn watch(direct: &Direct, requests: &Rechecks) {
     let context = &direct.context;
     let mut swept = Instant::now();
     let mut links_swept = Instant::now();
+    // A sweep that is under way.
+    let mut sweep: Option<VerdictSweep> = None;
     let mut lost = lost_records(context);
     // Whose connections could not be listed or closed.
     let mut left = Scope::none();
     let mut tried = Instant::now();
     loop {
-        let mut scope = match requests.0.recv_timeout(DRAIN_INTERVAL) {
-            Ok(scope) => scope,
-            Err(RecvTimeoutError::Timeout) => Scope::none(),
-            Err(RecvTimeoutError::Disconnected) => return,
-        };
+        if let Err(error) = direct.waiter.wait(DRAIN_INTERVAL) {
+            tracing::error!(error = chain(&error), "failed to wait for the kernel's records");
+            std::thread::sleep(DRAIN_INTERVAL);
+        }
         // Several changes at once take one recheck.
+        let mut scope = Scope::none();
         requests.0.try_iter().for_each(|more| scope.join(more));
         if tried.elapsed() >= RETRY_INTERVAL {
             scope.join(std::mem::replace(&mut left, Scope::none()));
@@ -394,8 +406,11 @@ fn watch(direct: &Direct, requests: &Rechecks) {
         }
         if swept.elapsed() >= SWEEP_INTERVAL {
             swept = Instant::now();
-            sweep(context);
+            forget(context);
+            sweep.get_or_insert_default();
+            context.cut.lock().retain(|_, (since, _)| since.elapsed() < CUT_MEMORY);
         }
+        sweep = sweep.and_then(|sweep| go_on(context, sweep));
     }
 }
 
@@ -408,10 +423,20 @@ fn lost_records(context: &Context) -> Option<u64> {
     .ok()
 }
 
-fn sweep(context: &Context) {
-    if let Err(error) = context.dataplane.remove_stale_verdicts() {
-        tracing::warn!(error = chain(&error), "failed to remove stale verdicts");
+/// Removes some of the stale verdicts; none when that was the last step. In steps, so that records and
+/// rechecks do not wait for a long map.
+fn go_on(context: &Context, mut sweep: VerdictSweep) -> Option<VerdictSweep> {
+    match context.dataplane.sweep_verdicts(&mut sweep) {
+        Ok(finished) => (!finished).then_some(sweep),
+        Err(error) => {
+            tracing::warn!(error = chain(&error), "failed to remove stale verdicts");
+            None
+        }
     }
+}
+
+/// What is done before each sweep of verdicts: forgets what is long past.
+fn forget(context: &Context) {
     if let Err(error) = context.dataplane.remove_older() {
         tracing::warn!(error = chain(&error), "failed to remove what an older version left");
     }

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use crate::links;
 use crate::node::Node;
 use crate::reason::from_kernel;
+use crate::direct;
 
 /// Errors of `accept()`.
 pub(crate) static ACCEPT_ERRORS: Counters<1> = Counters::new(
@@ -38,6 +39,22 @@ const RECORDS_LOST: Family = Family::counter(
     "ambit_kernel_records_lost_total",
     "Records of connections that found no room because the daemon did not read them fast enough.",
 );
+const MAP_ENTRIES: Family = Family::gauge(
+    "ambit_map_entries",
+    "Entries of the kernel's maps that pods share or that grow with the mesh, by map.",
+);
+const MAP_LIMIT: Family =
+    Family::gauge("ambit_map_entries_limit", "How many entries each of these maps can have, by map.");
+const UNLISTED: Family = Family::gauge(
+    "ambit_destinations_unlisted",
+    "Captured destinations that the kernel's map lacks. While there are any, all connections are captured.",
+);
+const TUNNEL_MEMORY: Family = Family::gauge(
+    "ambit_tunnel_memory_bytes",
+    "Bytes that tunnels hold: received, and not yet taken by their readers.",
+);
+const TUNNEL_MEMORY_LIMIT: Family =
+    Family::gauge("ambit_tunnel_memory_limit_bytes", "How many bytes tunnels may hold.");
 const PODS: Family = Family::gauge("ambit_pods_enrolled", "Pods that this daemon serves.");
 const LINK_PACKETS: Family = Family::counter(
     "ambit_link_packets_dropped_total",
@@ -70,6 +87,12 @@ pub(crate) fn show(node: &Arc<Node>, xds: watch::Receiver<Status>, metrics: &Met
         node.identities.certificates.show(all);
         node.proxy.endpoints.show(all);
         kernel(&node.dataplane, all);
+        maps(&node.dataplane, all);
+        direct::SHARE_USED.show(all);
+        let (limit, held) = ambit_hbone::memory::usage();
+        all.single(&TUNNEL_MEMORY, held);
+        all.single(&TUNNEL_MEMORY_LIMIT, limit);
+        all.single(&UNLISTED, node.capture.unlisted());
     });
 }
 
@@ -78,6 +101,22 @@ fn show_links(views: &[links::View], all: &mut Exposition) {
     for kind in Link::NAMES {
         let count = views.iter().filter(|view| view.link.name() == kind).count();
         family.sample(&[("kind", kind)], count);
+    }
+}
+
+/// How full the kernel's maps are.
+fn maps(dataplane: &Dataplane, all: &mut Exposition) {
+    let fill = dataplane.fill().unwrap_or_else(|error| {
+        tracing::warn!(error = chain(&error), "failed to read how full the kernel's maps are");
+        Vec::default()
+    });
+    let mut entries = all.family(&MAP_ENTRIES);
+    for map in &fill {
+        entries.sample(&[("map", map.map)], map.entries);
+    }
+    let mut limits = all.family(&MAP_LIMIT);
+    for map in &fill {
+        limits.sample(&[("map", map.map)], map.limit);
     }
 }
 

@@ -6,7 +6,7 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
 use ambit_core::{Reason, chain};
-use ambit_loader::{Captured, Dataplane};
+use ambit_loader::Captured;
 use ambit_proxy::outbound::{self, Accepted, Asked};
 use ambit_proxy::report::{Ending, ending};
 use ambit_proxy::shares::Held;
@@ -18,7 +18,7 @@ use crate::pods::Pod;
 /// Carries one connection from its acceptance to its report. A tunnel within the node may be the last one of
 /// its pair: the kernel caches that later connections may go direct.
 pub(crate) async fn serve(node: Arc<Node>, pod: Arc<Pod>, stream: TcpStream, client: SocketAddr, held: Held) {
-    let asked = captured(&node.dataplane, &stream);
+    let asked = captured(&node, &stream);
     let accepted = Accepted { stream, client, asked, held: Some(held) };
     let (proxy, pool, direct) = (node.proxy.clone(), node.pool.clone(), node.direct.clone());
     drop(node);
@@ -26,11 +26,11 @@ pub(crate) async fn serve(node: Arc<Node>, pod: Arc<Pod>, stream: TcpStream, cli
     outbound::serve(proxy, pool, pod, accepted, opened).await;
 }
 
-fn captured(dataplane: &Dataplane, stream: &TcpStream) -> Result<Asked, Ending> {
+fn captured(node: &Node, stream: &TcpStream) -> Result<Asked, Ending> {
     let missing = |error| ending::unmade(Reason::OriginalDestinationMissing, error);
-    match dataplane.original_destination(stream.as_fd()) {
+    match node.dataplane.original_destination(stream.as_fd()) {
         Ok(Some(Captured { original_destination, chosen })) => {
-            Ok(Asked { destination: original_destination, chosen })
+            Ok(Asked { destination: original_destination, chosen, captures_all: node.capture.captures_all() })
         }
         Ok(None) => Err(missing("not captured: an application dialled the daemon itself".to_owned())),
         Err(error) => Err(missing(chain(&error))),

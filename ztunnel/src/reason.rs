@@ -26,6 +26,7 @@ pub(crate) const fn from_kernel(reason: KernelReason) -> Reason {
         KernelReason::LinkPacketHidden => Reason::LinkPacketHidden,
         KernelReason::LinkNeighbourForged => Reason::LinkNeighbourForged,
         KernelReason::ProbesExhausted => Reason::ProbesExhausted,
+        KernelReason::DeviceBound => Reason::DeviceBound,
         KernelReason::Reset => Reason::Reset,
         KernelReason::Closed => Reason::Closed,
     }

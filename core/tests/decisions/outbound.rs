@@ -9,7 +9,7 @@ use ambit_core::model::{
     Affinity, Health, LoadBalancing, LoadBalancingMode, LocalityScope, NetworkMode, Service, TunnelProtocol,
     Waypoint, WaypointDestination, Workload,
 };
-use ambit_core::outbound::{Connection, Plan, another, plan};
+use ambit_core::outbound::{self, Connection, Plan, another, plan};
 
 use crate::build::{behind, identity, ip, mesh, pod, service, socket, uid};
 
@@ -103,6 +103,28 @@ fn connections_are_planned_by_destination() {
     for (name, destination, expected) in rows {
         assert_eq!(describe(&mesh, destination), expected, "{name}");
     }
+}
+
+#[test]
+fn what_no_resource_has_is_passed_where_everything_is_captured() {
+    let flow = |source, to| Connection { source: uid(source), destination: socket(to), chosen: None };
+    let mesh = shop();
+    let rows = [
+        ("outside the mesh", "10.9.9.9:80", Some("passthrough 10.9.9.9:80")),
+        ("outside, v4-mapped", "[::ffff:10.9.9.9]:80", Some("passthrough 10.9.9.9:80")),
+        ("a pod", "10.1.0.1:9090", None),
+        ("a service", "10.96.0.1:80", None),
+        ("a port that the service lacks", "10.96.0.1:81", None),
+        ("no endpoints", "10.96.0.6:80", None),
+    ];
+    for (name, to, expected) in rows {
+        let found = outbound::outside(&mesh, &flow("shop/web", to)).map(|plan| match plan {
+            Plan::Passthrough(plain) => format!("passthrough {}", plain.address),
+            plan => format!("{plan:?}"),
+        });
+        assert_eq!(found.as_deref(), expected, "{name}");
+    }
+    assert!(outbound::outside(&mesh, &flow("shop/gone", "10.9.9.9:80")).is_none(), "an unknown client");
 }
 
 #[test]

@@ -67,6 +67,9 @@ ztunnel.yaml: |
   cgroup: /host/cgroup
   host_network: false
   open_without_daemon: {{ .Values.ztunnel.openWithoutDaemon }}
+  {{- with .Values.ztunnel.resources.limits }}{{ with .memory }}
+  memory_limit: {{ . | quote }}
+  {{- end }}{{ end }}
   workers: {{ .Values.ztunnel.workers }}
   certificate_ttl_seconds: {{ int .Values.ztunnel.certificateTtlSeconds }}
   drain_timeout_seconds: {{ int .Values.ztunnel.drainTimeoutSeconds }}

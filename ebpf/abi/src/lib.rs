@@ -35,7 +35,7 @@ pub use link::{HardwareAddress, LinkEntry, LinkFlow, LinkKind};
 pub use number::{NetnsCookie, WorkloadNumber};
 pub use path::Path;
 pub use reason::KernelReason;
-pub use record::{RecordEntry, RecordKind};
+pub use record::{RecordEntry, RecordKind, RefusalBudget};
 
 /// The version of this interface. Maps and links of different versions are pinned apart.
 pub const VERSION: u32 = 3;

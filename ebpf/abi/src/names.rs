@@ -4,7 +4,8 @@
 pub const PODS: &str = "PODS";
 /// [`NetnsCookie`](crate::NetnsCookie) → [`PodName`](crate::PodName); read by daemons only.
 pub const POD_NAMES: &str = "POD_NAMES";
-/// [`NetnsCookie`](crate::NetnsCookie) → `u64`: the pod's number of entries in `HANDOFFS`.
+/// [`NetnsCookie`](crate::NetnsCookie) → `u64`: the pod's number of entries in `HANDOFFS`, and
+/// [`NetnsCookie::ALL`](crate::NetnsCookie::ALL) all pods'.
 pub const POD_HANDOFFS: &str = "POD_HANDOFFS";
 /// [`PortKey`](crate::PortKey) → [`PortRule`](crate::PortRule).
 pub const PORTS: &str = "PORTS";
@@ -20,6 +21,9 @@ pub const PROBES: &str = "PROBES";
 pub const DESTINATIONS: &str = "DESTINATIONS";
 /// [`PartKey`](crate::PartKey) → `u8`: what is captured of destinations that are captured in part.
 pub const PARTS: &str = "PARTS";
+/// 0 → `u32`: 1 while `DESTINATIONS` lacks some for want of room. Then every destination is captured, and the
+/// daemon decides.
+pub const DESTINATIONS_INCOMPLETE: &str = "DESTINATIONS_INCOMPLETE";
 /// [`ListenerKey`](crate::ListenerKey) → ztunnel's listening socket.
 pub const LISTENERS: &str = "LISTENERS";
 /// [`HandoffKey`](crate::HandoffKey) → [`Handoff`](crate::Handoff).
@@ -46,26 +50,33 @@ pub const ENDPOINTS: &str = "ENDPOINTS";
 pub const STICKY: &str = "STICKY";
 /// [`Tuple`](crate::Tuple) → [`FlowEntry`](crate::FlowEntry).
 pub const FLOWS: &str = "FLOWS";
-/// [`NetnsCookie`](crate::NetnsCookie) → `u64`: the pod's number of entries in `FLOWS`.
+/// [`NetnsCookie`](crate::NetnsCookie) → `u64`: the pod's number of entries in `FLOWS`, and
+/// [`NetnsCookie::ALL`](crate::NetnsCookie::ALL) all pods'.
 pub const POD_FLOWS: &str = "POD_FLOWS";
 /// [`WorkloadNumber`](crate::WorkloadNumber) → [`LinkEntry`](crate::LinkEntry): the links of enrolled pods.
 pub const LINKS: &str = "LINKS";
 /// [`Tuple`](crate::Tuple) → [`LinkFlow`](crate::LinkFlow): direct connections between shared links.
 pub const LINK_FLOWS: &str = "LINK_FLOWS";
-/// [`NetnsCookie`](crate::NetnsCookie) → `u64`: the pod's number of entries in `LINK_FLOWS`.
+/// [`NetnsCookie`](crate::NetnsCookie) → `u64`: the pod's number of entries in `LINK_FLOWS`, and
+/// [`NetnsCookie::ALL`](crate::NetnsCookie::ALL) all pods'.
 pub const POD_LINK_FLOWS: &str = "POD_LINK_FLOWS";
 /// Socket storage of servers' sockets: [`Accepted`](crate::Accepted).
 pub const ACCEPTED: &str = "ACCEPTED";
 /// Socket storage: `u8`, set on ztunnel's own listeners and inherited by the sockets they accept.
 pub const OWN: &str = "OWN";
-/// The ring buffer of [`RecordEntry`](crate::RecordEntry) values.
+/// The ring buffer of [`RecordEntry`](crate::RecordEntry) values about established connections.
 pub const RECORDS: &str = "RECORDS";
+/// The ring buffer of [`RecordEntry`](crate::RecordEntry) values about refused connections, of which a pod's
+/// budget lets some in.
+pub const REFUSAL_RECORDS: &str = "REFUSAL_RECORDS";
+/// [`NetnsCookie`](crate::NetnsCookie) → [`RefusalBudget`](crate::RefusalBudget).
+pub const POD_REFUSALS: &str = "POD_REFUSALS";
 
 /// The ring buffer of log messages; only in builds with logging. `aya-log` gives it its name.
 pub const LOG: &str = "AYA_LOGS";
 
 /// Every map that is pinned, in all builds.
-pub const MAPS: [&str; 28] = [
+pub const MAPS: [&str; 31] = [
     PODS,
     POD_NAMES,
     POD_HANDOFFS,
@@ -75,6 +86,7 @@ pub const MAPS: [&str; 28] = [
     PROBES,
     DESTINATIONS,
     PARTS,
+    DESTINATIONS_INCOMPLETE,
     LISTENERS,
     HANDOFFS,
     SOCKETS,
@@ -94,6 +106,8 @@ pub const MAPS: [&str; 28] = [
     ACCEPTED,
     OWN,
     RECORDS,
+    REFUSAL_RECORDS,
+    POD_REFUSALS,
 ];
 
 /// The programs on the cgroup. The pins of their links begin with these names.

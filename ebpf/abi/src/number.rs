@@ -8,6 +8,11 @@ use core::fmt;
 #[cfg_attr(feature = "bytemuck", derive(bytemuck::Pod, bytemuck::Zeroable))]
 pub struct NetnsCookie(pub u64);
 
+impl NetnsCookie {
+    /// No namespace has it: in counts by pod, the key of their sum.
+    pub const ALL: Self = Self(0);
+}
+
 /// An enrolment of a workload. It is the time of the enrolment in nanoseconds since boot, so that no number
 /// is reused.
 #[repr(transparent)]

@@ -53,8 +53,8 @@ reasons! {
     FlowStale = 8;
     /// Another program of the hook changed the destination of a direct connection.
     FlowMisdirected = 9;
-    /// A connection is not tracked because there are too many flows. At its pod's limit the daemon carries it
-    /// instead; only where the whole map is full does a native one pass untracked.
+    /// A connection is not tracked because the whole map of flows is full: the daemon closes it. At its pod's
+    /// share the daemon carries it instead.
     FlowsExhausted = 10;
     /// A direct connection is not tracked because another flow has its addresses and ports.
     FlowTaken = 11;
@@ -62,6 +62,8 @@ reasons! {
     FlowGone = 12;
     /// The ring buffer had no room for a record.
     RecordLost = 13;
+    /// `connect()`: the socket is bound to a device, over which ztunnel's listener cannot be reached.
+    DeviceBound = 14;
     /// A direct connection is not tracked because the pods' links changed after `connect()`, or because there
     /// are too many between shared links.
     LinkLost = 30;

@@ -14,6 +14,8 @@ pub enum RecordKind {
     Refused = 3,
     /// A connection was established after the policy changed on its way: the daemon must check it again, now.
     Stale = 4,
+    /// A connection was established and could not be tracked: the daemon must close it, now.
+    Untracked = 5,
 }
 
 impl RecordKind {
@@ -24,6 +26,7 @@ impl RecordKind {
             2 => Some(Self::Closed),
             3 => Some(Self::Refused),
             4 => Some(Self::Stale),
+            5 => Some(Self::Untracked),
             _ => None,
         }
     }
@@ -52,7 +55,8 @@ pub struct RecordEntry {
     pub netns: NetnsCookie,
     /// Cookie of the server's socket, or 0.
     pub server_cookie: u64,
-    /// Bytes that the client's app sent.
+    /// Bytes that the client's app sent. In a refusal: how many connections were refused at the pod until
+    /// now.
     pub from_client: u64,
     /// Bytes that the server's app sent.
     pub from_server: u64,
@@ -66,4 +70,18 @@ pub struct RecordEntry {
     pub original_destination: SocketAddress,
 }
 
+/// How many connections were refused at a pod, and how many records it may still leave of them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "bytemuck", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct RefusalBudget {
+    /// All that were refused.
+    pub refused: u64,
+    /// When the present span began, in nanoseconds of the monotonic clock.
+    pub since: u64,
+    /// Records in the present span.
+    pub records: u64,
+}
+
 const _: () = assert!(size_of::<RecordEntry>() == 128);
+const _: () = assert!(size_of::<RefusalBudget>() == 24);

@@ -245,8 +245,28 @@ pub(crate) fn next_key<K: Pod>(map: &impl AsFd, key: Option<&K>) -> io::Result<O
 /// A hash map's entries, read in batches. One that is inserted or removed meanwhile may be missing.
 pub(crate) fn entries<K: Pod, V: Pod>(map: &impl AsFd) -> io::Result<Vec<(K, V)>> {
     let mut entries = Vec::new();
+    let mut position = Some(Position::default());
+    while let Some(at) = position {
+        let (batch, next) = batch(map, at)?;
+        entries.extend(batch);
+        position = next;
+    }
+    Ok(entries)
+}
+
+/// Where the next batch of a hash map begins.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Position(Option<u64>);
+
+/// A batch of entries.
+pub(crate) type Entries<K, V> = Vec<(K, V)>;
+
+/// About a thousand of a hash map's entries, and where the next ones begin: nowhere after the last.
+pub(crate) fn batch<K: Pod, V: Pod>(
+    map: &impl AsFd,
+    Position(position): Position,
+) -> io::Result<(Entries<K, V>, Option<Position>)> {
     let mut room = 1024;
-    let mut position: Option<u64> = None;
     loop {
         let (mut keys, mut values) = (vec![K::zeroed(); room], vec![V::zeroed(); room]);
         let mut next = 0_u64;
@@ -268,14 +288,13 @@ pub(crate) fn entries<K: Pod, V: Pod>(map: &impl AsFd) -> io::Result<Vec<(K, V)>
                 room *= 2;
                 continue;
             }
-            Err(code) if code != Some(libc::ENOENT) => return result.map(|_| entries),
+            Err(code) if code != Some(libc::ENOENT) => {
+                return Err(result.err().unwrap_or_else(io::Error::last_os_error));
+            }
             _ => {}
         }
-        entries.extend(keys.into_iter().zip(values).take(batch.count as usize));
-        if result.is_err() {
-            return Ok(entries);
-        }
-        position = Some(next);
+        let entries = keys.into_iter().zip(values).take(batch.count as usize).collect();
+        return Ok((entries, result.is_ok().then_some(Position(Some(next)))));
     }
 }
 

@@ -5,11 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ambit_abi::{
     Accepted, Address, AffinityKey, Daemon, Destination, FlowEntry, Handoff, HandoffKey, KernelReason,
-    LinkEntry, LinkFlow, ListenerKey, NetnsCookie, PartKey, Pod, PodName, PortKey, PortRule, Role, Service,
-    Slot, SlotKey, Socket, SocketAddress, Tuple, VerdictEntry, VerdictKey, WorkloadNumber, names,
+    LinkEntry, LinkFlow, ListenerKey, NetnsCookie, PartKey, Pod, PodName, PortKey, PortRule, RefusalBudget,
+    Role, Service, Slot, SlotKey, Socket, SocketAddress, Tuple, VerdictEntry, VerdictKey, WorkloadNumber,
+    limits, names,
 };
 use parking_lot::Mutex;
 
@@ -17,11 +19,12 @@ use crate::enrolled::Enrolled;
 use crate::held::Held;
 use crate::kept::Kept;
 use crate::log::LogReader;
-use crate::map::Map;
+use crate::map::{Inserted, Map};
 use crate::object::Object;
 use crate::older;
 use crate::pins::Pins;
 use crate::ring::Ring;
+use crate::shared::Shared;
 use crate::{Error, Settings, bpf, clock};
 
 /// A captured connection.
@@ -31,6 +34,23 @@ pub struct Captured {
     pub original_destination: SocketAddr,
     /// The endpoint that the kernel chose, if it has a table for the service.
     pub chosen: Option<SocketAddr>,
+}
+
+/// How full a map is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fill {
+    /// Its name.
+    pub map: &'static str,
+    /// How many entries it has.
+    pub entries: usize,
+    /// How many it can have.
+    pub limit: usize,
+}
+
+/// The name of a map of counts by pod, and of how many pods there are counts.
+fn of_pods(counts: &Map<NetnsCookie, u64>) -> Result<(&'static str, usize), Error> {
+    let (name, entries) = counts.occupancy()?;
+    Ok((name, entries - usize::from(counts.get(&NetnsCookie::ALL)?.is_some())))
 }
 
 /// An instance's programs and maps. Operations on single connections take no lock.
@@ -64,6 +84,9 @@ pub struct Dataplane {
     pub(crate) parts: Kept<PartKey, u8>,
     /// The contents of `PARTS`. Held while a destination changes.
     pub(crate) partial: Mutex<BTreeMap<Address, BTreeSet<PartKey>>>,
+    destinations_incomplete: Map<u32, u32>,
+    /// How many destinations there are.
+    pub(crate) destination_count: AtomicUsize,
     pub(crate) handoffs: Map<HandoffKey, Handoff>,
     pub(crate) sockets: Map<i32, Socket>,
     pub(crate) refusals: Map<u32, u64>,
@@ -84,8 +107,12 @@ pub struct Dataplane {
     pub(crate) links: Kept<WorkloadNumber, LinkEntry>,
     pub(crate) link_flows: Map<Tuple, LinkFlow>,
     pub(crate) pod_link_flows: Map<NetnsCookie, u64>,
-    pub(crate) records: OwnedFd,
-    pub(crate) ring: Mutex<Ring>,
+    pub(crate) records: [OwnedFd; 2],
+    pub(crate) pod_refusals: Map<NetnsCookie, RefusalBudget>,
+    /// Of established and of refused connections.
+    pub(crate) rings: Mutex<[Ring; 2]>,
+    pub(crate) shared_verdicts: Mutex<Shared<WorkloadNumber>>,
+    pub(crate) shared_affinities: Mutex<Shared<WorkloadNumber>>,
     /// Held while a service's table changes.
     pub(crate) tables: Mutex<()>,
     /// The contents of `LOCALS`.
@@ -106,7 +133,10 @@ impl Dataplane {
         let cpus = aya::util::nr_cpus().map_err(|(_, source)| Error::Cpus(source))?;
         let daemon: Map<u32, Daemon> = Map::open(&pins, names::DAEMON)?;
         let number = clock::fresh(daemon.get(&0)?.unwrap_or_default().number)?;
-        let records = pins.path(names::RECORDS);
+        let records = |name| {
+            let path = pins.path(name);
+            bpf::open_pin(&path).map_err(|source| Error::Pin { operation: "open map", path, source })
+        };
         let dataplane = Self {
             settings: settings.clone(),
             cgroup,
@@ -124,6 +154,8 @@ impl Dataplane {
             destinations: Kept::open(&pins, names::DESTINATIONS)?,
             parts: Kept::open(&pins, names::PARTS)?,
             partial: Mutex::default(),
+            destinations_incomplete: Map::open(&pins, names::DESTINATIONS_INCOMPLETE)?,
+            destination_count: AtomicUsize::new(0),
             handoffs: Map::open(&pins, names::HANDOFFS)?,
             sockets: Map::open(&pins, names::SOCKETS)?,
             refusals: Map::open(&pins, names::REFUSALS)?,
@@ -142,12 +174,14 @@ impl Dataplane {
             links: Kept::open(&pins, names::LINKS)?,
             link_flows: Map::open(&pins, names::LINK_FLOWS)?,
             pod_link_flows: Map::open(&pins, names::POD_LINK_FLOWS)?,
-            records: bpf::open_pin(&records).map_err(|source| Error::Pin {
-                operation: "open map",
-                path: records,
-                source,
-            })?,
-            ring: Mutex::new(Ring::open(&pins)?),
+            records: [records(names::RECORDS)?, records(names::REFUSAL_RECORDS)?],
+            pod_refusals: Map::open(&pins, names::POD_REFUSALS)?,
+            rings: Mutex::new([
+                Ring::open(&pins, names::RECORDS, limits::RECORDS)?,
+                Ring::open(&pins, names::REFUSAL_RECORDS, limits::REFUSAL_RECORDS)?,
+            ]),
+            shared_verdicts: Mutex::new(Shared::count(limits::VERDICTS, [])),
+            shared_affinities: Mutex::new(Shared::count(limits::STICKY, [])),
             tables: Mutex::default(),
             own_addresses: Mutex::default(),
             enrolled: Mutex::default(),
@@ -160,6 +194,7 @@ impl Dataplane {
         dataplane.read_direct()?;
         dataplane.read_parts()?;
         dataplane.is_newest()?;
+        dataplane.count_shared()?;
         drop(lock);
         Ok(dataplane)
     }
@@ -174,6 +209,11 @@ impl Dataplane {
     /// how many versions.
     pub fn remove_older(&self) -> Result<usize, Error> {
         older::remove_unused(&self.settings)
+    }
+
+    /// Captures connections to destinations that are not listed too, or no longer does.
+    pub fn capture_all(&self, all: bool) -> Result<(), Error> {
+        self.destinations_incomplete.put(&0, &u32::from(all))
     }
 
     /// The original destination of an accepted socket. None: the connection was not captured, an app
@@ -216,8 +256,9 @@ impl Dataplane {
         Ok([
             self.pods.occupancy()?,
             self.pod_names.occupancy()?,
-            self.pod_handoffs.occupancy()?,
-            self.pod_flows.occupancy()?,
+            of_pods(&self.pod_handoffs)?,
+            of_pods(&self.pod_flows)?,
+            self.pod_refusals.occupancy()?,
             self.ports.occupancy()?,
             self.destinations.occupancy()?,
             self.parts.occupancy()?,
@@ -232,9 +273,46 @@ impl Dataplane {
             self.flows.occupancy()?,
             self.links.occupancy()?,
             self.link_flows.occupancy()?,
-            self.pod_link_flows.occupancy()?,
+            of_pods(&self.pod_link_flows)?,
         ]
         .into())
+    }
+
+    /// How full the maps are that pods share or that grow with the mesh. Reads no map whole.
+    pub fn fill(&self) -> Result<Vec<Fill>, Error> {
+        let all = |counts: &Map<NetnsCookie, u64>| -> Result<usize, Error> {
+            let count = counts.get(&NetnsCookie::ALL)?.unwrap_or_default().cast_signed();
+            Ok(usize::try_from(count).unwrap_or_default())
+        };
+        let rules = self.enrolled.lock().values().map(|pod| pod.rules.len()).sum();
+        let filled = |(map, entries, limit): (_, _, u32)| Fill { map, entries, limit: limit as usize };
+        Ok([
+            (names::DESTINATIONS, self.destination_count.load(Ordering::Relaxed), limits::DESTINATIONS),
+            (names::FLOWS, all(&self.pod_flows)?, limits::FLOWS),
+            (names::HANDOFFS, all(&self.pod_handoffs)?, limits::HANDOFFS),
+            (names::LINK_FLOWS, all(&self.pod_link_flows)?, limits::LINK_FLOWS),
+            (names::PARTS, self.partial.lock().values().map(BTreeSet::len).sum(), limits::PARTS),
+            (names::PODS, self.enrolled.lock().len(), limits::PODS),
+            (names::PORTS, rules, limits::PORTS),
+            (names::STICKY, self.shared_affinities.lock().len(), limits::STICKY),
+            (names::VERDICTS, self.shared_verdicts.lock().len(), limits::VERDICTS),
+        ]
+        .map(filled)
+        .into())
+    }
+
+    /// Counts what is in the shared maps. The counts of all pods are made when an instance is new.
+    fn count_shared(&self) -> Result<(), Error> {
+        let count = |entries: usize| u64::try_from(entries).unwrap_or_default();
+        self.pod_flows.put_new(&NetnsCookie::ALL, &count(self.flows.entries()?.len()))?;
+        self.pod_handoffs.put_new(&NetnsCookie::ALL, &count(self.handoffs.entries()?.len()))?;
+        self.pod_link_flows.put_new(&NetnsCookie::ALL, &count(self.link_flows.entries()?.len()))?;
+        self.destination_count.store(self.destinations.entries()?.len(), Ordering::Relaxed);
+        let sources = self.verdicts.entries()?.into_iter().map(|(key, _)| key.source);
+        *self.shared_verdicts.lock() = Shared::count(limits::VERDICTS, sources);
+        let clients = self.sticky.entries()?.into_iter().map(|(key, _)| key.source);
+        *self.shared_affinities.lock() = Shared::count(limits::STICKY, clients);
+        Ok(())
     }
 
     /// The number of hand-offs that have not been taken yet.

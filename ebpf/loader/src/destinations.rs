@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::atomic::Ordering;
 
 use ambit_abi::{Address, Destination, NamespaceTag, PartKey};
 
+use crate::map::Inserted;
 use crate::{Dataplane, Error};
 
 /// Which connections of enrolled pods to an address are captured.
@@ -23,6 +25,13 @@ pub struct Part {
     pub namespace: Option<String>,
     /// To this port; `None`: to every port, where a namespace is named.
     pub port: Option<u16>,
+}
+
+impl Capture {
+    /// Whether no connection is captured.
+    pub fn is_nothing(&self) -> bool {
+        matches!(self, Self::Parts(parts) if parts.is_empty())
+    }
 }
 
 impl Part {
@@ -45,12 +54,15 @@ impl Dataplane {
     /// The destinations that are captured, whole or in part.
     pub fn destinations(&self) -> Result<BTreeSet<IpAddr>, Error> {
         let parts = self.partial.lock().keys().copied().collect::<Vec<_>>();
-        Ok(self.destinations.keys()?.into_iter().chain(parts).map(IpAddr::from).collect())
+        let entries = self.destinations.entries()?;
+        self.destination_count.store(entries.len(), Ordering::Relaxed);
+        Ok(entries.into_iter().map(|(address, _)| address).chain(parts).map(IpAddr::from).collect())
     }
 
     /// Sets which connections to an address are captured. In between, what was captured before and is
-    /// afterwards stays captured.
-    pub fn capture(&self, address: IpAddr, capture: &Capture) -> Result<(), Error> {
+    /// afterwards stays captured. False: a map has no room, and all destinations must be captured
+    /// ([`Dataplane::capture_all`]).
+    pub fn capture(&self, address: IpAddr, capture: &Capture) -> Result<bool, Error> {
         let address = Address::from(address);
         let mut partial = self.partial.lock();
         let wanted: BTreeSet<PartKey> = match capture {
@@ -60,14 +72,19 @@ impl Dataplane {
         let held = partial.entry(address).or_default();
         for key in &wanted {
             if !held.contains(key) {
-                self.parts.put(key, &1)?;
+                if self.parts.insert(key, &1)? == Inserted::Full {
+                    return Ok(false);
+                }
                 held.insert(*key);
             }
         }
-        match capture {
-            Capture::Whole => self.destinations.put(&address, &Destination::ALL)?,
-            Capture::Parts(parts) if parts.is_empty() => self.destinations.remove(&address)?,
-            Capture::Parts(_) => self.destinations.put(&address, &Destination::PARTS)?,
+        let written = match capture {
+            Capture::Whole => self.list(&address, Destination::ALL)?,
+            Capture::Parts(parts) if parts.is_empty() => self.unlist(&address)?,
+            Capture::Parts(_) => self.list(&address, Destination::PARTS)?,
+        };
+        if !written {
+            return Ok(false);
         }
         let stale: Vec<PartKey> = held.difference(&wanted).copied().collect();
         for key in stale {
@@ -77,16 +94,35 @@ impl Dataplane {
         if wanted.is_empty() {
             partial.remove(&address);
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// Captures all connections of enrolled pods to this destination.
-    pub fn add_destination(&self, address: IpAddr) -> Result<(), Error> {
+    /// False: there is no room.
+    fn list(&self, address: &Address, destination: Destination) -> Result<bool, Error> {
+        if self.destinations.replace(address, &destination)? {
+            return Ok(true);
+        }
+        let inserted = self.destinations.insert(address, &destination)?;
+        if inserted == Inserted::New {
+            self.destination_count.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(inserted != Inserted::Full)
+    }
+
+    fn unlist(&self, address: &Address) -> Result<bool, Error> {
+        if self.destinations.take(address)? {
+            self.destination_count.fetch_sub(1, Ordering::Relaxed);
+        }
+        Ok(true)
+    }
+
+    /// Captures all connections of enrolled pods to this destination. False: there is no room for it.
+    pub fn add_destination(&self, address: IpAddr) -> Result<bool, Error> {
         self.capture(address, &Capture::Whole)
     }
 
     /// Stops capturing connections to this destination.
     pub fn remove_destination(&self, address: IpAddr) -> Result<(), Error> {
-        self.capture(address, &Capture::Parts(BTreeSet::new()))
+        self.capture(address, &Capture::Parts(BTreeSet::new())).map(drop)
     }
 }

@@ -6,9 +6,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ambit_abi::{
-    Address, AffinityKey, Lease, Service, SlotKey, Tuple, VerdictEntry, VerdictKey, WorkloadNumber,
+    Address, AffinityKey, Lease, Service, SlotKey, Tuple, VerdictEntry, VerdictKey, WorkloadNumber, limits,
 };
+use bytemuck::Pod;
+use parking_lot::Mutex;
 
+use crate::bpf::Position;
+use crate::map::{Inserted, Map};
+use crate::shared::Shared;
 use crate::table::{slots, socket_address};
 use crate::{Dataplane, Error, Flow, Record, Table, clock};
 
@@ -23,6 +28,39 @@ pub struct Verdict {
     pub address: SocketAddr,
     /// The destination's generation, read before the configuration that the verdict is based on.
     pub generation: u64,
+}
+
+/// A pass over all verdicts that removes the stale ones, in steps: [`Dataplane::sweep_verdicts`].
+#[derive(Debug, Default)]
+pub struct VerdictSweep {
+    position: Position,
+    /// How many were removed.
+    removed: usize,
+    /// Of those that stay.
+    sources: Vec<WorkloadNumber>,
+}
+
+/// Writes an entry that counts for `holder`. False: it has its share.
+fn put_shared<K: Pod, V: Pod>(
+    map: &Map<K, V>,
+    shared: &Mutex<Shared<WorkloadNumber>>,
+    holder: WorkloadNumber,
+    key: &K,
+    value: &V,
+) -> Result<bool, Error> {
+    let mut shared = shared.lock();
+    if map.replace(key, value)? {
+        return Ok(true);
+    }
+    if !shared.has_room_for(holder) {
+        return Ok(false);
+    }
+    match map.insert(key, value)? {
+        Inserted::Full => return Ok(false),
+        Inserted::Exists => map.put(key, value)?,
+        Inserted::New => shared.add(holder),
+    }
+    Ok(true)
 }
 
 /// A table without a service is one that another daemon is writing, or an incomplete one of a daemon that
@@ -55,24 +93,46 @@ impl Dataplane {
         self.generations.replace(&destination, &clock::fresh(current)?).map(drop)
     }
 
-    /// Caches a verdict in the kernel.
-    pub fn add_verdict(&self, verdict: &Verdict) -> Result<(), Error> {
+    /// Caches a verdict in the kernel. False: its source has its share of the map, and the daemon goes on
+    /// carrying the pair.
+    pub fn add_verdict(&self, verdict: &Verdict) -> Result<bool, Error> {
         let key = VerdictKey::new(verdict.source, socket_address(verdict.address));
         let value = VerdictEntry { destination: verdict.destination, generation: verdict.generation };
-        if self.verdicts.put_if_room(&key, &value)? {
-            return Ok(());
-        }
-        self.remove_stale_verdicts()?;
-        self.verdicts.put(&key, &value)
+        put_shared(&self.verdicts, &self.shared_verdicts, verdict.source, &key, &value)
     }
 
     /// Removes stale verdicts, and returns how many there were.
     pub fn remove_stale_verdicts(&self) -> Result<usize, Error> {
+        let mut sweep = VerdictSweep::default();
+        while !self.sweep_verdicts(&mut sweep)? {}
+        Ok(sweep.removed)
+    }
+
+    /// Goes on with a sweep: removes the stale ones of about a thousand verdicts. True: it was the last step,
+    /// and the entries of each source have been counted anew.
+    pub fn sweep_verdicts(&self, sweep: &mut VerdictSweep) -> Result<bool, Error> {
         let current: BTreeMap<WorkloadNumber, u64> = self.generations.entries()?.into_iter().collect();
-        self.remove_verdicts(|key, verdict| {
+        let is_stale = |key: &VerdictKey, verdict: &VerdictEntry| {
             !current.contains_key(&key.source)
                 || current.get(&verdict.destination) != Some(&verdict.generation)
-        })
+        };
+        let (batch, next) = self.verdicts.batch(sweep.position)?;
+        for (key, verdict) in batch {
+            if !is_stale(&key, &verdict) {
+                sweep.sources.push(key.source);
+            } else if self.verdicts.take(&key)? {
+                sweep.removed += 1;
+                self.shared_verdicts.lock().remove(key.source);
+            }
+        }
+        if let Some(next) = next {
+            sweep.position = next;
+            return Ok(false);
+        }
+        // What was added meanwhile is missing at worst, until the next sweep.
+        *self.shared_verdicts.lock() = Shared::count(limits::VERDICTS, std::mem::take(&mut sweep.sources));
+        sweep.position = Position::default();
+        Ok(true)
     }
 
     /// Lets the kernel do by itself for this long from now what the lease is for.
@@ -132,14 +192,16 @@ impl Dataplane {
         Ok(keys.into_iter().map(|key| key.address.with_port(key.port)).collect())
     }
 
-    /// Sets a client's endpoint of a service with session affinity.
+    /// Sets a client's endpoint of a service with session affinity. False: the client has its share of the
+    /// map, and the daemon goes on choosing for it.
     pub fn set_affinity(
         &self,
         source: WorkloadNumber,
         service: SocketAddr,
         endpoint: SocketAddr,
-    ) -> Result<(), Error> {
-        self.sticky.put(&AffinityKey::new(source, socket_address(service)), &socket_address(endpoint))
+    ) -> Result<bool, Error> {
+        let key = AffinityKey::new(source, socket_address(service));
+        put_shared(&self.sticky, &self.shared_affinities, source, &key, &socket_address(endpoint))
     }
 
     /// Removes the endpoints of all clients of a service.
@@ -171,12 +233,14 @@ impl Dataplane {
         // During an upgrade two daemons read; each advances the shared position.
         let _lock = self.pins.lock()?;
         let mut handed = 0;
-        self.ring.lock().drain(|record| {
-            if let Some(record) = Record::new(record) {
-                handed += 1;
-                each(record);
-            }
-        });
+        for ring in &mut *self.rings.lock() {
+            ring.drain(|record| {
+                if let Some(record) = Record::new(record) {
+                    handed += 1;
+                    each(record);
+                }
+            });
+        }
         Ok(handed)
     }
 
@@ -223,20 +287,20 @@ impl Dataplane {
             .try_for_each(|slot| self.endpoints.remove(&SlotKey { table: service.table, slot, reserved: 0 }))
     }
 
-    fn remove_verdicts(&self, stale: impl Fn(&VerdictKey, &VerdictEntry) -> bool) -> Result<usize, Error> {
-        let mut removed = 0;
+    fn remove_verdicts(&self, stale: impl Fn(&VerdictKey, &VerdictEntry) -> bool) -> Result<(), Error> {
         for (key, verdict) in self.verdicts.entries()? {
-            if stale(&key, &verdict) {
-                self.verdicts.remove(&key)?;
-                removed += 1;
+            if stale(&key, &verdict) && self.verdicts.take(&key)? {
+                self.shared_verdicts.lock().remove(key.source);
             }
         }
-        Ok(removed)
+        Ok(())
     }
 
     fn remove_affinities(&self, matches: impl Fn(&AffinityKey) -> bool) -> Result<(), Error> {
-        for key in self.sticky.keys()?.into_iter().filter(matches) {
-            self.sticky.remove(&key)?;
+        for (key, _) in self.sticky.entries()? {
+            if matches(&key) && self.sticky.take(&key)? {
+                self.shared_affinities.lock().remove(key.source);
+            }
         }
         Ok(())
     }

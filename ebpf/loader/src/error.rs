@@ -86,6 +86,17 @@ pub enum Error {
         /// The cause.
         source: io::Error,
     },
+    /// A pod has as many entries of a map as it may have.
+    #[error("map {map}: the pod has its share of {share} entries")]
+    ShareUsed {
+        /// The map's name.
+        map: &'static str,
+        /// How many that are.
+        share: usize,
+    },
+    /// Waiting for records failed.
+    #[error("failed to wait for records")]
+    Wait(#[source] io::Error),
     /// The number of CPUs could not be read.
     #[error("failed to count CPUs")]
     Cpus(#[source] io::Error),

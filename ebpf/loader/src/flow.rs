@@ -58,7 +58,8 @@ pub struct Record {
     pub server: SocketAddr,
     /// The destination that the client passed to `connect()`, where the kernel knows it.
     pub original_destination: Option<SocketAddr>,
-    /// Bytes that the client's app sent.
+    /// Bytes that the client's app sent. In a refusal: how many connections were refused at the pod until
+    /// now, with those that left no record.
     pub from_client: u64,
     /// Bytes that the server's app sent.
     pub from_server: u64,

@@ -29,19 +29,21 @@ mod pins;
 mod pods;
 mod ring;
 mod settings;
+mod shared;
 mod socket;
 mod table;
 mod upkeep;
+mod waiter;
 
 pub use ambit_abi::{
     HBONE_PORT, InboundMode, KernelReason, Lease, LinkKind, NetnsCookie, Path, RecordKind, WorkloadNumber,
 };
 
-pub use dataplane::{Captured, Dataplane};
+pub use dataplane::{Captured, Dataplane, Fill};
 pub use destinations::{Capture, Part};
 pub use detach::detach;
 pub use difference::Difference;
-pub use direct::Verdict;
+pub use direct::{Verdict, VerdictSweep};
 pub use error::Error;
 pub use flow::{Flow, Record};
 pub use links::PodLink;
@@ -50,3 +52,4 @@ pub use settings::{InstanceName, InstanceNameError, Settings};
 pub use socket::netns_cookie;
 pub use table::Table;
 pub use upkeep::{Look, Served};
+pub use waiter::Waiter;

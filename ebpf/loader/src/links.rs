@@ -77,7 +77,9 @@ impl Dataplane {
                 continue;
             }
             needed.extend([flow.client_interface, flow.server_interface]);
-            *held.entry(flow.client_netns).or_default() += 1;
+            for netns in [flow.client_netns, NetnsCookie::ALL] {
+                *held.entry(netns).or_default() += 1;
+            }
         }
         for (netns, counted) in self.pod_link_flows.entries()? {
             // What was tracked meanwhile is counted with the next sweep.

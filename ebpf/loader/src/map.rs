@@ -8,8 +8,18 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use bytemuck::Pod;
 
 use crate::Error;
-use crate::bpf::{self, Update};
+use crate::bpf::{self, Entries, Position, Update};
 use crate::pins::Pins;
+
+/// What became of an entry that was to be new.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Inserted {
+    New,
+    /// There is one with this key.
+    Exists,
+    /// The map has no room.
+    Full,
+}
 
 /// A map of the data plane.
 #[derive(Debug)]
@@ -66,15 +76,6 @@ impl<K: Pod, V: Pod> Map<K, V> {
         bpf::update(&self.descriptor, key, value, Update::Any).map_err(self.error("write to"))
     }
 
-    /// Writes an entry if the map is not full, and returns whether it is written.
-    pub(crate) fn put_if_room(&self, key: &K, value: &V) -> Result<bool, Error> {
-        match bpf::update(&self.descriptor, key, value, Update::Any) {
-            Ok(()) => Ok(true),
-            Err(error) if error.raw_os_error() == Some(libc::E2BIG) => Ok(false),
-            Err(error) => Err(self.error("write to")(error)),
-        }
-    }
-
     /// Replaces an entry, and returns whether there was one.
     pub(crate) fn replace(&self, key: &K, value: &V) -> Result<bool, Error> {
         match bpf::update(&self.descriptor, key, value, Update::Present) {
@@ -86,9 +87,19 @@ impl<K: Pod, V: Pod> Map<K, V> {
 
     /// Writes an entry unless there is one.
     pub(crate) fn put_new(&self, key: &K, value: &V) -> Result<(), Error> {
+        match self.insert(key, value)? {
+            Inserted::Full => Err(self.error("write to")(io::Error::from_raw_os_error(libc::E2BIG))),
+            Inserted::New | Inserted::Exists => Ok(()),
+        }
+    }
+
+    /// Writes an entry unless there is one, and returns what happened.
+    pub(crate) fn insert(&self, key: &K, value: &V) -> Result<Inserted, Error> {
         match bpf::update(&self.descriptor, key, value, Update::Absent) {
-            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
-            result => result.map_err(self.error("write to")),
+            Ok(()) => Ok(Inserted::New),
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(Inserted::Exists),
+            Err(error) if error.raw_os_error() == Some(libc::E2BIG) => Ok(Inserted::Full),
+            Err(error) => Err(self.error("write to")(error)),
         }
     }
 
@@ -99,7 +110,17 @@ impl<K: Pod, V: Pod> Map<K, V> {
 
     /// Removes an entry, if there is one.
     pub(crate) fn remove(&self, key: &K) -> Result<(), Error> {
-        bpf::delete(&self.descriptor, key).map(drop).map_err(self.error("remove from"))
+        self.take(key).map(drop)
+    }
+
+    /// Removes an entry, and returns whether there was one.
+    pub(crate) fn take(&self, key: &K) -> Result<bool, Error> {
+        bpf::delete(&self.descriptor, key).map_err(self.error("remove from"))
+    }
+
+    /// Some entries, and where the next ones begin.
+    pub(crate) fn batch(&self, from: Position) -> Result<(Entries<K, V>, Option<Position>), Error> {
+        bpf::batch(&self.descriptor, from).map_err(self.error("list"))
     }
 
     /// All entries. One that is inserted or removed meanwhile may be missing.

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use ambit_abi::{
     InboundMode, ListenerKey, ListenerSlot, NamespaceTag, NetnsCookie, Pod, PodName, PortKey, PortRule,
-    WorkloadNumber, names,
+    RefusalBudget, WorkloadNumber, limits, names,
 };
 
 use crate::enrolled::Enrolled;
@@ -127,6 +127,7 @@ impl Dataplane {
         self.pod_handoffs.put_new(&cookie, &0)?;
         self.pod_flows.put_new(&cookie, &0)?;
         self.pod_link_flows.put_new(&cookie, &0)?;
+        self.pod_refusals.put_new(&cookie, &RefusalBudget::default())?;
         let number = match known {
             Some(pod) => pod.number,
             None => self.new_number()?,
@@ -214,11 +215,18 @@ impl Dataplane {
     ) -> Result<(), Error> {
         let _lock = self.pins.lock()?;
         let mut enrolled = self.enrolled.lock();
+        let all: usize = enrolled.values().map(|pod| pod.rules.len()).sum();
         let held = enrolled.get_mut(&cookie).ok_or(Error::NotEnrolled(cookie))?;
         let wanted = rules(inbound, excluded);
+        // As many as are free, with its own: one pod that declares every port leaves half to the others.
+        let share = (limits::PORTS as usize).saturating_sub(all - held.rules.len()) / 2;
         let mut failed = None;
         for (port, rule) in &wanted {
             if held.rules.get(port) != Some(rule) {
+                if !held.rules.contains_key(port) && held.rules.len() >= share {
+                    failed = Some(Error::ShareUsed { map: names::PORTS, share });
+                    continue;
+                }
                 match self.ports.put(&PortKey::new(cookie, *port), rule) {
                     Ok(()) => drop(held.rules.insert(*port, *rule)),
                     Err(error) => failed = Some(error),
@@ -290,6 +298,7 @@ impl Dataplane {
         self.pod_handoffs.remove(&cookie)?;
         self.pod_flows.remove(&cookie)?;
         self.pod_link_flows.remove(&cookie)?;
+        self.pod_refusals.remove(&cookie)?;
         self.pod_names.remove(&cookie)
     }
 }

@@ -1,4 +1,4 @@
-//! The reader of the ring buffer of records. Its position is in a page shared with the kernel and is read
+//! The reader of a ring buffer of records. Its position is in a page shared with the kernel and is read
 //! afresh each time, so that the next daemon continues where the last one stopped.
 
 #![expect(unsafe_code, reason = "memory shared with the kernel")]
@@ -6,11 +6,11 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::num::NonZeroUsize;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use ambit_abi::{RecordEntry, limits, names};
+use ambit_abi::RecordEntry;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::unistd::{SysconfVar, sysconf};
 
@@ -26,6 +26,7 @@ const HEADER: usize = 8;
 /// The ring buffer, mapped.
 #[derive(Debug)]
 pub(crate) struct Ring {
+    descriptor: OwnedFd,
     /// The consumer's page, which the reader writes.
     consumer: NonNull<u8>,
     /// The producer's page and the data. The kernel can map the data twice in a row, so that entries are
@@ -33,34 +34,36 @@ pub(crate) struct Ring {
     /// joins an entry that wraps around.
     producer: NonNull<u8>,
     page: usize,
+    /// Bytes of data.
+    size: usize,
 }
 
 // SAFETY: the memory is shared with the kernel; positions are atomic, and `drain` takes `&mut`.
 unsafe impl Send for Ring {}
 
-const SIZE: usize = limits::RECORDS as usize;
-
 impl Ring {
-    pub(crate) fn open(pins: &Pins) -> Result<Self, Error> {
-        let path = pins.path(names::RECORDS);
+    /// Opens the ring with this name and number of bytes.
+    pub(crate) fn open(pins: &Pins, name: &'static str, size: u32) -> Result<Self, Error> {
+        let path = pins.path(name);
         let descriptor =
             bpf::open_pin(&path).map_err(|source| Error::Pin { operation: "open map", path, source })?;
-        Self::map(&descriptor).map_err(|source| Error::Map { operation: "mmap", map: names::RECORDS, source })
+        Self::map(descriptor, size).map_err(|source| Error::Map { operation: "mmap", map: name, source })
     }
 
-    fn map(descriptor: &OwnedFd) -> io::Result<Self> {
+    fn map(descriptor: OwnedFd, size: u32) -> io::Result<Self> {
+        let size = usize::try_from(size).map_err(io::Error::other)?;
         let page = sysconf(SysconfVar::PAGE_SIZE)?.unwrap_or(4096);
         let page = usize::try_from(page).map_err(io::Error::other)?;
         let map = |length: usize, access, offset: usize| {
             let length = NonZeroUsize::new(length).ok_or(io::ErrorKind::InvalidInput)?;
             let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
             // SAFETY: a new mapping, at an address that the kernel chooses.
-            let memory = unsafe { mmap(None, length, access, MapFlags::MAP_SHARED, descriptor, offset) };
+            let memory = unsafe { mmap(None, length, access, MapFlags::MAP_SHARED, &descriptor, offset) };
             memory.map(NonNull::cast::<u8>).map_err(io::Error::from)
         };
         let consumer = map(page, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, 0)?;
-        match map(page + SIZE, ProtFlags::PROT_READ, page) {
-            Ok(producer) => Ok(Self { consumer, producer, page }),
+        match map(page + size, ProtFlags::PROT_READ, page) {
+            Ok(producer) => Ok(Self { descriptor, consumer, producer, page, size }),
             Err(error) => {
                 // SAFETY: mapped above, and not used elsewhere.
                 unsafe { munmap(consumer.cast(), page) }.map_err(io::Error::from).and(Err(error))
@@ -78,7 +81,7 @@ impl Ring {
         let mut count = 0;
         while position < produced.load(Ordering::Acquire) {
             // SAFETY: positions count bytes, and entries are in the data modulo its size.
-            let entry = unsafe { self.producer.add(self.page + offset(position)) };
+            let entry = unsafe { self.producer.add(self.page + self.offset(position)) };
             // SAFETY: an entry begins with its length, aligned to eight bytes.
             let length = unsafe { entry.cast::<AtomicU32>().as_ref() }.load(Ordering::Acquire);
             if length & BUSY != 0 {
@@ -103,8 +106,8 @@ impl Ring {
     /// The kernel must have finished a record there.
     unsafe fn record(&self, position: u64) -> RecordEntry {
         let mut record = MaybeUninit::<RecordEntry>::uninit();
-        let begin = offset(position);
-        let first = size_of::<RecordEntry>().min(SIZE - begin);
+        let begin = self.offset(position);
+        let first = size_of::<RecordEntry>().min(self.size - begin);
         let to = record.as_mut_ptr().cast::<u8>();
         // SAFETY: both pieces are in the data, and together they have the size of a record, which is valid
         // for all bytes.
@@ -117,18 +120,24 @@ impl Ring {
             record.assume_init()
         }
     }
+
+    /// The offset of a position in the data.
+    fn offset(&self, position: u64) -> usize {
+        usize::try_from(position).map_or(0, |position| position % self.size)
+    }
 }
 
-/// The offset of a position in the data.
-fn offset(position: u64) -> usize {
-    usize::try_from(position % u64::from(limits::RECORDS)).unwrap_or(0)
+impl AsFd for Ring {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
 }
 
 impl Drop for Ring {
     fn drop(&mut self) {
         // SAFETY: both were mapped with these lengths, and nothing refers to them.
         let unmapped = unsafe {
-            munmap(self.consumer.cast(), self.page).and(munmap(self.producer.cast(), self.page + SIZE))
+            munmap(self.consumer.cast(), self.page).and(munmap(self.producer.cast(), self.page + self.size))
         };
         if let Err(error) = unmapped {
             tracing::warn!(%error, "failed to unmap the ring buffer");

@@ -241,7 +241,10 @@ impl Dataplane {
             self.links.pinned(),
             self.link_flows.pinned(),
             self.pod_link_flows.pinned(),
-            (names::RECORDS, self.records.as_fd()),
+            (names::RECORDS, self.records[0].as_fd()),
+            (names::REFUSAL_RECORDS, self.records[1].as_fd()),
+            self.destinations_incomplete.pinned(),
+            self.pod_refusals.pinned(),
         ]
     }
 }

@@ -12,7 +12,7 @@ use ambit_abi::{
 };
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr};
-use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_setsockopt};
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 
@@ -20,13 +20,15 @@ use crate::context::{address, field, store};
 use crate::endpoints::{self, Choice};
 #[cfg(feature = "log")]
 use crate::log::decision;
-use crate::maps::{DESTINATIONS, PARTS, PODS, PORTS, count};
+use crate::maps::{DESTINATIONS, DESTINATIONS_INCOMPLETE, PARTS, PODS, PORTS, count};
 use crate::records::{self, Refused};
 use crate::{flows, handoffs, links, sockets, verdicts};
 
 const SOCK_STREAM: u32 = 1;
 const IPPROTO_TCP: u32 = 6;
 const IPPROTO_MPTCP: u32 = 262;
+const SOL_SOCKET: i32 = 1;
+const SO_BINDTODEVICE: i32 = 25;
 
 const REFUSE: i32 = 0;
 const ALLOW: i32 = 1;
@@ -221,7 +223,7 @@ fn decide(context: &SockAddrContext, destination: Address) -> Decision {
     if destination.is_local() {
         return Decision::Ignore(Ignored::LocalAddress);
     }
-    if !is_captured(pod, &original) {
+    if !is_captured(pod, &original) && !captures_all() {
         return Decision::Ignore(Ignored::OutsideTheMesh);
     }
     if pod.flags & Pod::EXCLUDES != 0 && is_excluded(netns, original.port) {
@@ -240,6 +242,9 @@ fn decide(context: &SockAddrContext, destination: Address) -> Decision {
     }
     if handoffs::exhausted(netns) {
         return Decision::Refuse(KernelReason::HandoffsExhausted);
+    }
+    if !unbind(context, sk) {
+        return Decision::Refuse(KernelReason::DeviceBound);
     }
     let endpoint = match choice {
         Choice::Endpoint(endpoint) => endpoint,
@@ -275,6 +280,27 @@ fn is_captured(pod: &Pod, destination: &SocketAddress) -> bool {
     }
     key.port = 0;
     PARTS.get_ptr(key).is_some()
+}
+
+/// Whether destinations are captured that are not listed: for want of room, not all are.
+#[inline(always)]
+fn captures_all() -> bool {
+    // SAFETY: the slot is always there; it changes in place, in one write.
+    DESTINATIONS_INCOMPLETE.get_ptr(0).is_some_and(|incomplete| unsafe { incomplete.read_volatile() } != 0)
+}
+
+/// Takes a socket off the device that it is bound to, over which loopback cannot be reached: its packets
+/// would leave the pod. False: the kernel lets only an application with CAP_NET_RAW change that.
+#[inline(always)]
+fn unbind(context: &SockAddrContext, sk: *mut bpf_sock) -> bool {
+    // SAFETY: a field of a socket from this hook's context.
+    if unsafe { field!(sk, bpf_sock.bound_dev_if) } == 0 {
+        return true;
+    }
+    let mut none = 0_u8;
+    let none = (&raw mut none).cast();
+    // SAFETY: the helper takes this context, and reads one byte: an empty name is no device.
+    unsafe { bpf_setsockopt(context.as_ptr(), SOL_SOCKET, SO_BINDTODEVICE, none, 1) == 0 }
 }
 
 /// Whether the pod excludes its outbound connections to this port from capture.

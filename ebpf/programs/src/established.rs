@@ -49,9 +49,12 @@ pub fn opened(context: &SockOpsContext, sk: *mut bpf_sock, netns: NetnsCookie, p
         if flow.flags & FlowEntry::SHARED != 0 {
             links::accepted(tuple, flow.client_cookie);
         }
-        flows::track_accepted(tuple, &accepted.flow);
+        let tracked = flows::track_accepted(tuple, &accepted.flow);
         accepted.probable_source = accepted.flow.source;
         record(RecordKind::Opened, KernelReason::Closed, accepted, 0, 0);
+        if !tracked {
+            return untracked(context, accepted);
+        }
         // The policy may have changed since the SYN passed.
         if verdicts::is_current(pod.number, accepted.flow.generation) {
             decision!(context, "sockops: direct flow established", netns, tuple.client, tuple.client_port);
@@ -86,8 +89,11 @@ pub fn opened(context: &SockOpsContext, sk: *mut bpf_sock, netns: NetnsCookie, p
         accepted.flow.client_cookie = cookie;
         accepted.flow.flags = FlowEntry::SHARED;
     }
-    flows::track_established(tuple, &accepted.flow);
+    let tracked = flows::track_established(tuple, &accepted.flow);
     record(RecordKind::Opened, KernelReason::Closed, accepted, 0, 0);
+    if !tracked {
+        return untracked(context, accepted);
+    }
     if open {
         decision!(context, "sockops: native flow established", netns, tuple.client, tuple.client_port);
     } else {
@@ -102,6 +108,23 @@ pub fn opened(context: &SockOpsContext, sk: *mut bpf_sock, netns: NetnsCookie, p
         count(KernelReason::FlowGone);
         record(RecordKind::Stale, KernelReason::FlowGone, accepted, 0, 0);
     }
+}
+
+/// A change of policy would not find it: the daemon closes it.
+#[inline(always)]
+#[cfg_attr(not(feature = "log"), expect(unused_variables, reason = "the log alone reads it"))]
+fn untracked(context: &SockOpsContext, accepted: &Accepted) {
+    let (netns, tuple) = (accepted.flow.server_netns, &accepted.tuple);
+    decision!(
+        context,
+        "sockops: flow is to be closed",
+        netns,
+        tuple.client,
+        tuple.client_port,
+        KernelReason::FlowsExhausted
+    );
+    count(KernelReason::FlowsExhausted);
+    record(RecordKind::Untracked, KernelReason::FlowsExhausted, accepted, 0, 0);
 }
 
 #[inline(always)]

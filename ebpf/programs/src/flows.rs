@@ -1,15 +1,15 @@
 //! Tracked flows: the connections that no daemon carries.
 
-use ambit_abi::{FlowEntry, KernelReason, NetnsCookie, Tuple, limits};
+use ambit_abi::{FlowEntry, NetnsCookie, Tuple, limits};
 use aya_ebpf::bindings::{BPF_ANY, BPF_EXIST, BPF_NOEXIST};
 
-use crate::maps::{FLOWS, POD_FLOWS, count};
+use crate::maps::{FLOWS, POD_FLOWS};
 use crate::quota;
 
-/// Whether a pod has as many tracked flows as it may have.
+/// Whether a pod has its share of tracked flows.
 #[inline(always)]
 pub fn exhausted(netns: NetnsCookie) -> bool {
-    quota::is_exhausted(&POD_FLOWS, netns, limits::POD_FLOWS)
+    quota::is_exhausted(&POD_FLOWS, netns, limits::SHARED_FLOWS)
 }
 
 /// The pod whose count includes an entry: the one that inserted it.
@@ -35,25 +35,23 @@ pub fn track_outgoing(tuple: &Tuple, flow: &FlowEntry) -> bool {
 
 /// Completes an outgoing flow when its server's end is established. The entry is replaced, not changed: the
 /// memory of the old one may belong to another connection already. If the client has just removed it, it is
-/// inserted again.
+/// inserted again. False: there is no room.
 #[inline(always)]
-pub fn track_accepted(tuple: &Tuple, flow: &FlowEntry) {
-    if FLOWS.insert(tuple, flow, BPF_EXIST.into()).is_err() {
-        track_established(tuple, flow);
-    }
+#[must_use]
+pub fn track_accepted(tuple: &Tuple, flow: &FlowEntry) -> bool {
+    FLOWS.insert(tuple, flow, BPF_EXIST.into()).is_ok() || track_established(tuple, flow)
 }
 
-/// Tracks a flow that is established. An entry with the same 4-tuple is stale and is replaced.
+/// Tracks a flow that is established, also where its pod has used up its share meanwhile: what is established
+/// must be known. An entry with the same 4-tuple is stale and is replaced. False: there is no room at all.
 #[inline(always)]
-pub fn track_established(tuple: &Tuple, flow: &FlowEntry) {
-    if exhausted(holder(flow)) {
-        return count(KernelReason::FlowsExhausted);
-    }
+#[must_use]
+pub fn track_established(tuple: &Tuple, flow: &FlowEntry) -> bool {
     if FLOWS.insert(tuple, flow, BPF_NOEXIST.into()).is_ok() {
         quota::add(&POD_FLOWS, holder(flow), 1);
-    } else if !replace(tuple, flow) {
-        count(KernelReason::FlowsExhausted);
+        return true;
     }
+    replace(tuple, flow)
 }
 
 #[inline(always)]

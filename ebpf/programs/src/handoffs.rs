@@ -6,10 +6,10 @@ use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use crate::maps::{HANDOFFS, POD_HANDOFFS};
 use crate::quota;
 
-/// Whether a pod has as many hand-offs as it may have.
+/// Whether a pod has its share of hand-offs.
 #[inline(always)]
 pub fn exhausted(netns: NetnsCookie) -> bool {
-    quota::is_exhausted(&POD_HANDOFFS, netns, limits::POD_HANDOFFS)
+    quota::is_exhausted(&POD_HANDOFFS, netns, limits::SHARED_HANDOFFS)
 }
 
 /// Inserts a hand-off; false if the map has no room.

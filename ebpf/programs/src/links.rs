@@ -22,10 +22,10 @@ pub fn is_shared(link: &LinkEntry) -> bool {
     link.kind == LinkKind::Shared as u8
 }
 
-/// Whether a pod has as many direct connections between shared links as it may have.
+/// Whether a pod has its share of direct connections between shared links.
 #[inline(always)]
 pub fn exhausted(netns: NetnsCookie) -> bool {
-    quota::is_exhausted(&POD_LINK_FLOWS, netns, limits::POD_LINK_FLOWS)
+    quota::is_exhausted(&POD_LINK_FLOWS, netns, limits::SHARED_LINK_FLOWS)
 }
 
 /// Tells the programs on the links of a connection whose SYN is about to be sent. What they had of an earlier

@@ -4,7 +4,8 @@
 use ambit_abi::{
     Accepted, Address, AffinityKey, Daemon, Destination, FlowEntry, Handoff, HandoffKey, KernelReason, Lease,
     LinkEntry, LinkFlow, ListenerKey, ListenerSlot, NetnsCookie, PartKey, Pod, PodName, PortKey, PortRule,
-    Service, Slot, SlotKey, Socket, SocketAddress, Tuple, VerdictEntry, VerdictKey, WorkloadNumber, limits,
+    RefusalBudget, Service, Slot, SlotKey, Socket, SocketAddress, Tuple, VerdictEntry, VerdictKey,
+    WorkloadNumber, limits,
 };
 use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_map_type, bpf_sk_lookup};
 use aya_ebpf::btf_maps::SkStorage;
@@ -23,7 +24,7 @@ pub static PODS: HashMap<NetnsCookie, Pod> = HashMap::with_max_entries(limits::P
 pub static POD_NAMES: HashMap<NetnsCookie, PodName> = HashMap::with_max_entries(limits::PODS, ON_DEMAND);
 
 #[map]
-pub static POD_HANDOFFS: HashMap<NetnsCookie, u64> = HashMap::with_max_entries(limits::PODS, ON_DEMAND);
+pub static POD_HANDOFFS: HashMap<NetnsCookie, u64> = HashMap::with_max_entries(limits::PODS + 1, ON_DEMAND);
 
 #[map]
 pub static PORTS: HashMap<PortKey, PortRule> = HashMap::with_max_entries(limits::PORTS, ON_DEMAND);
@@ -43,6 +44,9 @@ pub static DESTINATIONS: HashMap<Address, Destination> =
 
 #[map]
 pub static PARTS: HashMap<PartKey, u8> = HashMap::with_max_entries(limits::PARTS, ON_DEMAND);
+
+#[map]
+pub static DESTINATIONS_INCOMPLETE: Array<u32> = Array::with_max_entries(1, 0);
 
 #[btf_map]
 pub static LISTENERS: Listeners = Listeners::new();
@@ -79,7 +83,7 @@ pub static STICKY: HashMap<AffinityKey, SocketAddress> = HashMap::with_max_entri
 pub static FLOWS: HashMap<Tuple, FlowEntry> = HashMap::with_max_entries(limits::FLOWS, ON_DEMAND);
 
 #[map]
-pub static POD_FLOWS: HashMap<NetnsCookie, u64> = HashMap::with_max_entries(limits::PODS, ON_DEMAND);
+pub static POD_FLOWS: HashMap<NetnsCookie, u64> = HashMap::with_max_entries(limits::PODS + 1, ON_DEMAND);
 
 #[map]
 pub static LINKS: HashMap<WorkloadNumber, LinkEntry> = HashMap::with_max_entries(limits::PODS, ON_DEMAND);
@@ -88,10 +92,18 @@ pub static LINKS: HashMap<WorkloadNumber, LinkEntry> = HashMap::with_max_entries
 pub static LINK_FLOWS: HashMap<Tuple, LinkFlow> = HashMap::with_max_entries(limits::LINK_FLOWS, ON_DEMAND);
 
 #[map]
-pub static POD_LINK_FLOWS: HashMap<NetnsCookie, u64> = HashMap::with_max_entries(limits::PODS, ON_DEMAND);
+pub static POD_LINK_FLOWS: HashMap<NetnsCookie, u64> =
+    HashMap::with_max_entries(limits::PODS + 1, ON_DEMAND);
 
 #[map]
 pub static RECORDS: RingBuf = RingBuf::with_byte_size(limits::RECORDS, 0);
+
+#[map]
+pub static REFUSAL_RECORDS: RingBuf = RingBuf::with_byte_size(limits::REFUSAL_RECORDS, 0);
+
+#[map]
+pub static POD_REFUSALS: HashMap<NetnsCookie, RefusalBudget> =
+    HashMap::with_max_entries(limits::PODS, ON_DEMAND);
 
 #[btf_map]
 pub static SOCKETS: SkStorage<Socket> = SkStorage::new();

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use ambit_core::model::{Identity, WorkloadUid};
 use ambit_hbone::client::{self, Connection};
+use ambit_hbone::memory::Account;
 use ambit_hbone::pool::{Dial, Key, Pool};
 use ambit_hbone::relay::{self, Traffic};
 use ambit_hbone::request::{Authority, ConnectRequest};
@@ -235,7 +236,13 @@ impl Dial for Dialer {
 
     async fn dial(&self, key: &Key) -> Result<Connection, Error> {
         let socket = tokio::net::TcpStream::connect(key.address).await.expect("a connection");
-        client::connect(socket, tls::client_config(&self.0, &key.peers), &Http2::default()).await
+        client::connect(
+            socket,
+            tls::client_config(&self.0, &key.peers),
+            &Http2::default(),
+            &Account::default(),
+        )
+        .await
     }
 }
 

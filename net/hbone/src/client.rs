@@ -6,7 +6,8 @@
 pub(crate) mod shared;
 
 use std::fmt;
-use std::future::pending;
+use std::future::{Future as _, pending, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -19,6 +20,7 @@ use tokio_rustls::client::TlsStream;
 use self::shared::{Shared, Slot};
 use crate::clock::wait_until;
 use crate::keepalive::keep_alive;
+use crate::memory::Account;
 use crate::readahead::ReadAhead;
 use crate::request::ConnectRequest;
 use crate::{Error, Http2, Tunnel, tls};
@@ -30,6 +32,7 @@ type Driver = h2::client::Connection<TlsStream<ReadAhead>, Bytes>;
 pub struct Connection(Arc<Shared>);
 
 /// Makes a connection over an established TCP connection: TLS, then HTTP/2. Has no deadline of its own.
+/// `memory` is the source workload's.
 ///
 /// With TLS 1.3 a server refuses a client's certificate only after this has succeeded: the error surfaces at
 /// the first [`Connection::open`].
@@ -37,6 +40,7 @@ pub async fn connect(
     socket: TcpStream,
     config: Arc<rustls::ClientConfig>,
     http2: &Http2,
+    memory: &Account,
 ) -> Result<Connection, Error> {
     let handshake = |source| Error::Handshake { source };
     socket.set_nodelay(true).map_err(handshake)?;
@@ -50,7 +54,6 @@ pub async fn connect(
     let (sender, driver) = h2::client::Builder::new()
         .enable_push(false)
         .initial_window_size(http2.stream_window)
-        .initial_connection_window_size(http2.connection_window())
         .data_frame_budget(http2.frame_budget())
         .max_frame_size(http2.frame_size)
         .max_send_buffer_size(http2.send_buffer)
@@ -60,7 +63,7 @@ pub async fn connect(
         .handshake(stream)
         .await
         .map_err(|source| Error::Connection { source })?;
-    let shared = Arc::new(Shared::new(sender, http2));
+    let shared = Arc::new(Shared::new(sender, http2, memory.connection()));
     tokio::spawn(drive(driver, shared.clone(), until, http2.clone()));
     Ok(Connection(shared))
 }
@@ -68,8 +71,16 @@ pub async fn connect(
 /// Runs the connection to its end.
 async fn drive(mut driver: Driver, shared: Arc<Shared>, until: SystemTime, http2: Http2) {
     let pings = driver.ping_pong();
+    let most = http2.connection_window();
+    let driven = poll_fn(|context| {
+        shared.inflow.watch(context.waker());
+        if let Some(window) = shared.inflow.window(most) {
+            driver.set_target_window_size(window);
+        }
+        Pin::new(&mut driver).poll(context)
+    });
     let end = tokio::select! {
-        end = &mut driver => end.map_err(|source| Error::Connection { source }),
+        end = driven => end.map_err(|source| Error::Connection { source }),
         dead = keep_alive(pings, &http2) => Err(dead),
         () = close_when_idle(&shared, &http2) => Ok(()),
         () = close_when_expired(&shared, until) => Ok(()),
@@ -140,8 +151,8 @@ pub(crate) async fn open(slot: Slot, request: &ConnectRequest) -> Result<Tunnel,
     if !head.status.is_success() {
         return Err(Error::Refused { status: head.status });
     }
-    let send_buffer = slot.0.send_buffer;
-    Ok(Tunnel::new(send, receive, send_buffer, Some(slot)))
+    let (send_buffer, inflow) = (slot.0.send_buffer, slot.0.inflow.clone());
+    Ok(Tunnel::new(send, receive, send_buffer, Some(slot), inflow))
 }
 
 impl fmt::Debug for Connection {

@@ -46,8 +46,9 @@ impl Default for Http2 {
 }
 
 impl Http2 {
-    /// Receive window of the connection, in bytes: the connection window is the sum of all stream windows, so
-    /// that streams whose readers have stopped do not stop the others.
+    /// The widest window of the connection, in bytes: the sum of all stream windows, so that streams whose
+    /// readers have stopped do not stop the others. It becomes as wide as that only while the workload has
+    /// room for it ([`crate::memory`]).
     pub(crate) fn connection_window(&self) -> u32 {
         self.stream_window.saturating_mul(self.streams).min(MAX_WINDOW)
     }

@@ -9,6 +9,7 @@ mod clock;
 mod error;
 mod http2;
 mod keepalive;
+pub mod memory;
 pub mod pool;
 mod readahead;
 pub mod relay;

@@ -1,8 +1,9 @@
 //! HBONE connections shared between tunnels: [`Pool::open`].
 //!
-//! Connections are kept per source workload (their sockets live in its namespace), identities and peer. While
-//! a dial is under way all callers that need it wait for it. A tunnel that a kept connection refused before
-//! the peer looked at it is asked for again on a fresh one.
+//! Connections are kept per source workload (their sockets live in its namespace), identities and peer.
+//! Callers for whom there is no place wait in line, and each new connection serves as many of them as it has
+//! places: a burst costs each caller one wake-up, and as many dials as it needs connections. A tunnel that a
+//! kept connection refused before the peer looked at it is asked for again on a fresh one.
 
 mod entries;
 mod key;
@@ -15,9 +16,9 @@ use std::time::Duration;
 
 use ambit_core::model::{Identity, WorkloadUid};
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::oneshot;
 
-use self::entries::{Entries, Find, Place};
+use self::entries::{Entries, Place, Served};
 pub use self::key::Key;
 use crate::client::{self, Connection};
 use crate::request::ConnectRequest;
@@ -26,9 +27,8 @@ use crate::{Error, Tunnel};
 /// How often a tunnel is requested: kept connections may all be dead, and a fresh one may be sent GOAWAY
 /// at once.
 const ATTEMPTS: usize = 3;
-/// How many dials one tunnel may begin: others may take all the places on a new connection, or its peer may
-/// close it at once.
-const DIALS: usize = 5;
+/// How often one tunnel may wait in line: a new connection's peer may close it at once.
+const WAITS: usize = 5;
 
 /// Makes connections: TCP from the source's namespace, then [`crate::client::connect`].
 pub trait Dial: Send + Sync + 'static {
@@ -74,15 +74,31 @@ pub enum PoolError<E: std::error::Error + 'static> {
     },
 }
 
-/// How one dial ended, for all callers that wait for it.
-enum Dialed<E> {
-    Underway,
-    Kept,
-    Failed(Arc<E>),
+/// Why there is no place for those that wait.
+enum Failed<E> {
+    /// The dial failed.
+    Dial(Arc<E>),
+    /// It took too long.
     TimedOut,
+    /// Its task ended without a result.
+    Lost,
+    /// The connection was closed before they had a place on it.
+    Closed,
 }
 
-type Flight<E> = watch::Receiver<Dialed<E>>;
+impl<E> Clone for Failed<E> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Dial(error) => Self::Dial(error.clone()),
+            Self::TimedOut => Self::TimedOut,
+            Self::Lost => Self::Lost,
+            Self::Closed => Self::Closed,
+        }
+    }
+}
+
+/// What one that waits is told.
+type Answer<E> = Result<Place, Failed<E>>;
 
 /// The connections. Clones are the same pool.
 pub struct Pool<D: Dial>(Arc<Inner<D>>);
@@ -90,7 +106,7 @@ pub struct Pool<D: Dial>(Arc<Inner<D>>);
 struct Inner<D: Dial> {
     dial: D,
     dial_timeout: Duration,
-    entries: Mutex<Entries<Flight<D::Error>>>,
+    entries: Mutex<Entries<Failed<D::Error>>>,
 }
 
 impl<D: Dial> Pool<D> {
@@ -162,48 +178,45 @@ impl<D: Dial> Inner<D> {
     /// A place on a connection for `key` that was made after the one numbered `newer_than`.
     async fn place(self: &Arc<Self>, key: &Key, newer_than: u64) -> Result<Place, PoolError<D::Error>> {
         let address = key.address;
-        let mut begun = 0;
-        loop {
-            let mut flight = {
+        for _ in 0..WAITS {
+            let waiting = {
                 let mut entries = self.entries.lock();
-                match entries.find(key, newer_than) {
-                    Find::Place(place) => return Ok(place),
-                    Find::Dialing(flight) => flight,
-                    Find::Nothing if begun == DIALS => {
-                        return Err(PoolError::Open { address, source: Error::ConnectionClosed });
-                    }
-                    Find::Nothing => {
-                        begun += 1;
-                        let (sender, flight) = watch::channel(Dialed::Underway);
-                        let number = entries.begin(key, flight.clone());
-                        tokio::spawn(self.clone().dial(key.clone(), number, sender));
-                        flight
-                    }
+                if let Some(place) = entries.find(key, newer_than) {
+                    return Ok(place);
                 }
+                let waiting: oneshot::Receiver<Answer<D::Error>> = entries.wait(key, newer_than);
+                self.dial_enough(&mut entries, key);
+                waiting
             };
-            let Ok(dialed) = flight.wait_for(|dialed| !matches!(dialed, Dialed::Underway)).await else {
-                return Err(PoolError::DialLost { address });
-            };
-            match &*dialed {
-                Dialed::Underway | Dialed::Kept => {}
-                Dialed::Failed(source) => {
-                    return Err(PoolError::Dial { address, source: source.clone() });
-                }
-                Dialed::TimedOut => {
+            match waiting.await {
+                Ok(Ok(place)) => return Ok(place),
+                // Its key was retired, or the peer closed the connection: once more.
+                Err(_) | Ok(Err(Failed::Closed)) => {}
+                Ok(Err(Failed::Dial(source))) => return Err(PoolError::Dial { address, source }),
+                Ok(Err(Failed::Lost)) => return Err(PoolError::DialLost { address }),
+                Ok(Err(Failed::TimedOut)) => {
                     return Err(PoolError::DialTimeout { address, timeout: self.dial_timeout });
                 }
             }
         }
+        Err(PoolError::Open { address, source: Error::ConnectionClosed })
     }
 
-    /// Dials and keeps the connection, unless its key was retired meanwhile: the callers that wait then dial
-    /// again.
-    async fn dial(self: Arc<Self>, key: Key, number: u64, flight: watch::Sender<Dialed<D::Error>>) {
-        let landing = Landing { inner: &self, key: &key, number };
-        let dialed = match tokio::time::timeout(self.dial_timeout, self.dial.dial(&key)).await {
+    /// Begins as many dials as those that wait need.
+    fn dial_enough(self: &Arc<Self>, entries: &mut Entries<Failed<D::Error>>, key: &Key) {
+        while let Some(number) = entries.begin(key) {
+            tokio::spawn(self.clone().dial(key.clone(), number));
+        }
+    }
+
+    /// Dials, keeps the connection and gives its places to those that wait; unless its key was retired
+    /// meanwhile: then they wait for another.
+    async fn dial(self: Arc<Self>, key: Key, number: u64) {
+        let mut landing = Landing { inner: &self, key: &key, number, failed: Some(Failed::Lost) };
+        let dialed = tokio::time::timeout(self.dial_timeout, self.dial.dial(&key)).await;
+        landing.failed = match dialed {
             Ok(Ok(connection)) => {
-                let kept = self.entries.lock().keep(&key, number, connection.clone());
-                if kept {
+                if self.keep(&key, number, &connection) {
                     let (pool, key) = (Arc::downgrade(&self), key.clone());
                     connection.on_close(move || {
                         if let Some(pool) = pool.upgrade() {
@@ -213,26 +226,51 @@ impl<D: Dial> Inner<D> {
                 } else {
                     connection.close();
                 }
-                Dialed::Kept
+                None
             }
-            Ok(Err(error)) => Dialed::Failed(Arc::new(error)),
-            Err(_elapsed) => Dialed::TimedOut,
+            Ok(Err(error)) => Some(Failed::Dial(Arc::new(error))),
+            Err(_elapsed) => Some(Failed::TimedOut),
         };
-        drop(landing);
-        flight.send_replace(dialed);
+    }
+
+    /// Keeps a connection, if it is still wanted, and gives its places away.
+    fn keep(self: &Arc<Self>, key: &Key, number: u64, connection: &Connection) -> bool {
+        let mut entries = self.entries.lock();
+        match entries.keep(key, number, connection.clone()) {
+            Served::Unwanted => false,
+            Served::Some => {
+                self.dial_enough(&mut entries, key);
+                true
+            }
+            Served::None => {
+                let waiting = entries.give_up(key);
+                drop(entries);
+                waiting.into_iter().for_each(|waiting| drop(waiting.send(Err(Failed::Closed))));
+                true
+            }
+        }
     }
 }
 
-/// Takes the dial off the list however it ends, so that the next caller dials again.
+/// Takes the dial off the list however it ends, so that the next caller dials again. Where it was the last,
+/// those that wait are told why it failed.
 struct Landing<'a, D: Dial> {
     inner: &'a Inner<D>,
     key: &'a Key,
     number: u64,
+    failed: Option<Failed<D::Error>>,
 }
 
 impl<D: Dial> Drop for Landing<'_, D> {
     fn drop(&mut self) {
-        self.inner.entries.lock().landed(self.key, self.number);
+        let failed = self.failed.take();
+        let waiting = self.inner.entries.lock().landed(self.key, self.number, failed.is_some());
+        for waiting in waiting {
+            if let Some(failed) = &failed {
+                // It may have gone.
+                let _gone = waiting.send(Err(failed.clone()));
+            }
+        }
     }
 }
 

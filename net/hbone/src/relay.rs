@@ -19,6 +19,7 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::{Poll, ready};
 
+use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use self::downward::Downward;
@@ -30,12 +31,19 @@ pub use self::streams::{socket, streams, tcp};
 pub use self::traffic::Traffic;
 use self::upward::Upward;
 use crate::Tunnel;
+use crate::memory::Relayed;
 
 /// Carries bytes until both directions have ended or one side is reset. Dropped before that, both sides are
 /// reset.
 pub async fn tunnel(tcp: TcpStream, tunnel: Tunnel, traffic: &Traffic) -> Outcome {
     let mut tcp = ResetOnDrop::new(tcp);
     let Tunnel { send, received, send_buffer, slot, sent_end, .. } = tunnel;
+    let (_relayed, buffer) = Relayed::new(received.account());
+    if let Some(size) = buffer {
+        // What an application does not read waits in the kernel as well. Fails only for a connection that is
+        // gone.
+        let _gone = SockRef::from(&*tcp).set_send_buffer_size(size);
+    }
     let mut upward = Upward::new(send, send_buffer, sent_end);
     let end = {
         let mut downward = Downward::new(received);

@@ -1,17 +1,23 @@
 //! Memory to read into, one buffer per thread, and the read itself: [`poll_read`] from a socket,
-//! [`poll_read_stream`] from any stream, then [`give_back`].
+//! [`poll_read_stream`] from any stream, then [`give_back`]. Sockets that may carry urgent data are told to
+//! [`report_unread`].
 //!
 //! A waiting connection holds no buffer. One is taken when there is data to read; the unused rest is
 //! returned.
-#![expect(unsafe_code, reason = "a read into memory that nothing has written yet")]
+#![expect(
+    unsafe_code,
+    reason = "reads into memory that nothing has written yet, and an option that no crate has"
+)]
 
 use std::cell::Cell;
 use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::AsRawFd as _;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{BufMut, BytesMut};
-use socket2::SockRef;
+use socket2::{MaybeUninitSlice, MsgHdrMut, SockRef};
 use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -90,13 +96,49 @@ pub(crate) fn poll_read_stream(
     }
 }
 
+/// Has the kernel tell with each read how much is left. Without it, what follows an urgent mark would wait
+/// for more to arrive.
+pub(crate) fn report_unread(socket: &TcpStream) {
+    let on: libc::c_int = 1;
+    let size = libc::socklen_t::try_from(size_of_val(&on)).unwrap_or_default();
+    // Fails on kernels before 4.18 only.
+    // SAFETY: the value lives until the call returns.
+    let _old =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_TCP, TCP_INQ, (&raw const on).cast(), size) };
+}
+
+/// The option, and the kind of the message. libc has it for Android only.
+const TCP_INQ: libc::c_int = 36;
+
+/// Room for one control message with a number: its header of 16 bytes, and 8.
+#[repr(align(8))]
+struct Control([MaybeUninit<u8>; 24]);
+
+/// Receives, and tells whether there is more to read that did not fit or that follows an urgent mark.
+fn receive(socket: &TcpStream, memory: &mut [MaybeUninit<u8>]) -> io::Result<(usize, bool)> {
+    let mut control = Control([MaybeUninit::uninit(); 24]);
+    let mut pieces = [MaybeUninitSlice::new(memory)];
+    let mut message = MsgHdrMut::new().with_buffers(&mut pieces).with_control(&mut control.0);
+    let count = SockRef::from(socket).recvmsg(&mut message, 0)?;
+    let told = message.control_len();
+    // SAFETY: the kernel has written so many bytes.
+    let told = unsafe { std::slice::from_raw_parts(control.0.as_ptr().cast::<u8>(), told.min(24)) };
+    let number = |at: usize| {
+        told.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, libc::c_int::from_ne_bytes)
+    };
+    // `struct cmsghdr`: length, level, type; then the value.
+    let unread = number(8) == libc::SOL_TCP && number(12) == TCP_INQ && number(16) > 0;
+    Ok((count, unread))
+}
+
 fn try_read(socket: &TcpStream, scratch: &mut BytesMut, most: usize) -> io::Result<()> {
     let mut count = 0;
     let result = socket.try_io(Interest::READABLE, || {
-        count = SockRef::from(socket).recv(&mut scratch.spare_capacity_mut()[..most])?;
+        let unread;
+        (count, unread) = receive(socket, &mut scratch.spare_capacity_mut()[..most])?;
         // A read that came back short has emptied the socket: asking again would only say so. What arrives
-        // from now on makes it readable again.
-        if count > 0 && count < most { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        // from now on makes it readable again. But it also ends before a byte of urgent data.
+        if count > 0 && count < most && !unread { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
     });
     if count == 0 {
         return result;

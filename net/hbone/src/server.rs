@@ -3,7 +3,7 @@
 mod clients;
 mod handshakes;
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
@@ -24,6 +24,7 @@ use self::clients::{Most, Place};
 use self::handshakes::Handshakes;
 use crate::clock::wait_until;
 use crate::keepalive::keep_alive;
+use crate::memory::Inflow;
 use crate::readahead::ReadAhead;
 use crate::request::ConnectRequest;
 use crate::{Error, Http2, Tunnel, tls};
@@ -100,6 +101,7 @@ pub struct Responder {
     response: SendResponse<Bytes>,
     receive: RecvStream,
     send_buffer: usize,
+    inflow: Arc<Inflow>,
     _unanswered: OwnedSemaphorePermit,
 }
 
@@ -151,7 +153,7 @@ impl Server {
             .await?
             .map_err(|_elapsed| Error::HandshakeTimeout { timeout })??;
         let place = clients.enter(client, most).ok_or(Error::TooManyConnections { address })?;
-        serve_streams(done, place, settings, drain, handle).await
+        serve_streams(done, place, clients.memory().connection(), settings, drain, handle).await
     }
 }
 
@@ -184,7 +186,6 @@ async fn handshake(
     observe(took);
     let connection = h2::server::Builder::new()
         .initial_window_size(http2.stream_window)
-        .initial_connection_window_size(http2.connection_window())
         .data_frame_budget(http2.frame_budget())
         .max_frame_size(http2.frame_size)
         .max_send_buffer_size(http2.send_buffer)
@@ -201,6 +202,7 @@ async fn handshake(
 async fn serve_streams<H, F>(
     proven: Proven,
     _place: Place,
+    inflow: Arc<Inflow>,
     settings: &Settings,
     drain: impl Future<Output = ()>,
     handle: H,
@@ -224,10 +226,19 @@ where
         peer: Arc::new(peer),
         unanswered: Arc::new(Semaphore::new(http2.streams as usize)),
         send_buffer: http2.send_buffer,
+        inflow,
     };
+    let most = http2.connection_window();
     loop {
+        let accepting = poll_fn(|context| {
+            client.inflow.watch(context.waker());
+            if let Some(window) = client.inflow.window(most) {
+                connection.set_target_window_size(window);
+            }
+            connection.poll_accept(context)
+        });
         tokio::select! {
-            accepted = connection.accept() => match accepted {
+            accepted = accepting => match accepted {
                 Some(Ok((request, response))) => client.accept(request, response, &handle),
                 Some(Err(source)) => return Err(Error::Connection { source }),
                 None => return Ok(()),
@@ -257,6 +268,8 @@ struct Client {
     /// this bounds the handlers.
     unanswered: Arc<Semaphore>,
     send_buffer: usize,
+    /// What its tunnels hold.
+    inflow: Arc<Inflow>,
 }
 
 impl Client {
@@ -277,6 +290,7 @@ impl Client {
                     response,
                     receive: request.into_body(),
                     send_buffer: self.send_buffer,
+                    inflow: self.inflow.clone(),
                     _unanswered: unanswered,
                 };
                 tokio::spawn(handle(Incoming { peer: peer.clone(), request: parsed, responder }));
@@ -307,7 +321,7 @@ impl Responder {
             .response
             .send_response(Response::new(()), false)
             .map_err(|source| Error::Stream { source })?;
-        Ok(Tunnel::new(send, self.receive, self.send_buffer, None))
+        Ok(Tunnel::new(send, self.receive, self.send_buffer, None, self.inflow))
     }
 
     /// Answers with a status that is not 2xx.
@@ -317,6 +331,6 @@ impl Responder {
 
     /// Resolves when the client has given up. Cancel safe.
     pub async fn abandoned(&mut self) {
-        let _reason = std::future::poll_fn(|context| self.response.poll_reset(context)).await;
+        let _reason = poll_fn(|context| self.response.poll_reset(context)).await;
     }
 }

@@ -4,6 +4,7 @@ mod backlog;
 mod received;
 mod stream;
 
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::{fmt, io};
 
@@ -12,6 +13,7 @@ use h2::{Reason, RecvStream, SendStream};
 
 pub(crate) use self::received::Received;
 use crate::client::shared::Slot;
+use crate::memory::Inflow;
 
 /// An open tunnel: read and written like a TCP connection, or given to [`crate::relay::tunnel`].
 ///
@@ -42,8 +44,9 @@ impl Tunnel {
         receive: RecvStream,
         send_buffer: usize,
         slot: Option<Slot>,
+        inflow: Arc<Inflow>,
     ) -> Self {
-        let received = Received::new(receive);
+        let received = Received::new(receive, inflow);
         Self { send, received, send_buffer, slot, sent_end: false, reserved: false }
     }
 }

@@ -77,6 +77,7 @@ fn flag(reason: Reason) -> Flag {
         | Reason::LinkPacketHidden
         | Reason::LinkNeighbourForged
         | Reason::ProbesExhausted
+        | Reason::DeviceBound
         | Reason::SourceUnknown
         | Reason::DestinationUnknown
         | Reason::ServicePortUnknown

@@ -20,6 +20,7 @@ fn absent_fields_have_defaults() {
     assert_eq!(config.connect_timeout(), Duration::from_secs(10));
     assert_eq!(config.ejection(), Some(outlier::Settings::default()));
     assert_eq!(config.cgroup, None);
+    assert_eq!(config.tunnel_memory(), None);
     assert!(config.direct.enabled);
     assert_eq!(config.direct.lease(), Duration::from_mins(1));
 }
@@ -50,6 +51,8 @@ fn mistakes_name_field_and_problem() {
         ("a longest ejection below the first", "ejection: {longest_seconds: 5}", "not between 10 and 86400"),
         ("more than all", "ejection: {most_percent: 101}", "ejection.most_percent: 101"),
         ("log format", "log: {format: xml}", "xml"),
+        ("memory in words", "memory_limit: much", "memory_limit: \"much\" is not a number of bytes"),
+        ("memory of nothing", "memory_limit: 1Mi", "memory_limit: 1048576 is not between"),
         (
             "two controllers",
             "controller: {address: 'a:1', server_name: a, root_file: r, token_file: t}",
@@ -76,4 +79,13 @@ fn mistakes_name_field_and_problem() {
     }
     let message = parse("node: a", None).expect_err("fields are missing");
     assert!(message.contains("missing field"), "{message}");
+}
+
+#[test]
+fn tunnels_get_half_of_the_memory_limit() {
+    let rows = [("512Mi", 256 << 20), ("1Gi", 512 << 20), ("500M", 250_000_000), ("134217728", 64 << 20)];
+    for (limit, expected) in rows {
+        let config = parse(&format!("{MINIMAL}memory_limit: \"{limit}\"\n"), None).expect(limit);
+        assert_eq!(config.tunnel_memory(), Some(expected), "{limit}");
+    }
 }

@@ -11,9 +11,9 @@ use ambit_loader::{KernelReason, Path, Record, RecordKind};
 use ambit_proxy::report::{Bytes, Ending, ending, observed};
 
 use super::context::Context;
-use super::native;
 use super::observation::Observation;
 use super::scope::Scope;
+use super::{native, untracked};
 use crate::reason::from_kernel;
 
 /// Reports what the kernel recorded since the last time. Returns the destinations whose connections must be
@@ -63,6 +63,7 @@ fn take(context: &Context, mesh: &Mesh, record: &Record) -> Option<WorkloadUid> 
                 observed::refused(info, &ending);
             }
         }
+        RecordKind::Untracked => untracked::close(context, record),
         RecordKind::Stale => return record.destination.and_then(|number| context.names.uid(number)),
     }
     None

@@ -16,6 +16,7 @@ use ambit_loader::{Dataplane, Table, WorkloadNumber};
 use parking_lot::Mutex;
 
 use super::context::Context;
+use super::share;
 use crate::pods::Pod;
 
 /// The kernel's tables of endpoints.
@@ -123,7 +124,9 @@ impl Services {
             return;
         }
         let dataplane = &self.context.dataplane;
-        is_err(&dataplane.set_affinity(number, asked, tunnel.authority), "write a client's endpoint");
+        let written = dataplane.set_affinity(number, asked, tunnel.authority);
+        share::count_if_used(&written, "STICKY");
+        is_err(&written, "write a client's endpoint");
         // A change in between has removed all clients' endpoints, but not this one.
         if self.context.proxy.mesh.mesh().is_none_or(|now| !std::ptr::eq(&raw const *now, &raw const *mesh)) {
             is_err(&dataplane.clear_affinity(asked), "remove clients' endpoints");
@@ -222,7 +225,7 @@ fn replace(
     all
 }
 
-fn is_err(result: &Result<(), ambit_loader::Error>, operation: &'static str) -> bool {
+fn is_err<T>(result: &Result<T, ambit_loader::Error>, operation: &'static str) -> bool {
     if let Err(error) = result {
         tracing::warn!(operation, error = chain(error), "failed to update the kernel's tables of endpoints");
     }

@@ -141,28 +141,6 @@ fn flows_of_an_earlier_enrolment_do_not_use_up_the_limit() {
 }
 
 #[test]
-fn plaintext_is_checked_when_the_map_of_ports_is_full() {
-    let world = Neighbours::new();
-    let all = (0..=u16::MAX).map(|port| (port, InboundMode::Open)).collect();
-    let greedy = Inbound { default: InboundMode::Strict, ports: all, probe_ports: [].into() };
-    world.dataplane.set_inbound(world.pods[OTHER].cookie, &greedy).expect("just enough room");
-    let app = world.pods[SERVER].listen_at(at(V4[SERVER], 8080));
-    world.open(SERVER);
-    let next = Inbound {
-        default: InboundMode::Open,
-        ports: [(8080, InboundMode::Strict)].into(),
-        probe_ports: [].into(),
-    };
-    world.dataplane.set_inbound(world.pods[SERVER].cookie, &next).expect_err("there is no room");
-    world.dataplane.release(world.pods[CLIENT].cookie).expect("released");
-    let client = world.pods[CLIENT].connect(local(&app)).expect("accepted by the daemon");
-    drop((client, accept(&world.daemons[SERVER].plaintext_v4)));
-    world.dataplane.release(world.pods[OTHER].cookie).expect("released");
-    world.dataplane.set_inbound(world.pods[SERVER].cookie, &next).expect("room again");
-    world.pods[CLIENT].connect(local(&app)).expect_err("refused by the kernel");
-}
-
-#[test]
 fn instances_track_their_own_flows_only() {
     let (first, second) = (Neighbours::new(), Neighbours::new());
     for (world, other) in [(&first, &second), (&second, &first)] {

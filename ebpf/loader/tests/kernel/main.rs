@@ -13,6 +13,7 @@ mod inbound;
 mod lab;
 mod leaks;
 mod lifecycle;
+mod limits;
 mod log;
 mod neighbours;
 mod outbound;

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::http2::Http2;
+use crate::memory::Inflow;
 
 /// A connection's state. The driver's task, the connection's clones and its tunnels hold it.
 pub(super) struct Shared {
@@ -18,6 +19,8 @@ pub(super) struct Shared {
     streams: usize,
     /// How many bytes of one tunnel may wait to be written.
     pub(super) send_buffer: usize,
+    /// What its tunnels hold.
+    pub(super) inflow: Arc<Inflow>,
 }
 
 struct State {
@@ -32,9 +35,14 @@ struct State {
 pub(crate) struct Slot(pub(super) Arc<Shared>);
 
 impl Shared {
-    pub(super) fn new(sender: SendRequest<Bytes>, http2: &Http2) -> Self {
+    pub(super) fn new(sender: SendRequest<Bytes>, http2: &Http2, inflow: Arc<Inflow>) -> Self {
         let state = State { sender: Some(sender), tunnels: 0, idle_since: Instant::now(), on_close: None };
-        Self { state: Mutex::new(state), streams: http2.streams as usize, send_buffer: http2.send_buffer }
+        Self {
+            state: Mutex::new(state),
+            streams: http2.streams as usize,
+            send_buffer: http2.send_buffer,
+            inflow,
+        }
     }
 
     /// A sender for one request: a sender remembers whether its last request still waits for its turn.

@@ -14,7 +14,8 @@ use tokio::net::TcpStream;
 
 use super::read::read;
 use super::side::Side;
-use crate::scratch::CHUNK;
+use crate::memory;
+use crate::scratch::{self, CHUNK};
 
 /// A connection that was not carried to its end must not look as if it had been: dropping it sends a reset.
 #[derive(Debug)]
@@ -28,6 +29,7 @@ impl ResetOnDrop {
         // What is relayed was written by the application when it wanted; it must not wait here again. Fails
         // only for a connection that is gone, which reading will report.
         let _gone = socket.set_nodelay(true);
+        scratch::report_unread(&socket);
         Self { socket, closed: false }
     }
 
@@ -96,7 +98,7 @@ impl<'a, F: Future<Output = io::Error>> SocketSide<'a, F> {
 
 impl<F: Future<Output = io::Error>> Side for SocketSide<'_, F> {
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
-        read(self.socket, context, CHUNK)
+        read(self.socket, context, memory::piece(CHUNK))
     }
 
     fn poll_write(&mut self, context: &mut Context<'_>, bytes: &mut Bytes) -> Poll<io::Result<usize>> {

@@ -13,6 +13,7 @@ use super::outcome::{End, Outcome};
 use super::side::Side;
 use super::socket::{ResetOnDrop, SocketSide, failure};
 use super::traffic::Traffic;
+use crate::memory::Pending;
 
 /// How long what was read last may take to get on its way before a reset overtakes it.
 pub(super) const RESET_GRACE: Duration = Duration::from_millis(200);
@@ -116,6 +117,8 @@ enum Failed {
 struct Direction {
     /// Read and not yet written.
     pending: Bytes,
+    /// The same, while the writer takes nothing.
+    waiting: Pending,
     /// Written and perhaps not yet on its way.
     unflushed: bool,
     read_end: bool,
@@ -135,7 +138,12 @@ impl Direction {
     ) -> Poll<Result<(), Failed>> {
         while !self.ended {
             if !self.pending.is_empty() {
-                count(ready!(to.poll_write(context, &mut self.pending)).map_err(Failed::Writer)?);
+                let Poll::Ready(written) = to.poll_write(context, &mut self.pending) else {
+                    self.waiting.set(self.pending.len());
+                    return Poll::Pending;
+                };
+                count(written.map_err(Failed::Writer)?);
+                self.waiting.set(0);
                 self.unflushed = true;
             } else if self.read_end {
                 ready!(to.poll_end(context)).map_err(Failed::Writer)?;

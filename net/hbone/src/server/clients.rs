@@ -6,9 +6,12 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-/// The connections to one workload, by their clients' addresses. Clones are the same.
+use crate::memory::Account;
+
+/// The connections to one workload, by their clients' addresses, and the workload's memory. Clones are the
+/// same.
 #[derive(Clone, Debug, Default)]
-pub struct Clients(Arc<Mutex<Counts>>);
+pub struct Clients(Arc<Mutex<Counts>>, Account);
 
 #[derive(Debug, Default)]
 struct Counts {
@@ -34,6 +37,11 @@ impl Clients {
     /// How many connections there are.
     pub fn connections(&self) -> usize {
         self.0.lock().total
+    }
+
+    /// What the workload's tunnels hold, those that it opens among them.
+    pub fn memory(&self) -> &Account {
+        &self.1
     }
 
     /// Identifies the workload.

@@ -4,20 +4,29 @@ use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
-/// Pieces below this are put together: each would cost more than it holds.
-const SMALL: usize = 4 << 10;
+/// Pieces below this are put together: each would cost more than it holds, for it is a part of the memory
+/// that many frames were read into.
+const SMALL: usize = 16 << 10;
 /// How much is put together.
-const TOGETHER: usize = 16 << 10;
+const TOGETHER: usize = 32 << 10;
 
 #[derive(Default)]
 pub(super) struct Backlog {
     whole: VecDeque<Bytes>,
     /// After all the others.
     together: BytesMut,
+    /// In all of them.
+    len: usize,
 }
 
 impl Backlog {
+    /// How many bytes wait.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
     pub(super) fn push(&mut self, bytes: Bytes) {
+        self.len += bytes.len();
         if bytes.len() >= SMALL || self.together.len() + bytes.len() > TOGETHER {
             self.finish();
         }
@@ -33,7 +42,9 @@ impl Backlog {
         if self.whole.is_empty() {
             self.finish();
         }
-        self.whole.pop_front()
+        let bytes = self.whole.pop_front()?;
+        self.len -= bytes.len();
+        Some(bytes)
     }
 
     fn finish(&mut self) {

@@ -1,11 +1,13 @@
 //! What a tunnel has received and its reader has not yet taken: [`Received`].
 
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use h2::RecvStream;
 
 use super::backlog::Backlog;
+use crate::memory::{Account, Charge, Inflow};
 
 /// The receiving half of a tunnel. The peer is given room for more as the reader consumes.
 pub(crate) struct Received {
@@ -16,11 +18,13 @@ pub(crate) struct Received {
     backlog: Option<Box<Backlog>>,
     /// The peer has ended its direction.
     ended: bool,
+    /// For what waits while the reader takes nothing.
+    charge: Charge,
 }
 
 impl Received {
-    pub(crate) fn new(receive: RecvStream) -> Self {
-        Self { receive, current: Bytes::new(), backlog: None, ended: false }
+    pub(crate) fn new(receive: RecvStream, inflow: Arc<Inflow>) -> Self {
+        Self { receive, current: Bytes::new(), backlog: None, ended: false, charge: Charge::new(inflow) }
     }
 
     /// Ready when there is something to read ([`Self::current`]), or the end.
@@ -38,6 +42,11 @@ impl Received {
             }
         }
         Poll::Ready(Ok(true))
+    }
+
+    /// Whose memory it takes.
+    pub(crate) fn account(&self) -> &Account {
+        self.charge.account()
     }
 
     /// What can be read now.
@@ -70,10 +79,19 @@ impl Received {
             let Some(bytes) = frame else { break };
             self.backlog.get_or_insert_default().push(bytes);
         }
+        self.charge.set(self.waiting());
         Ok(())
     }
 
+    /// How many bytes wait for the reader.
+    fn waiting(&self) -> usize {
+        self.current.len() + self.backlog.as_ref().map_or(0, |backlog| backlog.len())
+    }
+
     fn release(&mut self, count: usize) {
+        if self.charge.is_of_any() {
+            self.charge.set(self.waiting());
+        }
         // Fails only for a stream that is gone, which reading will tell.
         let _gone = self.receive.flow_control().release_capacity(count);
     }

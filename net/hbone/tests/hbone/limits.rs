@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use ambit_hbone::client;
+use ambit_hbone::memory::Account;
 use ambit_hbone::relay::{self, Traffic};
 use ambit_hbone::request::ConnectRequest;
 use ambit_hbone::server::{Clients, Incoming, Server, Settings};
@@ -88,7 +89,7 @@ async fn connections_per_address_are_bounded() {
     let connect = async || {
         let socket = TcpStream::connect(inbound.address).await.expect("a connection");
         let config = tls::client_config(&ca.good(CLIENT), &[identity(SERVER)]);
-        let connection = client::connect(socket, config, &Http2::default()).await?;
+        let connection = client::connect(socket, config, &Http2::default(), &Account::default()).await?;
         let tunnel = connection.open(&ConnectRequest::to(address)).await?;
         Ok::<_, Error>((connection, tunnel))
     };
@@ -126,7 +127,8 @@ async fn open_tunnel_after_expiry(expired_for: Duration, cut: bool) {
     let (application, address) = listen().await;
     let socket = TcpStream::connect(inbound.address).await.expect("a connection");
     let config = tls::client_config(&certificate, &[identity(SERVER)]);
-    let connection = client::connect(socket, config, &Http2::default()).await.expect("a connection");
+    let connection =
+        client::connect(socket, config, &Http2::default(), &Account::default()).await.expect("a connection");
     let tunnel = connection.open(&ConnectRequest::to(address)).await.expect("a tunnel");
     let (mut server, _) = application.accept().await.expect("the tunnel's connection");
     let (mut client, near) = crate::mesh::tcp_pair().await;
@@ -162,7 +164,8 @@ async fn expired_server_certificate_closes_to_new_tunnels() {
     let inbound = Inbound::start(&certificate, Settings::default()).await;
     let socket = TcpStream::connect(inbound.address).await.expect("a connection");
     let config = tls::client_config(&ca.good(CLIENT), &[identity(SERVER)]);
-    let connection = client::connect(socket, config, &Http2::default()).await.expect("a connection");
+    let connection =
+        client::connect(socket, config, &Http2::default(), &Account::default()).await.expect("a connection");
     assert!(!connection.is_closed());
     crate::mesh::until("closed to new tunnels", || connection.is_closed()).await;
     assert!(SystemTime::now() + Duration::from_secs(1) >= expiry, "not before its time");
@@ -278,7 +281,8 @@ async fn unanswered_request_is_reset() {
     });
     let socket = TcpStream::connect(address).await.expect("a connection");
     let config = tls::client_config(&ca.good(CLIENT), &[identity(SERVER)]);
-    let connection = client::connect(socket, config, &Http2::default()).await.expect("a connection");
+    let connection =
+        client::connect(socket, config, &Http2::default(), &Account::default()).await.expect("a connection");
     let error = soon(connection.open(&ConnectRequest::to(address))).await.expect_err("no tunnel");
     assert!(matches!(&error, Error::Stream { source } if source.is_reset()), "{error:?}");
     assert_eq!(connection.tunnels(), 0, "its place is free again");

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ambit_core::model::{Identity, WorkloadUid};
 use ambit_hbone::client::{self, Connection};
+use ambit_hbone::memory::Account;
 use ambit_hbone::pool::{Dial, Key, Pool, PoolError};
 use ambit_hbone::relay::{self, Outcome, Traffic};
 use ambit_hbone::request::{Authority, ConnectRequest};
@@ -71,7 +72,7 @@ impl Dial for Dialer {
         self.dials.fetch_add(1, Ordering::SeqCst);
         let socket = TcpStream::connect(key.address).await?;
         let config = tls::client_config(&self.certificate, &key.peers);
-        Ok(client::connect(socket, config, &self.http2).await?)
+        Ok(client::connect(socket, config, &self.http2, &Account::default()).await?)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Connections that tunnels share: how many there are, when they go, and what a tunnel does when one does.
 
+use std::future::{Future as _, poll_fn};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -69,6 +70,30 @@ async fn concurrent_opens_share_one_dial() {
     let tunnels = join_all((0..50).map(|_| soon(mesh.open(address)))).await;
     assert!(tunnels.iter().all(Result::is_ok));
     assert_eq!((dials(&mesh.dials), mesh.pool.connections()), (1, 1));
+}
+
+/// Every new connection serves those that wait longest: it does not wake all others for nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn burst_wakes_each_caller_a_few_times() {
+    const CALLERS: usize = 600;
+    const PLACES: u32 = 6;
+    let http2 = Http2 { streams: PLACES, ..Http2::default() };
+    let mesh = Mesh::with_both(http2.clone(), http2).await;
+    let (address, _echo) = echo().await;
+    let polls = AtomicUsize::new(0);
+    let opening = (0..CALLERS).map(|_| {
+        let (mut opening, polls) = (Box::pin(soon(mesh.open(address))), &polls);
+        poll_fn(move |context| {
+            polls.fetch_add(1, Ordering::Relaxed);
+            opening.as_mut().poll(context)
+        })
+    });
+    let tunnels = join_all(opening).await;
+    assert!(tunnels.iter().all(Result::is_ok), "{:?}", tunnels.iter().find(|tunnel| tunnel.is_err()));
+    let most = CALLERS / PLACES as usize + 4;
+    assert!(mesh.pool.connections() <= most, "{} connections", mesh.pool.connections());
+    let polls = polls.into_inner();
+    assert!(polls <= 8 * CALLERS, "{polls} polls of {CALLERS} callers");
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ambit_hbone::relay::{self, End, Traffic};
 use futures::future::BoxFuture;
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -388,4 +389,32 @@ async fn both_proxies_count_the_same_bytes() {
     assert_eq!((near.sent, near.received), (100_000, 2));
     assert_eq!((far.sent, far.received), (2, 100_000));
     assert!(near.end.is_clean() && far.end.is_clean());
+}
+
+/// One segment whose last byte is urgent: a read ends before that byte, and what follows it must not wait for
+/// more to arrive. As in the proxy, the relay's sockets have urgent data inline.
+#[tokio::test]
+async fn urgent_byte_arrives_with_its_segment() {
+    async fn sent_and_received(client: TcpStream, mut server: TcpStream) {
+        for _ in 0..3 {
+            SockRef::from(&client).send_out_of_band(b"abX").expect("sent");
+            let mut got = [0; 3];
+            soon(server.read_exact(&mut got)).await.expect("all of it");
+            assert_eq!(&got, b"abX");
+        }
+    }
+    fn inline(near: &TcpStream) {
+        SockRef::from(near).set_out_of_band_inline(true).expect("inline");
+    }
+    let ((client, near), (far, server)) = (tcp_pair().await, tcp_pair().await);
+    inline(&near);
+    tokio::spawn(async move { relay::tcp(near, far, &Traffic::default()).await });
+    sent_and_received(client, server).await;
+    let relay: Relay = |near, tunnel| {
+        inline(&near);
+        Box::pin(async move { relay::tunnel(near, tunnel, &Traffic::default()).await })
+    };
+    let mesh = Mesh::start().await;
+    let (client, server, _relay) = mesh.pair_by(relay).await;
+    sent_and_received(client, server).await;
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ambit_hbone::client::{self, Connection};
+use ambit_hbone::memory::Account;
 use ambit_hbone::request::ConnectRequest;
 use ambit_hbone::server::Settings;
 use ambit_hbone::tls::{self, WorkloadCertificate};
@@ -25,7 +26,7 @@ const OTHER: &str = "spiffe://cluster.local/ns/shop/sa/mallory";
 
 async fn connect(address: std::net::SocketAddr, config: Arc<ClientConfig>) -> Result<Connection, Error> {
     let socket = TcpStream::connect(address).await.expect("a connection");
-    soon(client::connect(socket, config, &Http2::default())).await
+    soon(client::connect(socket, config, &Http2::default(), &Account::default())).await
 }
 
 /// Shows the client's certificate to a good server. What the server says of it, and whether the client got a
