@@ -1,6 +1,6 @@
 //! Which running pods are in the mesh, which should be and are not, and why. Pure.
 
-use ambit_core::enrolment::{self, Candidate, Eligibility, Labels, NOT_CAPTURED};
+use ambit_core::enrolment::{self, Account, Candidate, Eligibility, Labels, NOT_CAPTURED};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 
@@ -26,10 +26,12 @@ pub(crate) fn standing(pod: &Pod, namespace_labels: &Labels, system: &str) -> Op
         return None;
     }
     let namespace = pod.namespace().unwrap_or_default();
+    let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.as_deref());
     let subject = Candidate {
         namespace: &namespace,
         namespace_labels: Some(namespace_labels),
         pod_labels: pod.metadata.labels.as_ref(),
+        account: Account::of(account.unwrap_or_default(), pod.annotations()),
         host_network: pod.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or_default(),
         finished: false,
         system_namespace: system,

@@ -5,6 +5,7 @@
 //! Entry point: [`run`]. One agent of a node acts at a time ([`lock`]); then [`watch`] and [`token`] keep the
 //! plugin installed, and [`reconciler`] drives [`state`], which decides which pods are enrolled.
 
+mod claim;
 mod cluster;
 mod config;
 mod conflist;
@@ -14,9 +15,11 @@ mod files;
 mod installer;
 mod lock;
 mod namespaces;
+mod placement;
 mod pod;
 mod progress;
 mod reconciler;
+mod requests;
 mod state;
 mod step;
 mod sweep;
@@ -27,6 +30,7 @@ mod watch;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ambit_daemon_kit::admin::{Admin, Readiness, Response, Router, Server, logging_routes};
@@ -37,16 +41,20 @@ use ambit_kube::access;
 use ambit_kube::error::chain;
 pub use ambit_kube::remains::Remains;
 use ambit_kube::retry::within;
+use claim::Claim;
 use cluster::Cluster;
 pub use config::Config;
 pub use error::AgentError;
 use error::io_error;
 use installer::{Installation, KUBECONFIG, Layout};
+use parking_lot::Mutex;
 use reconciler::{Conditions, Reconciler};
+use requests::Requests;
 pub use sweep::sweep;
 use telemetry::Shown;
 use token::Tokens;
-use uninstall::{Owner, Traces};
+use tokio::sync::Notify;
+use uninstall::{Owner, Traces, Verdict};
 use watch::Installer;
 
 use crate::entry::{Entry, PLUGIN};
@@ -57,6 +65,10 @@ const LOCK: &str = "agent.lock";
 const PLUGIN_LOG: &str = "ambit-cni.log";
 /// The deadline for removing the annotations of this node's pods.
 const ANNOTATIONS_DEADLINE: Duration = Duration::from_secs(5);
+/// The deadline of a connection to the API server.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+/// Between two looks at the API server's CA certificates.
+const AUTHORITIES_LOOK: Duration = Duration::from_secs(10);
 /// How long the admin servers may take to answer open requests.
 const ADMIN_STOP: Duration = Duration::from_millis(500);
 
@@ -77,12 +89,12 @@ pub fn run(config: &Config) -> Result<(), AgentError> {
 
 async fn serve(config: &Config, logs: &logs::Control) -> Result<(), AgentError> {
     let mut shutdown = Shutdown::install()?;
-    std::fs::create_dir_all(&config.run_dir).map_err(io_error("create the run folder"))?;
+    // Before this pod's ztunnel starts.
+    let claim = Claim::stake(&config.run_dir).await.map_err(io_error("claim the node"))?;
     let readiness = Readiness::new();
     let shown = Shown::default();
     let admin = start_admin(config, logs, &readiness, &shown)?;
-    let client = kube::Client::try_from(access::config(config.kubeconfig.as_deref()).await?)
-        .map_err(|source| AgentError::Api { operation: "create the API client", source })?;
+    let (client, authorities) = connect(config).await?;
     let cluster = Cluster {
         client: client.clone(),
         node: config.node.clone(),
@@ -93,33 +105,65 @@ async fn serve(config: &Config, logs: &logs::Control) -> Result<(), AgentError> 
         client,
         namespace: config.namespace.clone(),
         name: name.clone(),
+        pod: std::env::var("POD_NAME").ok().filter(|name| !name.is_empty()),
+        node: config.node.clone(),
         run_dir: config.run_dir.clone(),
+        uid: Mutex::default(),
     });
     let (uninstalling, mut uninstalled) = tokio::sync::watch::channel(false);
     let signal = tokio::select! {
         signal = shutdown.recv() => signal,
         result = act(config, &readiness, &shown, &cluster, &mut uninstalled) => {
             result?;
+            // While the agent still has the permissions.
+            uninstall(config, &cluster, &claim, owner.as_ref(), true, async |_, cluster| {
+                remove_annotations(cluster).await;
+            })
+            .await;
             shutdown.recv().await
         }
-        () = watch_owner(owner.as_ref(), &uninstalling) => shutdown.recv().await,
+        () = watch_owner(owner.as_ref(), &claim, &uninstalling) => shutdown.recv().await,
+        () = changed_authorities(config, &authorities) => {
+            admin.stop(ADMIN_STOP).await;
+            return Ok(());
+        }
     };
     tracing::info!(signal, "agent stopping");
-    let deleted = match &owner {
-        Some(owner) => *uninstalling.borrow() || owner.is_deleted().await,
-        None => false,
-    };
-    if deleted {
-        remove_traces(config, &cluster).await;
-    }
+    let deletion_seen = *uninstalling.borrow();
+    uninstall(config, &cluster, &claim, owner.as_ref(), deletion_seen, remove_traces).await;
     admin.stop(ADMIN_STOP).await;
     Ok(())
 }
 
+/// A client of the API server, and the CA certificates that it trusts.
+async fn connect(config: &Config) -> Result<(kube::Client, String), AgentError> {
+    let mut access = access::config(config.kubeconfig.as_deref()).await?;
+    access.connect_timeout = Some(CONNECT_DEADLINE);
+    // A watch ends before; a connection that died silently ends with this.
+    access.read_timeout = Some(Duration::from_secs(u64::from(reconciler::WATCH_SECONDS)) + CONNECT_DEADLINE);
+    let authorities = token::authorities(&access);
+    let client = kube::Client::try_from(access)
+        .map_err(|source| AgentError::Api { operation: "create the API client", source: source.into() })?;
+    Ok((client, authorities))
+}
+
+/// Resolves when the API server's CA certificates have changed: a client keeps those it was made with. The
+/// process ends then and is started again.
+async fn changed_authorities(config: &Config, authorities: &str) {
+    loop {
+        tokio::time::sleep(AUTHORITIES_LOOK).await;
+        if let Ok(now) = access::config(config.kubeconfig.as_deref()).await
+            && token::authorities(&now) != authorities
+        {
+            return tracing::info!("the API server's CA certificates have changed: starting again");
+        }
+    }
+}
+
 /// Signals that Ambit is uninstalled from this node; never returns.
-async fn watch_owner(owner: Option<&Owner>, uninstalling: &tokio::sync::watch::Sender<bool>) {
+async fn watch_owner(owner: Option<&Owner>, claim: &Claim, uninstalling: &tokio::sync::watch::Sender<bool>) {
     if let Some(owner) = owner {
-        owner.deleted(uninstalling).await;
+        owner.deleted(claim, uninstalling).await;
     }
     std::future::pending::<()>().await;
 }
@@ -146,12 +190,16 @@ async fn act(
     let installation = Installation { layout: layout(config)?, entry: entry(config), credential: None };
     let installer =
         Installer::start(installation, plugin).map_err(io_error("start the installer's thread"))?;
+    let refused = Arc::new(Notify::new());
+    let requests = Requests::open(&config.run_dir, cluster.clone(), refused.clone())
+        .map_err(io_error("open the plugin's socket"))?;
     let tokens = Tokens {
-        client: cluster.client.clone(),
         namespace: config.namespace.clone(),
         service_account: config.cni_service_account.clone(),
+        node: config.node.clone(),
         server: config.api_server.clone(),
         kubeconfig: config.kubeconfig.clone(),
+        refused,
         expiry: shown.credential_expiry.clone(),
         condition: credential,
     };
@@ -166,12 +214,11 @@ async fn act(
     tokio::select! {
         () = tokens.keep(installer.clone()) => {}
         () = reconciler.run() => {}
+        () = requests.serve() => {}
         _ = uninstalled.wait_for(|uninstalled| *uninstalled) => {}
     }
     // From here on nothing is written again that is about to be removed.
     installer.stop();
-    // While the agent still has the permissions.
-    remove_annotations(cluster).await;
     Ok(())
 }
 
@@ -189,6 +236,31 @@ async fn take_turn(path: &Path, readiness: &Readiness) -> Result<lock::Lock, Age
     turn.met();
     tracing::info!("agent active");
     Ok(lock)
+}
+
+/// Does this part of an uninstallation, if Ambit is to be removed from this node and no other agent has taken
+/// it over.
+async fn uninstall(
+    config: &Config,
+    cluster: &Cluster,
+    claim: &Claim,
+    owner: Option<&Owner>,
+    deletion_seen: bool,
+    part: impl AsyncFnOnce(&Config, &Cluster),
+) {
+    let Some(owner) = owner else { return };
+    let verdict = owner.verdict(deletion_seen).await;
+    if verdict == Verdict::Keep {
+        return;
+    }
+    match claim.hold(owner.uid().as_deref()).await {
+        Ok(Some(_lock)) => {
+            tracing::info!(?verdict, "uninstalling from this node");
+            part(config, cluster).await;
+        }
+        Ok(None) => tracing::info!(?verdict, "nothing removed: another agent has taken over this node"),
+        Err(error) => tracing::error!(%error, "uninstall failed"),
+    }
 }
 
 /// Removes everything of Ambit from the node.

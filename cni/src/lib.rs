@@ -2,7 +2,8 @@
 //! start, and the node agent, which installs the plugin and enrols running pods.
 //!
 //! Entry points: [`plugin::run`] (the binary `ambit-cni`) and [`agent::run`] (the binary `ambit-node`). The
-//! agent writes two files that the plugin reads: [`entry::Entry`] and [`credential::Credential`].
+//! agent writes two files that the plugin reads, [`entry::Entry`] and [`credential::Credential`], and serves
+//! its requests (`request`).
 
 #![warn(missing_docs)]
 
@@ -10,4 +11,4 @@ pub mod agent;
 pub mod credential;
 pub mod entry;
 pub mod plugin;
-mod static_pod;
+mod request;

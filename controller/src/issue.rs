@@ -1,5 +1,5 @@
-//! Authorization of certificate requests: a node may have the identities of its own workloads. Also the
-//! authentication of nodes by their tokens, outside Kubernetes.
+//! Authorization of certificate requests: a node may have the identities of its own workloads, a workload its
+//! own. Also the authentication of nodes by their tokens, outside Kubernetes.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -8,7 +8,7 @@ use ambit_core::mesh::Mesh;
 use ambit_core::model::{Identity, NetworkMode, Workload};
 use ambit_kube::error::chain;
 use ambit_xds::ca::{Refusal, SignCertificate};
-use ambit_xds::{Authenticate, NodeName, Unauthenticated, async_trait};
+use ambit_xds::{Authenticate, Caller, NodeName, Unauthenticated, async_trait};
 
 use crate::ca::{self, Authorities};
 use crate::shared::Shared;
@@ -35,7 +35,8 @@ pub(crate) struct Signer {
     pub(crate) hosted: Hosted,
 }
 
-/// For which of its workloads a node may have certificates. Never for those on the host network.
+/// For which of its workloads a node may have certificates. Never for those on the host network or without an
+/// identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hosted {
     /// Those that are in the mesh.
@@ -47,12 +48,13 @@ pub(crate) enum Hosted {
 impl SignCertificate for Signer {
     fn sign(
         &self,
-        node: &NodeName,
-        identity: &Identity,
+        caller: &Caller,
+        named: Option<&Identity>,
         csr_pem: &str,
         ttl: Duration,
     ) -> Result<Vec<String>, Refusal> {
-        let signed = self.try_sign(node, identity, csr_pem, ttl);
+        let signed =
+            caller.meant(named).and_then(|(node, identity)| self.try_sign(node, &identity, csr_pem, ttl));
         match &signed {
             Ok(_) => CERTIFICATES_ISSUED.count(),
             Err(refusal) => {
@@ -99,9 +101,12 @@ impl Signer {
 
 /// Whether a workload with the identity runs on the node.
 fn hosts(mesh: &Mesh, node: &str, identity: &Identity, hosted: Hosted) -> bool {
-    let may = |workload: &Workload| match hosted {
-        Hosted::Enrolled => workload.in_mesh(),
-        Hosted::All => workload.network_mode != NetworkMode::HostNetwork,
+    let may = |workload: &Workload| {
+        workload.has_identity()
+            && match hosted {
+                Hosted::Enrolled => workload.in_mesh(),
+                Hosted::All => workload.network_mode != NetworkMode::HostNetwork,
+            }
     };
     // Workloads outside the cluster (WorkloadEntry, ServiceEntry) have no node.
     !node.is_empty()

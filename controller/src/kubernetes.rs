@@ -65,6 +65,7 @@ pub(crate) async fn serve(
     let daemons = Arc::new(Daemons::new(&settings.namespace, &settings.ztunnel_service_account));
     let mut derive = config.derive.clone();
     derive.enrolled_by_annotation = true;
+    derive.identity_by_account = true;
     derive.system_namespace.clone_from(&settings.namespace);
 
     let statuses = Arc::new(Statuses::default());
@@ -74,7 +75,7 @@ pub(crate) async fn serve(
     drop(sender);
     let follower = Follower {
         inventory: Inventory::new(),
-        pipeline: Pipeline::new(derive, frontend.publisher.clone(), frontend.shared.clone()),
+        pipeline: Pipeline::new(derive.clone(), frontend.publisher.clone(), frontend.shared.clone()),
         daemons: daemons.clone(),
         statuses: statuses.clone(),
         untaintable,
@@ -101,7 +102,7 @@ pub(crate) async fn serve(
     tasks.spawn(status::write(client.clone(), statuses, leads.clone()));
     tasks.spawn(taint::remove(client.clone(), to_untaint, leads));
 
-    let reviewer = Reviewer::new(client, settings, daemons);
+    let reviewer = Reviewer::new(client, settings, &derive, daemons, frontend.shared.clone());
     let ended = tokio::select! {
         result = frontend.serve(config, authorities, Hosted::All, Arc::new(reviewer), drain) => result,
         result = following => result.context("failed to follow the API")

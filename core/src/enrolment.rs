@@ -29,6 +29,35 @@ pub const NOT_CAPTURED: &str = "ambit.dev/not-captured";
 /// annotations that were written by this manager may be removed.
 pub const FIELD_MANAGER: &str = "ambit";
 
+/// The annotation of a static pod's object in the API (its mirror). The kubelet makes these objects, for any
+/// namespace, and they cannot have a service account; their uid is not the one that the pod's processes have.
+pub const MIRROR: &str = "kubernetes.io/config.mirror";
+
+/// What vouches for a pod's identity on Kubernetes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Account {
+    /// Its service account.
+    Named,
+    /// Nothing: it has no service account.
+    #[default]
+    Missing,
+    /// Nothing: it is a static pod, which a node's kubelet started by itself.
+    Static,
+}
+
+impl Account {
+    /// Of a pod of Kubernetes: its `spec.serviceAccountName` and its annotations.
+    pub fn of(service_account: &str, annotations: &Labels) -> Self {
+        if annotations.contains_key(MIRROR) {
+            Self::Static
+        } else if service_account.is_empty() {
+            Self::Missing
+        } else {
+            Self::Named
+        }
+    }
+}
+
 /// Whether the pod has annotations that [`FIELD_MANAGER`] wrote. `managers` are the field managers of the
 /// pod's metadata.
 pub fn is_annotated_by_us<'a>(
@@ -52,6 +81,8 @@ pub struct Candidate<'a> {
     pub namespace_labels: Option<&'a Labels>,
     /// `metadata.labels`.
     pub pod_labels: Option<&'a Labels>,
+    /// What vouches for its identity.
+    pub account: Account,
     /// `spec.hostNetwork`.
     pub host_network: bool,
     /// Whether `status.phase` is `Succeeded` or `Failed`.
@@ -73,6 +104,10 @@ pub enum Eligibility {
     HostNetwork,
     /// It is one of the mesh's own pods.
     System,
+    /// It is a static pod: no service account vouches for an identity.
+    StaticPod,
+    /// It has no service account, so it has no identity.
+    NoServiceAccount,
     /// It has finished, and its address may be another pod's already.
     Finished,
 }
@@ -90,6 +125,8 @@ impl Eligibility {
                 Some("host network: its connections cannot be distinguished from the node's")
             }
             Self::System => Some("the mesh's own pods are not captured"),
+            Self::StaticPod => Some("static pod: it has no service account, so it has no identity"),
+            Self::NoServiceAccount => Some("it has no service account, so it has no identity"),
             Self::Desired | Self::NotLabelled | Self::OptedOut | Self::Finished => None,
         }
     }
@@ -104,6 +141,8 @@ impl fmt::Display for Eligibility {
             Self::OptedOut => "opted out",
             Self::HostNetwork => "host network",
             Self::System => "the mesh's own",
+            Self::StaticPod => "static pod",
+            Self::NoServiceAccount => "no service account",
             Self::Finished => "finished",
         })
     }
@@ -119,7 +158,11 @@ impl Candidate<'_> {
             Some(true) if self.finished => Eligibility::Finished,
             Some(true) if self.namespace == self.system_namespace => Eligibility::System,
             Some(true) if self.host_network => Eligibility::HostNetwork,
-            Some(true) => Eligibility::Desired,
+            Some(true) => match self.account {
+                Account::Named => Eligibility::Desired,
+                Account::Missing => Eligibility::NoServiceAccount,
+                Account::Static => Eligibility::StaticPod,
+            },
         }
     }
 }

@@ -73,7 +73,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// Whether a suite runs on a real Kubernetes.
 fn needs_cluster(suite: &str) -> bool {
-    suite == "cluster" || suite.starts_with("kubernetes")
+    matches!(suite, "cluster" | "rights") || suite.starts_with("kubernetes")
 }
 
 /// Every suite, in the order in which failures are cheapest to find.

@@ -408,7 +408,6 @@ fn watch(direct: &Direct, requests: &Rechecks) {
             swept = Instant::now();
             forget(context);
             sweep.get_or_insert_default();
-            context.cut.lock().retain(|_, (since, _)| since.elapsed() < CUT_MEMORY);
         }
         sweep = sweep.and_then(|sweep| go_on(context, sweep));
     }

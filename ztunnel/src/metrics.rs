@@ -12,10 +12,9 @@ use ambit_proxy::report;
 use ambit_xds::client::Status;
 use tokio::sync::watch;
 
-use crate::links;
 use crate::node::Node;
 use crate::reason::from_kernel;
-use crate::direct;
+use crate::{direct, links};
 
 /// Errors of `accept()`.
 pub(crate) static ACCEPT_ERRORS: Counters<1> = Counters::new(

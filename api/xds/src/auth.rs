@@ -1,8 +1,10 @@
-//! The authentication of nodes by the bearer tokens of their requests.
+//! The authentication of nodes, and of workloads that ask for their own certificates, by the bearer tokens of
+//! their requests.
 
 use std::fmt;
 use std::sync::Arc;
 
+use ambit_core::model::Identity;
 use tonic::metadata::MetadataMap;
 use tonic::{Status, async_trait};
 
@@ -48,21 +50,50 @@ impl From<Unauthenticated> for Status {
     }
 }
 
+/// Who asks for a certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// A node's daemon: it may name an identity of the node's workloads.
+    Daemon {
+        /// Its node.
+        node: NodeName,
+        /// Its own identity, if its token proves one.
+        own: Option<Identity>,
+    },
+    /// A workload with a token of its own service account: it gets its own identity, and names none.
+    Workload {
+        /// Where it runs.
+        node: NodeName,
+        /// Its own identity.
+        own: Identity,
+    },
+}
+
+impl Caller {
+    /// Where it runs.
+    pub fn node(&self) -> &NodeName {
+        match self {
+            Self::Daemon { node, .. } | Self::Workload { node, .. } => node,
+        }
+    }
+}
+
 /// Authenticates tokens.
 #[async_trait]
 pub trait Authenticate: Send + Sync + 'static {
-    /// The node of the token.
+    /// The node of a daemon's token. Only daemons get configuration.
     async fn node(&self, bearer: &str) -> Result<NodeName, Unauthenticated>;
+
+    /// Whose token it is. Where only daemons have tokens, and these prove no identity, it is the node's.
+    async fn caller(&self, bearer: &str) -> Result<Caller, Unauthenticated> {
+        Ok(Caller::Daemon { node: self.node(bearer).await?, own: None })
+    }
 }
 
-/// The node of a request, or the status of the refusal.
-pub(crate) async fn authenticate(
-    with: &dyn Authenticate,
-    metadata: &MetadataMap,
-) -> Result<NodeName, Status> {
+/// The bearer token of a request, or the status of the refusal.
+pub(crate) fn bearer(metadata: &MetadataMap) -> Result<&str, Status> {
     let header =
         metadata.get("authorization").ok_or_else(|| Status::unauthenticated("no authorization header"))?;
     let bearer = header.to_str().ok().and_then(|text| text.strip_prefix("Bearer "));
-    let bearer = bearer.ok_or_else(|| Status::unauthenticated("authorization is not a bearer token"))?;
-    Ok(with.node(bearer).await?)
+    bearer.ok_or_else(|| Status::unauthenticated("authorization is not a bearer token"))
 }

@@ -14,7 +14,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use crate::Error;
-use crate::auth::{Authenticate, NodeName, authenticate};
+use crate::auth::{Authenticate, Caller, NodeName, bearer};
 use crate::client::{Connection, Credentials};
 use crate::proto::istio::v1::auth::istio_certificate_service_client::IstioCertificateServiceClient;
 use crate::proto::istio::v1::auth::istio_certificate_service_server::{
@@ -22,7 +22,7 @@ use crate::proto::istio::v1::auth::istio_certificate_service_server::{
 };
 use crate::proto::istio::v1::auth::{IstioCertificateRequest, IstioCertificateResponse};
 
-/// The metadata key that names the workload.
+/// The metadata key that names the workload; without it a certificate of the token's own identity is meant.
 const IDENTITY: &str = "ImpersonatedIdentity";
 /// The validity of a certificate whose request names none.
 const DEFAULT_TTL: Duration = Duration::from_hours(24);
@@ -32,12 +32,12 @@ const CALL_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Signs certificates.
 pub trait SignCertificate: Send + Sync + 'static {
-    /// Signs the key of `csr_pem`, if `node` may have a certificate for `identity`. Returns the chain as
-    /// PEMs, leaf first and root last.
+    /// Signs the key of `csr_pem`, if `caller` may have a certificate for the identity that its request
+    /// names, or for its own ([`Caller::meant`]). Returns the chain as PEMs, leaf first and root last.
     fn sign(
         &self,
-        node: &NodeName,
-        identity: &Identity,
+        caller: &Caller,
+        named: Option<&Identity>,
         csr_pem: &str,
         ttl: Duration,
     ) -> Result<Vec<String>, Refusal>;
@@ -46,7 +46,7 @@ pub trait SignCertificate: Send + Sync + 'static {
 /// Why a certificate is not signed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// The node may not have that identity. The daemon sees `PERMISSION_DENIED`.
+    /// The caller may not have that identity. The daemon sees `PERMISSION_DENIED`.
     #[error("{0}")]
     Denied(String),
     /// The request is invalid. The daemon sees `INVALID_ARGUMENT`.
@@ -170,8 +170,8 @@ impl Ca {
     /// workers would renew no lease and send no configuration.
     async fn sign(
         &self,
-        node: NodeName,
-        identity: Identity,
+        caller: Caller,
+        named: Option<Identity>,
         csr: String,
         ttl: Duration,
     ) -> Result<Vec<String>, Refusal> {
@@ -181,7 +181,7 @@ impl Ca {
         let signer = self.signer.clone();
         let signed = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            signer.sign(&node, &identity, &csr, ttl)
+            signer.sign(&caller, named.as_ref(), &csr, ttl)
         });
         signed.await.unwrap_or_else(|_| Err(stopped("the signer has failed")))
     }
@@ -193,30 +193,54 @@ impl IstioCertificateService for Ca {
         &self,
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
-        let node = authenticate(&*self.authenticate, request.metadata()).await?;
+        let caller = self.authenticate.caller(bearer(request.metadata())?).await?;
         let request = request.into_inner();
-        let identity = identity(&request)?;
+        let named = named(&request)?;
         let ttl = match u64::try_from(request.validity_duration) {
             Ok(0) => DEFAULT_TTL,
             Ok(seconds) => Duration::from_secs(seconds),
             Err(_) => return Err(Status::invalid_argument("validity_duration is negative")),
         };
-        match self.sign(node.clone(), identity.clone(), request.csr, ttl).await {
+        let node = caller.node().clone();
+        match self.sign(caller, named, request.csr, ttl).await {
             Ok(cert_chain) => Ok(Response::new(IstioCertificateResponse { cert_chain })),
             Err(refusal) => {
-                tracing::warn!(%node, %identity, %refusal, "certificate request refused");
+                tracing::warn!(%node, %refusal, "certificate request refused");
                 Err(refusal.into())
             }
         }
     }
 }
 
-fn identity(request: &IstioCertificateRequest) -> Result<Identity, Status> {
+/// The identity that a request names, if it names one. As for Istio, an empty name is none.
+fn named(request: &IstioCertificateRequest) -> Result<Option<Identity>, Status> {
     let value = request.metadata.as_ref().and_then(|metadata| metadata.fields.get(IDENTITY));
-    match value.and_then(|value| value.kind.as_ref()) {
-        Some(Kind::StringValue(text)) => {
-            text.parse().map_err(|e| Status::invalid_argument(format!("metadata.{IDENTITY}: {e}")))
+    match value.map(|value| value.kind.as_ref()) {
+        None => Ok(None),
+        Some(Some(Kind::StringValue(text))) if text.is_empty() => Ok(None),
+        Some(Some(Kind::StringValue(text))) => {
+            let wrong = |error| Status::invalid_argument(format!("metadata.{IDENTITY}: {error}"));
+            text.parse().map(Some).map_err(wrong)
         }
-        _ => Err(Status::invalid_argument(format!("metadata.{IDENTITY} does not name an identity"))),
+        Some(_) => Err(Status::invalid_argument(format!("metadata.{IDENTITY} does not name an identity"))),
+    }
+}
+
+impl Caller {
+    /// Whose certificate is meant, and the node that it must run on: the one that a daemon names, else the
+    /// caller's own.
+    pub fn meant(&self, named: Option<&Identity>) -> Result<(&NodeName, Identity), Refusal> {
+        match (self, named) {
+            (Self::Daemon { node, .. }, Some(identity))
+            | (Self::Daemon { node, own: Some(identity) } | Self::Workload { node, own: identity }, None) => {
+                Ok((node, identity.clone()))
+            }
+            (Self::Daemon { own: None, .. }, None) => Err(Refusal::Invalid(format!(
+                "metadata.{IDENTITY} does not name an identity, and the token proves none"
+            ))),
+            (Self::Workload { own, .. }, Some(identity)) => Err(Refusal::Denied(format!(
+                "only a node's daemon may name an identity: {own} may not ask for {identity}"
+            ))),
+        }
     }
 }

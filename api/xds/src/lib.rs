@@ -19,7 +19,7 @@ mod resource;
 pub mod server;
 mod type_url;
 
-pub use auth::{Authenticate, NodeName, Unauthenticated};
+pub use auth::{Authenticate, Caller, NodeName, Unauthenticated};
 pub use error::Error;
 pub use resource::ResourceType;
 /// The attribute of implementations of [`Authenticate`].

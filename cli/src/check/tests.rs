@@ -59,7 +59,7 @@ fn healthy() -> Facts {
     let web = json!({
         "metadata": { "name": "web", "namespace": "shop",
             "annotations": { "ambient.istio.io/redirection": "enabled" } },
-        "spec": { "containers": [] }, "status": { "phase": "Running" },
+        "spec": { "serviceAccountName": "web", "containers": [] }, "status": { "phase": "Running" },
     });
     Facts {
         definitions: definitions.collect(),

@@ -15,7 +15,8 @@ fn standing_by_labels_annotations_and_phase() {
             own.map(|mode| (DATAPLANE_MODE.to_owned(), mode.to_owned())).into_iter().collect();
         let pod = json!({
             "metadata": { "namespace": "shop", "name": "web", "labels": labels, "annotations": annotations },
-            "spec": { "hostNetwork": host, "containers": [] }, "status": { "phase": phase },
+            "spec": { "hostNetwork": host, "serviceAccountName": "web", "containers": [] },
+            "status": { "phase": phase },
         });
         serde_json::from_value::<Pod>(pod).unwrap()
     };

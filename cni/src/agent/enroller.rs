@@ -16,7 +16,7 @@ use ambit_kube::error::chain;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::namespaces;
-use super::pod::PodKey;
+use super::pod::{PodKey, Seen};
 use super::step::Outcome;
 
 /// The deadline of each answer, and of ztunnel's start. Longer than ztunnel waits for its first
@@ -58,6 +58,8 @@ pub(crate) enum Report {
     Pod(PodKey, Outcome),
     /// ztunnel did not release the pod: another source enrolled it.
     NotOurs(PodKey),
+    /// A pod that a list did not have, as the API server shows it.
+    Looked(PodKey, Option<Seen>),
     /// Whether ztunnel has accepted the snapshot.
     Snapshot(bool),
     /// Whether ztunnel answers.

@@ -3,6 +3,7 @@
 use std::io;
 
 use ambit_kube::access::AccessError;
+use ambit_kube::retry::RequestError;
 
 /// What ends the agent. `operation` is an infinitive with its object: `start the runtime`.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +25,7 @@ pub enum AgentError {
         /// What was tried.
         operation: &'static str,
         /// The API server's answer, or the client's error.
-        source: kube::Error,
+        source: RequestError,
     },
     /// The API server's answer lacks something.
     #[error("failed to read the API server's answer: {0}")]

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use ambit_core::enrolment::Labels;
+use ambit_core::enrolment::{Account, Labels};
 
 /// Names a pod.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,8 +25,8 @@ pub(crate) struct Seen {
     pub(crate) labels: Labels,
     pub(crate) host_network: bool,
     pub(crate) finished: bool,
-    /// A static pod ([`crate::static_pod`]).
-    pub(crate) mirror: bool,
+    /// What vouches for its identity.
+    pub(crate) account: Account,
     /// Annotated as captured.
     pub(crate) redirected: bool,
     /// The annotation that says why it is not captured, or which of its ports are not.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use ambit_daemon_kit::admin::Condition;
 use ambit_kube::error::{chain, is_gone};
+use ambit_kube::retry::{Backoff, RequestError};
 use futures::{Stream, StreamExt as _};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::core::PartialObjectMeta;
@@ -28,6 +29,10 @@ use super::telemetry;
 
 /// Concurrent requests to the API server.
 const CONCURRENCY: usize = 8;
+/// How long a watch lasts: one whose connection died silently is noticed soon after.
+pub(crate) const WATCH_SECONDS: u32 = 120;
+/// Between two attempts to read a pod that a list does not have.
+const RETRY: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
 /// Between two searches for pods that the plugin enrolled and that should not be in the mesh.
 const SWEEP: Duration = Duration::from_mins(1);
 
@@ -62,6 +67,9 @@ struct Listing {
     namespaces: Option<BTreeSet<String>>,
     known_pods: BTreeSet<PodKey>,
     known_namespaces: BTreeSet<String>,
+    /// Pods that a list does not have, until it is known whether they are gone: lists come from the API
+    /// server's cache, which may lag behind what this agent or the plugin has seen.
+    missing: BTreeSet<PodKey>,
     pods_done: bool,
     namespaces_done: bool,
 }
@@ -85,11 +93,14 @@ impl Reconciler {
     /// Runs for as long as it is polled.
     pub(crate) async fn run(mut self) {
         let client = self.cluster.client.clone();
-        let of_node = watcher::Config::default().fields(&self.cluster.selector());
+        // From the cache of the API server: a list of the newest state costs a read of all pods of the
+        // cluster.
+        let from_cache = watcher::Config::default().any_semantic().timeout(WATCH_SECONDS);
+        let of_node = from_cache.clone().fields(&self.cluster.selector());
         let pods = watcher::watcher(Api::<Pod>::all(client.clone()), of_node).default_backoff();
         let pods = pods.map(|event| event.map(MapSeen::map_seen));
         let namespaces = Api::<PartialObjectMeta<Namespace>>::all(client);
-        let namespaces = watcher::watcher(namespaces, watcher::Config::default()).default_backoff();
+        let namespaces = watcher::watcher(namespaces, from_cache).default_backoff();
         let (mut pods, mut namespaces) = (std::pin::pin!(pods), std::pin::pin!(namespaces));
         let mut sweep = tokio::time::interval(SWEEP);
         loop {
@@ -148,12 +159,12 @@ impl Reconciler {
     }
 
     /// A step at the API server.
-    fn spawn(&self, key: PodKey, step: impl Future<Output = kube::Result<Outcome>> + Send + 'static) {
+    fn spawn(&self, key: PodKey, step: impl Future<Output = Result<Outcome, RequestError>> + Send + 'static) {
         let (reporter, permits) = (self.reporter.clone(), self.permits.clone());
         tokio::spawn(async move {
             let _permit = permits.acquire().await;
             let outcome = step.await.unwrap_or_else(|error| {
-                if !is_gone(&error) {
+                if !matches!(&error, RequestError::Api(error) if is_gone(error)) {
                     telemetry::API_ERRORS.count();
                     tracing::warn!(pod = %key, error = chain(&error), "failed to write an annotation");
                 }
@@ -171,6 +182,7 @@ impl Reconciler {
                 Event::Done(key, outcome)
             }
             Report::NotOurs(key) => return self.release_plugins(key),
+            Report::Looked(key, found) => return self.looked(key, found),
             Report::Snapshot(true) => {
                 tracing::info!("snapshot accepted by ztunnel");
                 self.conditions.pods.met();
@@ -200,14 +212,56 @@ impl Reconciler {
         if !self.state.snapshot_taken() {
             return;
         }
-        let Ok(text) = std::fs::read(&self.owners) else { return };
-        let owners: BTreeMap<String, String> = serde_json::from_slice(&text).unwrap_or_default();
-        for (uid, _) in owners.iter().filter(|(_, source)| *source == "cni") {
+        for (uid, _) in self.enrolled().iter().filter(|(_, source)| *source == "cni") {
             if let Some(key) = pod_of(uid).filter(|key| !self.state.desires(key)) {
                 tracing::debug!(pod = %key, "pod enrolled by the plugin should not be in the mesh");
                 self.release_plugins(key);
             }
         }
+    }
+
+    /// The pods that ztunnel has, by uid, and their sources.
+    fn enrolled(&self) -> BTreeMap<String, String> {
+        let text = std::fs::read(&self.owners).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
+    }
+
+    /// Asks whether a pod is there that a list does not have, until there is an answer.
+    fn look(&self, key: PodKey) {
+        let (cluster, reporter, permits) =
+            (self.cluster.clone(), self.reporter.clone(), self.permits.clone());
+        tokio::spawn(async move {
+            let mut backoff = RETRY;
+            let found = loop {
+                let permit = permits.acquire().await;
+                match cluster.pod(&key).await {
+                    Ok(found) => break found,
+                    Err(error) => {
+                        telemetry::API_ERRORS.count();
+                        tracing::warn!(pod = %key, error = chain(&error), "pod not read");
+                    }
+                }
+                drop(permit);
+                tokio::time::sleep(backoff.pause()).await;
+            };
+            // The receiver is gone when the agent stops.
+            _ = reporter.send(Report::Looked(key, found.as_ref().map(cluster::seen)));
+        });
+    }
+
+    /// Takes in what the API server has instead of a list's gap, unless the watch has told since.
+    fn looked(&mut self, key: PodKey, found: Option<Seen>) {
+        if self.listing.missing.remove(&key) {
+            let event = match found {
+                Some(seen) => {
+                    self.listing.known_pods.insert(key.clone());
+                    Event::Pod(key, seen)
+                }
+                None => Event::PodGone(key),
+            };
+            self.state.handle(event, Instant::now());
+        }
+        self.listed();
     }
 
     fn pod_event(&mut self, event: watcher::Result<Watched<(PodKey, Seen)>>) {
@@ -219,17 +273,25 @@ impl Reconciler {
                 if let Some(named) = &mut self.listing.pods {
                     named.insert(key.clone());
                 }
+                self.listing.missing.remove(&key);
                 self.listing.known_pods.insert(key.clone());
                 self.state.handle(Event::Pod(key, seen), now);
+                self.listed();
             }
             Watched::Delete((key, _)) => {
+                self.listing.missing.remove(&key);
                 self.listing.known_pods.remove(&key);
                 self.state.handle(Event::PodGone(key), now);
+                self.listed();
             }
             Watched::InitDone => {
                 let named = self.listing.pods.take().unwrap_or_default();
-                for key in self.listing.known_pods.difference(&named).cloned().collect::<Vec<_>>() {
-                    self.state.handle(Event::PodGone(key), now);
+                let mut expected = std::mem::take(&mut self.listing.known_pods);
+                expected.extend(self.enrolled().keys().filter_map(|uid| pod_of(uid)));
+                for key in expected.difference(&named) {
+                    if self.listing.missing.insert(key.clone()) {
+                        self.look(key.clone());
+                    }
                 }
                 self.listing.known_pods = named;
                 self.listing.pods_done = true;
@@ -270,7 +332,8 @@ impl Reconciler {
     }
 
     fn listed(&mut self) {
-        if self.listing.pods_done && self.listing.namespaces_done {
+        let complete = self.listing.missing.is_empty();
+        if complete && self.listing.pods_done && self.listing.namespaces_done {
             self.conditions.api.met();
             self.state.handle(Event::Listed, Instant::now());
         }

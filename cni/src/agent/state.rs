@@ -236,6 +236,7 @@ impl State {
             namespace: &key.namespace,
             namespace_labels,
             pod_labels: Some(&seen.labels),
+            account: seen.account,
             host_network: seen.host_network,
             finished: false,
             system_namespace: &self.system_namespace,
@@ -245,9 +246,6 @@ impl State {
         match answer {
             Eligibility::Desired if self.excluded.contains(&key.namespace) => {
                 out("its namespace is excluded from capture on this node")
-            }
-            Eligibility::Desired if seen.mirror => {
-                out("static pod: the kubelet started it from a file of its own")
             }
             Eligibility::Desired => Wanted::In,
             other => Wanted::Out { reason: other.not_captured().map(str::to_owned) },

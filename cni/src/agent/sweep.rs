@@ -25,8 +25,10 @@ pub fn sweep(remains: &Remains) -> Result<(), AgentError> {
         .build()
         .map_err(io_error("start the runtime"))?;
     runtime.block_on(async {
-        let client = Client::try_from(access::config(None).await?)
-            .map_err(|source| AgentError::Api { operation: "create the API client", source })?;
+        let client = Client::try_from(access::config(None).await?).map_err(|source| AgentError::Api {
+            operation: "create the API client",
+            source: source.into(),
+        })?;
         let failed = |error: kube::Error| {
             eprintln!("failed to remove what Ambit left in the API: {}", chain(&error));
             PAUSE

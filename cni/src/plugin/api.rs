@@ -1,11 +1,10 @@
-//! The API server, as the plugin needs it: two reads and one patch.
+//! The API server, as the plugin needs it: two reads. Its credential can do nothing else.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ambit_core::enrolment::FIELD_MANAGER;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde::Deserialize;
@@ -43,6 +42,7 @@ pub(super) struct Metadata {
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct Spec {
     pub(super) host_network: bool,
+    pub(super) service_account_name: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -100,39 +100,21 @@ impl Api {
         self.get(&format!("/api/v1/namespaces/{name}"))
     }
 
-    /// Annotates a pod, if it is still the one with this uid.
-    pub(super) fn annotate(
-        &self,
-        (namespace, name, uid): (&str, &str, &str),
-        (annotation, value): (&str, &str),
-    ) -> Result<(), Failure> {
-        let path = format!("/api/v1/namespaces/{namespace}/pods/{name}/status");
-        let patch = serde_json::json!({ "metadata": { "uid": uid, "annotations": { annotation: value } } });
-        let answer = self
-            .agent
-            .patch(format!("{}{path}?fieldManager={FIELD_MANAGER}", self.server))
-            .header("authorization", &self.authorization)
-            .header("content-type", "application/merge-patch+json")
-            .send(patch.to_string())
-            .map_err(|error| unreachable("PATCH", &path, &error))?;
-        body_of("PATCH", &path, answer).map(|_| ())
-    }
-
     fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         let answer = self
             .agent
             .get(format!("{}{path}", self.server))
             .header("authorization", &self.authorization)
             .call()
-            .map_err(|error| unreachable("GET", path, &error))?;
-        let body = body_of("GET", path, answer)?;
+            .map_err(|error| unreachable(path, &error))?;
+        let body = body_of(path, answer)?;
         serde_json::from_slice(&body)
             .map_err(|error| Failure::new(Code::Decode, format!("GET {path}"), error.to_string()))
     }
 }
 
 /// The answer's body, if its status is a success.
-fn body_of(verb: &str, path: &str, mut answer: Response<ureq::Body>) -> Result<Vec<u8>, Failure> {
+fn body_of(path: &str, mut answer: Response<ureq::Body>) -> Result<Vec<u8>, Failure> {
     #[derive(Default, Deserialize)]
     #[serde(default)]
     struct Status {
@@ -140,7 +122,7 @@ fn body_of(verb: &str, path: &str, mut answer: Response<ureq::Body>) -> Result<V
     }
     let status = answer.status();
     let body = answer.body_mut().with_config().limit(MAX_ANSWER).read_to_vec();
-    let body = body.map_err(|error| unreachable(verb, path, &error))?;
+    let body = body.map_err(|error| unreachable(path, &error))?;
     if status.is_success() {
         return Ok(body);
     }
@@ -150,9 +132,20 @@ fn body_of(verb: &str, path: &str, mut answer: Response<ureq::Body>) -> Result<V
         401 | 403 => Code::Forbidden,
         _ => Code::TryAgainLater,
     };
-    Err(Failure::new(code, format!("{verb} {path}: {status}"), message))
+    let failure = Failure::new(code, format!("GET {path}: {status}"), message);
+    Err(if status.as_u16() == 401 { failure.of_credential() } else { failure })
 }
 
-fn unreachable(verb: &str, path: &str, error: &ureq::Error) -> Failure {
-    Failure::new(Code::TryAgainLater, format!("{verb} {path}: no answer"), ambit_core::chain(error))
+fn unreachable(path: &str, error: &ureq::Error) -> Failure {
+    let failure =
+        Failure::new(Code::TryAgainLater, format!("GET {path}: no answer"), ambit_core::chain(error));
+    // The credential's authorities may not be the API server's any more.
+    if matches!(error, ureq::Error::Rustls(_)) || is_tls(error) { failure.of_credential() } else { failure }
+}
+
+/// Whether a TLS error is behind an error of the connection.
+fn is_tls(error: &ureq::Error) -> bool {
+    let ureq::Error::Io(io) = error else { return false };
+    let Some(cause) = io.get_ref() else { return false };
+    cause.is::<rustls::Error>()
 }

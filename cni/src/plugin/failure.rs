@@ -15,7 +15,7 @@ pub enum Code {
     Decode = 6,
     /// The configuration lacks something.
     InvalidConfiguration = 7,
-    /// The API server or ztunnel did not answer, or cannot yet.
+    /// The API server, ztunnel or the agent did not answer, or cannot yet.
     TryAgainLater = 11,
     /// The node's ztunnel refused the pod.
     Refused = 100,
@@ -33,11 +33,18 @@ pub struct Failure {
     pub message: String,
     /// Why.
     pub details: String,
+    /// Another credential may help.
+    pub(super) credential: bool,
 }
 
 impl Failure {
     pub(super) fn new(code: Code, message: impl Into<String>, details: impl Into<String>) -> Self {
-        Self { code, message: message.into(), details: details.into() }
+        Self { code, message: message.into(), details: details.into(), credential: false }
+    }
+
+    /// The same, where another credential may help.
+    pub(super) fn of_credential(self) -> Self {
+        Self { credential: true, ..self }
     }
 
     /// The error document, as the runtime reads it.

@@ -1,28 +1,33 @@
-//! The plugin as runtimes call it. The API server is a fake ([`fake_api`]): the suites use a real one. The
-//! daemon's side of enrolment is the real protocol. Needs root.
+//! The plugin as runtimes call it. The API server is a fake ([`fake_api`]), and so is the agent: the suites
+//! use real ones. The daemon's side of enrolment is the real protocol. Needs root.
 
 mod fake_api;
 
 use std::fs::File;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ambit_enrol::{Handler, Request, Server, SourceName};
+use ambit_enrol::{Handler, Request as Enrolment, Server, SourceName};
 use serde_json::{Value, json};
 
 use fake_api::Objects;
 
 use super::*;
 use crate::credential::Credential;
+use crate::request::Request;
 
 const PREVIOUS: &str = r#"{ "cniVersion": "1.0.0", "interfaces": [],  "ips": [{"address": "10.0.0.5/24"}] }"#;
 
-/// A node: an API server, a ztunnel, and a pod's network namespace.
+/// A node: an API server, a ztunnel, an agent, and a pod's network namespace.
 struct Node {
     folder: tempfile::TempDir,
     requests: Arc<Mutex<Vec<String>>>,
+    /// What the agent was asked.
+    told: Arc<Mutex<Vec<Request>>>,
     daemon: Arc<Daemon>,
     runtime: Option<tokio::runtime::Runtime>,
     /// Kept open: the thread that made the namespace has ended.
@@ -34,10 +39,10 @@ struct Node {
 struct Daemon(Mutex<Vec<String>>);
 
 impl Handler for Daemon {
-    async fn handle(&self, source: &SourceName, request: Request) -> Result<(), String> {
+    async fn handle(&self, source: &SourceName, request: Enrolment) -> Result<(), String> {
         match request {
-            Request::Add(pod, _) if pod.name == "refused" => Err("no configuration yet".to_owned()),
-            Request::Add(pod, _) => {
+            Enrolment::Add(pod, _) if pod.name == "refused" => Err("no configuration yet".to_owned()),
+            Enrolment::Add(pod, _) => {
                 self.0.lock().unwrap().push(format!("{source}: {}", pod.uid));
                 Ok(())
             }
@@ -58,7 +63,27 @@ impl Node {
         let server = runtime.block_on(async { Server::bind(&node.path("enrol.sock")) }).unwrap();
         runtime.spawn(ambit_enrol::serve(server, node.daemon.clone()));
         node.runtime = Some(runtime);
+        node.start_agent();
         node
+    }
+
+    /// An agent that annotates every pod but those named `unknown`.
+    fn start_agent(&self) {
+        let listener = UnixListener::bind(self.path("agent.sock")).unwrap();
+        let told = self.told.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let stream = stream.unwrap();
+                let mut line = String::new();
+                BufReader::new(&stream).read_line(&mut line).unwrap();
+                let request: Request = serde_json::from_str(&line).unwrap();
+                let unknown = matches!(&request, Request::Enrolled { name, .. } if name == "unknown");
+                told.lock().unwrap().push(request);
+                let answer = if unknown { r#"{"error": "no such pod"}"# } else { "{}" };
+                // The test may have ended.
+                _ = writeln!(&stream, "{answer}");
+            }
+        });
     }
 
     fn without_ztunnel(objects: Objects) -> Self {
@@ -71,7 +96,8 @@ impl Node {
             File::open("/proc/thread-self/ns/net").unwrap()
         });
         let namespace = namespace.join().unwrap();
-        Self { folder, requests, daemon: Arc::default(), runtime: None, namespace }
+        let told = Arc::default();
+        Self { folder, requests, told, daemon: Arc::default(), runtime: None, namespace }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -116,6 +142,10 @@ impl Node {
         self.requests.lock().unwrap().clone()
     }
 
+    fn told(&self) -> Vec<Request> {
+        self.told.lock().unwrap().clone()
+    }
+
     fn enrolled(&self) -> Vec<String> {
         self.daemon.0.lock().unwrap().clone()
     }
@@ -131,11 +161,11 @@ fn environment(pairs: &[(&str, &str)]) -> Environment {
 
 const POD: &str = "/api/v1/namespaces/shop/pods/web";
 const NAMESPACE: &str = "/api/v1/namespaces/shop";
-const STATUS: &str = "/api/v1/namespaces/shop/pods/web/status?fieldManager=ambit";
 const ARGUMENTS: &str = "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web;K8S_POD_UID=u1";
 
 fn pod(labels: &Value) -> Value {
-    json!({"metadata": {"name": "web", "uid": "u1", "labels": labels}, "spec": {"nodeName": "n"},
+    json!({"metadata": {"name": "web", "uid": "u1", "labels": labels},
+        "spec": {"nodeName": "n", "serviceAccountName": "web"},
         "status": {"phase": "Pending"}})
 }
 
@@ -145,7 +175,7 @@ fn namespace(mode: &str) -> Value {
 
 /// A labelled namespace with one pod.
 fn labelled() -> Objects {
-    Objects::from([(POD, pod(&json!({}))), (NAMESPACE, namespace("ambient")), (STATUS, json!({}))])
+    Objects::from([(POD, pod(&json!({}))), (NAMESPACE, namespace("ambient"))])
 }
 
 fn error(answer: &Answer) -> Value {
@@ -154,15 +184,14 @@ fn error(answer: &Answer) -> Value {
 }
 
 #[test]
-fn a_labelled_pod_is_enrolled_and_annotated() {
+fn a_labelled_pod_is_enrolled_and_the_agent_annotates_it() {
     let node = Node::start(labelled());
     let answer = node.add(ARGUMENTS);
     assert_eq!((String::from_utf8(answer.output).unwrap().as_str(), answer.success), (PREVIOUS, true));
     assert_eq!(node.enrolled(), ["cni: Kubernetes//Pod/shop/web"]);
-    let patch =
-        r#"{"metadata":{"annotations":{"ambient.istio.io/redirection":"enabled"},"uid":"u1"}}"#.to_owned();
-    let expected = [format!("GET {POD}"), format!("GET {NAMESPACE}"), format!("PATCH {STATUS} {patch}")];
-    assert_eq!(node.requests(), expected);
+    assert_eq!(node.requests(), [format!("GET {POD}"), format!("GET {NAMESPACE}")], "it writes nothing");
+    let [namespace, name, uid] = ["shop", "web", "u1"].map(str::to_owned);
+    assert_eq!(node.told(), [Request::Enrolled { namespace, name, uid }]);
     assert!(node.log().contains("ADD shop/web: enrolled"), "{}", node.log());
     assert!(!node.log().contains("secret"));
 }
@@ -171,7 +200,9 @@ fn a_labelled_pod_is_enrolled_and_annotated() {
 fn other_pods_start_without_ztunnel() {
     let none = json!({"istio.io/dataplane-mode": "none"});
     let mirror = json!({"metadata": {"uid": "other", "annotations": {"kubernetes.io/config.mirror": "x"}}});
-    let rows: [(&str, Objects, &str, usize); 6] = [
+    let mut nobody = pod(&json!({}));
+    nobody["spec"].as_object_mut().unwrap().remove("serviceAccountName");
+    let rows: [(&str, Objects, &str, usize); 7] = [
         ("not labelled", Objects::from([(POD, pod(&json!({}))), (NAMESPACE, json!({}))]), ARGUMENTS, 2),
         ("opted out", Objects::from([(POD, pod(&none)), (NAMESPACE, namespace("ambient"))]), ARGUMENTS, 2),
         (
@@ -180,7 +211,13 @@ fn other_pods_start_without_ztunnel() {
             ARGUMENTS,
             2,
         ),
-        ("a static pod", Objects::from([(POD, mirror), (NAMESPACE, namespace("ambient"))]), ARGUMENTS, 1),
+        ("a static pod", Objects::from([(POD, mirror), (NAMESPACE, namespace("ambient"))]), ARGUMENTS, 2),
+        (
+            "without a service account",
+            Objects::from([(POD, nobody), (NAMESPACE, namespace("ambient"))]),
+            ARGUMENTS,
+            2,
+        ),
         (
             "Ambit's own",
             Objects::new(),
@@ -198,7 +235,9 @@ fn other_pods_start_without_ztunnel() {
             "{name}"
         );
         assert_eq!(node.requests().len(), questions, "{name}: {:?}", node.requests());
-        assert_eq!(node.log(), "", "{name}");
+        let without_identity = ["a static pod", "without a service account"].contains(&name);
+        assert_eq!(node.log().contains("it has no identity"), without_identity, "{name}: {}", node.log());
+        assert_eq!(node.log().is_empty(), !without_identity, "{name}: {}", node.log());
     }
 }
 
@@ -208,6 +247,8 @@ fn a_pod_does_not_start_when_enrolment_fails() {
     let pods = "/api/v1/namespaces/shop/pods/refused";
     let mut with_refused = labelled();
     with_refused.insert(pods, pod(&json!({})));
+    let mut with_unknown = labelled();
+    with_unknown.insert("/api/v1/namespaces/shop/pods/unknown", pod(&json!({})));
     let failing = |path: &'static str, status: u16| {
         let mut objects = labelled();
         objects.insert(path, json!(status));
@@ -224,7 +265,7 @@ fn a_pod_does_not_start_when_enrolment_fails() {
         ("not allowed", failing(POD, 403), ARGUMENTS.to_owned(), 101, "403"),
         ("not authenticated", failing(POD, 401), ARGUMENTS.to_owned(), 101, "401"),
         ("a failing API server", failing(NAMESPACE, 500), ARGUMENTS.to_owned(), 11, "500"),
-        ("not annotated", failing(STATUS, 409), ARGUMENTS.to_owned(), 11, "409"),
+        ("not annotated", with_unknown, ARGUMENTS.replace("web", "unknown"), 11, "agent did not annotate"),
         ("another pod", labelled(), ARGUMENTS.replace("u1", "u0"), 11, "another pod has this name now"),
         ("refused by ztunnel", with_refused, refused(ARGUMENTS), 100, "ztunnel did not enrol"),
     ];
@@ -235,11 +276,14 @@ fn a_pod_does_not_start_when_enrolment_fails() {
         assert_eq!(error["cniVersion"], "1.0.0", "{name}");
         assert!(error["msg"].as_str().unwrap().contains(message), "{name}: {error}");
         assert!(node.log().contains("failed after"), "{name}: {}", node.log());
+        let told = node.told().contains(&Request::CredentialRefused);
+        assert_eq!(told, name == "not authenticated", "{name}");
     }
 }
 
 #[test]
 fn a_pod_does_not_start_without_a_trusted_api_server() {
+    const ANOTHERS: &str = "another's certificate";
     let node = Node::start(labelled());
     let text = std::fs::read_to_string(node.path("kubeconfig")).unwrap();
     let credential = Credential::parse(&text).unwrap();
@@ -249,7 +293,7 @@ fn a_pod_does_not_start_without_a_trusted_api_server() {
         ("not there", None, "No such file"),
         ("no kubeconfig", Some("x".to_owned()), "not a kubeconfig"),
         (
-            "another's certificate",
+            ANOTHERS,
             Some(Credential { authorities: other, ..credential.clone() }.to_text()),
             "invalid peer certificate",
         ),
@@ -272,12 +316,15 @@ fn a_pod_does_not_start_without_a_trusted_api_server() {
         let error = error(&node.add(ARGUMENTS));
         assert_eq!(error["code"], 11, "{name}: {error}");
         assert!(error["details"].as_str().unwrap().contains(details), "{name}: {error}");
+        let told = std::mem::take(&mut *node.told.lock().unwrap());
+        let expected: &[Request] = if name == ANOTHERS { &[Request::CredentialRefused] } else { &[] };
+        assert_eq!(told, expected, "{name}");
     }
     assert_eq!(node.enrolled(), Vec::<String>::new());
 }
 
 #[test]
-fn add_waits_for_a_ztunnel_that_starts_late() {
+fn add_waits_for_a_ztunnel_and_an_agent_that_start_late() {
     let node = Node::without_ztunnel(labelled());
     std::thread::scope(|scope| {
         let adding = scope.spawn(|| node.add(ARGUMENTS));
@@ -289,6 +336,10 @@ fn add_waits_for_a_ztunnel_that_starts_late() {
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let server = runtime.block_on(async { Server::bind(&node.path("enrol.sock")) }).unwrap();
         runtime.spawn(ambit_enrol::serve(server, node.daemon.clone()));
+        while node.enrolled().is_empty() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        node.start_agent();
         assert!(adding.join().unwrap().success);
     });
     assert_eq!(node.enrolled(), ["cni: Kubernetes//Pod/shop/web"]);

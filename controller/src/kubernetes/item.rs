@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use std::marker::PhantomData;
 
 use ambit_core::derive::{Kind, Object, ObjectKey};
+use ambit_core::enrolment::MIRROR;
 use ambit_crd::{Mistake, Outcome};
 use kube::Resource;
 use kube::api::ObjectMeta;
@@ -158,12 +159,12 @@ fn trim(metadata: &mut Map<String, Value>) -> (ObjectMeta, i64, String) {
     (meta, generation, created)
 }
 
-/// Whether an annotation is of a domain that Ambit reads.
+/// Whether an annotation is of a domain that Ambit reads, or says that the pod is a static one.
 fn is_read(annotation: &str) -> bool {
     let domain = annotation.split_once('/').map_or("", |(domain, _)| domain);
-    ["istio.io", "ambit.dev"]
-        .iter()
-        .any(|known| domain.strip_suffix(known).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')))
+    let of =
+        |known: &str| domain.strip_suffix(known).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+    annotation == MIRROR || ["istio.io", "ambit.dev"].into_iter().any(of)
 }
 
 /// Takes out what concerns only the controller: the taints of a node, the conditions of a mesh object.

@@ -1,5 +1,6 @@
-//! Authentication of daemons: a service-account token is reviewed by the API server (TokenReview) and
-//! compared with the pod that it is bound to. The daemon's node is the pod's.
+//! Authentication of daemons, and of workloads that ask for their own certificates: a service-account token
+//! is reviewed by the API server (TokenReview) and compared with the pod that it is bound to. The node is the
+//! pod's.
 //!
 //! Entry point: [`Reviewer`] as [`Authenticate`].
 
@@ -7,8 +8,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use ambit_core::derive;
+use ambit_core::model::{Identity, TrustDomain, WorkloadUid};
 use ambit_kube::error::chain;
-use ambit_xds::{Authenticate, NodeName, Unauthenticated, async_trait};
+use ambit_xds::{Authenticate, Caller, NodeName, Unauthenticated, async_trait};
 use aws_lc_rs::digest;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use kube::api::PostParams;
@@ -17,8 +20,9 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::daemons::Daemons;
-use super::token::Claims;
+use super::token::{ACCOUNT_PREFIX, Claims};
 use crate::config::kubernetes::Settings;
+use crate::shared::Shared;
 use crate::telemetry::TOKENS_REFUSED;
 
 /// Concurrent reviews.
@@ -35,10 +39,12 @@ const CACHE_SIZE: usize = 20_000;
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
 
-/// The pod that a token is bound to.
+/// Whose token it is, and the pod that it is bound to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct BoundPod {
-    name: String,
+struct Bound {
+    namespace: String,
+    account: String,
+    pod: String,
     uid: String,
 }
 
@@ -48,7 +54,7 @@ struct Refused(&'static str, String);
 
 #[derive(Debug)]
 struct Cached {
-    bound: BoundPod,
+    bound: Bound,
     until: Instant,
 }
 
@@ -58,37 +64,45 @@ pub(crate) struct Reviewer {
     audience: String,
     /// `system:serviceaccount:<namespace>:<name>`.
     user: String,
+    trust_domain: TrustDomain,
+    cluster: String,
     daemons: Arc<Daemons>,
+    shared: Arc<Shared>,
     cache: Mutex<HashMap<[u8; 32], Cached>>,
     slots: Semaphore,
 }
 
 impl Reviewer {
-    pub(crate) fn new(client: Client, settings: &Settings, daemons: Arc<Daemons>) -> Self {
+    pub(crate) fn new(
+        client: Client,
+        settings: &Settings,
+        derive: &derive::Settings,
+        daemons: Arc<Daemons>,
+        shared: Arc<Shared>,
+    ) -> Self {
         Self {
             reviews: Api::all(client),
             audience: settings.token_audience.clone(),
-            user: format!(
-                "system:serviceaccount:{}:{}",
-                settings.namespace, settings.ztunnel_service_account
-            ),
+            user: format!("{ACCOUNT_PREFIX}{}:{}", settings.namespace, settings.ztunnel_service_account),
+            trust_domain: derive.trust_domain.clone(),
+            cluster: derive.cluster.clone(),
             daemons,
+            shared,
             cache: Mutex::default(),
             slots: Semaphore::new(CONCURRENCY),
         }
     }
 
-    async fn bound(&self, bearer: &str) -> Result<BoundPod, Unauthenticated> {
+    /// Reviews a token of `user`; of any service account, if none is given.
+    async fn bound(&self, bearer: &str, user: Option<&str>) -> Result<Bound, Unauthenticated> {
         let hash = hash(bearer);
+        // The claims prove nothing, but a token that does not even claim to be a fitting one costs no review.
+        let claims = Claims::read(bearer)
+            .ok_or_else(|| refuse(Refused("form", "the token is not a service account's".to_owned())))?;
+        claims.check(user, &self.audience).map_err(|(reason, message)| refuse(Refused(reason, message)))?;
         if let Some(bound) = self.cached(&hash) {
             return Ok(bound);
         }
-        // The claims prove nothing, but a token that does not even claim to be a daemon's costs no review.
-        let claims = Claims::read(bearer)
-            .ok_or_else(|| refuse(Refused("form", "the token is not a service account's".to_owned())))?;
-        claims
-            .check(&self.user, &self.audience)
-            .map_err(|(reason, message)| refuse(Refused(reason, message)))?;
         let review = async {
             let slot = self.slots.acquire().await;
             // Another call may have reviewed the same token meanwhile.
@@ -97,7 +111,7 @@ impl Reviewer {
             }
             let status = self.review(bearer).await;
             drop(slot);
-            let bound = judge(status?, &self.user, &self.audience).map_err(refuse)?;
+            let bound = judge(status?, user, &self.audience).map_err(refuse)?;
             self.insert_cached(hash, &bound, claims.expires);
             Ok(bound)
         };
@@ -118,13 +132,13 @@ impl Reviewer {
         }
     }
 
-    fn cached(&self, hash: &[u8; 32]) -> Option<BoundPod> {
+    fn cached(&self, hash: &[u8; 32]) -> Option<Bound> {
         let cached = self.cache.lock();
         let found = cached.get(hash).filter(|found| Instant::now() < found.until)?;
         Some(found.bound.clone())
     }
 
-    fn insert_cached(&self, hash: [u8; 32], bound: &BoundPod, expires: SystemTime) {
+    fn insert_cached(&self, hash: [u8; 32], bound: &Bound, expires: SystemTime) {
         let left = expires.duration_since(SystemTime::now()).unwrap_or_default();
         let until = Instant::now() + CACHE_TIME.min(left.saturating_sub(BEFORE_EXPIRY));
         let mut cached = self.cache.lock();
@@ -143,11 +157,10 @@ impl Reviewer {
     }
 }
 
-#[async_trait]
-impl Authenticate for Reviewer {
-    async fn node(&self, bearer: &str) -> Result<NodeName, Unauthenticated> {
-        let bound = self.bound(bearer).await?;
-        let Some(daemon) = self.daemons.wait_for(&bound.name).await else {
+impl Reviewer {
+    /// The node of a daemon's token.
+    async fn daemon(&self, bearer: &str, bound: &Bound) -> Result<NodeName, Unauthenticated> {
+        let Some(daemon) = self.daemons.wait_for(&bound.pod).await else {
             self.forget(bearer);
             TOKENS_REFUSED.count(["unknown_pod"]);
             return Err(unavailable("the token's pod is not known or not scheduled yet"));
@@ -164,6 +177,44 @@ impl Authenticate for Reviewer {
             return Err(refuse(refused));
         }
         Ok(NodeName::new(daemon.node))
+    }
+
+    /// The node of a workload, as the mesh knows its pod.
+    fn workload(&self, bearer: &str, bound: &Bound) -> Result<NodeName, Unauthenticated> {
+        let uid = WorkloadUid(format!("{}//Pod/{}/{}", self.cluster, bound.namespace, bound.pod).into());
+        let mesh = self.shared.mesh.load();
+        let Some(workload) = mesh.workload(&uid).filter(|workload| !workload.node.is_empty()) else {
+            self.forget(bearer);
+            TOKENS_REFUSED.count(["unknown_pod"]);
+            return Err(unavailable("the token's pod is not known or not scheduled yet"));
+        };
+        if *workload.service_account != *bound.account {
+            self.forget(bearer);
+            return Err(refuse(Refused("other_pod", "the token's pod has been replaced".to_owned())));
+        }
+        Ok(NodeName::new(workload.node.clone()))
+    }
+}
+
+#[async_trait]
+impl Authenticate for Reviewer {
+    async fn node(&self, bearer: &str) -> Result<NodeName, Unauthenticated> {
+        let bound = self.bound(bearer, Some(&self.user)).await?;
+        self.daemon(bearer, &bound).await
+    }
+
+    async fn caller(&self, bearer: &str) -> Result<Caller, Unauthenticated> {
+        let bound = self.bound(bearer, None).await?;
+        let own = Identity {
+            trust_domain: self.trust_domain.clone(),
+            namespace: bound.namespace.as_str().into(),
+            service_account: bound.account.as_str().into(),
+        };
+        if format!("{ACCOUNT_PREFIX}{}:{}", bound.namespace, bound.account) == self.user {
+            Ok(Caller::Daemon { node: self.daemon(bearer, &bound).await?, own: Some(own) })
+        } else {
+            Ok(Caller::Workload { node: self.workload(bearer, &bound)?, own })
+        }
     }
 }
 
@@ -183,8 +234,8 @@ fn hash(bearer: &str) -> [u8; 32] {
     bytes
 }
 
-/// The pod of a reviewed token, if the token is a daemon's.
-fn judge(status: TokenReviewStatus, user: &str, audience: &str) -> Result<BoundPod, Refused> {
+/// Whose a reviewed token is, if it is of `user`, or of any service account if none is given.
+fn judge(status: TokenReviewStatus, user: Option<&str>, audience: &str) -> Result<Bound, Refused> {
     if status.authenticated != Some(true) {
         let reason = status.error.unwrap_or_else(|| "no reason given".to_owned());
         return Err(Refused(
@@ -198,16 +249,22 @@ fn judge(status: TokenReviewStatus, user: &str, audience: &str) -> Result<BoundP
     }
     let info = status.user.unwrap_or_default();
     let name = info.username.unwrap_or_default();
-    if name != user {
+    if let Some(user) = user.filter(|user| name != *user) {
         return Err(Refused("service_account", format!("the token is of {name}, not of {user}")));
     }
+    let account = name.strip_prefix(ACCOUNT_PREFIX).and_then(|account| account.split_once(':'));
+    let Some((namespace, account)) = account else {
+        return Err(Refused("service_account", format!("the token is of {name}, not of a service account")));
+    };
     let extra = info.extra.unwrap_or_default();
     let single = |key: &str| match extra.get(key).map(Vec::as_slice) {
         Some([value]) if !value.is_empty() => Some(value.clone()),
         _ => None,
     };
     match (single(POD_NAME), single(POD_UID)) {
-        (Some(name), Some(uid)) => Ok(BoundPod { name, uid }),
+        (Some(pod), Some(uid)) => {
+            Ok(Bound { namespace: namespace.to_owned(), account: account.to_owned(), pod, uid })
+        }
         _ => Err(Refused("no_pod", "the token is not bound to a pod".to_owned())),
     }
 }

@@ -7,6 +7,8 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 
+/// Of the names of service accounts as users: `system:serviceaccount:<namespace>:<name>`.
+pub(super) const ACCOUNT_PREFIX: &str = "system:serviceaccount:";
 /// Longer than any service-account token.
 const MAX_LENGTH: usize = 16 * 1024;
 
@@ -60,10 +62,21 @@ impl Claims {
         Some(Self { subject: payload.sub, audiences, expires })
     }
 
-    /// Whether they are those of a daemon's token; else a reason for the metric, and a message.
-    pub(super) fn check(&self, user: &str, audience: &str) -> Result<(), (&'static str, String)> {
-        if self.subject != user {
-            return Err(("service_account", format!("the token is of {:?}, not of {user}", self.subject)));
+    /// Whether they are those of a token of `user` (any service account, if none is given) for this audience;
+    /// else a reason for the metric, and a message.
+    pub(super) fn check(&self, user: Option<&str>, audience: &str) -> Result<(), (&'static str, String)> {
+        match user {
+            Some(user) if self.subject != user => {
+                return Err((
+                    "service_account",
+                    format!("the token is of {:?}, not of {user}", self.subject),
+                ));
+            }
+            None if !self.subject.starts_with(ACCOUNT_PREFIX) => {
+                let message = format!("the token is of {:?}, which is not a service account", self.subject);
+                return Err(("service_account", message));
+            }
+            _ => {}
         }
         if !self.audiences.iter().any(|known| known == audience) {
             return Err(("audience", format!("the token is not meant for {audience}")));
@@ -99,8 +112,14 @@ mod tests {
         ];
         for (name, payload, expected) in rows {
             let claims = Claims::read(&token(payload));
-            let found = claims.map(|claims| claims.check("u", "a").map_err(|(reason, _)| reason));
+            let found = claims.map(|claims| claims.check(Some("u"), "a").map_err(|(reason, _)| reason));
             assert_eq!(found, expected, "{name}");
+        }
+        for (subject, expected) in [("system:serviceaccount:shop:web", Ok(())), ("u", Err("service_account"))]
+        {
+            let payload = format!(r#"{{"sub": "{subject}", "aud": "a", "exp": 99999999999}}"#);
+            let claims = Claims::read(&token(&payload)).unwrap();
+            assert_eq!(claims.check(None, "a").map_err(|(reason, _)| reason), expected, "{subject}");
         }
         for text in ["", "a.b", "a.b.c.d", "x.!.y", &"a".repeat(20_000)] {
             assert!(Claims::read(text).is_none(), "{text:.20}");

@@ -21,6 +21,9 @@ pub struct Settings {
     pub network: String,
     /// A pod counts as enrolled only when its node has annotated it; else its label is enough.
     pub enrolled_by_annotation: bool,
+    /// Only a pod with a service account has an identity, and a static pod has none: as on Kubernetes, where
+    /// any node may create such pods in any namespace. Else a pod that names no account has `default`.
+    pub identity_by_account: bool,
     /// The namespace of the mesh's own pods, which are never enrolled.
     pub system_namespace: String,
 }
@@ -35,6 +38,7 @@ impl Default for Settings {
             domain: "cluster.local".to_owned(),
             network: String::new(),
             enrolled_by_annotation: false,
+            identity_by_account: false,
             system_namespace: "ambit-system".to_owned(),
         }
     }

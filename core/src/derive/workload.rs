@@ -10,7 +10,7 @@ use super::context::{Context, is_peer_address, or_default};
 use super::object::{Kind, ObjectKey, Pod, PortRef, Service, ServiceEntry, Transport, WorkloadEntry};
 use super::store::{Labelled, selects};
 use super::{contested, endpoint_slice, service, service_entry};
-use crate::enrolment::{self, exclusion};
+use crate::enrolment::{self, Account, exclusion};
 use crate::mesh::Mesh;
 use crate::model::{
     Health, Locality, NetworkMode, PortMapping, ServiceKey, TunnelProtocol, Workload, WorkloadKind,
@@ -77,7 +77,10 @@ pub(super) fn pod(context: &Context<'_>, pod: &Pod) -> Option<Workload> {
     let (kind, workload_name) = managed_by(pod);
     let base = context.base(&pod.metadata, Kind::Pod, pod, &workload_name);
     Some(Workload {
-        service_account: or_default(&pod.service_account),
+        service_account: match account(context, pod) {
+            Account::Named => or_default(&pod.service_account),
+            Account::Missing | Account::Static => "".into(),
+        },
         node: pod.node.as_str().into(),
         network_mode: if pod.host_network { NetworkMode::HostNetwork } else { NetworkMode::Standard },
         addresses: distinct(&pod.addresses),
@@ -119,12 +122,22 @@ fn pod_locality(context: &Context<'_>, pod: &Pod) -> Locality {
     }
 }
 
+/// What vouches for a pod's identity.
+fn account(context: &Context<'_>, pod: &Pod) -> Account {
+    if context.settings.identity_by_account {
+        Account::of(&pod.service_account, &pod.metadata.annotations)
+    } else {
+        Account::Named
+    }
+}
+
 fn pod_protocol(context: &Context<'_>, pod: &Pod) -> TunnelProtocol {
     let namespace = context.contents.and_then(|contents| contents.namespace.as_ref());
     let candidate = enrolment::Candidate {
         namespace: &pod.metadata.namespace,
         namespace_labels: namespace.map(|namespace| &namespace.metadata.labels),
         pod_labels: Some(&pod.metadata.labels),
+        account: account(context, pod),
         host_network: pod.host_network,
         finished: pod.is_finished(),
         system_namespace: &context.settings.system_namespace,

@@ -20,7 +20,7 @@ pub struct Workload {
     pub name: Arc<str>,
     /// The namespace of the Kubernetes object; part of its identity.
     pub namespace: Arc<str>,
-    /// Part of its identity.
+    /// Part of its identity; empty: it has none, and is never in the mesh.
     pub service_account: Arc<str>,
     /// Part of its identity.
     pub trust_domain: TrustDomain,
@@ -84,7 +84,13 @@ pub struct ExcludedPorts {
 }
 
 impl Workload {
-    /// The identity its certificate carries.
+    /// Whether it has an identity. Nobody vouches for a pod without a service account.
+    pub fn has_identity(&self) -> bool {
+        !self.service_account.is_empty()
+    }
+
+    /// The identity its certificate carries. Of a workload that has none ([`Self::has_identity`]) it is a
+    /// name that no certificate can carry: it cannot be parsed.
     pub fn identity(&self) -> Identity {
         Identity {
             trust_domain: self.trust_domain.clone(),

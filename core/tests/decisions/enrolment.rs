@@ -2,7 +2,7 @@
 
 use ambit_core::balance::Avoid;
 use ambit_core::derive::{Kind, MtlsMode, Object, Phase, Pod, Settings};
-use ambit_core::enrolment::{Candidate, Eligibility, Labels, is_annotated_by_us, is_redirected};
+use ambit_core::enrolment::{Account, Candidate, Eligibility, Labels, is_annotated_by_us, is_redirected};
 use ambit_core::inbound::{PlaintextMode, PlaintextModes, plaintext_modes};
 use ambit_core::outbound::{Connection, Plan, plan};
 
@@ -47,6 +47,7 @@ fn eligibility_of_pods() {
             namespace,
             namespace_labels: Some(&of_namespace),
             pod_labels: Some(&of_pod),
+            account: Account::Named,
             host_network,
             finished,
             system_namespace: SYSTEM,
@@ -58,6 +59,54 @@ fn eligibility_of_pods() {
 }
 
 #[test]
+fn a_pod_that_no_service_account_vouches_for_has_no_identity() {
+    let mirror = |pod: Pod| {
+        let mut pod = pod;
+        pod.metadata.annotations.insert("kubernetes.io/config.mirror".into(), "0123".into());
+        pod
+    };
+    let with = |account: &str| {
+        annotated(Pod { service_account: account.into(), ..pod("shop/cart", &[], &["10.1.0.1"]) })
+    };
+    // On Kubernetes: its service account and whether it is in the mesh. With files, an account that is not
+    // named is `default`, and annotations of the kubelet mean nothing.
+    let rows = [
+        ("an account", with("cart"), ("cart", true), "cart"),
+        ("no account", with(""), ("", false), "default"),
+        ("a static pod's mirror", mirror(with("")), ("", false), "default"),
+        ("a mirror that names an account", mirror(with("cart")), ("", false), "cart"),
+    ];
+    for (name, pod, expected, with_files) in rows {
+        for (identity_by_account, expected) in [(true, expected), (false, (with_files, true))] {
+            let settings = Settings { identity_by_account, ..Settings::default() };
+            let lab = Lab::with(settings, [namespace("shop", "ambient"), Object::Pod(pod.clone())]);
+            let workload = lab.mesh.workload(&uid("shop/cart")).expect(name);
+            assert_eq!((&*workload.service_account, workload.in_mesh()), expected, "{name}");
+            assert_eq!(workload.has_identity(), !expected.0.is_empty(), "{name}");
+        }
+    }
+    let labels = labels("ambient");
+    for (account, expected) in [
+        (Account::Named, Eligibility::Desired),
+        (Account::Missing, Eligibility::NoServiceAccount),
+        (Account::Static, Eligibility::StaticPod),
+    ] {
+        let candidate = Candidate {
+            namespace: "shop",
+            namespace_labels: Some(&labels),
+            pod_labels: None,
+            account,
+            host_network: false,
+            finished: false,
+            system_namespace: SYSTEM,
+        };
+        assert_eq!(candidate.evaluate(), expected);
+        let told = expected.not_captured().is_none_or(|reason| reason.ends_with("it has no identity"));
+        assert!(told, "{expected:?}");
+    }
+}
+
+#[test]
 fn a_pod_label_decides_when_the_namespace_is_unknown() {
     let (ambient, none) = (labels("ambient"), Labels::new());
     let judge = |pod_labels| {
@@ -65,6 +114,7 @@ fn a_pod_label_decides_when_the_namespace_is_unknown() {
             namespace: "shop",
             namespace_labels: None,
             pod_labels,
+            account: Account::Named,
             host_network: false,
             finished: false,
             system_namespace: SYSTEM,

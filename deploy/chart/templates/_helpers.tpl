@@ -106,3 +106,29 @@ controller.yaml: |
   max_connection_age_seconds: {{ int .Values.controller.maxConnectionAgeSeconds }}
   log: {{ toJson .Values.log }}
 {{- end -}}
+
+{{/* Admission of a change to pods/status: what the next one reads. */}}
+{{- define "ambit.annotationVariables" -}}
+- name: owned
+  expression: '["ambient.istio.io/redirection", "ambit.dev/not-captured"]'
+- name: before
+  expression: oldObject.metadata.?annotations.orValue({})
+- name: after
+  expression: object.metadata.?annotations.orValue({})
+{{- end -}}
+
+{{/* Admission of a change to pods/status: Ambit's annotations may change, and nothing else. */}}
+{{- define "ambit.annotationsOnly" -}}
+- expression: >-
+    variables.after.all(key, key in variables.owned
+      || (key in variables.before && variables.before[key] == variables.after[key]))
+    && variables.before.all(key, key in variables.owned || key in variables.after)
+  message: only Ambit's own annotations may be changed
+- expression: >-
+    object.metadata.?labels == oldObject.metadata.?labels
+    && object.metadata.?finalizers == oldObject.metadata.?finalizers
+    && object.metadata.?ownerReferences == oldObject.metadata.?ownerReferences
+    && object.spec == oldObject.spec
+    && object.?status == oldObject.?status
+  message: only annotations may be changed
+{{- end -}}

@@ -15,7 +15,7 @@ use ambit_harness::{Lab, Node, eventually};
 use ambit_xds::ca::{Refusal, SignCertificate};
 use ambit_xds::client::{self, Connection, Status, Update};
 use ambit_xds::server::{MAX_AGE, Publisher, Server, tls_config};
-use ambit_xds::{Authenticate, NodeName, Unauthenticated, async_trait};
+use ambit_xds::{Authenticate, Caller, NodeName, Unauthenticated, async_trait};
 use anyhow::{Context, Result, bail, ensure};
 use parking_lot::Mutex;
 
@@ -187,7 +187,7 @@ impl Authenticate for AnyNode {
 struct NoSigner;
 
 impl SignCertificate for NoSigner {
-    fn sign(&self, _: &NodeName, _: &Identity, _: &str, _: Duration) -> Result<Vec<String>, Refusal> {
+    fn sign(&self, _: &Caller, _: Option<&Identity>, _: &str, _: Duration) -> Result<Vec<String>, Refusal> {
         Err(Refusal::Unavailable("not now".to_owned()))
     }
 }

@@ -3,6 +3,8 @@
 //! The images and the chart are those that users get; `cargo xtask test` builds the images first
 //! (`AMBIT_IMAGES`).
 
+pub mod api;
+pub mod ca;
 pub mod manifests;
 pub mod remains;
 

@@ -1,5 +1,5 @@
 //! The mesh on a real Kubernetes of two nodes, as users install and use it. Rights are tested in
-//! `kubernetes_rights.rs`, the end in `kubernetes_uninstall.rs`.
+//! `rights.rs`, the end in `kubernetes_uninstall.rs`.
 
 use ambit_harness::{Capture, within};
 use ambit_suites::kubernetes::manifests::{deployment, service, shop, strict};

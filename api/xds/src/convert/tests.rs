@@ -75,7 +75,7 @@ fn origin() -> impl Strategy<Value = Origin> {
 
 prop_compose! {
     fn workload()(
-        (uid, name, namespace, service_account) in (text(), any_text(), text(), text()),
+        (uid, name, namespace, service_account) in (text(), any_text(), text(), any_text()),
         (node, cluster) in (any_text(), any_text()),
         (network, workload_name) in (any_text(), any_text()),
         (canonical_name, canonical_revision) in (any_text(), any_text()),

@@ -98,6 +98,7 @@ fn encode_extension(workload: &Workload) -> Option<wire::Extension> {
         excluded_inbound_ports: excluded.inbound.iter().copied().map(Into::into).collect(),
         excluded_outbound_ports: excluded.outbound.iter().copied().map(Into::into).collect(),
         origin: encode_origin(&workload.origin),
+        no_identity: !workload.has_identity(),
     };
     extension::encode(WORKLOAD_EXTENSION, "ambit.v1.WorkloadExtension", &extension)
 }
@@ -116,7 +117,7 @@ fn decode(workload: &wire::Workload) -> Result<Workload, Problem> {
         name: workload.name.as_str().into(),
         namespace: required("namespace", &workload.namespace)?,
         service_account: match workload.service_account.as_str() {
-            "" => "default".into(),
+            "" if !extension.no_identity => "default".into(),
             account => account.into(),
         },
         trust_domain: decode_trust_domain(&workload.trust_domain)?,

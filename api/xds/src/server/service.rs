@@ -22,7 +22,7 @@ use super::publisher::Publisher;
 use super::reply::{Pieces, Replies};
 use super::session::{Received, Session};
 use super::store::Store;
-use crate::auth::{Authenticate, NodeName, authenticate};
+use crate::auth::{Authenticate, NodeName, bearer};
 use crate::proto::discovery::aggregated_discovery_service_server::SERVICE_NAME;
 use crate::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 
@@ -84,7 +84,8 @@ impl Discovery {
             return Err(Status::unimplemented(format!("only the incremental protocol is served: {METHOD}")));
         }
         let (parts, body) = request.into_parts();
-        let node = authenticate(&*self.authenticate, &MetadataMap::from_headers(parts.headers)).await?;
+        let metadata = MetadataMap::from_headers(parts.headers);
+        let node = self.authenticate.node(bearer(&metadata)?).await?;
         let slot = Slot::take(&self.nodes, &self.publisher, node)?;
         let intake = Intake::new(self.publisher.turns().clone(), slot.turn.clone());
         let body = Metered::new(body, intake.clone());

@@ -11,7 +11,11 @@ use ambit_core::model::{Action, Identity, PolicyKey};
 use ambit_xds::client::{Connection, Rejected, Status};
 use ambit_xds::proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use ambit_xds::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use ambit_xds::proto::istio::v1::auth::IstioCertificateRequest;
+use ambit_xds::proto::istio::v1::auth::istio_certificate_service_client::IstioCertificateServiceClient;
 use ambit_xds::{ResourceType, ca};
+use prost_types::value::Kind;
+use prost_types::{Struct, Value};
 use support::{Controller, Daemon, Road, Root, Traffic, connection, policy, put, soon, uid};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -377,6 +381,63 @@ async fn a_controller_that_vanishes_is_detected() {
     road.traffic.send_replace(Traffic::Closed);
     road.traffic.send_replace(Traffic::Flows);
     daemon.status("it is found again", |s| s.connected).await;
+}
+
+/// What an answer to a request without or with a name (`ImpersonatedIdentity`) says.
+async fn asked(
+    controller: &Controller,
+    root: &Root,
+    token: &str,
+    named: Option<Kind>,
+) -> Result<String, Code> {
+    let connection = Connection { token: token.to_owned(), ..controller.connection(root, "unused") };
+    let metadata = named.map(|kind| Struct {
+        fields: [("ImpersonatedIdentity".to_owned(), Value { kind: Some(kind) })].into(),
+    });
+    let body = IstioCertificateRequest { csr: "csr".to_owned(), validity_duration: 90, metadata };
+    let mut request = Request::new(body);
+    let bearer = format!("Bearer {token}").parse().expect("a header");
+    request.metadata_mut().insert("authorization", bearer);
+    let mut client = IstioCertificateServiceClient::new(channel(&connection).await);
+    let answer = soon("an answer", client.create_certificate(request)).await;
+    answer.map(|answer| answer.into_inner().cert_chain[0].clone()).map_err(|status| status.code())
+}
+
+#[tokio::test]
+async fn a_request_that_names_no_identity_gets_the_tokens_own() {
+    let root = Root::new();
+    let controller = Controller::start(&root, Vec::new()).await;
+    let text =
+        |account: &str| Some(Kind::StringValue(format!("spiffe://cluster.local/ns/node-a/sa/{account}")));
+    let gets = |account: &str| Ok(format!("csr for spiffe://cluster.local/ns/node-a/sa/{account}, 90 s"));
+    let empty = Some(Kind::StringValue(String::new()));
+    let rows = [
+        ("a daemon names a workload", "token-of-node-a", text("web"), gets("web")),
+        ("a daemon names none", "token-of-node-a", None, gets("ztunnel")),
+        ("a daemon names the empty one", "token-of-node-a", empty.clone(), gets("ztunnel")),
+        ("a daemon without an identity names none", "token-of-node-b", None, Err(Code::InvalidArgument)),
+        (
+            "a daemon names no text",
+            "token-of-node-a",
+            Some(Kind::BoolValue(true)),
+            Err(Code::InvalidArgument),
+        ),
+        (
+            "a daemon names nonsense",
+            "token-of-node-a",
+            Some(Kind::StringValue("web".to_owned())),
+            Err(Code::InvalidArgument),
+        ),
+        ("a workload names none", "workload-of-node-a", None, gets("own")),
+        ("a workload names the empty one", "workload-of-node-a", empty, gets("own")),
+        ("a workload names itself", "workload-of-node-a", text("own"), Err(Code::PermissionDenied)),
+        ("a workload names another", "workload-of-node-a", text("web"), Err(Code::PermissionDenied)),
+        ("an unknown token names none", "nobody", None, Err(Code::Unauthenticated)),
+    ];
+    for (name, token, named, expected) in rows {
+        assert_eq!(asked(&controller, &root, token, named).await, expected, "{name}");
+    }
+    controller.stop().await;
 }
 
 async fn certificate(

@@ -6,12 +6,14 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use ambit_core::mesh::{Change, Mesh};
-use ambit_core::model::{Action, Authorization, Identity, PolicyKey, Scope, Workload, WorkloadUid};
+use ambit_core::model::{
+    Action, Authorization, Identity, PolicyKey, Scope, TrustDomain, Workload, WorkloadUid,
+};
 use ambit_core::testing;
 use ambit_xds::ca::{Refusal, SignCertificate};
 use ambit_xds::client::{self, Connection, Rejected, Status, Update};
 use ambit_xds::server::{MAX_AGE, Publisher, Server, tls_config};
-use ambit_xds::{Authenticate, NodeName, Unauthenticated, async_trait};
+use ambit_xds::{Authenticate, Caller, NodeName, Unauthenticated, async_trait};
 use parking_lot::Mutex;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tokio::net::{TcpListener, TcpStream};
@@ -69,7 +71,8 @@ impl Root {
     }
 }
 
-/// `token-of-<node>` is the token of `<node>`.
+/// `token-of-<node>` is the token of `<node>`; the daemon of `node-a` has an identity of its own, and
+/// `workload-of-<node>` is the token of a workload there.
 struct Tokens;
 
 #[async_trait]
@@ -80,6 +83,20 @@ impl Authenticate for Tokens {
         }
         let node = bearer.strip_prefix("token-of-").map(NodeName::new);
         node.ok_or_else(|| Unauthenticated::Refused("the token is not valid".to_owned()))
+    }
+
+    async fn caller(&self, bearer: &str) -> Result<Caller, Unauthenticated> {
+        let identity = |node: &str, account: &str| Identity {
+            trust_domain: TrustDomain::default(),
+            namespace: node.into(),
+            service_account: account.into(),
+        };
+        if let Some(node) = bearer.strip_prefix("workload-of-") {
+            return Ok(Caller::Workload { node: NodeName::new(node), own: identity(node, "own") });
+        }
+        let node = self.node(bearer).await?;
+        let own = (node.as_str() == "node-a").then(|| identity("node-a", "ztunnel"));
+        Ok(Caller::Daemon { node, own })
     }
 }
 
@@ -98,11 +115,12 @@ struct Signer;
 impl SignCertificate for Signer {
     fn sign(
         &self,
-        node: &NodeName,
-        identity: &Identity,
+        caller: &Caller,
+        named: Option<&Identity>,
         csr: &str,
         ttl: Duration,
     ) -> Result<Vec<String>, Refusal> {
+        let (node, identity) = caller.meant(named)?;
         if *identity.namespace != *node.as_str() {
             return Err(Refusal::Denied(format!("{identity} does not run on {node}")));
         }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use ambit_core::enrolment::Account;
+
 use super::*;
 
 /// A node's state and a clock that the test moves.
@@ -19,7 +21,7 @@ fn labels(mode: &str) -> Labels {
 }
 
 fn seen(uid: &str) -> Seen {
-    Seen { uid: uid.to_owned(), ..Seen::default() }
+    Seen { uid: uid.to_owned(), account: Account::Named, ..Seen::default() }
 }
 
 fn annotated(uid: &str) -> Seen {
@@ -290,8 +292,14 @@ fn pods_that_cannot_be_captured_are_annotated_with_the_reason() {
         (
             "a static pod",
             "ambient",
-            Seen { mirror: true, ..seen("1") },
-            vec![mark("p", "1", Some("static pod: the kubelet started it from a file of its own"))],
+            Seen { account: Account::Static, ..seen("1") },
+            vec![mark("p", "1", Some("static pod: it has no service account, so it has no identity"))],
+        ),
+        (
+            "without a service account",
+            "ambient",
+            Seen { account: Account::Missing, ..seen("1") },
+            vec![mark("p", "1", Some("it has no service account, so it has no identity"))],
         ),
         ("host network, not labelled", "", Seen { host_network: true, ..seen("1") }, vec![]),
     ];

@@ -85,3 +85,73 @@ fn errors_are_returned_and_the_rest_is_removed() {
     assert!(problems.iter().any(|problem| problem.contains("bpf/ambit")), "{problems:?}");
     assert!(!path("run/ambit").exists());
 }
+
+#[test]
+fn verdicts() {
+    let found = |uid: &str, deleting: bool, selector: &str| {
+        let mut object = serde_json::json!({
+            "metadata": {"name": "ztunnel", "uid": uid},
+            "spec": {
+                "selector": {},
+                "template": {"spec": {"containers": [], "nodeSelector": {"disk": selector}}},
+            },
+        });
+        if deleting {
+            object["metadata"]["deletionTimestamp"] = "2026-11-29T00:00:00Z".into();
+        }
+        Presence::Present(Box::new(serde_json::from_value(object).unwrap()))
+    };
+    let node = serde_json::json!({"metadata": {"name": "node1", "labels": {"disk": "ssd"}}});
+    let node: Node = serde_json::from_value(node).unwrap();
+    let known = |uid, seen, deletion_seen| Known { uid, seen, deletion_seen };
+    let own = known(Some("1"), true, false);
+    // What is known, what the API server has, whether it shows the node; whether the agent's own DaemonSet is
+    // gone, and the verdict.
+    let rows = [
+        ("there", own, found("1", false, "ssd"), true, false, Verdict::Keep),
+        ("being deleted", own, found("1", true, "ssd"), true, true, Verdict::Deleted),
+        ("deleted", own, Presence::Absent, true, true, Verdict::Deleted),
+        (
+            "deleted, after a restart",
+            known(None, true, false),
+            Presence::Absent,
+            true,
+            true,
+            Verdict::Deleted,
+        ),
+        ("never seen", known(None, false, false), Presence::Absent, true, false, Verdict::Keep),
+        ("no answer", own, Presence::Unknown, true, false, Verdict::Keep),
+        (
+            "no answer after the watch has shown the deletion",
+            known(Some("1"), true, true),
+            Presence::Unknown,
+            true,
+            true,
+            Verdict::Deleted,
+        ),
+        ("made again, for this node too", own, found("2", false, "ssd"), true, true, Verdict::Keep),
+        (
+            "made again after the watch has shown the deletion",
+            known(Some("1"), true, true),
+            found("2", false, "ssd"),
+            true,
+            true,
+            Verdict::Keep,
+        ),
+        ("made again, for other nodes", own, found("2", false, "hdd"), true, true, Verdict::Left),
+        ("for other nodes now", own, found("1", false, "hdd"), true, false, Verdict::Left),
+        ("for other nodes, the node unknown", own, found("1", false, "hdd"), false, false, Verdict::Keep),
+        (
+            "its own unknown, one is there",
+            known(None, true, false),
+            found("2", false, "ssd"),
+            true,
+            false,
+            Verdict::Keep,
+        ),
+    ];
+    for (name, known, presence, shown, gone, expected) in rows {
+        assert_eq!(is_gone(known, &presence), gone, "{name}");
+        assert_eq!(verdict(known, &presence, Some(&node).filter(|_| shown)), expected, "{name}");
+    }
+}

@@ -31,7 +31,12 @@ fn without(key: &str) -> TokenReviewStatus {
 
 #[test]
 fn reviewed_tokens() {
-    let bound = BoundPod { name: "ztunnel-x".to_owned(), uid: "1-2-3".to_owned() };
+    let bound = |namespace: &str, account: &str| Bound {
+        namespace: namespace.to_owned(),
+        account: account.to_owned(),
+        pod: "ztunnel-x".to_owned(),
+        uid: "1-2-3".to_owned(),
+    };
     let user = |name: &str| {
         let mut status = status();
         if let Some(user) = &mut status.user {
@@ -44,8 +49,8 @@ fn reviewed_tokens() {
         ..status()
     };
     let rows = [
-        ("good", status(), Ok(bound.clone())),
-        ("one audience of two", audiences(Some(&["x", "ambit-ca"])), Ok(bound)),
+        ("good", status(), Ok(bound("mesh", "ztunnel"))),
+        ("one audience of two", audiences(Some(&["x", "ambit-ca"])), Ok(bound("mesh", "ztunnel"))),
         ("empty", TokenReviewStatus::default(), Err("not_authenticated")),
         (
             "not authenticated",
@@ -61,7 +66,21 @@ fn reviewed_tokens() {
         ("no pod's uid", without(POD_UID), Err("no_pod")),
     ];
     for (name, status, expected) in rows {
-        let found = judge(status, USER, "ambit-ca").map_err(|Refused(reason, _)| reason);
+        let found = judge(status, Some(USER), "ambit-ca").map_err(|Refused(reason, _)| reason);
+        assert_eq!(found, expected, "{name}");
+    }
+    // Where any service account may ask.
+    let rows = [
+        ("a daemon's", user(USER), Ok(bound("mesh", "ztunnel"))),
+        ("a workload's", user("system:serviceaccount:shop:web"), Ok(bound("shop", "web"))),
+        ("a person's", user("jane"), Err("service_account")),
+        ("a node's", user("system:node:node1"), Err("service_account")),
+        ("no user", TokenReviewStatus { user: None, ..status() }, Err("service_account")),
+        ("no pod", without(POD_NAME), Err("no_pod")),
+        ("other audience", audiences(Some(&["https://kubernetes"])), Err("audience")),
+    ];
+    for (name, status, expected) in rows {
+        let found = judge(status, None, "ambit-ca").map_err(|Refused(reason, _)| reason);
         assert_eq!(found, expected, "{name}");
     }
 }

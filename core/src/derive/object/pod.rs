@@ -16,7 +16,7 @@ pub struct Node {
 pub struct Pod {
     /// `metadata`.
     pub metadata: Metadata,
-    /// `spec.serviceAccountName`; empty means `default`.
+    /// `spec.serviceAccountName`; what an empty one means is in `Settings::identity_by_account`.
     pub service_account: String,
     /// `spec.nodeName`; empty while it is not scheduled.
     pub node: String,

@@ -1,0 +1,116 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+fn belongs_to(node: &Value, pod: &Value) -> bool {
+    let mut pod = pod.clone();
+    pod["containers"] = json!([]);
+    let node = serde_json::from_value(node.clone()).unwrap();
+    belongs(&node, &serde_json::from_value(pod).unwrap())
+}
+
+fn affinity(terms: &Value) -> Value {
+    json!({"affinity": {"nodeAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}})
+}
+
+#[test]
+fn placement_by_labels_and_names() {
+    let node = json!({"metadata": {"name": "node1", "labels": {"disk": "ssd", "cores": "8"}}});
+    let expression = |key: &str, operator: &str, values: &Value| {
+        affinity(&json!([{"matchExpressions": [{"key": key, "operator": operator, "values": values}]}]))
+    };
+    let field = |name: &str| {
+        let field = json!({"key": "metadata.name", "operator": "In", "values": [name]});
+        affinity(&json!([{"matchFields": [field]}]))
+    };
+    let rows = [
+        ("anywhere", json!({}), true),
+        ("its label", json!({"nodeSelector": {"disk": "ssd"}}), true),
+        ("another value", json!({"nodeSelector": {"disk": "hdd"}}), false),
+        ("a label it lacks", json!({"nodeSelector": {"gpu": "yes"}}), false),
+        ("one of two labels", json!({"nodeSelector": {"disk": "ssd", "gpu": "yes"}}), false),
+        ("in", expression("disk", "In", &json!(["hdd", "ssd"])), true),
+        ("not in", expression("disk", "NotIn", &json!(["ssd"])), false),
+        ("not in, without the label", expression("gpu", "NotIn", &json!(["yes"])), true),
+        ("exists", expression("disk", "Exists", &json!([])), true),
+        ("does not exist", expression("disk", "DoesNotExist", &json!([])), false),
+        ("greater", expression("cores", "Gt", &json!(["4"])), true),
+        ("not greater", expression("cores", "Gt", &json!(["8"])), false),
+        ("less", expression("cores", "Lt", &json!(["16"])), true),
+        ("no number", expression("disk", "Gt", &json!(["4"])), false),
+        ("an operator of the future", expression("disk", "Like", &json!(["x"])), true),
+        ("its name", field("node1"), true),
+        ("another name", field("node2"), false),
+        ("no term", affinity(&json!([])), false),
+        ("an empty term", affinity(&json!([{}])), false),
+        (
+            "one of two terms",
+            affinity(&json!([{}, {"matchExpressions": [{"key": "disk", "operator": "Exists"}]}])),
+            true,
+        ),
+    ];
+    for (name, pod, expected) in rows {
+        assert_eq!(belongs_to(&node, &pod), expected, "{name}");
+    }
+}
+
+#[test]
+fn placement_by_taints() {
+    let tolerating = |toleration: Value| json!({"tolerations": [toleration]});
+    let rows = [
+        ("none", json!([]), json!({}), true),
+        ("not tolerated", json!([{"key": "a", "effect": "NoSchedule"}]), json!({}), false),
+        ("not tolerated, evicting", json!([{"key": "a", "effect": "NoExecute"}]), json!({}), false),
+        ("only preferred", json!([{"key": "a", "effect": "PreferNoSchedule"}]), json!({}), true),
+        (
+            "everything tolerated",
+            json!([{"key": "a", "value": "x", "effect": "NoExecute"}]),
+            tolerating(json!({"operator": "Exists"})),
+            true,
+        ),
+        (
+            "the key tolerated",
+            json!([{"key": "a", "value": "x", "effect": "NoExecute"}]),
+            tolerating(json!({"key": "a", "operator": "Exists"})),
+            true,
+        ),
+        (
+            "the value tolerated",
+            json!([{"key": "a", "value": "x", "effect": "NoExecute"}]),
+            tolerating(json!({"key": "a", "value": "x"})),
+            true,
+        ),
+        (
+            "another value tolerated",
+            json!([{"key": "a", "value": "x", "effect": "NoExecute"}]),
+            tolerating(json!({"key": "a", "value": "y"})),
+            false,
+        ),
+        (
+            "another effect tolerated",
+            json!([{"key": "a", "effect": "NoExecute"}]),
+            tolerating(json!({"key": "a", "operator": "Exists", "effect": "NoSchedule"})),
+            false,
+        ),
+        (
+            "one of two tolerated",
+            json!([{"key": "a", "effect": "NoExecute"}, {"key": "b", "effect": "NoExecute"}]),
+            tolerating(json!({"key": "a", "operator": "Exists"})),
+            false,
+        ),
+        (
+            "cordoned and not ready",
+            json!([
+                {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"},
+                {"key": "node.kubernetes.io/not-ready", "effect": "NoExecute"},
+            ]),
+            json!({}),
+            true,
+        ),
+    ];
+    for (name, taints, pod, expected) in rows {
+        let node = json!({"metadata": {"name": "node1"}, "spec": {"taints": taints}});
+        assert_eq!(belongs_to(&node, &pod), expected, "{name}");
+    }
+}
