@@ -84,7 +84,7 @@ pub struct Dataplane {
     pub(crate) parts: Kept<PartKey, u8>,
     /// The contents of `PARTS`. Held while a destination changes.
     pub(crate) partial: Mutex<BTreeMap<Address, BTreeSet<PartKey>>>,
-    destinations_incomplete: Map<u32, u32>,
+    pub(crate) destinations_incomplete: Kept<u32, u32>,
     /// How many destinations there are.
     pub(crate) destination_count: AtomicUsize,
     pub(crate) handoffs: Map<HandoffKey, Handoff>,
@@ -154,7 +154,7 @@ impl Dataplane {
             destinations: Kept::open(&pins, names::DESTINATIONS)?,
             parts: Kept::open(&pins, names::PARTS)?,
             partial: Mutex::default(),
-            destinations_incomplete: Map::open(&pins, names::DESTINATIONS_INCOMPLETE)?,
+            destinations_incomplete: Kept::open(&pins, names::DESTINATIONS_INCOMPLETE)?,
             destination_count: AtomicUsize::new(0),
             handoffs: Map::open(&pins, names::HANDOFFS)?,
             sockets: Map::open(&pins, names::SOCKETS)?,

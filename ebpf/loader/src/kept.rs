@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use crate::Error;
 use crate::difference::{Difference, Found};
-use crate::map::Map;
+use crate::map::{Inserted, Map};
 use crate::pins::Pins;
 
 /// The differences between what should be in a map and what is. `same` compares the values of an entry.
@@ -92,6 +92,22 @@ impl<K: Pod + Ord + Debug, V: Pod + PartialEq + Debug> Kept<K, V> {
         Ok(())
     }
 
+    /// Writes an entry unless there is one, and returns what happened.
+    pub(crate) fn insert(&self, key: &K, value: &V) -> Result<Inserted, Error> {
+        let mut state = self.state.lock();
+        let inserted = self.map.insert(key, value)?;
+        match inserted {
+            Inserted::New => drop(state.should.insert(*key, *value)),
+            Inserted::Exists => {
+                if let Some(held) = self.map.get(key)? {
+                    state.should.insert(*key, held);
+                }
+            }
+            Inserted::Full => {}
+        }
+        Ok(inserted)
+    }
+
     /// Replaces an entry, and returns whether there was one.
     pub(crate) fn replace(&self, key: &K, value: &V) -> Result<bool, Error> {
         let mut state = self.state.lock();
@@ -104,10 +120,15 @@ impl<K: Pod + Ord + Debug, V: Pod + PartialEq + Debug> Kept<K, V> {
 
     /// Removes an entry, if there is one.
     pub(crate) fn remove(&self, key: &K) -> Result<(), Error> {
+        self.take(key).map(drop)
+    }
+
+    /// Removes an entry, and returns whether there was one.
+    pub(crate) fn take(&self, key: &K) -> Result<bool, Error> {
         let mut state = self.state.lock();
         // From here on it should not be there, whether or not it can be removed now.
         state.should.remove(key);
-        self.map.remove(key)
+        self.map.take(key)
     }
 
     /// Puts right what differs in the kernel, and adds it to `found`. `same` compares an entry's wanted value

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use ambit_abi::{Daemon, ListenerKey, ListenerSlot, NetnsCookie, names};
+use ambit_abi::{Daemon, ListenerKey, ListenerSlot, NetnsCookie, RefusalBudget, names};
 
 use crate::bpf::{self, Hook};
 use crate::difference::{Difference, Found};
@@ -102,6 +102,7 @@ impl Dataplane {
             look.part(|found| self.listeners_right(pod, found));
         }
         look.part(|found| self.parts.put_right(exactly, as_written, found));
+        look.part(|found| self.destinations_incomplete.put_right(exactly, as_written, found));
         look.part(|found| self.destinations.put_right(exactly, as_written, found));
         look.part(|found| self.links.put_right(exactly, as_written, found));
         look.part(|found| self.host.put_right(exactly, as_written, found));
@@ -178,11 +179,15 @@ impl Dataplane {
     /// Counts of a pod's entries, which the kernel changes: missing ones start again.
     fn counts_right(&self, found: &mut Vec<Difference>) -> Result<(), Error> {
         for cookie in self.enrolled_cookies()? {
-            for counts in [&self.pod_handoffs, &self.pod_flows] {
+            for counts in [&self.pod_handoffs, &self.pod_flows, &self.pod_link_flows] {
                 if counts.get(&cookie)?.is_none() {
                     counts.put_new(&cookie, &0)?;
                     found.push(Difference::entry(counts.name(), &cookie, &Found::<u64>::Missing));
                 }
+            }
+            if self.pod_refusals.get(&cookie)?.is_none() {
+                self.pod_refusals.put_new(&cookie, &RefusalBudget::default())?;
+                found.push(Difference::entry(self.pod_refusals.name(), &cookie, &Found::<u64>::Missing));
             }
         }
         Ok(())
