@@ -77,7 +77,7 @@ pub(crate) fn show(node: &Arc<Node>, xds: watch::Receiver<Status>, metrics: &Met
         report::ending::DRY_RUN.show(all);
         ambit_proxy::metrics::show(&xds.borrow(), all);
         ACCEPT_ERRORS.show(all);
-        crate::direct::CLOSED.show(all);
+        direct::CLOSED.show(all);
         REPAIRS.show(all);
         all.single(&PODS, node.pods.all().len());
         show_links(&node.links.views(), all);

@@ -19,7 +19,7 @@ use crate::enrolled::Enrolled;
 use crate::held::Held;
 use crate::kept::Kept;
 use crate::log::LogReader;
-use crate::map::{Inserted, Map};
+use crate::map::Map;
 use crate::object::Object;
 use crate::older;
 use crate::pins::Pins;

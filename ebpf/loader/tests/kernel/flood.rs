@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use ambit_loader::{Inbound, InboundMode, KernelReason, Lease, RecordKind};
+use ambit_loader::{KernelReason, Lease, RecordKind};
 use aya::maps::{HashMap, Map, MapData};
 
 use crate::lab::{accept, at, counter, local, until};

@@ -1,6 +1,5 @@
 //! Limits of maps and rings: each is filled, and what does not fit fails closed for its pod alone.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ambit_loader::{Inbound, InboundMode, KernelReason, RecordKind, Verdict, VerdictSweep};
