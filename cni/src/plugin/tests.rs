@@ -46,7 +46,7 @@ impl Handler for Daemon {
                 self.0.lock().unwrap().push(format!("{source}: {}", pod.uid));
                 Ok(())
             }
-            Request::Ending(_) => {
+            Enrolment::Ending(_) => {
                 self.0.lock().unwrap().push(format!("{source}: ending"));
                 Ok(())
             }
