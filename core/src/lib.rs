@@ -8,6 +8,7 @@
 //! - [`policy::authorize`] and [`inbound::authorize_tunnel`] decide whether a connection is permitted.
 //! - [`direct::verdict`] decides whether the kernel may cache that decision.
 //! - [`link::classify`] decides what kind of link a pod has, and so whether it may.
+//! - [`route::Table`] finds the rule that serves an HTTP request.
 //!
 //! Every refusal is a [`Denial`], which has a [`Reason`]. [`chain`] prints an error with its causes.
 
@@ -28,6 +29,7 @@ pub mod outlier;
 pub mod ownership;
 pub mod policy;
 mod reason;
+pub mod route;
 #[cfg(feature = "testing")]
 pub mod testing;
 

@@ -26,4 +26,6 @@ mod outlier;
 mod ownership;
 mod policy;
 mod policy_properties;
+mod route;
+mod route_properties;
 mod services;
