@@ -37,6 +37,7 @@ impl Pipeline {
             workloads: mesh.workloads().map(|workload| workload.uid.clone()).collect(),
             services: mesh.services().map(|service| service.key.clone()).collect(),
             policies: mesh.policies().map(|policy| policy.key.clone()).collect(),
+            routes: mesh.all_routes().map(|routes| routes.service().clone()).collect(),
             addresses: BTreeSet::new(),
         };
         self.publish(&everything);

@@ -1,12 +1,14 @@
 //! HTTP routing: which rule of a service's routes serves a request.
 //!
-//! [`Table::new`] orders the matches of all routes of a service once, by [`Rank`]; [`Table::find`] answers for one
+//! [`Mesh::routes`](crate::mesh::Mesh::routes) has the [`ServiceRoutes`] of a service, whose [`Table`] is that of a port
+//! and a client. [`Table::new`] orders the matches of all its routes once, by [`Rank`]; [`Table::find`] answers for one
 //! [`Request`] without allocating. A rule's filters are data with one function each that applies them
 //! ([`HeaderChange`], [`Redirect`], [`Rewrite`], [`Cors`]); [`Backends::pick`] chooses among weighted backends.
 //!
 //! The meaning is Gateway API's, for HTTPRoute and GRPCRoute alike: a match of a gRPC service and method is one of a
 //! path ([`PathMatch::grpc`]).
 
+mod attached;
 mod backends;
 mod cors;
 mod headers;
@@ -20,6 +22,7 @@ mod rule;
 mod table;
 mod tree;
 
+pub use attached::{Attached, ServiceRoutes};
 pub use backends::{Backend, Backends, Target};
 pub use cors::{Cors, CorsAnswer, OriginMatch};
 pub use headers::HeaderChange;

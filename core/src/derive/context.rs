@@ -119,6 +119,7 @@ impl<'a> Context<'a> {
             services: BTreeMap::new(),
             policies: self.policies(labels),
             waypoint: None,
+            require_waypoint: false,
             locality: Locality::default(),
             capacity: 1,
             kind: WorkloadKind::Pod,

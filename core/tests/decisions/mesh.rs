@@ -87,10 +87,7 @@ fn captured_addresses() {
     let cart = service("shop/cart", &["10.96.0.1", "fd96::1"], &[(80, 8080)]);
     let legacy = service("old/db", &["10.96.0.2"], &[(80, 8080)]);
     let fronted = Service {
-        waypoint: Some(Waypoint {
-            destination: WaypointDestination::Address(ip("10.1.9.9")),
-            hbone_port: 15008,
-        }),
+        waypoint: Some(Waypoint::new(WaypointDestination::Address(ip("10.1.9.9")))),
         ..service("old/api", &["10.96.0.3"], &[(80, 8080)])
     };
     let empty = service("shop/empty", &["10.96.0.4"], &[(80, 8080)]);
@@ -229,8 +226,7 @@ fn some_addresses() -> impl Strategy<Value = Vec<&'static str>> {
 fn some_service() -> impl Strategy<Value = Service> {
     let names = vec!["shop/cart", "shop/api", "blog/cart"];
     (select(names), some_addresses(), any::<bool>()).prop_map(|(name, addresses, fronted)| {
-        let waypoint =
-            Waypoint { destination: WaypointDestination::Address(ip("10.1.9.9")), hbone_port: 15008 };
+        let waypoint = Waypoint::new(WaypointDestination::Address(ip("10.1.9.9")));
         Service { waypoint: fronted.then_some(waypoint), ..service(name, &addresses, &[(80, 8080)]) }
     })
 }

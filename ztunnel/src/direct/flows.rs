@@ -80,7 +80,7 @@ fn ending_of(refusal: &Refusal) -> Ending {
     let ended = |reason: Reason| ending::broken(reason, refusal.to_string());
     match refusal {
         Refusal::Denied(denial) => ending::denied(denial),
-        Refusal::Disabled(_) | Refusal::NotCacheable => ended(Reason::DirectDisabled),
+        Refusal::Disabled(_) | Refusal::Waypoint(_) | Refusal::NotCacheable => ended(Reason::DirectDisabled),
         Refusal::TlsDemanded(_) => ended(Reason::TlsDemanded),
         Refusal::Links => ended(Reason::LinkLost),
     }
