@@ -217,7 +217,7 @@ fn as_destination(workload: Option<&Arc<Workload>>) -> Option<impl PartialEq + '
     workload.map(|workload| {
         (
             (&workload.namespace, &workload.addresses, workload.in_mesh(), &workload.policies),
-            (workload.waypoint.clone(), workload.direct, workload.same_node_tls),
+            (workload.waypoint.clone(), workload.require_waypoint, workload.direct, workload.same_node_tls),
             (&workload.trust_domain, &workload.trust_domain_aliases, &workload.excluded_ports.inbound),
         )
     })

@@ -45,6 +45,16 @@ pub struct Touched {
 }
 
 impl Touched {
+    /// Adds what another batch touched.
+    pub fn extend(&mut self, other: Self) {
+        let Self { workloads, services, policies, routes, addresses } = other;
+        self.workloads.extend(workloads);
+        self.services.extend(services);
+        self.policies.extend(policies);
+        self.routes.extend(routes);
+        self.addresses.extend(addresses);
+    }
+
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
         self.workloads.is_empty()

@@ -146,7 +146,8 @@ fn authorize_again(mesh: &Mesh, connection: &ConnectionInfo) -> Result<(), Denia
     let source = connection.source.address.ip();
     let decision = match (&connection.source.identity, connection.hbone_address) {
         (Some(identity), Some(authority)) => {
-            inbound::authorize_tunnel(mesh, &workload.uid, authority, identity, source)
+            let client = connection.client.as_ref();
+            inbound::authorize_tunnel_for(mesh, &workload.uid, authority, identity, source, client)
         }
         (identity, _) => {
             let destination = connection.destination.address;

@@ -109,6 +109,7 @@ fn info(client: SocketAddr) -> ConnectionInfo {
         // Not known yet.
         destination: Party::at(SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), 0)),
         hbone_address: None,
+        client: None,
         service: None,
     }
 }

@@ -8,12 +8,15 @@ use super::context::{self, Context};
 use super::dirty::Dirty;
 use super::object::{Kind, Object, ObjectEvent, ObjectKey};
 use super::report::Report;
+use super::routes::{self, Compiled};
 use super::settings::Settings;
+use super::standing::Standing;
 use super::steps::{Replaced, Steps, replace};
 use super::store::Store;
-use super::{authorization, endpoint_slice, peer_authentication, service_entry, workload};
+use super::{authorization, endpoint_slice, peer_authentication, service, service_entry, waypoint, workload};
 use crate::mesh::{Change, Mesh, Touched};
 use crate::model::{self, Authorization, PolicyKey, ServiceKey, WorkloadUid};
+use crate::route::ServiceRoutes;
 
 /// What a batch of events changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,6 +28,8 @@ pub struct Derived {
     pub touched: Touched,
     /// All conditions of every object whose conditions changed: not only of the events' objects.
     pub conditions: Vec<Condition>,
+    /// What the statuses of Gateway API's objects say, where that changed.
+    pub standings: Vec<(ObjectKey, Standing)>,
 }
 
 /// The objects and what is derived from them.
@@ -38,6 +43,9 @@ pub struct World {
     services: BTreeMap<ServiceKey, Arc<model::Service>>,
     policies: BTreeMap<PolicyKey, Arc<Authorization>>,
     conditions: BTreeMap<ObjectKey, Vec<Condition>>,
+    compiled: BTreeMap<ObjectKey, Compiled>,
+    routes: BTreeMap<ServiceKey, Arc<ServiceRoutes>>,
+    standings: BTreeMap<ObjectKey, Standing>,
     mesh: Mesh,
 }
 
@@ -52,6 +60,9 @@ impl World {
             services: BTreeMap::new(),
             policies: BTreeMap::new(),
             conditions: BTreeMap::new(),
+            compiled: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            standings: BTreeMap::new(),
             mesh: Mesh::new(),
         }
     }
@@ -81,19 +92,135 @@ impl World {
                 ObjectEvent::Delete(key) => self.delete(&key, &mut dirty, &mut report),
             }
         }
-        dirty.widen(&self.store);
+        let (mut changes, mut touched) = self.derive(&mut dirty, &mut report);
+        // A waypoint that is ready for the first time: what is bound to it is derived once more.
+        let mut programmed = Dirty::default();
+        for key in self.newly_programmed() {
+            self.store.set_programmed(key.clone());
+            programmed.mark_gateway(&self.store, &self.settings, &key);
+        }
+        if !programmed.gateways().is_empty() {
+            let (more, and) = self.derive(&mut programmed, &mut report);
+            changes.extend(more);
+            touched.extend(and);
+        }
+        for dirty in [&dirty, &programmed] {
+            self.report_entries(dirty, &touched, &mut report);
+        }
+        let standings = self.stand([&dirty, &programmed], &touched, &mut report);
+        Derived { changes, touched, conditions: report.finish(&mut self.conditions), standings }
+    }
 
+    /// Remembers Gateways that were programmed before this process: what a status does not tell.
+    pub fn remember_programmed(&mut self, gateways: impl IntoIterator<Item = ObjectKey>) {
+        gateways.into_iter().for_each(|key| self.store.set_programmed(key));
+    }
+
+    /// The Gateways of waypoints that were programmed once.
+    pub fn programmed(&self) -> BTreeSet<ObjectKey> {
+        self.store.programmed()
+    }
+
+    /// Derives again what is dirty and applies it.
+    fn derive(&mut self, dirty: &mut Dirty, report: &mut Report) -> (Vec<Change>, Touched) {
+        dirty.widen(&self.store);
         let mut steps = Steps::default();
-        self.derive_services(&dirty, &mut steps);
-        self.derive_authorization_policies(&dirty, &mut steps, &mut report);
-        self.derive_peer_authentications(&dirty, &mut steps, &mut report);
-        self.derive_workloads(&dirty, &mut steps, &mut report);
-        self.derive_service_entries(&dirty, &mut steps);
-        self.derive_endpoint_slices(&dirty, &mut steps);
+        self.derive_services(dirty, &mut steps);
+        self.derive_authorization_policies(dirty, &mut steps, report);
+        self.derive_peer_authentications(dirty, &mut steps, report);
+        self.derive_workloads(dirty, &mut steps, report);
+        self.derive_service_entries(dirty, &mut steps);
+        self.derive_endpoint_slices(dirty, &mut steps);
+        self.derive_routes(dirty, &mut steps);
         let changes = steps.into_changes();
         let touched = self.mesh.apply(changes.iter().cloned());
-        self.report_entries(&dirty, &touched, &mut report);
-        Derived { changes, touched, conditions: report.finish(&mut self.conditions) }
+        (changes, touched)
+    }
+
+    /// Gateways that have a ready endpoint and had none before.
+    fn newly_programmed(&self) -> Vec<ObjectKey> {
+        let waiting =
+            self.store.waypoints().filter(|gateway| !self.store.was_programmed(&waypoint::key(gateway)));
+        let ready = waiting.filter(|gateway| waypoint::is_ready(gateway, &self.mesh, &self.settings));
+        ready.map(waypoint::key).collect()
+    }
+
+    /// The standings of Gateway API's objects, and their conditions. Those of waypoints follow their endpoints.
+    fn stand(
+        &mut self,
+        dirty: [&Dirty; 2],
+        touched: &Touched,
+        report: &mut Report,
+    ) -> Vec<(ObjectKey, Standing)> {
+        let mut found: Vec<(ObjectKey, Option<(Standing, Vec<Condition>)>)> = Vec::new();
+        let (store, settings, mesh) = (&self.store, &self.settings, &self.mesh);
+        let compiled = |key: &ObjectKey| self.compiled.get(key);
+        let [first, second] = dirty;
+        for key in first.routes().union(second.routes()) {
+            let route = store.route(key);
+            found.push((key.clone(), route.map(|it| routes::standing(key, it, store, settings, &compiled))));
+        }
+        for key in first.gateways().union(second.gateways()) {
+            if waypoint::waypoint_gateway(store, &key.namespace, &key.name).is_none() {
+                found.push((key.clone(), None));
+            }
+        }
+        let endpoints_may_differ = !touched.workloads.is_empty() || !touched.services.is_empty();
+        if endpoints_may_differ || !first.gateways().is_empty() || !second.gateways().is_empty() {
+            let standings = store.waypoints().map(|gateway| {
+                (waypoint::key(gateway), Some(waypoint::standing(gateway, store, mesh, settings)))
+            });
+            found.extend(standings);
+        }
+        for key in first.services().union(second.services()) {
+            if let Some(service) = store.service(key) {
+                report.set(key.clone(), waypoint::service_conditions(store, key, service));
+            }
+        }
+        let mut changed = Vec::new();
+        for (key, standing) in found {
+            let Some((standing, conditions)) = standing else {
+                self.standings.remove(&key);
+                report.set(key, Vec::new());
+                continue;
+            };
+            report.set(key.clone(), conditions);
+            if self.standings.get(&key) != Some(&standing) {
+                self.standings.insert(key.clone(), standing.clone());
+                changed.push((key, standing));
+            }
+        }
+        changed
+    }
+
+    fn derive_routes(&mut self, dirty: &Dirty, steps: &mut Steps) {
+        for key in dirty.routes() {
+            match self.store.route(key) {
+                Some(object) => {
+                    let compiled = routes::compile(object, &self.store, &self.settings);
+                    // An equal one stays, so that what is attached stays the same.
+                    if self.compiled.get(key) != Some(&compiled) {
+                        self.compiled.insert(key.clone(), compiled);
+                    }
+                }
+                None => drop(self.compiled.remove(key)),
+            }
+        }
+        // A reference of a route may have become good or bad by another object.
+        let parents = dirty.routes().iter().filter_map(|key| self.store.route(key)).flat_map(routes::parents);
+        let services: BTreeSet<_> = dirty.routed().iter().cloned().chain(parents).collect();
+        for (namespace, name) in services {
+            let key = service::key(&namespace, &name, &self.settings);
+            let object = ObjectKey { kind: Kind::Service, namespace, name };
+            let compiled = |key: &ObjectKey| self.compiled.get(key);
+            let new = self.store.service(&object).filter(|service| !service.external_name);
+            let new = new.and_then(|service| routes::attached(&key, service, &self.store, &compiled));
+            match replace(&mut self.routes, key.clone(), new) {
+                Some(Replaced::Put(routes)) => steps.put_routes.push(Change::PutRoutes(routes)),
+                Some(Replaced::Removed) => steps.removed_routes.push(Change::RemoveRoutes(key)),
+                None => {}
+            }
+        }
     }
 
     /// Sets the conditions of entries: of those that were derived again, and of those that claim an address
@@ -281,7 +408,11 @@ impl World {
                 | Kind::EndpointSlice
                 | Kind::ServiceEntry
                 | Kind::AuthorizationPolicy
-                | Kind::PeerAuthentication => None,
+                | Kind::PeerAuthentication
+                | Kind::Gateway
+                | Kind::HTTPRoute
+                | Kind::GRPCRoute
+                | Kind::ReferenceGrant => None,
             };
             self.put_workload(uid, new, steps);
         }

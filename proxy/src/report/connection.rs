@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ambit_core::Reason;
 use ambit_core::model::{Identity, PolicyKey, Service, Workload};
+use ambit_core::policy::NamedClient;
 
 /// Which way a connection goes, seen from the workload that this proxy serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -91,6 +92,8 @@ pub struct ConnectionInfo {
     pub destination: Party,
     /// The address inside the tunnel (`dst.hbone_addr`).
     pub hbone_address: Option<SocketAddr>,
+    /// The client that the peer names, which is believed of the destination's own waypoint only.
+    pub client: Option<NamedClient>,
     /// The service that the client asked for, where there is no doubt which.
     pub service: Option<Arc<Service>>,
 }
