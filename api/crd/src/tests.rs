@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 
+mod gateway_api;
 mod istio;
 mod kubernetes;
 mod mistakes;

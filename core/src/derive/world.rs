@@ -82,6 +82,11 @@ impl World {
         self.conditions.values().flatten()
     }
 
+    /// The current standings of Gateway API's objects.
+    pub fn standings(&self) -> &BTreeMap<ObjectKey, Standing> {
+        &self.standings
+    }
+
     /// Applies events and returns what they change. Only what the events can have touched is derived again.
     pub fn apply(&mut self, events: impl IntoIterator<Item = ObjectEvent>) -> Derived {
         let mut dirty = Dirty::default();

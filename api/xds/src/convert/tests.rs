@@ -12,6 +12,8 @@ use proptest::prelude::*;
 use prost::Message;
 
 use super::*;
+
+mod routes;
 use crate::proto::istio::security as security_wire;
 use crate::proto::istio::workload as wire;
 
