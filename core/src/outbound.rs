@@ -309,7 +309,6 @@ fn carry(
     source: &Arc<Workload>,
     endpoint: &Arc<Workload>,
     service: Option<&Arc<Service>>,
-    asked: Option<u16>,
     address: SocketAddr,
 ) -> Plan {
     // An entry or EndpointSlice may list the address of an enrolled workload: then it is that workload, and

@@ -60,9 +60,9 @@ pub(super) fn plan(
 /// An endpoint, where it takes tunnels, and the service among whose endpoints it was chosen.
 fn find<'a>(
     mesh: &'a Mesh,
-    source: &Workload,
+    source: &'a Workload,
     waypoint: &Waypoint,
-    avoid: &Avoid<'_>,
+    avoid: &Avoid<'a>,
     random: u64,
 ) -> Option<(&'a Arc<Workload>, SocketAddr, Option<ServiceKey>)> {
     let port = waypoint.hbone_port;
