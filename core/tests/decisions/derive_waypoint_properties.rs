@@ -25,7 +25,7 @@ fn name() -> impl Strategy<Value = String> {
 }
 
 fn labels() -> impl Strategy<Value = Vec<(&'static str, &'static str)>> {
-    let own = option::of(select(vec!["wp", "wp", "a", "none"]));
+    let own = option::of(select(vec!["wp", "wp", "wp", "a", "none"]));
     let other = option::weighted(0.2, select(vec!["shop", "blog"]));
     (own, other, select(vec!["x", "wp"])).prop_map(|(own, other, app)| {
         let own = own.map(|own| ("istio.io/use-waypoint", own));
@@ -42,8 +42,9 @@ fn a_namespace() -> impl Strategy<Value = Object> {
 }
 
 fn a_gateway() -> impl Strategy<Value = Object> {
-    let serving = select(vec!["service", "workload", "all", "none"]);
-    (name(), serving, prop::bool::weighted(0.8), prop::bool::weighted(0.1)).prop_map(
+    let serving = select(vec!["service", "service", "workload", "all", "all", "none"]);
+    let names = select(vec!["shop/wp", "shop/wp", "blog/wp", "shop/a"]).prop_map(str::to_owned);
+    (names, serving, prop::bool::weighted(0.8), prop::bool::weighted(0.1)).prop_map(
         |(name, serving, ours, was_programmed)| {
             let base = gateway(&name, &[("istio.io/waypoint-for", serving)]);
             let class = if ours { base.class.clone() } else { "other".into() };
@@ -53,7 +54,7 @@ fn a_gateway() -> impl Strategy<Value = Object> {
 }
 
 fn a_service() -> impl Strategy<Value = Object> {
-    let ports = select(vec![vec![80], vec![80, 15008], vec![15008], vec![81]]);
+    let ports = select(vec![vec![80], vec![80, 15008], vec![80, 15008], vec![81]]);
     (name(), labels(), ports, select(vec!["x", "wp"]), prop::bool::weighted(0.8)).prop_map(
         |(name, labels, ports, selected, addressed)| {
             let ports = ports.into_iter().map(|port| service_port(port, "8080")).collect();
@@ -65,7 +66,7 @@ fn a_service() -> impl Strategy<Value = Object> {
 }
 
 fn a_pod() -> impl Strategy<Value = Object> {
-    (name(), labels(), select(vec!["wp", "a", "wp"]), any::<bool>()).prop_map(
+    (name(), labels(), select(vec!["wp", "a", "wp"]), prop::bool::weighted(0.7)).prop_map(
         |(name, labels, account, ready)| {
             Object::Pod(Pod { service_account: account.into(), ready, ..pod(&name, &labels, &["10.1.0.1"]) })
         },

@@ -8,6 +8,7 @@ use ambit_core::mesh::{Change, Mesh, Touched};
 use ambit_core::model::{
     Authorization, NetworkMode, Scope, Service, TunnelProtocol, Waypoint, WaypointDestination, Workload,
 };
+use ambit_core::route::{Attached, ServiceRoutes};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -15,6 +16,8 @@ use proptest::sample::{Index, select};
 use crate::build::{
     With as _, allow, behind, captures, ip, m, mesh, only, pod, policy_key, service, service_key, uid,
 };
+
+use crate::route::route;
 
 fn put(workload: Workload) -> Change {
     Change::PutWorkload(Arc::new(workload))
@@ -254,6 +257,14 @@ fn some_policy() -> impl Strategy<Value = Authorization> {
         .prop_map(|(name, scope, dry_run)| Authorization { scope, dry_run, ..allow(name, vec![]) })
 }
 
+fn some_routes() -> impl Strategy<Value = ServiceRoutes> {
+    let ports = prop::option::of(select(vec![80_u16, 81]));
+    (select(vec!["shop/cart", "shop/api"]), vec(ports, 0..3)).prop_map(|(name, ports)| {
+        let attach = |port| Attached { route: route("r", 0, Vec::new()), port, consumer: None };
+        ServiceRoutes::new(service_key(name), ports.into_iter().map(attach).collect())
+    })
+}
+
 fn some_change() -> impl Strategy<Value = Change> {
     prop_oneof![
         6 => some_workload().prop_map(|w| Change::PutWorkload(Arc::new(w))),
@@ -262,6 +273,8 @@ fn some_change() -> impl Strategy<Value = Change> {
         1 => some_service().prop_map(|s| Change::RemoveService(s.key)),
         2 => some_policy().prop_map(|p| Change::PutPolicy(Arc::new(p))),
         1 => some_policy().prop_map(|p| Change::RemovePolicy(p.key)),
+        2 => some_routes().prop_map(|r| Change::PutRoutes(Arc::new(r))),
+        1 => some_routes().prop_map(|r| Change::RemoveRoutes(r.service().clone())),
     ]
 }
 
@@ -289,6 +302,7 @@ proptest! {
         let mut rest: Vec<Change> = mesh.workloads().cloned().map(Change::PutWorkload)
             .chain(mesh.services().cloned().map(Change::PutService))
             .chain(mesh.policies().cloned().map(Change::PutPolicy))
+            .chain(mesh.all_routes().cloned().map(Change::PutRoutes))
             .collect();
         let mut scratch = Mesh::new();
         for index in order {

@@ -11,7 +11,7 @@ use ambit_core::outbound::{Connection, Forward, Plan, another, forward, plan};
 use ambit_core::policy::{NamedClient, Request, authorize};
 
 use crate::build::{
-    allow, behind, deny, identity, ip, m, mesh, only, pod, service, service_key, socket, uid,
+    With as _, allow, behind, deny, identity, ip, m, mesh, only, pod, service, service_key, socket, uid,
 };
 
 fn binding() -> Waypoint {
