@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::object::{Kind, ObjectKey, Selector};
+use super::object::{Kind, ObjectKey, Selector, TargetRef};
 use super::service;
 use super::settings::Settings;
 use super::store::{Labelled, Store};
@@ -172,7 +172,9 @@ impl Dirty {
             let contents = store.contents(namespace).into_iter();
             contents.flat_map(|contents| contents.gateways.values()).map(waypoint::key).collect()
         };
-        let of_classes = in_root && policy.target_refs.iter().any(|target| target.kind == "GatewayClass");
+        // One that cannot be read may mean any.
+        let class = |target: &TargetRef| target.kind == "GatewayClass" || *target == TargetRef::default();
+        let of_classes = in_root && policy.target_refs.iter().any(class);
         let namespaces: Vec<String> =
             if of_classes { store.names().map(str::to_owned).collect() } else { vec![key.namespace.clone()] };
         for gateway in namespaces.iter().flat_map(|namespace| gateways(namespace)) {

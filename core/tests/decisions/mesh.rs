@@ -324,6 +324,7 @@ proptest! {
         let gone: Vec<Change> = mesh.workloads().map(|w| Change::RemoveWorkload(w.uid.clone()))
             .chain(mesh.services().map(|s| Change::RemoveService(s.key.clone())))
             .chain(mesh.policies().map(|p| Change::RemovePolicy(p.key.clone())))
+            .chain(mesh.all_routes().map(|r| Change::RemoveRoutes(r.service().clone())))
             .collect();
         mesh.apply(gone);
         prop_assert_eq!(mesh, Mesh::new());
