@@ -249,7 +249,6 @@ impl<W: Served> Attempt<'_, W> {
     }
 
     fn describe(&mut self, plan: &Plan) {
-        let info = &mut self.info;
         match plan {
             Plan::Tunnel(tunnel) => self.describe_tunnel(Path::Tunnel, tunnel),
             Plan::Waypoint(to) => self.describe_tunnel(Path::Waypoint, &to.tunnel),

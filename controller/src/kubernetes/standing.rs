@@ -125,7 +125,8 @@ mod tests {
             addresses: vec!["10.96.0.9".to_owned(), "wp.shop.svc.cluster.local".to_owned()],
         };
         let at = |listed| Present { listed, generation: 3, now: "2026-02-02T00:00:00Z" };
-        let first = patch(&standing(false), at(&[foreign.clone()])).expect("it is new");
+        let listed = [foreign.clone()];
+        let first = patch(&standing(false), at(&listed)).expect("it is new");
         let expected = json!([
             foreign,
             condition("Accepted", "True", "2026-02-02T00:00:00Z"),

@@ -31,17 +31,20 @@ fn filter(notes: &mut Notes<'_>, field: &str, it: written::Filter) -> Option<Rou
     let ready = |filter| Some(RouteFilter::Ready(filter));
     match it.kind.as_str() {
         "RequestHeaderModifier" => {
-            let change = it.request_header_modifier.and_then(|it| headers(notes, field, &it));
-            present(notes, field, change).and_then(|change| ready(Filter::RequestHeaders(change)))
+            let written = present(notes, field, it.request_header_modifier)?;
+            headers(notes, field, &written).and_then(|change| ready(Filter::RequestHeaders(change)))
         }
         "ResponseHeaderModifier" => {
-            let change = it.response_header_modifier.and_then(|it| headers(notes, field, &it));
-            present(notes, field, change).and_then(|change| ready(Filter::ResponseHeaders(change)))
+            let written = present(notes, field, it.response_header_modifier)?;
+            headers(notes, field, &written).and_then(|change| ready(Filter::ResponseHeaders(change)))
         }
-        "RequestMirror" => mirror(notes, field, present(notes, field, it.request_mirror)?),
+        "RequestMirror" => {
+            let written = present(notes, field, it.request_mirror)?;
+            mirror(notes, field, written)
+        }
         "RequestRedirect" => {
-            let redirect = redirect(notes, field, present(notes, field, it.request_redirect)?)?;
-            ready(Filter::Redirect(redirect))
+            let written = present(notes, field, it.request_redirect)?;
+            ready(Filter::Redirect(redirect(notes, field, written)?))
         }
         "URLRewrite" => {
             let written = present(notes, field, it.url_rewrite)?;
@@ -49,7 +52,10 @@ fn filter(notes: &mut Notes<'_>, field: &str, it: written::Filter) -> Option<Rou
             let path = written.path.map(|path| rewrite(notes, field, path));
             ready(Filter::Rewrite(Rewrite { hostname, path: path.flatten() }))
         }
-        "CORS" => ready(Filter::Cors(cors(notes, field, present(notes, field, it.cors)?)?)),
+        "CORS" => {
+            let written = present(notes, field, it.cors)?;
+            ready(Filter::Cors(cors(notes, field, written)?))
+        }
         other => {
             notes.add(&format!("{field}.type"), format!("{other:?} is not supported"), RuleEffect::Fails);
             None
