@@ -301,14 +301,14 @@ impl Mesh {
     }
 
     fn set_routes(&mut self, key: &ServiceKey, new: Option<Arc<ServiceRoutes>>, touched: &mut Touched) {
-        let old = match &new {
-            Some(new) if self.routes.get(key) == Some(new) => return,
-            Some(new) => self.routes.insert(key.clone(), new.clone()),
-            None => self.routes.remove(key),
-        };
-        if old.is_some() || new.is_some() {
-            touched.routes.insert(key.clone());
+        if self.routes.get(key) == new.as_ref() {
+            return;
         }
+        match new {
+            Some(new) => drop(self.routes.insert(key.clone(), new)),
+            None => drop(self.routes.remove(key)),
+        }
+        touched.routes.insert(key.clone());
     }
 
     fn set_policy(&mut self, key: &PolicyKey, new: Option<Arc<Authorization>>, touched: &mut Touched) {

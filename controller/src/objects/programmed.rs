@@ -55,7 +55,7 @@ impl Programmed {
         match written {
             Ok(()) => self.saved.clone_from(now),
             Err(error) => {
-                tracing::error!(error = chain(&error), "failed to save which waypoints were programmed")
+                tracing::error!(error = chain(&error), "failed to save which waypoints were programmed");
             }
         }
     }

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use super::object::{Kind, ObjectKey, Selector, TargetRef};
 use super::service;
 use super::settings::Settings;
-use super::store::{Labelled, Store};
+use super::store::{Contents, Labelled, Store};
 use super::{routes, waypoint};
 use crate::model::ServiceKey;
 
@@ -109,7 +109,7 @@ impl Dirty {
             }
             Kind::ReferenceGrant => {
                 let contents = store.names().filter_map(|name| store.contents(name));
-                let crossing = contents.flat_map(|contents| contents.routes());
+                let crossing = contents.flat_map(Contents::routes);
                 let crossing = crossing.filter(|route| route.metadata.namespace != key.namespace);
                 self.routes.extend(crossing.map(|route| ObjectKey {
                     kind: Kind::of_route(route.kind),

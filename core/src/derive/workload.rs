@@ -104,7 +104,7 @@ pub(super) fn entry(context: &Context<'_>, entry: &WorkloadEntry) -> Workload {
     services.extend(entries(context, entry, |selecting| service_entry::mappings(selecting, named)));
     let namespace = &entry.metadata.namespace;
     let waypoint = waypoint::of_workload(context.store, context.settings, namespace, entry, &services);
-    Workload { waypoint, services, ..context.endpoint(entry) }
+    Workload { services, waypoint, ..context.endpoint(entry) }
 }
 
 /// Where a pod runs, by its own labels or else its node's.

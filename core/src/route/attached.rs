@@ -82,7 +82,8 @@ impl Tables {
     fn of(attached: &[Attached]) -> Self {
         let consumers: BTreeSet<&Arc<str>> = attached.iter().filter_map(|it| it.consumer.as_ref()).collect();
         let ports = |consumer: Option<&Arc<str>>| {
-            Ports::of(attached.iter().filter(|it| it.consumer.as_ref() == consumer).collect())
+            let of: Vec<&Attached> = attached.iter().filter(|it| it.consumer.as_ref() == consumer).collect();
+            Ports::of(&of)
         };
         Self {
             producer: ports(None),
@@ -92,7 +93,7 @@ impl Tables {
 }
 
 impl Ports {
-    fn of(attached: Vec<&Attached>) -> Self {
+    fn of(attached: &[&Attached]) -> Self {
         // Of one object only once, though several of its parents may mean the same port.
         let table = |port: Option<u16>| {
             let mut routes: Vec<Arc<Route>> = Vec::new();

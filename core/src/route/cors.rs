@@ -59,18 +59,14 @@ impl Cors {
         }
         let mut answer = HeaderMap::new();
         self.origin(origin, &mut answer);
-        match asked.filter(|_| preflight) {
-            Some(asked) => {
-                self.preflight(asked, headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS), &mut answer);
-                CorsAnswer::Preflight(answer)
-            }
-            None => {
-                if let Some(names) = list(self.exposed.iter().map(HeaderName::as_str)) {
-                    answer.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, names);
-                }
-                CorsAnswer::Response(answer)
-            }
+        if let Some(asked) = asked.filter(|_| preflight) {
+            self.preflight(asked, headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS), &mut answer);
+            return CorsAnswer::Preflight(answer);
         }
+        if let Some(names) = list(self.exposed.iter().map(HeaderName::as_str)) {
+            answer.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, names);
+        }
+        CorsAnswer::Response(answer)
     }
 
     /// The origin itself rather than `*`: with credentials `*` means nothing, and caches are told by `Vary`.

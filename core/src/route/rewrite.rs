@@ -42,8 +42,5 @@ impl PathRewrite {
 /// A prefix and a rest that is empty or starts with a slash.
 fn joined(prefix: &str, rest: &str) -> String {
     let path = format!("{}{rest}", prefix.strip_suffix('/').unwrap_or(prefix));
-    match path.starts_with('/') {
-        true => path,
-        false => format!("/{path}"),
-    }
+    if path.starts_with('/') { path } else { format!("/{path}") }
 }

@@ -33,15 +33,14 @@ impl<T> Tree<T> {
     pub(super) fn insert(&mut self, prefix: &str, value: T) {
         let mut at = ROOT;
         for element in elements(prefix.strip_suffix('/').unwrap_or(prefix)) {
-            at = match self.nodes[at].children.get(element) {
-                Some(child) => *child,
-                None => {
-                    let child = self.nodes.len();
-                    self.nodes.push(Node::below(Some(at)));
-                    self.nodes[at].children.insert(element.into(), child);
-                    child
-                }
-            };
+            if let Some(child) = self.nodes[at].children.get(element) {
+                at = *child;
+                continue;
+            }
+            let child = self.nodes.len();
+            self.nodes.push(Node::below(Some(at)));
+            self.nodes[at].children.insert(element.into(), child);
+            at = child;
         }
         self.nodes[at].values.push(value);
     }

@@ -37,7 +37,7 @@ fn prefix(path: &str) -> Match {
 }
 
 fn pattern(text: &str) -> Match {
-    Match { path: PathMatch::Pattern(Pattern::new(text).unwrap()), ..Match::any() }
+    Match { path: PathMatch::Pattern(Pattern::new(text).expect("an expression")), ..Match::any() }
 }
 
 fn header(name: &'static str, value: &str) -> HeaderMatch {
@@ -51,7 +51,7 @@ fn parameter(name: &str, value: &str) -> QueryMatch {
 fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
     let mut map = HeaderMap::new();
     for (name, value) in lines {
-        map.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
+        map.append(HeaderName::from_static(name), HeaderValue::from_str(value).expect("a value"));
     }
     map
 }
@@ -212,23 +212,25 @@ fn backends_get_their_share() {
         request_headers: Vec::new(),
         response_headers: Vec::new(),
     };
+    const POINTS: u32 = 10_000;
     let rows: [(&str, &[(&str, u32)]); 4] = [
         ("one", &[("a", 1)]),
         ("a canary of 1 %", &[("a", 99), ("b", 1)]),
         ("none for a weight of 0", &[("a", 0), ("b", 3), ("c", 0), ("d", 1)]),
         ("large weights", &[("a", 1_000_000), ("b", 1_000_000)]),
     ];
-    const POINTS: u32 = 10_000;
     for (name, weights) in rows {
         let backends = Backends::new(weights.iter().map(|(name, weight)| backend(name, *weight)).collect());
         let sum: u32 = weights.iter().map(|(_, weight)| weight).sum();
         for (wanted, weight) in weights {
             let target = Target::Invalid { reason: (*wanted).into() };
             let hits = (0..POINTS)
-                .filter(|point| backends.pick(point * (u32::MAX / POINTS)).unwrap().target == target)
+                .filter(|point| {
+                    backends.pick(point * (u32::MAX / POINTS)).expect("a backend").target == target
+                })
                 .count();
             let expected = f64::from(POINTS) * f64::from(*weight) / f64::from(sum);
-            let hits = f64::from(u32::try_from(hits).unwrap());
+            let hits = f64::from(u32::try_from(hits).expect("a count"));
             assert!(
                 (hits - expected).abs() <= 2.0,
                 "{name}: {wanted} was chosen {hits} times, not {expected}"
@@ -252,7 +254,7 @@ fn mirrors_take_their_share() {
     for (name, numerator, denominator, share) in rows {
         let mirror = Mirror { target: Target::Invalid { reason: "".into() }, numerator, denominator };
         let taken = (0..100_000_u32).filter(|it| mirror.takes(it * (u32::MAX / 100_000))).count();
-        let taken = f64::from(u32::try_from(taken).unwrap()) / 100_000.0;
+        let taken = f64::from(u32::try_from(taken).expect("a count")) / 100_000.0;
         assert!((taken - share).abs() < 0.000_1, "{name}: {taken}");
         assert!(numerator == 0 || mirror.takes(0), "{name}");
         assert_eq!(mirror.takes(u32::MAX), numerator == denominator, "{name}");

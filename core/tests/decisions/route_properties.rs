@@ -22,7 +22,8 @@ const SETS: u32 = 2000;
 fn value() -> impl Strategy<Value = ValueMatch> {
     prop_oneof![
         select(vec!["1", "2"]).prop_map(|it| ValueMatch::Exact(it.into())),
-        select(vec!["[12]", "1|3"]).prop_map(|it| ValueMatch::Pattern(Pattern::new(it).unwrap())),
+        select(vec!["[12]", "1|3"])
+            .prop_map(|it| ValueMatch::Pattern(Pattern::new(it).expect("an expression"))),
     ]
 }
 
@@ -30,7 +31,8 @@ fn path() -> impl Strategy<Value = PathMatch> {
     prop_oneof![
         select(PATHS.to_vec()).prop_map(|it| PathMatch::Exact(it.into())),
         select(PATHS.to_vec()).prop_map(|it| PathMatch::Prefix(it.into())),
-        select(EXPRESSIONS.to_vec()).prop_map(|it| PathMatch::Pattern(Pattern::new(it).unwrap())),
+        select(EXPRESSIONS.to_vec())
+            .prop_map(|it| PathMatch::Pattern(Pattern::new(it).expect("an expression"))),
     ]
 }
 
@@ -116,8 +118,8 @@ fn holds(matched: &Match, asked: &Asked) -> bool {
 fn before(one: &Match, other: &Match) -> std::cmp::Ordering {
     let class = |it: &Match| match &it.path {
         PathMatch::Exact(_) => (0, 0),
-        PathMatch::Prefix(path) => (1, -i64::try_from(path.trim_end_matches('/').len()).unwrap()),
-        PathMatch::Pattern(pattern) => (2, -i64::try_from(pattern.as_str().len()).unwrap()),
+        PathMatch::Prefix(path) => (1, -i64::try_from(path.trim_end_matches('/').len()).expect("a length")),
+        PathMatch::Pattern(pattern) => (2, -i64::try_from(pattern.as_str().len()).expect("a length")),
     };
     let method = |it: &Match| it.method.is_none();
     class(one)

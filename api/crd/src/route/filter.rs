@@ -54,7 +54,7 @@ fn filter(notes: &mut Notes<'_>, field: &str, it: written::Filter) -> Option<Rou
         }
         "CORS" => {
             let written = present(notes, field, it.cors)?;
-            ready(Filter::Cors(cors(notes, field, written)?))
+            ready(Filter::Cors(cors(notes, field, &written)?))
         }
         other => {
             notes.add(&format!("{field}.type"), format!("{other:?} is not supported"), RuleEffect::Fails);
@@ -165,17 +165,15 @@ fn rewrite(notes: &mut Notes<'_>, field: &str, it: written::PathModifier) -> Opt
     rewrite
 }
 
-fn cors(notes: &mut Notes<'_>, field: &str, it: written::Cors) -> Option<Cors> {
+fn cors(notes: &mut Notes<'_>, field: &str, it: &written::Cors) -> Option<Cors> {
     let mut origins = Vec::with_capacity(it.allow_origins.len());
     for (index, text) in it.allow_origins.iter().enumerate() {
-        match origin(text) {
-            Some(origin) => origins.push(origin),
-            None => {
-                let message = format!("{text:?} is not an origin: scheme and host, perhaps with `*.`");
-                notes.add(&format!("{field}.cors.allowOrigins[{index}]"), message, RuleEffect::Fails);
-                return None;
-            }
-        }
+        let Some(origin) = origin(text) else {
+            let message = format!("{text:?} is not an origin: scheme and host, perhaps with `*.`");
+            notes.add(&format!("{field}.cors.allowOrigins[{index}]"), message, RuleEffect::Fails);
+            return None;
+        };
+        origins.push(origin);
     }
     let names = |list: &[String]| -> Vec<Box<str>> { list.iter().map(|text| text.as_str().into()).collect() };
     // A browser takes `*` as a name where credentials are sent, so nothing is lost by leaving it out.

@@ -34,12 +34,11 @@ pub(super) fn retry(notes: &mut Notes<'_>, written: &written::Retry) -> Retry {
     let mut codes = Vec::with_capacity(written.codes.len());
     for (index, code) in written.codes.iter().enumerate() {
         let status = u16::try_from(*code).ok().filter(|code| (400..600).contains(code));
-        match status.and_then(|code| StatusCode::from_u16(code).ok()) {
-            Some(code) => codes.push(code),
-            None => {
-                let message = format!("{code} is not a status to try again after: 400 to 599");
-                notes.add(&format!("retry.codes[{index}]"), message, RuleEffect::Dropped);
-            }
+        if let Some(status) = status.and_then(|code| StatusCode::from_u16(code).ok()) {
+            codes.push(status);
+        } else {
+            let message = format!("{code} is not a status to try again after: 400 to 599");
+            notes.add(&format!("retry.codes[{index}]"), message, RuleEffect::Dropped);
         }
     }
     let attempts = match written.attempts.map(u32::try_from) {

@@ -116,7 +116,11 @@ impl State {
         }
         let begins = self.subscribed.is_empty();
         self.subscribed.clone_from(&self.fronted);
-        let base = if begins { self.subscribe(ResourceType::Routes, node) } else { Default::default() };
+        let base = if begins {
+            self.subscribe(ResourceType::Routes, node)
+        } else {
+            DeltaDiscoveryRequest::default()
+        };
         Some(DeltaDiscoveryRequest {
             type_url: ResourceType::Routes.type_url().to_owned(),
             resource_names_subscribe: more,

@@ -12,6 +12,9 @@ use crate::derive::steps::{Replaced, Steps, replace};
 use crate::derive::{routes, service, waypoint};
 use crate::mesh::{Change, Touched};
 
+/// What a status says, and what is logged.
+type Stands = (Standing, Vec<Condition>);
+
 impl World {
     /// Gateways that have a ready endpoint and had none before.
     pub(super) fn newly_programmed(&self) -> Vec<ObjectKey> {
@@ -28,7 +31,7 @@ impl World {
         touched: &Touched,
         report: &mut Report,
     ) -> Vec<(ObjectKey, Standing)> {
-        let mut found: Vec<(ObjectKey, Option<(Standing, Vec<Condition>)>)> = Vec::new();
+        let mut found: Vec<(ObjectKey, Option<Stands>)> = Vec::new();
         let (store, settings, mesh) = (&self.store, &self.settings, &self.mesh);
         let compiled = |key: &ObjectKey| self.compiled.get(key);
         let [first, second] = dirty;

@@ -185,9 +185,12 @@ proptest! {
     }
 }
 
+/// Makes a mistake in good routes.
+type Break = fn(&mut wire::ServiceRoutes);
+
 #[test]
 fn what_is_not_known_is_refused_by_field() {
-    let rows: [(&str, fn(&mut wire::ServiceRoutes), &str); 6] = [
+    let rows: [(&str, Break, &str); 6] = [
         ("no service", |it| it.hostname.clear(), "hostname"),
         ("no such route", |it| it.attachments[0].route = 9, "attachments[0].route"),
         (
