@@ -55,6 +55,9 @@ pub enum Denial {
         /// The peer, or its address where it has no identity.
         peer: String,
     },
+    /// A waypoint was asked for something that it does not stand in front of.
+    #[error("{0} does not have this waypoint")]
+    NotFronted(String),
     /// The server's workload is not in the mesh's state.
     #[error("server workload {0} is unknown")]
     WorkloadUnknown(WorkloadUid),
@@ -103,6 +106,7 @@ impl Denial {
             Self::WaypointUnavailable { .. } => Reason::WaypointUnavailable,
             Self::WaypointNotProgrammed { .. } => Reason::WaypointNotProgrammed,
             Self::WaypointRequired { .. } => Reason::WaypointRequired,
+            Self::NotFronted(_) => Reason::NotFronted,
             Self::WorkloadUnknown(_) => Reason::WorkloadUnknown,
             Self::ReservedPort(_) => Reason::ReservedPort,
             Self::AddressMismatch { .. } => Reason::AddressMismatch,

@@ -8,7 +8,8 @@
 //! - [`policy::authorize`] and [`inbound::authorize_tunnel`] decide whether a connection is permitted.
 //! - [`direct::verdict`] decides whether the kernel may cache that decision.
 //! - [`link::classify`] decides what kind of link a pod has, and so whether it may.
-//! - [`route::Table`] finds the rule that serves an HTTP request.
+//! - [`fronted::fronted`] says what a waypoint serves, [`protocol::sniff`] what its client speaks, and
+//!   [`route::Table`] which rule serves an HTTP request.
 //!
 //! Every refusal is a [`Denial`], which has a [`Reason`]. [`chain`] prints an error with its causes.
 
@@ -20,6 +21,7 @@ mod denial;
 pub mod derive;
 pub mod direct;
 pub mod enrolment;
+pub mod fronted;
 pub mod inbound;
 pub mod link;
 pub mod mesh;
@@ -28,6 +30,7 @@ pub mod outbound;
 pub mod outlier;
 pub mod ownership;
 pub mod policy;
+pub mod protocol;
 mod reason;
 pub mod route;
 #[cfg(feature = "testing")]

@@ -2,6 +2,8 @@
 
 mod via;
 
+pub(crate) use self::via::serves;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Deref;
 use std::sync::Arc;

@@ -77,6 +77,8 @@ reasons! {
     WaypointNotProgrammed => "waypoint_not_programmed",
     /// The workload takes only what has passed its waypoint.
     WaypointRequired => "waypoint_required",
+    /// The destination does not have this waypoint.
+    NotFronted => "not_fronted",
     /// The server's workload is unknown.
     WorkloadUnknown => "workload_unknown",
     /// The requested port is one of the mesh's own.

@@ -17,7 +17,7 @@ use ambit_hbone::relay::Traffic;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
-use crate::report::{Bytes, ConnectionInfo, Direction, Ending, OpenConnection, ending, opened};
+use crate::report::{Bytes, ConnectionInfo, Direction, Ending, OpenConnection, Path, ending, opened};
 use crate::views::ConnectionView;
 
 /// All open connections of this proxy.
@@ -127,7 +127,9 @@ impl Open {
         let denial = {
             let report = self.report.lock();
             let Some(connection) = report.as_ref().map(OpenConnection::connection) else { return };
-            if self.direction != Direction::Inbound || !concerned(connection) {
+            // Of what passes a waypoint the destination decides.
+            let decided = self.direction == Direction::Inbound && connection.path != Path::Waypoint;
+            if !decided || !concerned(connection) {
                 return;
             }
             authorize_again(mesh, connection)

@@ -22,7 +22,7 @@ pub(super) struct Fronted<'a> {
 }
 
 /// Whether the workload is one of the waypoint's own: what it sends on is not sent to it again.
-pub(super) fn serves(source: &Workload, waypoint: &Waypoint) -> bool {
+pub(crate) fn serves(source: &Workload, waypoint: &Waypoint) -> bool {
     match &waypoint.destination {
         WaypointDestination::Hostname(service) => source.services.contains_key(service),
         WaypointDestination::Address(address) => source.has_address(*address),

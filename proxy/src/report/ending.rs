@@ -83,6 +83,7 @@ fn flag(reason: Reason) -> Flag {
         | Reason::NoEndpoint
         | Reason::WaypointUnavailable
         | Reason::WaypointNotProgrammed
+        | Reason::NotFronted
         | Reason::WorkloadUnknown
         | Reason::ReservedPort
         | Reason::AddressMismatch

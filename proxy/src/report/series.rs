@@ -20,7 +20,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 use metrics_util::MetricKindMask;
 use parking_lot::{Mutex, RwLock};
 
-use super::connection::{Bytes, ConnectionInfo, Direction, Flag, Party};
+use super::connection::{Bytes, ConnectionInfo, Direction, Flag, Party, Path};
 
 /// Maximum number of label sets; further connections share one with all names `unknown`. Workloads with a new
 /// name for each run (Jobs) must not fill the daemon's memory.
@@ -46,6 +46,8 @@ static OVERFLOW: Counter = Counter::new(
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Labels {
     direction: Direction,
+    /// Whether the reporter is a waypoint, which is neither the source nor the destination.
+    waypoint: bool,
     mutual_tls: bool,
     flag: Flag,
     source: PartyLabels,
@@ -79,6 +81,7 @@ impl Labels {
     pub(super) fn new(connection: &ConnectionInfo, flag: Flag) -> Self {
         Self {
             direction: connection.direction,
+            waypoint: connection.direction == Direction::Inbound && connection.path == Path::Waypoint,
             mutual_tls: connection.mutual_tls,
             flag,
             source: PartyLabels::new(&connection.source, connection.proven()),
@@ -91,6 +94,7 @@ impl Labels {
     fn overflow(&self) -> Self {
         Self {
             direction: self.direction,
+            waypoint: self.waypoint,
             mutual_tls: self.mutual_tls,
             flag: self.flag,
             source: PartyLabels::default(),
@@ -103,6 +107,7 @@ impl Labels {
     fn values(&self) -> Vec<Label> {
         let reporter = match self.direction {
             Direction::Outbound => "source",
+            Direction::Inbound if self.waypoint => "waypoint",
             Direction::Inbound => "destination",
         };
         let security = if self.mutual_tls { "mutual_tls" } else { UNKNOWN };
