@@ -430,3 +430,29 @@ fn pauses_between_tries_double() {
     assert!(retry.wants(StatusCode::BAD_GATEWAY));
     assert!(!retry.wants(StatusCode::INTERNAL_SERVER_ERROR));
 }
+
+#[test]
+fn paths_have_one_form() {
+    for (name, path, expected) in [
+        ("plain", "/a/b", "/a/b"),
+        ("a trailing slash", "/a/", "/a/"),
+        ("doubled slashes are another path", "//a//b", "//a//b"),
+        ("a dot", "/a/./b", "/a/b"),
+        ("two dots", "/a/../b", "/b"),
+        ("two dots at the end", "/a/b/..", "/a/"),
+        ("above the root", "/../../a", "/a"),
+        ("escaped dots", "/a/%2e%2E/b", "/b"),
+        ("an escaped letter", "/%61dmin", "/admin"),
+        ("an escaped slash stays", "/a%2fb", "/a%2Fb"),
+        ("an escaped percent stays", "/a%2561", "/a%2561"),
+        ("backslashes", "/a\\..\\b", "/b"),
+        ("no escape", "/a%zz%", "/a%zz%"),
+        ("hidden files are no dot segments", "/.well-known/x", "/.well-known/x"),
+        ("not UTF-8 when decoded", "/%ff", "/%FF"),
+        ("the root", "/", "/"),
+    ] {
+        assert_eq!(normalized(path), expected, "{name}");
+        assert_eq!(normalized(&normalized(path)), expected, "{name}, twice");
+    }
+    assert!(matches!(normalized("/a/b.c"), std::borrow::Cow::Borrowed(_)), "nothing is copied in vain");
+}
