@@ -6,7 +6,7 @@ use std::time::Duration;
 use ambit_core::route::{
     Authority, Backend, Backends, Cors, CorsAnswer, HeaderChange, HeaderMatch, Match, Mirror, OriginMatch,
     PathMatch, PathRewrite, Pattern, QueryMatch, Redirect, RedirectStatus, Request, Retry, Route, RouteKey,
-    RouteKind, Rule, Scheme, Table, Target, Timeouts, ValueMatch,
+    RouteKind, Rule, Scheme, Table, Target, Timeouts, ValueMatch, normalized,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
