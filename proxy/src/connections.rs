@@ -17,7 +17,7 @@ use ambit_hbone::relay::Traffic;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
-use crate::report::{Bytes, ConnectionInfo, Direction, Ending, OpenConnection, Path, ending, opened};
+use crate::report::{Bytes, ConnectionInfo, Direction, Ending, OpenConnection, ending, opened};
 use crate::views::ConnectionView;
 
 /// All open connections of this proxy.
@@ -119,7 +119,7 @@ impl Open {
         let (sent, received) = (self.traffic.sent(), self.traffic.received());
         match self.direction {
             Direction::Outbound => Bytes { from_client: sent, from_server: received },
-            Direction::Inbound => Bytes { from_client: received, from_server: sent },
+            Direction::Inbound | Direction::Through => Bytes { from_client: received, from_server: sent },
         }
     }
 
@@ -127,9 +127,7 @@ impl Open {
         let denial = {
             let report = self.report.lock();
             let Some(connection) = report.as_ref().map(OpenConnection::connection) else { return };
-            // Of what passes a waypoint the destination decides.
-            let decided = self.direction == Direction::Inbound && connection.path != Path::Waypoint;
-            if !decided || !concerned(connection) {
+            if self.direction != Direction::Inbound || !concerned(connection) {
                 return;
             }
             authorize_again(mesh, connection)

@@ -113,12 +113,13 @@ fn unmade(worker: &Worker, client: SocketAddr, local: SocketAddr, since: Instant
     let waypoint = &worker.waypoint;
     let workload = waypoint.proxy.mesh.workload(&waypoint.served.workload.uid);
     let info = ConnectionInfo {
-        direction: Direction::Inbound,
+        direction: Direction::Through,
         path: Path::Waypoint,
         mutual_tls: false,
         source: Party::at(client),
         destination: Party { address: local, workload, identity: None },
         hbone_address: None,
+        client: None,
         service: None,
     };
     failed(&info, since, ending);

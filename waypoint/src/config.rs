@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ambit_core::inbound::HBONE_PORT;
+use ambit_core::model::ServiceKey;
 use ambit_daemon_kit::config::{self, Mistake};
 use ambit_daemon_kit::controller;
 use ambit_daemon_kit::telemetry::logs;
@@ -19,6 +20,8 @@ pub struct Config {
     /// The waypoint's own workload: `<cluster>//Pod/<namespace>/<name>` for a pod.
     #[serde(default)]
     pub workload: String,
+    /// The service that the waypoint's pods serve, `<namespace>/<host name>`: what it stands in front of names it.
+    pub service: String,
     /// The node's name, as in workloads; with a bootstrap file, that file's.
     #[serde(default)]
     pub node: String,
@@ -120,6 +123,9 @@ impl Config {
         if self.workload.is_empty() {
             return wrong("workload", "is empty");
         }
+        if self.service().is_none() {
+            return wrong("service", "is not <namespace>/<host name>");
+        }
         match (&self.bootstrap, &self.controller) {
             (Some(_), Some(_)) => return wrong("controller", "set either bootstrap or controller, not both"),
             (None, None) => return wrong("bootstrap", "set either bootstrap or controller"),
@@ -133,6 +139,13 @@ impl Config {
         in_range("drain_timeout_seconds", self.drain_timeout_seconds, 0..=3600)?;
         in_range("connect_timeout_seconds", self.connect_timeout_seconds, 1..=300)?;
         in_range("metrics_idle_seconds", self.metrics_idle_seconds, 1..=366 * day())
+    }
+
+    /// [`Config::service`] as the mesh names it.
+    pub(crate) fn service(&self) -> Option<ServiceKey> {
+        let (namespace, hostname) = self.service.split_once('/')?;
+        let valid = !namespace.is_empty() && !hostname.is_empty() && !hostname.contains('/');
+        valid.then(|| ServiceKey { namespace: namespace.into(), hostname: hostname.into() })
     }
 
     /// Threads that carry requests.

@@ -17,7 +17,7 @@ use ambit_proxy::report::forget_series_after;
 use ambit_proxy::sync::MeshSync;
 use ambit_proxy::tasks;
 use ambit_proxy::workload::{HostWorkload, LocalWorkload};
-use ambit_xds::client::Status;
+use ambit_xds::client::{Interest, Status};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -80,7 +80,8 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let pools = threads.iter().map(|thread| thread.worker.pool.clone()).collect();
     let follower = follower::Identity { certificates, served: waypoint.served.clone(), pools };
     let sync = MeshSync::new(waypoint.proxy.mesh.clone(), waypoint.proxy.connections.clone(), follower);
-    tokio::spawn(tasks::follow_controller(credentials, xds_status, sync));
+    let interest = config.service().map_or_else(Interest::default, Interest::Waypoint);
+    tokio::spawn(tasks::follow_controller_for(interest, credentials, xds_status, sync));
     let accepting = tokio::spawn(accept::accept(listener, threads.clone()));
     tracing::info!(workload = config.workload, "waypoint started");
 

@@ -102,7 +102,7 @@ async fn carry(downstream: &Downstream, info: ConnectionInfo, link: Downlink, up
 
 fn info(downstream: &Downstream) -> ConnectionInfo {
     ConnectionInfo {
-        direction: Direction::Inbound,
+        direction: Direction::Through,
         path: Path::Waypoint,
         mutual_tls: true,
         source: Party {
@@ -112,6 +112,7 @@ fn info(downstream: &Downstream) -> ConnectionInfo {
         },
         destination: Party::at(downstream.dialled),
         hbone_address: Some(downstream.dialled),
+        client: None,
         service: downstream.service().cloned(),
     }
 }

@@ -40,7 +40,7 @@ pub(crate) async fn serve(worker: Arc<Worker>, incoming: Incoming) {
         Err(Refusal { status, ending }) => {
             responder.refuse(status);
             let info = ConnectionInfo {
-                direction: Direction::Inbound,
+                direction: Direction::Through,
                 path: Path::Waypoint,
                 mutual_tls: true,
                 source: Party { identity: Some(peer.identity.clone()), ..Party::at(peer.address) },
@@ -49,6 +49,7 @@ pub(crate) async fn serve(worker: Arc<Worker>, incoming: Incoming) {
                     Authority::Address(address) => Some(address),
                     Authority::Host { .. } => None,
                 },
+                client: None,
                 service: None,
             };
             failed(&info, since, &ending);

@@ -14,6 +14,8 @@ pub enum Direction {
     Outbound,
     /// To it: the reporter is the destination.
     Inbound,
+    /// Through it: the reporter is a waypoint. Whether it is allowed is decided at the destination.
+    Through,
 }
 
 impl Direction {
@@ -22,6 +24,7 @@ impl Direction {
         match self {
             Self::Outbound => "outbound",
             Self::Inbound => "inbound",
+            Self::Through => "through",
         }
     }
 }

@@ -20,7 +20,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 use metrics_util::MetricKindMask;
 use parking_lot::{Mutex, RwLock};
 
-use super::connection::{Bytes, ConnectionInfo, Direction, Flag, Party, Path};
+use super::connection::{Bytes, ConnectionInfo, Direction, Flag, Party};
 
 /// Maximum number of label sets; further connections share one with all names `unknown`. Workloads with a new
 /// name for each run (Jobs) must not fill the daemon's memory.
@@ -46,8 +46,6 @@ static OVERFLOW: Counter = Counter::new(
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Labels {
     direction: Direction,
-    /// Whether the reporter is a waypoint, which is neither the source nor the destination.
-    waypoint: bool,
     mutual_tls: bool,
     flag: Flag,
     source: PartyLabels,
@@ -81,7 +79,6 @@ impl Labels {
     pub(super) fn new(connection: &ConnectionInfo, flag: Flag) -> Self {
         Self {
             direction: connection.direction,
-            waypoint: connection.direction == Direction::Inbound && connection.path == Path::Waypoint,
             mutual_tls: connection.mutual_tls,
             flag,
             source: PartyLabels::new(&connection.source, connection.proven()),
@@ -94,7 +91,6 @@ impl Labels {
     fn overflow(&self) -> Self {
         Self {
             direction: self.direction,
-            waypoint: self.waypoint,
             mutual_tls: self.mutual_tls,
             flag: self.flag,
             source: PartyLabels::default(),
@@ -107,8 +103,8 @@ impl Labels {
     fn values(&self) -> Vec<Label> {
         let reporter = match self.direction {
             Direction::Outbound => "source",
-            Direction::Inbound if self.waypoint => "waypoint",
             Direction::Inbound => "destination",
+            Direction::Through => "waypoint",
         };
         let security = if self.mutual_tls { "mutual_tls" } else { UNKNOWN };
         let mut labels = vec![

@@ -2,7 +2,11 @@ use ambit_daemon_kit::config::parse;
 
 use super::{Config, Overrides};
 
-const GOOD: &str = "workload: Kubernetes//Pod/shop/waypoint\nbootstrap: /etc/ambit/bootstrap.yaml\n";
+const GOOD: &str = "\
+workload: Kubernetes//Pod/shop/waypoint
+service: shop/waypoint.shop.svc.cluster.local
+bootstrap: /etc/ambit/bootstrap.yaml
+";
 
 fn complete(text: &str) -> Result<Config, (String, String)> {
     parse::<Config>(text).and_then(|config| config.complete(Overrides::default()))
@@ -19,8 +23,9 @@ fn defaults_are_filled_in() {
 #[test]
 fn mistakes_name_their_field() {
     for (name, text, field) in [
-        ("no workload", "bootstrap: /b\n".to_owned(), "workload"),
-        ("no controller", "workload: x\n".to_owned(), "bootstrap"),
+        ("no workload", "service: a/b\nbootstrap: /b\n".to_owned(), "workload"),
+        ("no service", "workload: x\nservice: b\nbootstrap: /b\n".to_owned(), "service"),
+        ("no controller", "workload: x\nservice: a/b\n".to_owned(), "bootstrap"),
         ("no workers", format!("{GOOD}workers: 0\n"), "workers"),
         ("a connect timeout of nothing", format!("{GOOD}connect_timeout_seconds: 0\n"), "connect_timeout_seconds"),
         ("a drain without end", format!("{GOOD}drain_timeout_seconds: 100000\n"), "drain_timeout_seconds"),

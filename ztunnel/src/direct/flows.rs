@@ -146,7 +146,7 @@ pub(super) fn list(context: &Context) -> Vec<ConnectionView> {
         for info in Observation::from(&flow).reports(&mesh, &context.names) {
             let cookie = match info.direction {
                 Direction::Outbound => flow.client_cookie,
-                Direction::Inbound => flow.server_cookie,
+                Direction::Inbound | Direction::Through => flow.server_cookie,
             };
             let view = ConnectionView::new(&info, carried.unwrap_or_default(), seconds);
             views.push(view.with_socket(cookie).with_link(link));
