@@ -51,7 +51,8 @@ impl Downstream {
         let client = client(request, peer);
         let identity = &peer.identity;
         let source = mesh.workload_by_address(client.ip()).filter(|it| it.identity() == *identity);
-        let text = |text: String| HeaderValue::try_from(text).expect("addresses and identities are visible ASCII");
+        let text =
+            |text: String| HeaderValue::try_from(text).expect("addresses and identities are visible ASCII");
         Self {
             worker,
             identity: Arc::new(identity.clone()),

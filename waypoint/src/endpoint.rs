@@ -4,13 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ambit_core::Denial;
 use ambit_core::balance::Avoid;
 use ambit_core::fronted::Fronted;
 use ambit_core::mesh::Mesh;
 use ambit_core::model::{Affinity, AppProtocol, Service, ServiceKey, Workload, WorkloadUid};
 use ambit_core::outbound::{self, Connection, Forward, Plan};
 use ambit_core::outlier::ServicePortKey;
-use ambit_core::Denial;
 use ambit_proxy::dial;
 use ambit_proxy::endpoints::Endpoint;
 use ambit_proxy::proxy::MAX_ATTEMPTS;
@@ -39,9 +39,11 @@ impl Backend {
     /// What the client dialled.
     pub(crate) fn dialled(downstream: &Downstream) -> Self {
         match &downstream.fronted {
-            Fronted::Service { service, port } => {
-                Self::Service { service: service.clone(), port: *port, dialled: Some(downstream.dialled.ip()) }
-            }
+            Fronted::Service { service, port } => Self::Service {
+                service: service.clone(),
+                port: *port,
+                dialled: Some(downstream.dialled.ip()),
+            },
             Fronted::Workload { workload, address } => {
                 Self::Workload { workload: workload.clone(), address: *address }
             }
@@ -177,9 +179,8 @@ impl<'a> Choosing<'a> {
             return Ok(one);
         }
         let other = self.plan(tried)?;
-        let load = |plan: &Plan| {
-            plan.destination().map_or(0, |workload| self.worker.upstreams.load(&workload.uid))
-        };
+        let load =
+            |plan: &Plan| plan.destination().map_or(0, |workload| self.worker.upstreams.load(&workload.uid));
         Ok(if load(&other) < load(&one) { other } else { one })
     }
 

@@ -1,6 +1,8 @@
 //! What a rule's filters make of a request, before a backend is chosen: [`apply`].
 
-use ambit_core::route::{Authority, CorsAnswer, Filter, Found, HeaderChange, Mirror, Redirect, Rewrite, Scheme};
+use ambit_core::route::{
+    Authority, CorsAnswer, Filter, Found, HeaderChange, Mirror, Redirect, Rewrite, Scheme,
+};
 use http::header::LOCATION;
 use http::{HeaderMap, HeaderValue, StatusCode};
 
@@ -71,7 +73,8 @@ fn redirected<'a>(
 
 fn rewrite_target(rewrite: &Rewrite, found: &Found<'_>, head: &mut Head) -> Result<(), Failure> {
     if let Some(hostname) = &rewrite.hostname {
-        let host = hostname.parse().map_err(|_| Failure::InvalidBackend("rewritten host is not valid".into()))?;
+        let host =
+            hostname.parse().map_err(|_| Failure::InvalidBackend("rewritten host is not valid".into()))?;
         head.authority = Some(host);
     }
     if let Some(path) = &rewrite.path {

@@ -173,7 +173,8 @@ impl<'a> Forwarding<'a> {
         let head = if keep { self.head.clone() } else { self.head.take() };
         let head = head.ok_or_else(|| Failure::Reset("the request cannot be sent again".to_owned()))?;
         let body = self.payload.take(self.exchange);
-        let body = body.ok_or_else(|| Failure::Reset("the request's body cannot be sent again".to_owned()))?;
+        let body =
+            body.ok_or_else(|| Failure::Reset("the request's body cannot be sent again".to_owned()))?;
         build(head, body, lease.is_http2(), self.upgrade)
     }
 
@@ -260,7 +261,8 @@ pub(crate) fn build(
         uri.scheme = Some(Scheme::HTTP);
         uri.authority = Some(authority.ok_or(Failure::BadRequest("no host"))?);
     } else if let Some(authority) = authority {
-        let host = HeaderValue::try_from(authority.as_str()).map_err(|_| Failure::BadRequest("host is not valid"))?;
+        let host = HeaderValue::try_from(authority.as_str())
+            .map_err(|_| Failure::BadRequest("host is not valid"))?;
         headers.insert(HOST, host);
     }
     if let Some(Upgrade { protocol, .. }) = upgrade {

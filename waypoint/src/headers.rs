@@ -3,9 +3,7 @@
 //! Entry points: [`Target::of`] (which host and path are asked for), [`request`] and [`response`] (what is left out and
 //! added on the way).
 
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, TE, TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
@@ -62,7 +60,8 @@ impl Target {
 /// removed.
 pub(crate) fn request(headers: &mut HeaderMap, downstream: &Downstream) {
     // Ahead of the removal: the client may not have others' headers removed by naming them.
-    let trailers = headers.get_all(TE).iter().any(|value| tokens(value).any(|it| it.eq_ignore_ascii_case("trailers")));
+    let trailers =
+        headers.get_all(TE).iter().any(|value| tokens(value).any(|it| it.eq_ignore_ascii_case("trailers")));
     hop_by_hop(headers);
     headers.remove(TE);
     headers.remove(HTTP2_SETTINGS);

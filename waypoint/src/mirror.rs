@@ -40,7 +40,8 @@ pub(crate) fn send(exchange: &Exchange, mesh: &Arc<Mesh>, mirror: &Mirror, head:
         Payload::Recorded(recording) => Some(recording.copy()),
         Payload::Empty | Payload::Stream(_) | Payload::Spent => None,
     };
-    let copy = Copy { downstream, mesh: mesh.clone(), backend, head: head.clone(), version: exchange.version };
+    let copy =
+        Copy { downstream, mesh: mesh.clone(), backend, head: head.clone(), version: exchange.version };
     tokio::spawn(async move {
         let _permit = permit;
         let outcome = match timeout(MOST, copy.deliver(body)).await {
@@ -69,7 +70,9 @@ impl Copy {
         let body = match body {
             Some(body) => {
                 let copied = body.await;
-                copied.map_err(|_| Failure::Client("the body broke off, or was too long to be copied".to_owned()))?
+                copied.map_err(|_| {
+                    Failure::Client("the body broke off, or was too long to be copied".to_owned())
+                })?
             }
             None => Copied::default(),
         };

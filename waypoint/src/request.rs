@@ -57,8 +57,14 @@ pub(crate) async fn serve(downstream: Arc<Downstream>, request: Request<Incoming
 /// Who answers.
 enum Outcome {
     /// A rule does, without a backend.
-    Own { status: StatusCode, headers: HeaderMap },
-    Endpoint { answer: Answer, upgrade: Option<Upgrade> },
+    Own {
+        status: StatusCode,
+        headers: HeaderMap,
+    },
+    Endpoint {
+        answer: Answer,
+        upgrade: Option<Upgrade>,
+    },
 }
 
 async fn respond(exchange: &mut Exchange, request: Request<Incoming>) -> Result<Outcome, Failure> {
@@ -187,11 +193,7 @@ fn finish_head(headers: &mut HeaderMap, passed: &Passed<'_>, backend: &[HeaderCh
 }
 
 /// Hands an endpoint's response over; its report is made when its body has ended.
-fn deliver(
-    mut exchange: Box<Exchange>,
-    answer: Answer,
-    upgrade: Option<Upgrade>,
-) -> Response<ResponseBody> {
+fn deliver(mut exchange: Box<Exchange>, answer: Answer, upgrade: Option<Upgrade>) -> Response<ResponseBody> {
     let Answer { mut response, lease, deadline } = answer;
     exchange.status = Some(response.status());
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {

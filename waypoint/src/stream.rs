@@ -178,11 +178,7 @@ impl AsyncRead for Uplink {
 }
 
 impl AsyncWrite for Uplink {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tunnel(tunnel) => Pin::new(tunnel).poll_write(context, bytes),
             Self::Plain(stream) => Pin::new(stream).poll_write(context, bytes),

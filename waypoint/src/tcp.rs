@@ -57,7 +57,8 @@ pub(crate) async fn serve(downstream: Arc<Downstream>, link: Downlink) {
 
 async fn reach(downstream: &Downstream, info: &mut ConnectionInfo) -> Result<Uplink, Ending> {
     let worker = &downstream.worker;
-    let not_synchronized = || ending::unmade(Reason::NotSynchronized, "no configuration from the controller yet");
+    let not_synchronized =
+        || ending::unmade(Reason::NotSynchronized, "no configuration from the controller yet");
     let mesh = worker.waypoint.proxy.mesh.mesh().ok_or_else(not_synchronized)?;
     let backend = Backend::dialled(downstream);
     let mut choosing = Choosing::new(worker, &mesh, &backend);

@@ -77,7 +77,8 @@ async fn decide(worker: &Arc<Worker>, peer: &Peer, request: &ConnectRequest) -> 
     };
     let mesh = waypoint.proxy.mesh.wait(uid).await.ok_or_else(unready)?;
     let own = waypoint.own(&mesh).ok_or_else(unready)?;
-    let fronted = fronted(&mesh, own, &peer.identity.namespace, dialled).map_err(|denial| refusal(&denial))?;
+    let fronted =
+        fronted(&mesh, own, &peer.identity.namespace, dialled).map_err(|denial| refusal(&denial))?;
     Ok(Downstream::new(worker.clone(), &mesh, own, (peer, request), (dialled, fronted)))
 }
 
@@ -114,14 +115,16 @@ async fn carry_opened(downstream: Arc<Downstream>, expected: Expected, tunnel: T
         Expected::Http => sniff::http_version(tunnel, limits.idle)
             .await
             .map(|found| found.map(|(version, link)| (Some(version), link))),
-        Expected::Tcp | Expected::Anything => sniff::sniff(tunnel, limits.sniff).await.map(|(sniffed, link)| {
-            let version = match sniffed {
-                Sniffed::Http1 => Some(HttpVersion::Http1),
-                Sniffed::Http2 => Some(HttpVersion::Http2),
-                Sniffed::Tls | Sniffed::Tcp | Sniffed::Undecided => None,
-            };
-            Some((version, link))
-        }),
+        Expected::Tcp | Expected::Anything => {
+            sniff::sniff(tunnel, limits.sniff).await.map(|(sniffed, link)| {
+                let version = match sniffed {
+                    Sniffed::Http1 => Some(HttpVersion::Http1),
+                    Sniffed::Http2 => Some(HttpVersion::Http2),
+                    Sniffed::Tls | Sniffed::Tcp | Sniffed::Undecided => None,
+                };
+                Some((version, link))
+            })
+        }
     };
     match found {
         Ok(Some((Some(version), link))) => http(downstream, version, link).await,

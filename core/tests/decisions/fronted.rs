@@ -46,7 +46,9 @@ fn a_waypoint_serves_what_it_stands_in_front_of() {
         let address: SocketAddr = address.parse().expect("an address");
         let told = match fronted(&mesh, waypoint, "shop", address) {
             Ok(Fronted::Service { service, port }) => format!("service {} {port}", service.name),
-            Ok(Fronted::Workload { workload, address }) => format!("workload {} {}", workload.name, address.port()),
+            Ok(Fronted::Workload { workload, address }) => {
+                format!("workload {} {}", workload.name, address.port())
+            }
             Err(denial) => denial.reason().to_string(),
         };
         assert_eq!(told, expected, "{name}");

@@ -27,7 +27,11 @@ fn mistakes_name_their_field() {
         ("no service", "workload: x\nservice: b\nbootstrap: /b\n".to_owned(), "service"),
         ("no controller", "workload: x\nservice: a/b\n".to_owned(), "bootstrap"),
         ("no workers", format!("{GOOD}workers: 0\n"), "workers"),
-        ("a connect timeout of nothing", format!("{GOOD}connect_timeout_seconds: 0\n"), "connect_timeout_seconds"),
+        (
+            "a connect timeout of nothing",
+            format!("{GOOD}connect_timeout_seconds: 0\n"),
+            "connect_timeout_seconds",
+        ),
         ("a drain without end", format!("{GOOD}drain_timeout_seconds: 100000\n"), "drain_timeout_seconds"),
     ] {
         let mistake = complete(&text).expect_err(name);
@@ -42,7 +46,8 @@ fn the_command_line_overrides_the_file() {
         node: Some("node-b".to_owned()),
         address: Some([10, 0, 0, 7].into()),
     };
-    let config = parse::<Config>(GOOD).and_then(|config| config.complete(overrides)).expect("a configuration");
+    let config =
+        parse::<Config>(GOOD).and_then(|config| config.complete(overrides)).expect("a configuration");
     assert_eq!(config.workload, "Kubernetes//Pod/shop/other");
     assert_eq!(config.node, "node-b");
     assert_eq!(config.address, Some([10, 0, 0, 7].into()));

@@ -23,10 +23,8 @@ const DURATIONS: Family = Family::histogram(
     "istio_request_duration_milliseconds",
     "From the head of a request to the end of its response.",
 );
-const REQUEST_BYTES: Family =
-    Family::histogram("istio_request_bytes", "Bytes of the bodies of requests.");
-const RESPONSE_BYTES: Family =
-    Family::histogram("istio_response_bytes", "Bytes of the bodies of responses.");
+const REQUEST_BYTES: Family = Family::histogram("istio_request_bytes", "Bytes of the bodies of requests.");
+const RESPONSE_BYTES: Family = Family::histogram("istio_response_bytes", "Bytes of the bodies of responses.");
 
 static OVERFLOW: Counter = Counter::new(
     "ambit_metrics_request_label_sets_overflow_total",
@@ -35,8 +33,25 @@ static OVERFLOW: Counter = Counter::new(
 
 /// Envoy's own.
 const BOUNDS: [f64; 19] = [
-    0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10_000.0, 30_000.0,
-    60_000.0, 300_000.0, 600_000.0, 1_800_000.0, 3_600_000.0,
+    0.5,
+    1.0,
+    5.0,
+    10.0,
+    25.0,
+    50.0,
+    100.0,
+    250.0,
+    500.0,
+    1000.0,
+    2500.0,
+    5000.0,
+    10_000.0,
+    30_000.0,
+    60_000.0,
+    300_000.0,
+    600_000.0,
+    1_800_000.0,
+    3_600_000.0,
 ];
 /// Label sets that are kept.
 const MAX_LABEL_SETS: usize = 10_000;

@@ -145,7 +145,8 @@ impl Connections {
 }
 
 async fn http1(stream: Uplink) -> Result<http1::SendRequest<RequestBody>, Failure> {
-    let handshake = http1::Builder::new().max_header_size(HEAD).max_buf_size(BUFFER).handshake(TokioIo::new(stream));
+    let handshake =
+        http1::Builder::new().max_header_size(HEAD).max_buf_size(BUFFER).handshake(TokioIo::new(stream));
     let (sender, connection) = handshake.await.map_err(|error| failed(&error))?;
     tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {

@@ -56,7 +56,10 @@ impl Lease {
     }
 
     /// Sends the request, and waits for the head of its response.
-    pub(crate) async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, Unanswered> {
+    pub(crate) async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, Unanswered> {
         let sent = match &mut self.sender {
             Sender::Http1 { sender, .. } => sender.try_send_request(request).await,
             Sender::Http2(sender, _) => sender.try_send_request(request).await,
@@ -104,6 +107,9 @@ impl SendError {
 
 impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lease").field("http2", &self.is_http2()).field("used", &self.used).finish_non_exhaustive()
+        f.debug_struct("Lease")
+            .field("http2", &self.is_http2())
+            .field("used", &self.used)
+            .finish_non_exhaustive()
     }
 }

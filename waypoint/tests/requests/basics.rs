@@ -34,7 +34,8 @@ async fn a_request_reaches_the_endpoint_with_the_clients_verified_identity() {
     assert_eq!(told.status, StatusCode::OK);
     assert!(told.text.starts_with("cart-1\nGET /items?page=2 HTTP/1.1\n"), "{}", told.text);
     assert_eq!(told.sent("host"), Some("cart.shop"));
-    let certificate = "By=spiffe://cluster.local/ns/shop/sa/waypoint;URI=spiffe://cluster.local/ns/shop/sa/web";
+    let certificate =
+        "By=spiffe://cluster.local/ns/shop/sa/waypoint;URI=spiffe://cluster.local/ns/shop/sa/web";
     assert_eq!(told.sent("x-forwarded-client-cert"), Some(certificate), "{}", told.text);
     assert_eq!(told.sent("forwarded"), Some(&*format!("for=\"{}:4711\"", lab.ip(200))));
     assert_eq!(told.text.matches("x-forwarded-client-cert").count(), 1, "what the client said is gone");

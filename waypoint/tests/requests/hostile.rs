@@ -88,7 +88,12 @@ async fn bare_line_feeds_mean_the_same_behind_the_waypoint() {
     } else {
         assert!(told.starts_with("HTTP/1.1 400 "), "{told}");
     }
-    for chunk in ["5\nhello\r\n0\r\n\r\n", "5\r\nhello\n0\r\n\r\n", "5;x\nhello\r\n0\r\n\r\n", "0x5\r\nhello\r\n0\r\n\r\n"] {
+    for chunk in [
+        "5\nhello\r\n0\r\n\r\n",
+        "5\r\nhello\n0\r\n\r\n",
+        "5;x\nhello\r\n0\r\n\r\n",
+        "0x5\r\nhello\r\n0\r\n\r\n",
+    ] {
         let before = app.requests();
         let request = format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}");
         let told = answer(&lab, cart, request.as_bytes()).await;
@@ -112,10 +117,9 @@ async fn http2_requests_that_would_be_two_in_http1_are_refused() {
         let mut request = get2("/seen");
         *request.method_mut() = http::Method::POST;
         *request.body_mut() = crate::lab::full("hello");
-        request.headers_mut().insert(
-            http::HeaderName::from_static(header),
-            http::HeaderValue::from_static(value),
-        );
+        request
+            .headers_mut()
+            .insert(http::HeaderName::from_static(header), http::HeaderValue::from_static(value));
         // hyper's client leaves some of these out by itself; what it sends must be refused or mean one thing.
         let sent = lab.http2(cart).await.send_request(request).await;
         if let Ok(response) = sent
@@ -136,7 +140,10 @@ async fn heads_have_a_limit() {
     let cart = lab.service("cart", 100, AppProtocol::Http11);
     lab.app("cart-1", 11, "cart", echo("cart-1")).await;
     for (name, length, refused) in [("a large head", 32 << 10, false), ("too large a head", 80 << 10, true)] {
-        let head = format!("GET / HTTP/1.1\r\nHost: a\r\nX-Long: {}\r\nConnection: close\r\n\r\n", "x".repeat(length));
+        let head = format!(
+            "GET / HTTP/1.1\r\nHost: a\r\nX-Long: {}\r\nConnection: close\r\n\r\n",
+            "x".repeat(length)
+        );
         let told = answer(&lab, cart, head.as_bytes()).await;
         assert_eq!(told.starts_with("HTTP/1.1 431 "), refused, "{name}: {}", &told[..told.len().min(100)]);
         assert_eq!(told.starts_with("HTTP/1.1 200 "), !refused, "{name}");
@@ -164,7 +171,8 @@ async fn a_client_that_is_slow_over_its_head_is_cut_off_and_keeps_nobody_waiting
     for mut tunnel in slow {
         let mut answer = Vec::new();
         // Cut off in some way: an end, an error status, or a reset.
-        let _end = tokio::time::timeout(DEADLINE, tunnel.read_to_end(&mut answer)).await.expect("it is cut off");
+        let _end =
+            tokio::time::timeout(DEADLINE, tunnel.read_to_end(&mut answer)).await.expect("it is cut off");
     }
     // One that sends nothing is not slow: it is idle, and its first request is served.
     let mut idle = lab.http1(cart).await;

@@ -12,10 +12,12 @@ use std::time::{Duration, SystemTime};
 use ambit_certificates::{Certificates, Settings, Signer};
 use ambit_core::inbound::HBONE_PORT;
 use ambit_core::mesh::{Change, Mesh};
-use ambit_core::model::{AppProtocol, Identity, ServiceKey, Waypoint as Binding, WaypointDestination, Workload};
+use ambit_core::model::{
+    AppProtocol, Identity, ServiceKey, Waypoint as Binding, WaypointDestination, Workload,
+};
 use ambit_core::route::{
-    Attached, Backend, Backends, Filter, Match, Retry, Route, RouteKey, RouteKind, Rule, ServiceRoutes, Target,
-    Timeouts,
+    Attached, Backend, Backends, Filter, Match, Retry, Route, RouteKey, RouteKind, Rule, ServiceRoutes,
+    Target, Timeouts,
 };
 use ambit_core::testing::{behind, service, service_key};
 use ambit_hbone::request::ConnectRequest;
@@ -36,8 +38,8 @@ use hyper::client::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, ExtendedKeyUsagePurpose,
-    IsCa, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
 };
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
@@ -120,8 +122,8 @@ impl Lab {
 
     pub(crate) async fn with(limits: Limits) -> Arc<Self> {
         let network = network();
-        let certificates =
-            Certificates::new(Ca, &Settings { ttl: Duration::from_hours(1), roots: CA.pem() }).expect("certificates");
+        let certificates = Certificates::new(Ca, &Settings { ttl: Duration::from_hours(1), roots: CA.pem() })
+            .expect("certificates");
         let own = IpAddr::V4(Ipv4Addr::new(127, network[0], network[1], 1));
         let proxy = Arc::new(Proxy::new(ProxyTimeouts { connect: Duration::from_secs(6) }, None));
         let served = HostWorkload { workload: LocalWorkload::new(uid("waypoint")), address: Some(own) };
@@ -245,10 +247,7 @@ impl Lab {
         to: SocketAddr,
     ) -> Result<Tunnel, ambit_hbone::Error> {
         let connection = self.connection(name, host).await;
-        let request = ConnectRequest {
-            forwarded: Some(self.address(host, 4711)),
-            ..ConnectRequest::to(to)
-        };
+        let request = ConnectRequest { forwarded: Some(self.address(host, 4711)), ..ConnectRequest::to(to) };
         connection.open(&request).await
     }
 
@@ -262,7 +261,8 @@ impl Lab {
 }
 
 pub(crate) async fn http1(tunnel: Tunnel) -> http1::SendRequest<Body> {
-    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tunnel)).await.expect("HTTP/1");
+    let (sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(tunnel)).await.expect("HTTP/1");
     tokio::spawn(connection.with_upgrades());
     sender
 }

@@ -12,7 +12,9 @@ use http::{Method, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 
-use crate::lab::{BoxError, Handler, Lab, backend, echo, full, get, get2, handler, retrying, routes, rule, told};
+use crate::lab::{
+    BoxError, Handler, Lab, backend, echo, full, get, get2, handler, retrying, routes, rule, told,
+};
 
 /// Fails so many times with a status, then answers with the request's body.
 fn failing(times: usize, status: u16) -> Handler {
@@ -191,7 +193,9 @@ async fn a_kept_connection_that_has_ended_loses_no_request() {
     let lab = Lab::new().await;
     let cart = lab.service("cart", 100, AppProtocol::Http11);
     // Closes after each response without saying so.
-    let app = handler(|_| async { Response::builder().header("connection", "close").body(full("x")).expect("one") });
+    let app = handler(|_| async {
+        Response::builder().header("connection", "close").body(full("x")).expect("one")
+    });
     let app = lab.app("cart-1", 11, "cart", app).await;
     let mut client = lab.http1(cart).await;
     for number in 0..20 {

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use ambit_core::mesh::Change;
 use ambit_core::model::AppProtocol;
 use ambit_core::route::{
-    Backend, Cors, Filter, HeaderChange, Match, Mirror, OriginMatch, PathMatch, PathRewrite, Redirect, RedirectStatus,
-    Rewrite, Rule, Scheme, Target,
+    Backend, Cors, Filter, HeaderChange, Match, Mirror, OriginMatch, PathMatch, PathRewrite, Redirect,
+    RedirectStatus, Rewrite, Rule, Scheme, Target,
 };
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
@@ -48,7 +48,10 @@ async fn redirects_answer_with_their_location() {
         vec![
             at("/host", redirect(Redirect { hostname: Some("example.org".into()), ..NO_REDIRECT })),
             at("/scheme", redirect(Redirect { scheme: Some(Scheme::Https), ..NO_REDIRECT })),
-            at("/port", redirect(Redirect { port: Some(8443), status: RedirectStatus::SeeOther, ..NO_REDIRECT })),
+            at(
+                "/port",
+                redirect(Redirect { port: Some(8443), status: RedirectStatus::SeeOther, ..NO_REDIRECT }),
+            ),
             at("/old", redirect(Redirect { path: prefix("/new/"), ..NO_REDIRECT })),
         ],
     )]);
@@ -155,7 +158,8 @@ async fn browsers_are_answered_for_other_origins() {
 async fn routes_without_an_answer_say_so() {
     let lab = Lab::new().await;
     let cart = lab.service("cart", 100, AppProtocol::Http2);
-    let invalid = Backend { target: Target::Invalid { reason: "no such service".into() }, ..backend("cart", 1) };
+    let invalid =
+        Backend { target: Target::Invalid { reason: "no such service".into() }, ..backend("cart", 1) };
     lab.put([routes(
         "cart",
         vec![

@@ -38,7 +38,8 @@ async fn requests_are_counted_with_istios_labels() {
     let counted = lab.service("counted", 100, AppProtocol::Http11);
     lab.app("counted-1", 11, "counted", echo("counted-1")).await;
     let redirected = lab.service("redirected", 101, AppProtocol::Http11);
-    let redirect = Redirect { scheme: None, hostname: None, path: None, port: None, status: RedirectStatus::Found };
+    let redirect =
+        Redirect { scheme: None, hostname: None, path: None, port: None, status: RedirectStatus::Found };
     lab.put([routes("redirected", vec![filtered(vec![Filter::Redirect(redirect)], "redirected")])]);
     let absent = lab.service("absent", 102, AppProtocol::Grpc);
 
