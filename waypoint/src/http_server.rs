@@ -39,7 +39,6 @@ pub(crate) async fn http1(downstream: Arc<Downstream>, link: Downlink) {
         .max_header_size(limits.head_bytes as usize)
         .max_headers(HEADERS)
         .max_buf_size(BUFFER)
-        .half_close(true)
         .serve_connection(io, service)
         .with_upgrades();
     let mut connection = pin!(connection);
