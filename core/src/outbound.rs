@@ -242,7 +242,7 @@ fn plan_service(
     avoid: &Avoid,
     random: u64,
 ) -> Result<Plan, Denial> {
-    if let Some(waypoint) = service.acting_waypoint().filter(|it| !via::serves(source, it)) {
+    if let Some(waypoint) = service.acting_waypoint().filter(|it| !serves(source, it)) {
         let name = format!("service {}", service.key);
         return via::plan(
             mesh,
@@ -298,7 +298,7 @@ fn plan_workload(
     random: u64,
 ) -> Result<Plan, Denial> {
     let others = workload.acting_waypoint().filter(|_| workload.uid != source.uid);
-    if let Some(waypoint) = others.filter(|it| !via::serves(source, it)) {
+    if let Some(waypoint) = others.filter(|it| !serves(source, it)) {
         let name = format!("workload {}", workload.uid);
         let fronted = via::Fronted { name, service: None, asked: address };
         return via::plan(mesh, source, &fronted, waypoint, avoid, random);

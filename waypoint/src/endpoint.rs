@@ -8,7 +8,7 @@ use ambit_core::Denial;
 use ambit_core::balance::Avoid;
 use ambit_core::fronted::Fronted;
 use ambit_core::mesh::Mesh;
-use ambit_core::model::{Affinity, AppProtocol, Service, ServiceKey, Workload, WorkloadUid};
+use ambit_core::model::{Affinity, AppProtocol, Service, ServiceKey, WorkloadUid};
 use ambit_core::outbound::{self, Connection, Forward, Plan};
 use ambit_core::outlier::ServicePortKey;
 use ambit_proxy::dial;
@@ -32,7 +32,7 @@ pub(crate) enum Backend {
         dialled: Option<IpAddr>,
     },
     /// The workload that was dialled.
-    Workload { workload: Arc<Workload>, address: SocketAddr },
+    Workload { address: SocketAddr },
 }
 
 impl Backend {
@@ -44,9 +44,7 @@ impl Backend {
                 port: *port,
                 dialled: Some(downstream.dialled.ip()),
             },
-            Fronted::Workload { workload, address } => {
-                Self::Workload { workload: workload.clone(), address: *address }
-            }
+            Fronted::Workload { address, .. } => Self::Workload { address: *address },
         }
     }
 
@@ -194,7 +192,7 @@ impl<'a> Choosing<'a> {
                 let what = Forward { source, service: service.key.clone(), port: *port, dialled: *dialled };
                 outbound::forward(self.mesh, &what, &avoid, rand::random())
             }
-            Backend::Workload { address, .. } => {
+            Backend::Workload { address } => {
                 let connection = Connection { source, destination: *address, chosen: None };
                 outbound::plan(self.mesh, &connection, &avoid, rand::random())
             }

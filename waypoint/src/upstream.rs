@@ -8,7 +8,7 @@ mod connections;
 mod dial;
 mod lease;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -42,7 +42,7 @@ const BUDGET_SHARE: f32 = 0.2;
 pub(crate) struct Upstreams {
     connections: Mutex<HashMap<Key, Arc<Connections>, RandomState>>,
     loads: Mutex<HashMap<WorkloadUid, Arc<AtomicUsize>, RandomState>>,
-    budgets: Mutex<HashMap<ServicePortKey, Arc<TpsBudget>, RandomState>>,
+    budgets: Mutex<BTreeMap<ServicePortKey, Arc<TpsBudget>>>,
 }
 
 /// Which requests may share a connection.

@@ -3,7 +3,6 @@
 //! Entry point: [`write()`].
 
 use ambit_core::model::Workload;
-use tracing::field::display;
 
 use super::Exchange;
 
@@ -26,7 +25,7 @@ pub(super) fn write(exchange: &Exchange) {
                     src.workload = source.map(pod_name),
                     src.namespace = &*downstream.identity.namespace,
                     src.identity = %downstream.identity,
-                    dst.addr = exchange.endpoint.map(display),
+                    dst.addr = exchange.endpoint.map(tracing::field::display),
                     dst.hbone_addr = %downstream.dialled,
                     dst.service = exchange.service.as_deref().map(|service| &*service.key.hostname),
                     dst.workload = workload.map(pod_name),
@@ -39,7 +38,7 @@ pub(super) fn write(exchange: &Exchange) {
                     response_code = exchange.status.map(|status| status.as_u16()),
                     grpc_status = exchange.grpc_status,
                     response_flags = exchange.flag.as_str(),
-                    route = exchange.route.as_ref().map(display),
+                    route = exchange.route.as_ref().map(tracing::field::display),
                     tries = exchange.tries,
                     bytes_sent = exchange.response_bytes,
                     bytes_recv = exchange.request.bytes(),

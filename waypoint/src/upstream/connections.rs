@@ -82,18 +82,18 @@ impl Connections {
         dial: impl FnOnce() -> F,
     ) -> Result<Lease, Failure> {
         if let Some((sender, stream)) = self.place(fresh) {
-            return Ok(Lease::new(Sender::Http2(sender, stream), load, true));
+            return Ok(Lease::new(Sender::Http2 { sender, _stream: stream }, load, true));
         }
         let _turn = self.turn.lock().await;
         // The one whose turn it was before has perhaps made one.
         if let Some((sender, stream)) = self.place(fresh) {
-            return Ok(Lease::new(Sender::Http2(sender, stream), load, true));
+            return Ok(Lease::new(Sender::Http2 { sender, _stream: stream }, load, true));
         }
         let sender = http2(dial().await?).await?;
         let streams = Arc::new(AtomicUsize::new(0));
         let stream = Stream::begin(&streams);
         self.multiplexed.lock().push(Multiplexed { sender: sender.clone(), streams, used: Instant::now() });
-        Ok(Lease::new(Sender::Http2(sender, stream), load, false))
+        Ok(Lease::new(Sender::Http2 { sender, _stream: stream }, load, false))
     }
 
     /// Keeps a connection whose request has been answered.
@@ -136,7 +136,7 @@ impl Connections {
         let least = all.iter_mut().min_by_key(|it| it.streams.load(Ordering::Relaxed))?;
         let streams = least.streams.load(Ordering::Relaxed);
         let most = if spread { STREAMS } else { SPREAD };
-        if fresh || streams >= most.min(least.sender.current_max_send_streams()) {
+        if fresh || streams >= most {
             return None;
         }
         least.used = Instant::now();

@@ -23,7 +23,7 @@ pub(crate) struct Lease {
 
 pub(super) enum Sender {
     Http1 { sender: http1::SendRequest<RequestBody>, connections: Arc<Connections> },
-    Http2(http2::SendRequest<RequestBody>, Stream),
+    Http2 { sender: http2::SendRequest<RequestBody>, _stream: Stream },
 }
 
 /// One request of an HTTP/2 connection; it counts until this is dropped.
@@ -47,7 +47,7 @@ impl Lease {
     }
 
     pub(crate) fn is_http2(&self) -> bool {
-        matches!(self.sender, Sender::Http2(..))
+        matches!(self.sender, Sender::Http2 { .. })
     }
 
     /// Whether the connection is older than this request.
@@ -62,7 +62,7 @@ impl Lease {
     ) -> Result<Response<Incoming>, Unanswered> {
         let sent = match &mut self.sender {
             Sender::Http1 { sender, .. } => sender.try_send_request(request).await,
-            Sender::Http2(sender, _) => sender.try_send_request(request).await,
+            Sender::Http2 { sender, .. } => sender.try_send_request(request).await,
         };
         sent.map_err(|mut failed| {
             let unsent = failed.take_message().map(Box::new);
@@ -74,7 +74,7 @@ impl Lease {
     pub(crate) fn give_back(self) {
         match self.sender {
             Sender::Http1 { sender, connections } => connections.keep(sender),
-            Sender::Http2(..) => {}
+            Sender::Http2 { .. } => {}
         }
     }
 }

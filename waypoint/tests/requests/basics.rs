@@ -87,7 +87,7 @@ async fn one_clients_requests_share_a_connection_and_two_clients_do_not() {
 /// An endless source of frames, given as a stream.
 fn streamed(frames: Vec<Frame<Bytes>>) -> Body {
     let frames = futures::stream::iter(frames.into_iter().map(Ok::<_, BoxError>));
-    BodyExt::boxed(StreamBody::new(frames))
+    StreamBody::new(frames).boxed_unsync()
 }
 
 #[tokio::test]
@@ -155,7 +155,7 @@ async fn a_response_streams_before_its_end() {
     let app = handler(|_| async {
         let first = futures::stream::iter([Ok::<_, BoxError>(Frame::data(Bytes::from_static(b"first")))]);
         let frames = first.chain(futures::stream::pending());
-        Response::new(BodyExt::boxed(StreamBody::new(frames)))
+        Response::new(StreamBody::new(frames).boxed_unsync())
     });
     lab.app("cart-1", 11, "cart", app).await;
     let response = lab.http1(cart).await.send_request(get("/")).await.expect("a response");

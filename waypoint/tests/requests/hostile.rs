@@ -264,7 +264,7 @@ async fn a_reader_that_stops_makes_the_endpoint_stop() {
                 counting.fetch_add(CHUNK, Ordering::SeqCst);
                 Ok::<_, BoxError>(Frame::data(chunk.clone()))
             });
-            Response::new(BodyExt::boxed(StreamBody::new(frames)))
+            Response::new(StreamBody::new(frames).boxed_unsync())
         }
     });
     lab.app("cart-1", 11, "cart", app).await;

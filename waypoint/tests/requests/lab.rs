@@ -31,7 +31,7 @@ use ambit_waypoint::waypoint::{Limits, Waypoint};
 use ambit_waypoint::worker::Worker;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
-use http_body_util::combinators::BoxBody;
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
@@ -47,7 +47,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
-pub(crate) type Body = BoxBody<Bytes, BoxError>;
+pub(crate) type Body = UnsyncBoxBody<Bytes, BoxError>;
 pub(crate) type Handler =
     Arc<dyn Fn(Request<Incoming>) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>> + Send + Sync>;
 
@@ -262,13 +262,13 @@ impl Lab {
 
 pub(crate) async fn http1(tunnel: Tunnel) -> http1::SendRequest<Body> {
     let (sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(tunnel)).await.expect("HTTP/1");
+        http1::handshake(TokioIo::new(tunnel)).await.expect("HTTP/1");
     tokio::spawn(connection.with_upgrades());
     sender
 }
 
 pub(crate) async fn http2(tunnel: Tunnel) -> http2::SendRequest<Body> {
-    let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(tunnel));
+    let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(tunnel));
     let (sender, connection) = handshake.await.expect("HTTP/2");
     tokio::spawn(connection);
     sender
@@ -314,7 +314,7 @@ pub(crate) fn echo(name: &'static str) -> Handler {
 }
 
 pub(crate) fn full(text: impl Into<Bytes>) -> Body {
-    Full::new(text.into()).map_err(|never| match never {}).boxed()
+    Full::new(text.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
 pub(crate) fn get(path: &str) -> Request<Body> {

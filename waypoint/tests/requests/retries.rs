@@ -79,7 +79,7 @@ async fn a_body_that_comes_late_arrives_exactly_once() {
         Ok::<_, BoxError>(Frame::data(Bytes::from_static(b"late")))
     });
     let frames = futures::stream::iter([Ok(Frame::data(Bytes::from_static(b"early ")))]).chain(second);
-    let body = BodyExt::boxed(StreamBody::new(frames));
+    let body = StreamBody::new(frames).boxed_unsync();
     let request = http::Request::post("http://cart.shop/").body(body).expect("a request");
     let told = told(lab.http2(cart).await.send_request(request).await.expect("a response")).await;
     assert_eq!((told.status, &*told.text), (StatusCode::OK, "early late"));
@@ -123,7 +123,7 @@ async fn times_end_a_request_within_a_tenth_of_their_value() {
     let trickle = || {
         handler(|_| async {
             let frames = futures::stream::iter([Ok::<_, BoxError>(Frame::data(Bytes::from_static(b"x")))]);
-            Response::new(BodyExt::boxed(StreamBody::new(frames.chain(futures::stream::pending()))))
+            Response::new(StreamBody::new(frames.chain(futures::stream::pending())).boxed_unsync())
         })
     };
     let whole = Timeouts { request: Some(LIMIT), backend_request: None };
