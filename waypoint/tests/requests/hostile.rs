@@ -79,7 +79,8 @@ async fn bare_line_feeds_mean_the_same_behind_the_waypoint() {
     let lab = Lab::new().await;
     let cart = lab.service("cart", 100, AppProtocol::Http11);
     let app = lab.app("cart-1", 11, "cart", echo("cart-1")).await;
-    let told = answer(&lab, cart, b"GET /seen HTTP/1.1\nHost: cart.shop\nX-One: 1\nConnection: close\n\n").await;
+    let told =
+        answer(&lab, cart, b"GET /seen HTTP/1.1\nHost: cart.shop\nX-One: 1\nConnection: close\n\n").await;
     if told.starts_with("HTTP/1.1 200 ") {
         assert_eq!(app.requests(), 1);
         assert!(told.contains("x-one: 1\n"), "{told}");

@@ -261,8 +261,7 @@ impl Lab {
 }
 
 pub(crate) async fn http1(tunnel: Tunnel) -> http1::SendRequest<Body> {
-    let (sender, connection) =
-        http1::handshake(TokioIo::new(tunnel)).await.expect("HTTP/1");
+    let (sender, connection) = http1::handshake(TokioIo::new(tunnel)).await.expect("HTTP/1");
     tokio::spawn(connection.with_upgrades());
     sender
 }
