@@ -110,7 +110,9 @@ async fn finish(config: &Config, waypoint: &Waypoint, threads: &[Thread], admin:
     if let Err(error) = waypoint.proxy.drain.finish(config.drain_timeout()).await {
         tracing::warn!(error = chain(&error), "connections cut at the drain deadline");
     }
-    threads.iter().for_each(|thread| thread.worker.pool.retire_all());
+    for thread in threads {
+        thread.worker.pool.retire_all();
+    }
     admin.stop(ADMIN_END).await;
     tracing::info!("waypoint stopped");
 }

@@ -28,7 +28,9 @@ impl Follower for Identity {
         }
         let identity = change.after.workload(&workload.uid).map(|workload| workload.identity());
         if workload.identify(identity.as_ref(), &self.certificates) {
-            self.pools.iter().for_each(|pool| pool.retire_source(&workload.uid));
+            for pool in &self.pools {
+                pool.retire_source(&workload.uid);
+            }
         }
     }
 

@@ -95,7 +95,9 @@ async fn respond(exchange: &mut Exchange, request: Request<Incoming>) -> Result<
     for mirrored in &passed.mirrors {
         mirror::send(exchange, &mesh, mirrored, &head, &payload);
     }
-    changes.request.iter().for_each(|change| change.apply(&mut head.headers));
+    for change in changes.request {
+        change.apply(&mut head.headers);
+    }
     let forwarding = Forwarding::new(exchange, &mesh, backend, rule, (head, payload), upgrade.as_ref());
     let mut answer = forwarding.send().await?;
     finish_head(answer.response.headers_mut(), &passed, changes.response);
@@ -181,8 +183,9 @@ fn payload(exchange: &Exchange, body: Incoming, retries: bool, passed: &Passed<'
 
 /// What rule and backend make of a response's head.
 fn finish_head(headers: &mut HeaderMap, passed: &Passed<'_>, backend: &[HeaderChange]) {
-    backend.iter().for_each(|change| change.apply(headers));
-    passed.response.iter().for_each(|change| change.apply(headers));
+    for change in backend.iter().chain(passed.response.iter().copied()) {
+        change.apply(headers);
+    }
     for (name, value) in passed.cors.iter().flatten() {
         if name == VARY {
             headers.append(name, value.clone());

@@ -82,7 +82,7 @@ impl Recording {
             return None;
         }
         shared.reader += 1;
-        let (reader, size) = (shared.reader, shared.size.clone());
+        let (reader, size) = (shared.reader, shared.size);
         Some(Replay { shared: self.0.clone(), reader, next: 0, trailers_given: false, size })
     }
 
@@ -143,7 +143,7 @@ impl Replay {
     }
 
     pub(super) fn size_hint(&self) -> SizeHint {
-        self.size.clone()
+        self.size
     }
 }
 

@@ -37,16 +37,16 @@ pub(crate) struct Delivery {
 }
 
 impl Delivery {
-    pub(crate) fn new(exchange: Box<Exchange>, lease: Option<Lease>, deadline: Option<Instant>) -> Box<Self> {
+    pub(crate) fn new(exchange: Box<Exchange>, lease: Option<Lease>, deadline: Option<Instant>) -> Self {
         let deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
-        Box::new(Self { exchange, lease, deadline })
+        Self { exchange, lease, deadline }
     }
 }
 
 impl ResponseBody {
     /// A text of the waypoint's own.
-    pub(crate) fn text(text: impl Into<Bytes>, delivery: Box<Delivery>) -> Self {
-        Self { source: Source::Text(text.into()), delivery: Some(delivery) }
+    pub(crate) fn text(text: impl Into<Bytes>, delivery: Delivery) -> Self {
+        Self { source: Source::Text(text.into()), delivery: Some(Box::new(delivery)) }
     }
 
     /// None, of a response that somebody else reports.
@@ -55,8 +55,8 @@ impl ResponseBody {
     }
 
     /// An endpoint's.
-    pub(crate) fn stream(incoming: Incoming, delivery: Box<Delivery>) -> Self {
-        Self { source: Source::Incoming(incoming), delivery: Some(delivery) }
+    pub(crate) fn stream(incoming: Incoming, delivery: Delivery) -> Self {
+        Self { source: Source::Incoming(incoming), delivery: Some(Box::new(delivery)) }
     }
 
     /// The whole response has been handed over.
@@ -85,10 +85,10 @@ impl ResponseBody {
         }
     }
 
-    fn fail(&mut self, failure: Failure) -> BoxError {
+    fn fail(&mut self, failure: &Failure) -> BoxError {
         let error = failure.to_string();
         if let Some(mut delivery) = self.delivery.take() {
-            delivery.exchange.broke(&failure);
+            delivery.exchange.broke(failure);
         }
         error.into()
     }
@@ -103,7 +103,7 @@ impl Body for ResponseBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if self.is_late(context) {
-            return Poll::Ready(Some(Err(self.fail(Failure::RequestTimeout))));
+            return Poll::Ready(Some(Err(self.fail(&Failure::RequestTimeout))));
         }
         let frame = match &mut self.source {
             Source::Text(text) if text.is_empty() => None,
@@ -120,7 +120,7 @@ impl Body for ResponseBody {
             }
             Some(Err(error)) => {
                 let failure = Failure::Reset(ambit_core::chain(&error));
-                Poll::Ready(Some(Err(self.fail(failure))))
+                Poll::Ready(Some(Err(self.fail(&failure))))
             }
             None => {
                 self.end();

@@ -236,7 +236,7 @@ pub(crate) fn show(all: &mut Exposition) {
     for (labels, (_, series)) in texts.iter().zip(&shown) {
         requests.sample(&borrowed(labels), series.requests.load(Ordering::Relaxed));
     }
-    let families: [(&Family, fn(&Series) -> &Histogram, f64); 3] = [
+    let families: [(&Family, Part, f64); 3] = [
         (&DURATIONS, |it| &it.durations, 1000.0),
         (&REQUEST_BYTES, |it| &it.request_bytes, 1.0),
         (&RESPONSE_BYTES, |it| &it.response_bytes, 1.0),
@@ -251,6 +251,8 @@ pub(crate) fn show(all: &mut Exposition) {
     OVERFLOW.show(all);
 }
 
+/// One of a series' histograms.
+type Part = fn(&Series) -> &Histogram;
 type Texts = Vec<(&'static str, String)>;
 
 fn borrowed(texts: &Texts) -> Vec<(&'static str, &str)> {

@@ -29,7 +29,7 @@ const SPREAD_OVER: usize = 4;
 /// Requests on one HTTP/2 connection at the most.
 const STREAMS: usize = 100;
 /// The largest head of a response.
-const HEAD: usize = 64 << 10;
+const HEAD: u32 = 64 << 10;
 /// What is read ahead of a body's reader.
 const BUFFER: usize = 128 << 10;
 const STREAM_WINDOW: u32 = 256 << 10;
@@ -145,8 +145,10 @@ impl Connections {
 }
 
 async fn http1(stream: Uplink) -> Result<http1::SendRequest<RequestBody>, Failure> {
-    let handshake =
-        http1::Builder::new().max_header_size(HEAD).max_buf_size(BUFFER).handshake(TokioIo::new(stream));
+    let handshake = http1::Builder::new()
+        .max_header_size(HEAD as usize)
+        .max_buf_size(BUFFER)
+        .handshake(TokioIo::new(stream));
     let (sender, connection) = handshake.await.map_err(|error| failed(&error))?;
     tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
@@ -161,7 +163,7 @@ async fn http2(stream: Uplink) -> Result<http2::SendRequest<RequestBody>, Failur
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_header_list_size(HEAD as u32)
+        .max_header_list_size(HEAD)
         .max_send_buf_size(BUFFER)
         .handshake(TokioIo::new(stream));
     let (sender, connection) = handshake.await.map_err(|error| failed(&error))?;

@@ -210,18 +210,21 @@ async fn a_thousand_streams_of_one_client_leave_room_for_others() {
     asked.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
+/// One that is being answered.
+struct Held(Arc<AtomicUsize>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 #[tokio::test]
 async fn resets_in_quick_succession_end_the_connection_and_hurt_nobody() {
     let lab = Lab::new().await;
     let cart = lab.service("cart", 100, AppProtocol::Http2);
     let open = Arc::new(AtomicUsize::new(0));
     let held = open.clone();
-    struct Held(Arc<AtomicUsize>);
-    impl Drop for Held {
-        fn drop(&mut self) {
-            self.0.fetch_sub(1, Ordering::SeqCst);
-        }
-    }
     let app = handler(move |request: http::Request<hyper::body::Incoming>| {
         held.fetch_add(1, Ordering::SeqCst);
         let held = Held(held.clone());

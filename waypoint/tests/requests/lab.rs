@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::fmt::Write as _;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
@@ -55,7 +56,7 @@ static CA: LazyLock<CertifiedIssuer<'static, KeyPair>> = LazyLock::new(|| {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-    params.not_before = (SystemTime::now() - Duration::from_secs(60)).into();
+    params.not_before = (SystemTime::now() - Duration::from_mins(1)).into();
     params.not_after = (SystemTime::now() + Duration::from_hours(24)).into();
     params.distinguished_name.push(rcgen::DnType::CommonName, "test root");
     CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a root")
@@ -135,7 +136,7 @@ impl Lab {
             mesh: Mutex::new(Mesh::new()),
             proxies: Mutex::new(vec![proxy]),
         });
-        let mut service = service("shop/waypoint", &[&lab.ip(2)], &[(u16::from(HBONE_PORT), HBONE_PORT)]);
+        let mut service = service("shop/waypoint", &[&lab.ip(2)], &[(HBONE_PORT, HBONE_PORT)]);
         service.waypoint = None;
         let workload = behind(workload("waypoint", &[&lab.ip(1)]), &service);
         worker.waypoint.served.workload.identify(Some(&workload.identity()), &lab.certificates);
@@ -304,10 +305,10 @@ pub(crate) fn echo(name: &'static str) -> Handler {
         let (head, body) = request.into_parts();
         let mut text = format!("{name}\n{} {} {:?}\n", head.method, head.uri, head.version);
         for (name, value) in &head.headers {
-            text.push_str(&format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes())));
+            let _ = writeln!(text, "{name}: {}", String::from_utf8_lossy(value.as_bytes()));
         }
         let body = body.collect().await.expect("a body").to_bytes();
-        text.push_str(&format!("\n{}", String::from_utf8_lossy(&body)));
+        let _ = write!(text, "\n{}", String::from_utf8_lossy(&body));
         Response::new(full(text))
     })
 }

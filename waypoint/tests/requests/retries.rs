@@ -22,7 +22,12 @@ fn failing(times: usize, status: u16) -> Handler {
     handler(move |request| {
         let fails = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
         async move {
-            let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+            let body = request
+                .into_body()
+                .collect()
+                .await
+                .map(http_body_util::Collected::to_bytes)
+                .unwrap_or_default();
             let status = if fails { StatusCode::from_u16(status).expect("a status") } else { StatusCode::OK };
             Response::builder().status(status).body(full(body)).expect("a response")
         }
