@@ -2,12 +2,13 @@
 
 use std::error::Error;
 
-const PROTOS: [&str; 5] = [
+const PROTOS: [&str; 6] = [
     "istio/workload/workload.proto",
     "istio/security/authorization.proto",
     "istio/v1/auth/ca.proto",
     "envoy/service/discovery/v3/discovery.proto",
     "ambit/v1/extension.proto",
+    "ambit/v1/routes.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -19,6 +19,7 @@ mod item;
 mod keeper;
 mod lease;
 mod review;
+mod standing;
 mod status;
 mod taint;
 mod token;

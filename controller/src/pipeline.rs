@@ -23,11 +23,21 @@ impl Pipeline {
         Self { world: World::new(settings), publisher, shared }
     }
 
-    /// Applies events without publishing. Returns what they touched, and the new conditions of objects.
-    pub(crate) fn derive(&mut self, events: Vec<ObjectEvent>) -> (Touched, Vec<Condition>) {
-        let Derived { touched, conditions, .. } = self.world.apply(events);
-        conditions.iter().for_each(log_condition);
-        (touched, conditions)
+    /// Applies events without publishing. Returns what they touched, and the new conditions and statuses of objects.
+    pub(crate) fn derive(&mut self, events: Vec<ObjectEvent>) -> Derived {
+        let derived = self.world.apply(events);
+        derived.conditions.iter().for_each(log_condition);
+        derived
+    }
+
+    /// Waypoints that were programmed before this process.
+    pub(crate) fn remember_programmed(&mut self, gateways: impl IntoIterator<Item = ObjectKey>) {
+        self.world.remember_programmed(gateways);
+    }
+
+    /// Waypoints that were programmed once.
+    pub(crate) fn programmed(&self) -> BTreeSet<ObjectKey> {
+        self.world.programmed()
     }
 
     /// Publishes everything, as the first state.
@@ -37,6 +47,7 @@ impl Pipeline {
             workloads: mesh.workloads().map(|workload| workload.uid.clone()).collect(),
             services: mesh.services().map(|service| service.key.clone()).collect(),
             policies: mesh.policies().map(|policy| policy.key.clone()).collect(),
+            routes: mesh.all_routes().map(|routes| routes.service().clone()).collect(),
             addresses: BTreeSet::new(),
         };
         self.publish(&everything);
@@ -51,6 +62,7 @@ impl Pipeline {
             workloads = touched.workloads.len(),
             services = touched.services.len(),
             policies = touched.policies.len(),
+            routes = touched.routes.len(),
             "configuration published"
         );
     }

@@ -5,6 +5,7 @@
 //! | `ca.pem` | 0600 | the root certificate and its key, in one file so that they always match |
 //! | `token.key` | 0600 | the key that signs the nodes' tokens |
 //! | `good/` | 0700 | the last good version of every object file |
+//! | `programmed.json` | 0600 | the waypoints that were ready once |
 //! | `addresses.json` | 0644 | where the running controller listens |
 //! | `lock` | 0600 | held while `ca.pem` and `token.key` are created |
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::model::{Identity, PolicyKey, ServiceKey, WorkloadUid};
+use crate::model::{Identity, PolicyKey, ServiceKey, WaypointDestination, WorkloadUid};
 use crate::reason::Reason;
 
 /// Why a connection is refused. `Display` names the object and says why.
@@ -31,9 +31,33 @@ pub enum Denial {
         /// The port of the original destination.
         port: u16,
     },
-    /// The destination must be reached through a waypoint, and this version sends no traffic to waypoints.
-    #[error("{0} must be reached through its waypoint, which this version cannot do")]
-    WaypointUnsupported(String),
+    /// The waypoint that connections must pass is not known, or none of its endpoints is ready.
+    #[error("the waypoint {waypoint} of {destination} has no ready endpoint")]
+    WaypointUnavailable {
+        /// The service or workload that was asked for.
+        destination: String,
+        /// Its waypoint.
+        waypoint: WaypointDestination,
+    },
+    /// A policy needs the waypoint, which was never programmed.
+    #[error("a policy of {destination} needs its waypoint {waypoint}, which is not programmed yet")]
+    WaypointNotProgrammed {
+        /// The service or workload that was asked for.
+        destination: String,
+        /// Its waypoint.
+        waypoint: WaypointDestination,
+    },
+    /// The workload takes only what has passed the waypoint, and the peer is not that.
+    #[error("{workload} accepts connections from its waypoint only, not from {peer}")]
+    WaypointRequired {
+        /// The workload that received the connection.
+        workload: WorkloadUid,
+        /// The peer, or its address where it has no identity.
+        peer: String,
+    },
+    /// A waypoint was asked for something that it does not stand in front of.
+    #[error("{0} does not have this waypoint")]
+    NotFronted(String),
     /// The server's workload is not in the mesh's state.
     #[error("server workload {0} is unknown")]
     WorkloadUnknown(WorkloadUid),
@@ -79,7 +103,10 @@ impl Denial {
             Self::DestinationUnknown(_) => Reason::DestinationUnknown,
             Self::ServicePortUnknown { .. } => Reason::ServicePortUnknown,
             Self::NoEndpoint { .. } => Reason::NoEndpoint,
-            Self::WaypointUnsupported(_) => Reason::WaypointUnsupported,
+            Self::WaypointUnavailable { .. } => Reason::WaypointUnavailable,
+            Self::WaypointNotProgrammed { .. } => Reason::WaypointNotProgrammed,
+            Self::WaypointRequired { .. } => Reason::WaypointRequired,
+            Self::NotFronted(_) => Reason::NotFronted,
             Self::WorkloadUnknown(_) => Reason::WorkloadUnknown,
             Self::ReservedPort(_) => Reason::ReservedPort,
             Self::AddressMismatch { .. } => Reason::AddressMismatch,

@@ -13,20 +13,26 @@ pub mod grammar;
 mod object;
 mod peer_authentication;
 mod report;
+mod routes;
 mod service;
 mod service_entry;
 mod settings;
+mod standing;
 mod steps;
 mod store;
+mod waypoint;
 mod workload;
 mod world;
 
 pub use condition::Condition;
 pub use object::{
-    AuthorizationPolicy, ContainerPort, EndpointSlice, EntryPort, Kind, LocalityText, Metadata, MtlsMode,
-    Namespace, Node, Object, ObjectEvent, ObjectKey, Operation, Owner, PeerAuthentication, Phase, Pod,
-    PolicyAction, PolicyRule, PortRef, Resolution, Selector, Service, ServiceEntry, ServicePort,
-    SliceEndpoint, SlicePort, Source, TargetRef, TrafficDistribution, Transport, When, WorkloadEntry,
+    AuthorizationPolicy, BackendRef, BackendTarget, ContainerPort, EndpointSlice, EntryPort, Gateway,
+    GrantFrom, GrantTo, Kind, LocalityText, Metadata, MtlsMode, Namespace, Node, Object, ObjectEvent,
+    ObjectKey, Operation, Owner, ParentRef, PeerAuthentication, Phase, Pod, PolicyAction, PolicyRule,
+    PortRef, ReferenceGrant, Resolution, RouteFilter, RouteObject, RouteRule, RuleEffect, RuleMistake,
+    Selector, Service, ServiceEntry, ServicePort, SliceEndpoint, SlicePort, Source, TargetRef,
+    TrafficDistribution, Transport, When, WorkloadEntry,
 };
 pub use settings::Settings;
+pub use standing::{ParentStanding, Standing, Statement, WAYPOINT_CLASS};
 pub use world::{Derived, World};

@@ -26,6 +26,8 @@ pub enum Refusal {
     Disabled(WorkloadUid),
     /// The server demands TLS on its own node too.
     TlsDemanded(WorkloadUid),
+    /// A waypoint stands between.
+    Waypoint(WorkloadUid),
     /// The decision depends on the source address, or is to be reported each time: it must not be cached.
     NotCacheable,
     /// The links of the two pods carry no direct connections.
@@ -38,6 +40,7 @@ impl fmt::Display for Refusal {
             Self::Denied(denial) => denial.fmt(f),
             Self::Disabled(uid) => write!(f, "{uid} has the direct path switched off"),
             Self::TlsDemanded(uid) => write!(f, "{uid} demands TLS on its own node too"),
+            Self::Waypoint(uid) => write!(f, "{uid} is reached through its waypoint"),
             Self::NotCacheable => f.write_str("the decision holds for one connection only"),
             Self::Links => f.write_str("the links of the two pods carry no direct connections"),
         }
@@ -94,9 +97,8 @@ pub fn verdict(
 
 /// Whether a workload can be reached on the direct path at all.
 pub fn eligible(destination: &Workload) -> Result<(), Refusal> {
-    if let Some(waypoint) = &destination.waypoint {
-        let needed = format!("workload {} ({waypoint:?})", destination.uid);
-        return Err(Denial::WaypointUnsupported(needed).into());
+    if destination.acting_waypoint().is_some() {
+        return Err(Refusal::Waypoint(destination.uid.clone()));
     }
     if !destination.in_mesh() {
         return Err(Denial::WorkloadUnknown(destination.uid.clone()).into());
@@ -215,7 +217,7 @@ fn as_destination(workload: Option<&Arc<Workload>>) -> Option<impl PartialEq + '
     workload.map(|workload| {
         (
             (&workload.namespace, &workload.addresses, workload.in_mesh(), &workload.policies),
-            (workload.waypoint.is_some(), workload.direct, workload.same_node_tls),
+            (workload.waypoint.clone(), workload.require_waypoint, workload.direct, workload.same_node_tls),
             (&workload.trust_domain, &workload.trust_domain_aliases, &workload.excluded_ports.inbound),
         )
     })

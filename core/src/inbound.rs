@@ -9,13 +9,17 @@ use crate::denial::Denial;
 use crate::mesh::Mesh;
 use crate::model::{Action, Authorization, Identity, Service, Workload, WorkloadUid};
 use crate::policy::matching::{self, Attributes, Principal, SourceAddress, Truth};
-use crate::policy::{self, Decision, Request};
+use crate::policy::{self, Decision, NamedClient, Request};
 
 /// The ports of ztunnel's own listeners in Istio's wire protocol. No tunnel may end at one of them.
 pub const RESERVED_PORTS: [u16; 3] = [15001, 15006, HBONE_PORT];
 
 /// The port on which workloads receive tunnels.
 pub const HBONE_PORT: u16 = 15008;
+
+/// The header of a CONNECT request in which a waypoint names the client that it has verified: that client's SPIFFE ID.
+/// With it, `forwarded` is that client's address. A destination believes it of its own waypoint only.
+pub const CLIENT_HEADER: &str = "ambit-client";
 
 /// Whether an authenticated peer may open a tunnel through the workload's HBONE port to `authority`.
 pub fn authorize_tunnel(
@@ -25,10 +29,26 @@ pub fn authorize_tunnel(
     peer: &Identity,
     source: IpAddr,
 ) -> Decision {
+    authorize_tunnel_for(mesh, workload, authority, peer, source, None)
+}
+
+/// Like [`authorize_tunnel`], for a peer that may name the client it acts for ([`CLIENT_HEADER`]).
+pub fn authorize_tunnel_for(
+    mesh: &Mesh,
+    workload: &WorkloadUid,
+    authority: SocketAddr,
+    peer: &Identity,
+    source: IpAddr,
+    client: Option<&NamedClient>,
+) -> Decision {
     if RESERVED_PORTS.contains(&authority.port()) {
         return Decision::refused(Denial::ReservedPort(authority.port()));
     }
-    policy::authorize(mesh, workload, &Request { identity: Some(peer), source, destination: authority })
+    let request = Request { identity: Some(peer), source, destination: authority };
+    match client {
+        Some(client) => policy::authorize_for(mesh, workload, &request, client),
+        None => policy::authorize(mesh, workload, &request),
+    }
 }
 
 /// The service whose target port on the workload is `port`, where there is exactly one such service: the
@@ -79,6 +99,11 @@ pub fn plaintext_modes(mesh: &Mesh, workload: &WorkloadUid) -> PlaintextModes {
     let excluded = || workload.excluded_ports.inbound.iter().map(|port| (*port, PlaintextMode::Open));
     modes.ports.extend(excluded());
     if mesh.missing_policy(workload).is_some() {
+        return modes;
+    }
+    if workload.require_waypoint {
+        // No waypoint comes without an identity.
+        modes.default = PlaintextMode::Strict;
         return modes;
     }
     let policies = mesh.policies_for(workload);

@@ -9,6 +9,8 @@
 //! - [`direct::verdict`] decides whether the kernel may cache that decision.
 //! - [`link::classify`] decides what kind of link a pod has, and so whether it may.
 //! - [`unlisted::may_stay`] decides about connections that were open before their pod was enrolled.
+//! - [`fronted::fronted`] says what a waypoint serves, [`protocol::sniff`] what its client speaks, and
+//!   [`route::Table`] which rule serves an HTTP request.
 //!
 //! Every refusal is a [`Denial`], which has a [`Reason`]. [`chain`] prints an error with its causes.
 
@@ -20,6 +22,7 @@ mod denial;
 pub mod derive;
 pub mod direct;
 pub mod enrolment;
+pub mod fronted;
 pub mod inbound;
 pub mod link;
 pub mod mesh;
@@ -28,7 +31,9 @@ pub mod outbound;
 pub mod outlier;
 pub mod ownership;
 pub mod policy;
+pub mod protocol;
 mod reason;
+pub mod route;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod unlisted;

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::model::{Authorization, PolicyKey, Scope, Service, ServiceKey, Workload, WorkloadUid};
+use crate::route::ServiceRoutes;
 
 /// A change of one resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +23,10 @@ pub enum Change {
     PutPolicy(Arc<Authorization>),
     /// Removes a policy.
     RemovePolicy(PolicyKey),
+    /// Adds or replaces the routes of a service.
+    PutRoutes(Arc<ServiceRoutes>),
+    /// Removes the routes of a service.
+    RemoveRoutes(ServiceKey),
 }
 
 /// What a batch of changes touched. A change to an equal value touches nothing.
@@ -33,28 +38,42 @@ pub struct Touched {
     pub services: BTreeSet<ServiceKey>,
     /// Policies that were added, replaced or removed.
     pub policies: BTreeSet<PolicyKey>,
+    /// Services whose routes were added, replaced or removed.
+    pub routes: BTreeSet<ServiceKey>,
     /// Addresses whose owner, or of which what is captured, may have changed.
     pub addresses: BTreeSet<IpAddr>,
 }
 
 impl Touched {
+    /// Adds what another batch touched.
+    pub fn extend(&mut self, other: Self) {
+        let Self { workloads, services, policies, routes, addresses } = other;
+        self.workloads.extend(workloads);
+        self.services.extend(services);
+        self.policies.extend(policies);
+        self.routes.extend(routes);
+        self.addresses.extend(addresses);
+    }
+
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
         self.workloads.is_empty()
             && self.services.is_empty()
             && self.policies.is_empty()
+            && self.routes.is_empty()
             && self.addresses.is_empty()
     }
 }
 
 type Index<K, V> = imbl::HashMap<K, imbl::OrdSet<V>>;
 
-/// The state: workloads, services, policies, and the indexes that decisions need.
+/// The state: workloads, services, policies, routes, and the indexes that decisions need.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Mesh {
     workloads: imbl::OrdMap<WorkloadUid, Arc<Workload>>,
     services: imbl::OrdMap<ServiceKey, Arc<Service>>,
     policies: imbl::OrdMap<PolicyKey, Arc<Authorization>>,
+    routes: imbl::OrdMap<ServiceKey, Arc<ServiceRoutes>>,
     workloads_by_address: Index<IpAddr, WorkloadUid>,
     /// The pods that share their node's addresses.
     nodes_by_address: Index<IpAddr, WorkloadUid>,
@@ -90,6 +109,10 @@ impl Mesh {
                 Change::RemoveService(key) => self.set_service(&key, None, &mut touched),
                 Change::PutPolicy(policy) => self.set_policy(&policy.key.clone(), Some(policy), &mut touched),
                 Change::RemovePolicy(key) => self.set_policy(&key, None, &mut touched),
+                Change::PutRoutes(routes) => {
+                    self.set_routes(&routes.service().clone(), Some(routes), &mut touched);
+                }
+                Change::RemoveRoutes(key) => self.set_routes(&key, None, &mut touched),
             }
         }
         touched
@@ -138,6 +161,16 @@ impl Mesh {
     /// The policy of that name.
     pub fn policy(&self, key: &PolicyKey) -> Option<&Arc<Authorization>> {
         self.policies.get(key)
+    }
+
+    /// The routes of a service, whether or not the service is known; `None` where it has none.
+    pub fn routes(&self, key: &ServiceKey) -> Option<&Arc<ServiceRoutes>> {
+        self.routes.get(key)
+    }
+
+    /// The routes of all services, ordered by key.
+    pub fn all_routes(&self) -> impl Iterator<Item = &Arc<ServiceRoutes>> {
+        self.routes.values()
     }
 
     /// The policies that apply to a workload: the mesh's, its namespace's, and those it names.
@@ -265,6 +298,17 @@ impl Mesh {
             }
         }
         touched.services.insert(key.clone());
+    }
+
+    fn set_routes(&mut self, key: &ServiceKey, new: Option<Arc<ServiceRoutes>>, touched: &mut Touched) {
+        if self.routes.get(key) == new.as_ref() {
+            return;
+        }
+        match new {
+            Some(new) => drop(self.routes.insert(key.clone(), new)),
+            None => drop(self.routes.remove(key)),
+        }
+        touched.routes.insert(key.clone());
     }
 
     fn set_policy(&mut self, key: &PolicyKey, new: Option<Arc<Authorization>>, touched: &mut Touched) {

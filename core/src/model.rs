@@ -19,5 +19,5 @@ pub use policy::{
     Action, Authorization, Clause, IpBlock, Match, Rule, Scope, ServiceAccountMatch, StringMatch,
 };
 pub use service::{Affinity, AppProtocol, LoadBalancing, LoadBalancingMode, Service, ServicePort};
-pub use waypoint::{Waypoint, WaypointDestination};
+pub use waypoint::{Waypoint, WaypointDestination, WaypointState};
 pub use workload::{ExcludedPorts, Health, NetworkMode, PortMapping, TunnelProtocol, Workload, WorkloadKind};

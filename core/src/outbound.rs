@@ -1,8 +1,10 @@
-//! Where a captured outbound connection goes: [`plan`].
-//!
-//! A waypoint will be one more kind of [`Plan`].
+//! Where a captured outbound connection goes: [`plan`]. Where a waypoint sends what it has routed: [`forward`].
 
-use std::net::{IpAddr, SocketAddr};
+mod via;
+
+pub(crate) use self::via::serves;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -10,7 +12,8 @@ use crate::balance::{Avoid, Choice};
 use crate::denial::Denial;
 use crate::inbound::HBONE_PORT;
 use crate::mesh::Mesh;
-use crate::model::{Affinity, Identity, LoadBalancingMode, Service, Workload, WorkloadUid};
+use crate::model::{Affinity, Identity, LoadBalancingMode, Service, ServiceKey, Workload, WorkloadUid};
+use crate::outlier::ServicePortKey;
 use crate::ownership::{self, Owner};
 
 /// A captured outbound connection.
@@ -29,6 +32,8 @@ pub struct Connection {
 pub enum Plan {
     /// Through an HBONE tunnel to the endpoint.
     Tunnel(Tunnel),
+    /// Through an HBONE tunnel to the destination's waypoint, which decides where it goes on.
+    Waypoint(WaypointTunnel),
     /// The endpoint is the client's own workload: plaintext inside its network namespace.
     Local(Local),
     /// The endpoint is not enrolled: plaintext.
@@ -40,16 +45,25 @@ pub enum Plan {
 pub struct Tunnel {
     /// The client's workload.
     pub source: Arc<Workload>,
-    /// The endpoint.
+    /// The endpoint, or the waypoint's.
     pub destination: Arc<Workload>,
     /// The service of the original destination, if it is a service's.
     pub service: Option<Arc<Service>>,
     /// The address that the HBONE connection is made to.
     pub peer: SocketAddr,
-    /// The `:authority` of the CONNECT request: the application's address.
+    /// The `:authority` of the CONNECT request: the application's address; to a waypoint, the original destination.
     pub authority: SocketAddr,
     /// The peer must present one of these.
     pub identities: Vec<Identity>,
+}
+
+/// An HBONE tunnel to a waypoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WaypointTunnel {
+    /// Its `destination` is the waypoint's endpoint, its `service` the one that was asked for.
+    pub tunnel: Tunnel,
+    /// The waypoint's own service and port, if the endpoint was chosen among that service's.
+    pub waypoint: Option<ServicePortKey>,
 }
 
 /// A workload's connection to itself. No policy is evaluated for it, so only [`plan`] makes one.
@@ -93,7 +107,7 @@ pub fn plan(mesh: &Mesh, connection: &Connection, avoid: &Avoid, random: u64) ->
         Some(Owner::Service(service)) => {
             plan_service(mesh, source, service, address, connection.chosen, avoid, random)
         }
-        Some(Owner::Workload(workload)) => plan_workload(mesh, source, workload, address),
+        Some(Owner::Workload(workload)) => plan_workload(mesh, source, workload, address, avoid, random),
         Some(Owner::NoPort(service)) => {
             Err(Denial::ServicePortUnknown { service: service.key.clone(), port: address.port() })
         }
@@ -146,15 +160,59 @@ pub fn resolved(mesh: &Mesh, named: &Plaintext, address: IpAddr, random: u64) ->
 pub fn another(mesh: &Mesh, connection: &Connection, avoid: &Avoid, random: u64) -> Option<Plan> {
     let plan = plan(mesh, connection, avoid, random).ok()?;
     // Where the original destination is the endpoint itself, there is no other.
-    let new = plan.service().is_some() && plan.destination().is_some_and(|w| !avoid.tried.contains(&w.uid));
+    let new = plan.chosen_of(connection).is_some()
+        && plan.destination().is_some_and(|w| !avoid.tried.contains(&w.uid));
     new.then_some(plan)
 }
 
+/// What a waypoint sends on: a request or connection that its rules have given to a backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// The waypoint's own workload.
+    pub source: WorkloadUid,
+    /// The backend.
+    pub service: ServiceKey,
+    /// The backend's port.
+    pub port: u16,
+    /// The address that the client dialled, where the backend is what it dialled: an endpoint of its family is chosen,
+    /// and where the service leaves the choice to the client, it is this one.
+    pub dialled: Option<IpAddr>,
+}
+
+/// Decides where a waypoint sends something for a backend. A backend that has another waypoint is reached through that
+/// one, as by everybody. Retry with the failed endpoints in `avoid`.
+pub fn forward(mesh: &Mesh, what: &Forward, avoid: &Avoid, random: u64) -> Result<Plan, Denial> {
+    let source = mesh.workload(&what.source).ok_or_else(|| Denial::SourceUnknown(what.source.clone()))?;
+    let Some(service) = mesh.service(&what.service) else {
+        return Err(Denial::NoEndpoint { service: what.service.clone(), port: what.port });
+    };
+    if service.port(what.port).is_none() {
+        return Err(Denial::ServicePortUnknown { service: service.key.clone(), port: what.port });
+    }
+    let unknown = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let address = what.dialled.or_else(|| service.addresses.first().copied()).unwrap_or(unknown);
+    let asked = SocketAddr::new(address.to_canonical(), what.port);
+    plan_service(mesh, source, service, asked, None, avoid, random)
+}
+
 impl Plan {
+    /// The service, and the port of it, among whose endpoints this one was chosen, if it was.
+    pub fn chosen_of(&self, connection: &Connection) -> Option<ServicePortKey> {
+        let asked = |service: &Arc<Service>| ServicePortKey {
+            service: service.key.clone(),
+            port: connection.destination.port(),
+        };
+        match self {
+            Self::Waypoint(to) => to.waypoint.clone(),
+            Self::Tunnel(_) | Self::Local(_) | Self::Passthrough(_) => self.service().map(asked),
+        }
+    }
+
     /// The service of the original destination, if it is a service's.
     pub fn service(&self) -> Option<&Arc<Service>> {
         match self {
             Self::Tunnel(tunnel) => tunnel.service.as_ref(),
+            Self::Waypoint(to) => to.tunnel.service.as_ref(),
             Self::Local(local) => local.service.as_ref(),
             Self::Passthrough(plaintext) => plaintext.service.as_ref(),
         }
@@ -164,6 +222,7 @@ impl Plan {
     pub fn destination(&self) -> Option<&Arc<Workload>> {
         match self {
             Self::Tunnel(tunnel) => Some(&tunnel.destination),
+            Self::Waypoint(to) => Some(&to.tunnel.destination),
             Self::Local(local) => local.destination.as_ref(),
             Self::Passthrough(plaintext) => plaintext.destination.as_ref(),
         }
@@ -192,8 +251,16 @@ fn plan_service(
     avoid: &Avoid,
     random: u64,
 ) -> Result<Plan, Denial> {
-    if service.waypoint.is_some() {
-        return Err(Denial::WaypointUnsupported(format!("service {}", service.key)));
+    if let Some(waypoint) = service.acting_waypoint().filter(|it| !serves(source, it)) {
+        let name = format!("service {}", service.key);
+        return via::plan(
+            mesh,
+            source,
+            &via::Fronted { name, service: Some(service), asked },
+            waypoint,
+            avoid,
+            random,
+        );
     }
     if service.load_balancing.mode == LoadBalancingMode::Passthrough {
         return plan_passthrough(mesh, source, service, asked);
@@ -236,9 +303,14 @@ fn plan_workload(
     source: &Arc<Workload>,
     workload: &Arc<Workload>,
     address: SocketAddr,
+    avoid: &Avoid,
+    random: u64,
 ) -> Result<Plan, Denial> {
-    if workload.waypoint.is_some() && workload.uid != source.uid {
-        return Err(Denial::WaypointUnsupported(format!("workload {}", workload.uid)));
+    let others = workload.acting_waypoint().filter(|_| workload.uid != source.uid);
+    if let Some(waypoint) = others.filter(|it| !serves(source, it)) {
+        let name = format!("workload {}", workload.uid);
+        let fronted = via::Fronted { name, service: None, asked: address };
+        return via::plan(mesh, source, &fronted, waypoint, avoid, random);
     }
     Ok(carry(mesh, source, workload, None, address))
 }

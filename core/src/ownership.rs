@@ -122,11 +122,11 @@ impl Captured {
 pub fn captured(mesh: &Mesh, ip: IpAddr) -> Captured {
     let ip = ip.to_canonical();
     let is_wanted = |service: &Service| {
-        service.waypoint.is_some()
+        service.acting_waypoint().is_some()
             || service.virtual_addresses
             || mesh.endpoints(&service.key).any(|endpoint| endpoint.in_mesh())
     };
-    let workload_is_wanted = |workload: &Workload| workload.in_mesh() || workload.waypoint.is_some();
+    let workload_is_wanted = |workload: &Workload| workload.in_mesh() || workload.acting_waypoint().is_some();
     let of_kubernetes = || mesh.services_by_address(ip).filter(|service| service.origin.is_kubernetes());
     let whole = || of_kubernetes().filter(|service| !service.shares(ip));
     let pods = || mesh.workloads_by_address(ip).filter(|workload| workload.origin.is_kubernetes());

@@ -8,8 +8,9 @@ use crate::model::{Action, Authorization, Identity, PolicyKey, Workload, Workloa
 use crate::{Access, Denial};
 
 pub(crate) mod matching;
+mod own_waypoint;
 
-use matching::{Attributes, SourceAddress, Truth};
+use matching::{Attributes, Principal, SourceAddress, Truth};
 
 /// An inbound connection that needs authorization.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +21,15 @@ pub struct Request<'a> {
     pub source: IpAddr,
     /// The application's address and port.
     pub destination: SocketAddr,
+}
+
+/// The client that a waypoint names, for which it opens a tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedClient {
+    /// What its certificate proved to the waypoint.
+    pub identity: Identity,
+    /// Its address, where the waypoint says it.
+    pub address: Option<IpAddr>,
 }
 
 /// The right to forward one connection to a workload's application. Only [`authorize`] makes one.
@@ -85,7 +95,41 @@ pub struct DryRun {
 /// 2. A DENY policy that matches denies.
 /// 3. Where ALLOW policies apply to the workload, one of them must match.
 /// 4. Everything else is permitted.
+///
+/// A workload may refuse everything that its waypoint did not send (`ambit.dev/require-waypoint`); that stands before 2.
 pub fn authorize(mesh: &Mesh, destination: &WorkloadUid, request: &Request<'_>) -> Decision {
+    decide(mesh, destination, request, None)
+}
+
+/// Like [`authorize`], for a peer that names the client it acts for. That is believed of the workload's own waypoint
+/// only: then policies look at both, a DENY policy denies if it matches either, and an ALLOW policy allows if it does.
+/// So what allowed or denied a client before the waypoint came does so still. What another peer names is ignored.
+pub fn authorize_for(
+    mesh: &Mesh,
+    destination: &WorkloadUid,
+    request: &Request<'_>,
+    client: &NamedClient,
+) -> Decision {
+    decide(mesh, destination, request, Some(client))
+}
+
+/// The client that a peer names, if the peer is the workload's own waypoint.
+pub fn believed<'a>(
+    mesh: &Mesh,
+    destination: &WorkloadUid,
+    peer: &Identity,
+    client: Option<&'a NamedClient>,
+) -> Option<&'a NamedClient> {
+    let workload = mesh.workload(destination)?;
+    client.filter(|_| own_waypoint::is_own(mesh, workload, peer))
+}
+
+fn decide(
+    mesh: &Mesh,
+    destination: &WorkloadUid,
+    request: &Request<'_>,
+    client: Option<&NamedClient>,
+) -> Decision {
     let Some(workload) = mesh.workload(destination) else {
         return Decision::refused(Denial::WorkloadUnknown(destination.clone()));
     };
@@ -100,13 +144,24 @@ pub fn authorize(mesh: &Mesh, destination: &WorkloadUid, request: &Request<'_>) 
         let permit = Permit { workload: workload.clone(), address, policy: None, depends_on_source: false };
         return Decision { outcome: Ok(permit), dry_run: Vec::new() };
     }
-    let attributes = Attributes {
+    let passed = request.identity.is_some_and(|peer| own_waypoint::is_own(mesh, workload, peer));
+    if workload.require_waypoint && !passed {
+        let peer = request.identity.map_or_else(|| request.source.to_string(), ToString::to_string);
+        return Decision::refused(Denial::WaypointRequired { workload: destination.clone(), peer });
+    }
+    let peer = Attributes {
         principal: request.identity.into(),
         source: SourceAddress::One(request.source.to_canonical()),
         destination: address,
     };
+    let client = client.filter(|_| passed).map(|client| Attributes {
+        principal: Principal::from(Some(&client.identity)),
+        source: client.address.map_or(SourceAddress::Any, |ip| SourceAddress::One(ip.to_canonical())),
+        destination: address,
+    });
+    let both: Vec<Attributes<'_>> = std::iter::once(peer).chain(client).collect();
     let (dry, enforced): (Vec<_>, Vec<_>) = mesh.policies_for(workload).into_iter().partition(|p| p.dry_run);
-    let outcome = enforce(mesh, workload, &enforced, &attributes, request).map(|policy| Permit {
+    let outcome = enforce(mesh, workload, &enforced, &both, request, address).map(|policy| Permit {
         workload: workload.clone(),
         address,
         policy,
@@ -115,7 +170,7 @@ pub fn authorize(mesh: &Mesh, destination: &WorkloadUid, request: &Request<'_>) 
     let dry_run = dry.into_iter().map(|policy| DryRun {
         policy: policy.key.clone(),
         action: policy.action,
-        matched: matching::policy(policy, &attributes).0 == Truth::Yes,
+        matched: either(policy, &both).0 == Truth::Yes,
     });
     Decision { outcome, dry_run: dry_run.collect() }
 }
@@ -134,8 +189,9 @@ fn enforce(
     mesh: &Mesh,
     workload: &Workload,
     policies: &[&Arc<Authorization>],
-    attributes: &Attributes<'_>,
+    both: &[Attributes<'_>],
     request: &Request<'_>,
+    destination: SocketAddr,
 ) -> Result<Option<PolicyKey>, Denial> {
     // A policy that is not known may be a DENY policy.
     if let Some(policy) = mesh.missing_policy(workload) {
@@ -146,12 +202,12 @@ fn enforce(
             identity: request.identity.cloned(),
             source: request.source.to_canonical(),
             workload: workload.uid.clone(),
-            destination: attributes.destination,
+            destination,
         })
     };
     let of_action = |action| policies.iter().filter(move |policy| policy.action == action);
     for policy in of_action(Action::Deny) {
-        let (truth, rule) = matching::policy(policy, attributes);
+        let (truth, rule) = either(policy, both);
         if truth != Truth::No {
             return Err(Denial::PolicyDenied { policy: policy.key.clone(), rule, access: access() });
         }
@@ -159,11 +215,17 @@ fn enforce(
     let mut has_allow = false;
     for policy in of_action(Action::Allow) {
         has_allow = true;
-        if matching::policy(policy, attributes).0 == Truth::Yes {
+        if either(policy, both).0 == Truth::Yes {
             return Ok(Some(policy.key.clone()));
         }
     }
     if has_allow { Err(Denial::PolicyNotAllowed(access())) } else { Ok(None) }
+}
+
+/// Whether the policy matches the peer or the client that it acts for.
+fn either(policy: &Authorization, both: &[Attributes<'_>]) -> (Truth, usize) {
+    let found = both.iter().map(|attributes| matching::policy(policy, attributes));
+    found.reduce(|best, next| if next.0 > best.0 { next } else { best }).unwrap_or((Truth::No, 0))
 }
 
 fn names_sources(policy: &Authorization) -> bool {

@@ -76,8 +76,14 @@ reasons! {
     ServicePortUnknown => "service_port_unknown",
     /// No endpoint may serve the port now.
     NoEndpoint => "no_endpoint",
-    /// The destination can be reached through a waypoint only.
-    WaypointUnsupported => "waypoint_unsupported",
+    /// The destination's waypoint has no ready endpoint.
+    WaypointUnavailable => "waypoint_unavailable",
+    /// A policy needs the destination's waypoint, which was never programmed.
+    WaypointNotProgrammed => "waypoint_not_programmed",
+    /// The workload takes only what has passed its waypoint.
+    WaypointRequired => "waypoint_required",
+    /// The destination does not have this waypoint.
+    NotFronted => "not_fronted",
     /// The server's workload is unknown.
     WorkloadUnknown => "workload_unknown",
     /// The requested port is one of the mesh's own.

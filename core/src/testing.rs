@@ -33,6 +33,7 @@ pub fn pod(name: &str, addresses: &[&str]) -> Workload {
         services: BTreeMap::new(),
         policies: Vec::new(),
         waypoint: None,
+        require_waypoint: false,
         locality: Locality::default(),
         capacity: 1,
         kind: WorkloadKind::Pod,

@@ -23,6 +23,7 @@ fn main() {
             source,
             destination: Party::at(([10, 0, 1, 1], 80).into()),
             hbone_address: None,
+            client: None,
             service: None,
         };
         report::failed(&info, Instant::now(), &ending::unmade(Reason::ConnectFailed, "on purpose"));

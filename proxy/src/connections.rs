@@ -119,7 +119,7 @@ impl Open {
         let (sent, received) = (self.traffic.sent(), self.traffic.received());
         match self.direction {
             Direction::Outbound => Bytes { from_client: sent, from_server: received },
-            Direction::Inbound => Bytes { from_client: received, from_server: sent },
+            Direction::Inbound | Direction::Through => Bytes { from_client: received, from_server: sent },
         }
     }
 
@@ -146,7 +146,8 @@ fn authorize_again(mesh: &Mesh, connection: &ConnectionInfo) -> Result<(), Denia
     let source = connection.source.address.ip();
     let decision = match (&connection.source.identity, connection.hbone_address) {
         (Some(identity), Some(authority)) => {
-            inbound::authorize_tunnel(mesh, &workload.uid, authority, identity, source)
+            let client = connection.client.as_ref();
+            inbound::authorize_tunnel_for(mesh, &workload.uid, authority, identity, source, client)
         }
         (identity, _) => {
             let destination = connection.destination.address;

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ambit_core::model::{Workload, WorkloadKind};
+use ambit_core::model::{Identity, Workload, WorkloadKind};
 use ambit_core::outbound::{Local, Tunnel as Plan};
 use ambit_core::policy::Permit;
 use ambit_core::{Reason, chain};
@@ -94,6 +94,45 @@ pub async fn tunnel<W: Served>(
     plan: &Plan,
     client: SocketAddr,
 ) -> Result<Tunnel, Failure> {
+    // The peer believes only the address that the tunnel comes from, which is of the peer's family.
+    let own = plan.source.addresses.iter().find(|address| address.is_ipv4() == plan.peer.is_ipv4());
+    let request = ConnectRequest {
+        forwarded: own.map(|address| SocketAddr::new(*address, client.port())),
+        ..ConnectRequest::to(plan.authority)
+    };
+    open(pool, workload, plan, request).await
+}
+
+/// The client for which a waypoint opens a tunnel.
+#[derive(Clone, Copy, Debug)]
+pub struct VerifiedClient<'a> {
+    /// What its certificate proved to the waypoint.
+    pub identity: &'a Identity,
+    /// Where it connected from.
+    pub address: SocketAddr,
+}
+
+/// Opens a tunnel for a client that this proxy, a waypoint, has verified.
+pub async fn tunnel_for<W: Served>(
+    pool: &Pool<Dialer<W>>,
+    workload: &LocalWorkload,
+    plan: &Plan,
+    client: VerifiedClient<'_>,
+) -> Result<Tunnel, Failure> {
+    let request = ConnectRequest {
+        forwarded: Some(client.address),
+        client: Some(client.identity.clone()),
+        ..ConnectRequest::to(plan.authority)
+    };
+    open(pool, workload, plan, request).await
+}
+
+async fn open<W: Served>(
+    pool: &Pool<Dialer<W>>,
+    workload: &LocalWorkload,
+    plan: &Plan,
+    request: ConnectRequest,
+) -> Result<Tunnel, Failure> {
     // A pooled connection may outlive the certificate it was made with; without a valid certificate now there
     // is no new tunnel on it.
     workload.certificate().await.map_err(|error| {
@@ -105,13 +144,7 @@ pub async fn tunnel<W: Served>(
         peers: plan.identities.as_slice().into(),
         address: plan.peer,
     };
-    // The peer believes only the address that the tunnel comes from, which is of the peer's family.
-    let own = plan.source.addresses.iter().find(|address| address.is_ipv4() == plan.peer.is_ipv4());
-    let request = ConnectRequest {
-        baggage: Some(baggage(&plan.source)),
-        forwarded: own.map(|address| SocketAddr::new(*address, client.port())),
-        ..ConnectRequest::to(plan.authority)
-    };
+    let request = ConnectRequest { baggage: Some(baggage(&plan.source)), ..request };
     pool.open(&key, &request).await.map_err(|error| pool_failure(&error))
 }
 

@@ -10,7 +10,7 @@ use std::time::Instant;
 use ambit_core::inbound::{self, HBONE_PORT};
 use ambit_core::mesh::Mesh;
 use ambit_core::model::{Identity, Workload, WorkloadUid};
-use ambit_core::policy::{self, Decision, Permit};
+use ambit_core::policy::{self, Decision, NamedClient, Permit};
 use ambit_core::{Denial, Reason};
 use ambit_hbone::Error as HboneError;
 use ambit_hbone::request::{Authority, ConnectRequest};
@@ -225,9 +225,19 @@ async fn make_tunnel<W: Served>(
     let mesh = configuration(state, uid).await?;
     name_parties(info, &mesh, uid, client, authority);
     let source = peer.address.ip().to_canonical();
-    let decision = inbound::authorize_tunnel(&mesh, uid, authority, &peer.identity, source);
+    info.client = named(request);
+    let named = info.client.as_ref();
+    let decision = inbound::authorize_tunnel_for(&mesh, uid, authority, &peer.identity, source, named);
     let permit = permitted(decision, uid, info)?;
-    let application = connect(served, &permit, client).await?;
+    let passed = policy::believed(&mesh, uid, &peer.identity, info.client.as_ref()).is_some();
+    if passed {
+        info.path = Path::Waypoint;
+    }
+    // The application sees the client that its waypoint verified.
+    let verified = request.forwarded.filter(|address| passed && address.port() != 0);
+    let seen =
+        verified.map_or(client, |address| SocketAddr::new(address.ip().to_canonical(), address.port()));
+    let application = connect(served, &permit, seen).await?;
     Ok((mesh, permit, application))
 }
 
@@ -287,6 +297,12 @@ fn too_late(proxy: &Proxy) -> Refusal {
     Refusal { status: StatusCode::SERVICE_UNAVAILABLE, ending }
 }
 
+/// The client that the peer names, if it names one. Whether it is believed is for policy to say.
+fn named(request: &ConnectRequest) -> Option<NamedClient> {
+    let address = request.forwarded.map(|address| address.ip().to_canonical());
+    request.client.clone().map(|identity| NamedClient { identity, address })
+}
+
 /// The address that the application sees as its client: the `Forwarded` address, if its IP is the peer's
 /// (else a workload could impersonate another), otherwise the peer's own.
 fn forwarded(request: &ConnectRequest, peer: &Peer) -> SocketAddr {
@@ -316,6 +332,7 @@ fn info(
         source: Party { identity: identity.cloned(), ..Party::at(client) },
         destination: Party { address: local, workload, identity: own },
         hbone_address: None,
+        client: None,
         service: None,
     }
 }

@@ -12,7 +12,9 @@ use ambit_core::Reason;
 use ambit_core::balance::Avoid;
 use ambit_core::mesh::Mesh;
 use ambit_core::model::Workload;
-use ambit_core::outbound::{Connection, Plaintext, Plan, Tunnel, another, outside, plan, resolved};
+use ambit_core::outbound::{
+    Connection, Plaintext, Plan, Tunnel, WaypointTunnel, another, outside, plan, resolved,
+};
 use ambit_core::outlier::ServicePortKey;
 use ambit_hbone::pool::Pool;
 use tokio::net::TcpStream;
@@ -112,6 +114,7 @@ fn info(client: SocketAddr) -> ConnectionInfo {
         // Not known yet.
         destination: Party::at(SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), 0)),
         hbone_address: None,
+        client: None,
         service: None,
     }
 }
@@ -218,7 +221,7 @@ impl<W: Served> Attempt<'_, W> {
 
     async fn follow(&mut self, mesh: &Mesh, plan: &Plan) -> Result<Remote, Failure> {
         match plan {
-            Plan::Tunnel(tunnel) => {
+            Plan::Tunnel(tunnel) | Plan::Waypoint(WaypointTunnel { tunnel, .. }) => {
                 let opened = dial::tunnel(self.pool, self.served.workload(), tunnel, self.client).await?;
                 self.info.source.identity = Some(tunnel.source.identity());
                 // Where several would have done, which one it was is not known here.
@@ -255,19 +258,22 @@ impl<W: Served> Attempt<'_, W> {
     }
 
     fn describe(&mut self, plan: &Plan) {
-        let info = &mut self.info;
         match plan {
-            Plan::Tunnel(Tunnel { destination, service, peer, authority, .. }) => {
-                info.path = Path::Tunnel;
-                info.mutual_tls = true;
-                info.destination.address = *peer;
-                info.destination.workload = Some(destination.clone());
-                info.hbone_address = Some(*authority);
-                info.service.clone_from(service);
-            }
+            Plan::Tunnel(tunnel) => self.describe_tunnel(Path::Tunnel, tunnel),
+            Plan::Waypoint(to) => self.describe_tunnel(Path::Waypoint, &to.tunnel),
             Plan::Local(local) => self.describe_plaintext(local),
             Plan::Passthrough(plaintext) => self.describe_plaintext(plaintext),
         }
+    }
+
+    fn describe_tunnel(&mut self, path: Path, tunnel: &Tunnel) {
+        let info = &mut self.info;
+        info.path = path;
+        info.mutual_tls = true;
+        info.destination.address = tunnel.peer;
+        info.destination.workload = Some(tunnel.destination.clone());
+        info.hbone_address = Some(tunnel.authority);
+        info.service.clone_from(&tunnel.service);
     }
 
     fn describe_plaintext(&mut self, plan: &Plaintext) {
@@ -303,7 +309,7 @@ fn endpoint(plan: &Plan, connection: &Connection) -> Option<Endpoint> {
     if matches!(plan, Plan::Local(_)) {
         return None;
     }
-    let port = ServicePortKey { service: plan.service()?.key.clone(), port: connection.destination.port() };
+    let port = plan.chosen_of(connection)?;
     Some(Endpoint { port, workload: plan.destination()?.uid.clone() })
 }
 

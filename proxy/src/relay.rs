@@ -39,7 +39,8 @@ pub async fn run(drain: &Drain, registered: Registered, application: TcpStream, 
     registered.close(ending);
 }
 
-fn ending_of(outcome: &Outcome) -> Ending {
+/// How a relay's end is reported.
+pub fn ending_of(outcome: &Outcome) -> Ending {
     match &outcome.end {
         End::Closed => ending::orderly(),
         End::Tunnel(_) => ending::broken(Reason::TunnelFailed, outcome.end.to_string()),

@@ -10,7 +10,7 @@ use ambit_core::chain;
 use ambit_daemon_kit::admin::Condition;
 use ambit_daemon_kit::controller::Controller;
 use ambit_hbone::pool::{Dial, Pool};
-use ambit_xds::client::Status;
+use ambit_xds::client::{Interest, Status};
 use tokio::sync::{broadcast, watch};
 
 use crate::controller::ControllerCredentials;
@@ -23,9 +23,20 @@ const ROOTS_INTERVAL: Duration = Duration::from_secs(5);
 pub async fn follow_controller<F: Follower>(
     credentials: ControllerCredentials,
     status: watch::Sender<Status>,
+    sync: MeshSync<F>,
+) {
+    follow_controller_for(Interest::Node, credentials, status, sync).await;
+}
+
+/// Like [`follow_controller`], with what else this proxy wants: a waypoint its routes.
+pub async fn follow_controller_for<F: Follower>(
+    interest: Interest,
+    credentials: ControllerCredentials,
+    status: watch::Sender<Status>,
     mut sync: MeshSync<F>,
 ) {
-    let Err(error) = ambit_xds::client::run(credentials, status, move |update| sync.apply(update)).await;
+    let Err(error) =
+        ambit_xds::client::run_for(interest, credentials, status, move |update| sync.apply(update)).await;
     tracing::error!(error = chain(&error), "failed to follow the controller");
 }
 

@@ -39,6 +39,11 @@ const ARROWS: &[(&str, &[&str])] = &[
             "ambit-xds",
         ],
     ),
+    // Like ztunnel, without pods and without the kernel's side.
+    (
+        "ambit-waypoint",
+        &["ambit-certificates", "ambit-core", "ambit-daemon-kit", "ambit-hbone", "ambit-proxy", "ambit-xds"],
+    ),
     ("ambit-controller", &["ambit-core", "ambit-crd", "ambit-daemon-kit", "ambit-kube", "ambit-xds"]),
     ("ambit-cni", &["ambit-core", "ambit-daemon-kit", "ambit-enrol", "ambit-kube"]),
     // The enrolment rule and the API client's helpers, nothing else: it asks the cluster and the daemons over

@@ -1,5 +1,5 @@
-//! The objects that users write: YAML or JSON → [`ambit_core::derive::Object`]s, of Kubernetes' own kinds and
-//! Istio's.
+//! The objects that users write: YAML or JSON → [`ambit_core::derive::Object`]s, of Kubernetes' own kinds,
+//! Istio's and Gateway API's.
 //!
 //! Entry point: [`parse`]. Each document is accepted, ignored (if its kind is not one of the mesh's) or
 //! rejected with all its mistakes by field. A rejected document does not affect the others.
@@ -13,11 +13,14 @@ mod document;
 mod endpoint_slice;
 mod envelope;
 mod field;
+mod gateway;
+mod gateway_api;
 mod kubernetes;
 mod metadata;
 mod networking;
 mod peer_authentication;
 mod policy;
+mod route;
 #[cfg(feature = "schema")]
 pub mod schema;
 mod security;
@@ -103,6 +106,9 @@ pub fn parse(text: &str) -> Vec<Document> {
         .collect()
 }
 
+/// The group of Gateway API.
+const GATEWAY_API: &str = "gateway.networking.k8s.io";
+
 /// The kind that an `apiVersion` and `kind` mean.
 enum Known {
     Kind(Kind),
@@ -124,6 +130,11 @@ fn known(api_version: &str, kind: &str) -> Known {
         ("networking.istio.io", "ServiceEntry") => (Kind::ServiceEntry, &["v1", "v1beta1", "v1alpha3"]),
         ("security.istio.io", "AuthorizationPolicy") => (Kind::AuthorizationPolicy, &["v1", "v1beta1"]),
         ("security.istio.io", "PeerAuthentication") => (Kind::PeerAuthentication, &["v1", "v1beta1"]),
+        // Gateway API serves these versions with one schema.
+        (GATEWAY_API, "Gateway") => (Kind::Gateway, &["v1", "v1beta1"]),
+        (GATEWAY_API, "HTTPRoute") => (Kind::HTTPRoute, &["v1", "v1beta1"]),
+        (GATEWAY_API, "GRPCRoute") => (Kind::GRPCRoute, &["v1"]),
+        (GATEWAY_API, "ReferenceGrant") => (Kind::ReferenceGrant, &["v1", "v1beta1"]),
         _ => return Known::Unknown,
     };
     if versions.contains(&version) { Known::Kind(kind) } else { Known::Version(kind) }
@@ -186,6 +197,10 @@ fn read(kind: Kind, value: &Value) -> Result<Object, Vec<Mistake>> {
         Kind::PeerAuthentication => {
             typed(value).and_then(peer_authentication::convert).map(Object::PeerAuthentication)
         }
+        Kind::Gateway => typed(value).and_then(gateway::convert).map(Object::Gateway),
+        Kind::HTTPRoute => typed(value).and_then(route::http).map(|it| Object::Route(Box::new(it))),
+        Kind::GRPCRoute => typed(value).and_then(route::grpc).map(|it| Object::Route(Box::new(it))),
+        Kind::ReferenceGrant => typed(value).and_then(gateway::convert_grant).map(Object::ReferenceGrant),
     }
 }
 

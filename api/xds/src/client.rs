@@ -1,6 +1,7 @@
 //! The daemon's side: [`run`] keeps the caller's mesh equal to the controller's, across reconnects.
 
 mod connection;
+mod interest;
 mod rejected;
 mod state;
 
@@ -15,6 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Request;
 
 pub use connection::{Connection, Credentials};
+pub use interest::Interest;
 pub use rejected::Rejected;
 
 use crate::Error;
@@ -80,9 +82,19 @@ pub struct HeldType {
 pub async fn run(
     credentials: impl Credentials,
     status: watch::Sender<Status>,
+    on_update: impl FnMut(Update) -> Vec<Rejected>,
+) -> Result<Infallible, Error> {
+    run_for(Interest::Node, credentials, status, on_update).await
+}
+
+/// Like [`run`], with what a client wants beside what all want.
+pub async fn run_for(
+    interest: Interest,
+    credentials: impl Credentials,
+    status: watch::Sender<Status>,
     mut on_update: impl FnMut(Update) -> Vec<Rejected>,
 ) -> Result<Infallible, Error> {
-    let mut state = State::default();
+    let mut state = State::new(interest);
     let mut retry = FIRST_RETRY;
     let mut first = true;
     loop {
@@ -143,9 +155,9 @@ async fn converse(
     on_update: &mut impl FnMut(Update) -> Vec<Rejected>,
 ) -> End {
     let (requests, receiver) = mpsc::channel(ResourceType::ALL.len() * 2);
-    for kind in ResourceType::ALL {
+    for request in state.subscribe_all(&connection.node) {
         // A new channel has room.
-        let _ = requests.try_send(state.subscribe(kind, &connection.node));
+        let _ = requests.try_send(request);
     }
     let open = async {
         let channel = endpoint.connect().await.map_err(|error| chain(&error))?;
@@ -186,8 +198,11 @@ async fn converse(
             *(if problems == 0 { &mut s.acknowledged } else { &mut s.refused }) += 1;
             s.rejected += problems as u64;
         });
-        if requests.send(answer).await.is_err() {
-            return End::Failed("the stream to the controller ended".to_owned());
+        let more = state.resubscribe(&connection.node);
+        for request in [answer].into_iter().chain(more) {
+            if requests.send(request).await.is_err() {
+                return End::Failed("the stream to the controller ended".to_owned());
+            }
         }
     }
 }

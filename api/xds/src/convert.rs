@@ -3,12 +3,14 @@
 mod common;
 mod extension;
 mod policy;
+mod routes;
 mod service;
 #[cfg(test)]
 mod tests;
 mod workload;
 
 pub use policy::{decode_authorization, encode_authorization};
+pub use routes::{decode_routes, encode_routes};
 pub use service::{SERVICE_EXTENSION, decode_service, encode_service};
 pub use workload::{WORKLOAD_EXTENSION, decode_workload, encode_workload};
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ambit_core::model::{Authorization, Service, Workload};
+use ambit_core::route::ServiceRoutes;
 use aws_lc_rs::digest;
 use bytes::Bytes;
 use prost::Message;
@@ -12,23 +13,30 @@ use crate::convert;
 use crate::proto::discovery::{DeltaDiscoveryResponse, Resource};
 use crate::proto::istio::workload::{Address, address};
 
-/// A resource type. Types are sent in this order: a policy is in force before workloads name it.
+/// How many types there are.
+pub(crate) const COUNT: usize = 3;
+
+/// A resource type. Types are sent in this order: a policy is in force before workloads name it, and routes before
+/// their service has a waypoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ResourceType {
     /// `istio.security.Authorization`
     Authorization,
+    /// `ambit.v1.ServiceRoutes`: for waypoints, of the services that they front.
+    Routes,
     /// `istio.workload.Address`: workloads and services.
     Address,
 }
 
 impl ResourceType {
     /// Every type.
-    pub const ALL: [Self; 2] = [Self::Authorization, Self::Address];
+    pub const ALL: [Self; COUNT] = [Self::Authorization, Self::Routes, Self::Address];
 
     /// Its type URL.
     pub fn type_url(self) -> &'static str {
         match self {
             Self::Authorization => "type.googleapis.com/istio.security.Authorization",
+            Self::Routes => "type.googleapis.com/ambit.v1.ServiceRoutes",
             Self::Address => "type.googleapis.com/istio.workload.Address",
         }
     }
@@ -37,6 +45,7 @@ impl ResourceType {
     pub fn name(self) -> &'static str {
         match self {
             Self::Authorization => "Authorization",
+            Self::Routes => "Routes",
             Self::Address => "Address",
         }
     }
@@ -81,6 +90,11 @@ impl Encoded {
     pub(crate) fn authorization(policy: &Authorization) -> Self {
         let message = convert::encode_authorization(policy);
         Self::new(ResourceType::Authorization, policy.key.to_string().into(), Vec::new(), &message)
+    }
+
+    pub(crate) fn routes(routes: &ServiceRoutes) -> Self {
+        let message = convert::encode_routes(routes);
+        Self::new(ResourceType::Routes, routes.service().to_string().into(), Vec::new(), &message)
     }
 
     /// `aliases` are `<network>/<ip>`, for subscribers that know only an address.

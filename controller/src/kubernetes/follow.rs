@@ -6,8 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ambit_core::derive::{Kind, ObjectEvent};
-use ambit_core::mesh::Touched;
+use ambit_core::derive::{Derived, Kind, ObjectEvent};
 use ambit_daemon_kit::admin;
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::watch;
@@ -110,10 +109,11 @@ impl Follower {
             }
         }
         let changed = !events.is_empty();
-        let (touched, conditions) =
-            if changed { self.pipeline.derive(events) } else { (Touched::default(), Vec::new()) };
+        let Derived { touched, conditions, standings, .. } =
+            if changed { self.pipeline.derive(events) } else { Derived::default() };
         let any_condition = !conditions.is_empty();
         self.statuses.derived(conditions);
+        self.statuses.stand(standings);
         self.settle();
         if first {
             self.pipeline.publish_all();

@@ -73,7 +73,7 @@ pub(crate) struct Seen {
     pub(crate) created: String,
     /// `spec.taints` of a node.
     pub(crate) taints: Vec<String>,
-    /// `status.conditions` as they are.
+    /// `status.conditions` as they are; of a route `status.parents`.
     pub(crate) conditions: Vec<Value>,
 }
 
@@ -182,6 +182,16 @@ fn take_controller_fields(kind: Kind, object: &mut Map<String, Value>) -> (Vec<S
             let conditions = status.get("conditions").and_then(Value::as_array).cloned();
             (Vec::new(), conditions.unwrap_or_default())
         }
+        Kind::HTTPRoute | Kind::GRPCRoute => {
+            let status = object.remove("status").unwrap_or_default();
+            let parents = status.get("parents").and_then(Value::as_array).cloned();
+            (Vec::new(), parents.unwrap_or_default())
+        }
+        // The object itself has a record in its conditions.
+        Kind::Gateway => {
+            let conditions = object.get("status").and_then(|status| status.get("conditions"));
+            (Vec::new(), conditions.and_then(Value::as_array).cloned().unwrap_or_default())
+        }
         _ => (Vec::new(), Vec::new()),
     }
 }
@@ -235,6 +245,10 @@ watched! {
     PeerAuthentication "security.istio.io" V1_OR_BETA "peerauthentications" None,
     ServiceEntry "networking.istio.io" V1_OR_OLDER "serviceentries" None,
     WorkloadEntry "networking.istio.io" V1_OR_OLDER "workloadentries" None,
+    Gateway "gateway.networking.k8s.io" V1_OR_BETA "gateways" None,
+    HTTPRoute "gateway.networking.k8s.io" V1_OR_BETA "httproutes" None,
+    GRPCRoute "gateway.networking.k8s.io" V1 "grpcroutes" None,
+    ReferenceGrant "gateway.networking.k8s.io" V1_OR_BETA "referencegrants" None,
 }
 
 #[cfg(test)]

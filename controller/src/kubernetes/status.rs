@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use ambit_core::derive::{Condition, Kind, Object, ObjectKey};
+use ambit_core::derive::{Condition, Kind, Object, ObjectKey, Standing};
 use ambit_crd::Mistake;
 use ambit_kube::error::{chain, is_gone};
 use ambit_kube::retry::{RequestError, within};
@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 
 use super::item::{self, Seen, Watched};
+use super::standing::{self, Present};
 
 /// The type of the condition: so far the node daemons enforce everything.
 const TYPE: &str = "ambit.dev/ZtunnelAccepted";
@@ -39,6 +40,8 @@ struct Entry {
     resource_version: String,
     conditions: Vec<Value>,
     verdict: Verdict,
+    /// Of Gateway API's objects, in place of the verdict.
+    standing: Option<Standing>,
 }
 
 /// What the condition says about an object.
@@ -102,6 +105,17 @@ impl Statuses {
         }
     }
 
+    /// Takes in what the statuses of Gateway API's objects are to say.
+    pub(crate) fn stand(&self, standings: Vec<(ObjectKey, Standing)>) {
+        let mut inner = self.inner.lock();
+        for (key, standing) in standings {
+            if let Some(entry) = inner.entries.get_mut(&key) {
+                entry.standing = Some(standing);
+                inner.dirty.insert(key);
+            }
+        }
+    }
+
     pub(crate) fn gone(&self, key: &ObjectKey) {
         let mut inner = self.inner.lock();
         inner.entries.remove(key);
@@ -123,10 +137,10 @@ impl Statuses {
         let mut inner = self.inner.lock();
         while let Some(key) = inner.dirty.pop_first() {
             let Some(entry) = inner.entries.get(&key) else { continue };
-            if let Some(conditions) = entry.wanted(now) {
+            if let Some(status) = entry.wanted(key.kind, now) {
                 let patch = json!({
                     "metadata": { "resourceVersion": entry.resource_version },
-                    "status": { "conditions": conditions },
+                    "status": status,
                 });
                 return Some((key, patch));
             }
@@ -146,22 +160,34 @@ impl Statuses {
 }
 
 impl Entry {
-    /// The desired conditions; none if they are as they should be.
-    fn wanted(&self, now: Timestamp) -> Option<Vec<Value>> {
+    /// The desired status; none if it is as it should be.
+    fn wanted(&self, kind: Kind, now: Timestamp) -> Option<Value> {
+        // The API's times have whole seconds.
+        let now = now.to_string();
+        let now = format!("{}Z", now.split(['.', 'Z']).next().unwrap_or_default());
+        match kind {
+            // One that cannot be read keeps its status: it may be another controller's.
+            Kind::Gateway | Kind::HTTPRoute | Kind::GRPCRoute => {
+                let (listed, generation) = (self.conditions.as_slice(), self.generation);
+                standing::patch(self.standing.as_ref()?, Present { listed, generation, now: &now })
+            }
+            _ => Some(json!({ "conditions": self.conditions(&now)? })),
+        }
+    }
+
+    /// The desired conditions of an object of Istio's kinds; none if they are as they should be.
+    fn conditions(&self, now: &str) -> Option<Vec<Value>> {
         let (status, reason, message) = self.verdict.condition()?;
         let old = self.conditions.iter().find(|condition| condition["type"] == TYPE);
         let since =
             old.filter(|old| old["status"] == status).and_then(|old| old["lastTransitionTime"].as_str());
-        // The API's times have whole seconds.
-        let now = now.to_string();
-        let now = format!("{}Z", now.split(['.', 'Z']).next().unwrap_or_default());
         let ours = json!({
             "type": TYPE,
             "status": status,
             "reason": reason,
             "message": message,
             "observedGeneration": self.generation,
-            "lastTransitionTime": since.unwrap_or(&now),
+            "lastTransitionTime": since.unwrap_or(now),
         });
         if old == Some(&ours) {
             return None;
@@ -225,8 +251,16 @@ fn resource(kind: Kind, version: &'static str) -> Option<ApiResource> {
         Kind::PeerAuthentication => Some(of::<item::PeerAuthentication>(version)),
         Kind::ServiceEntry => Some(of::<item::ServiceEntry>(version)),
         Kind::WorkloadEntry => Some(of::<item::WorkloadEntry>(version)),
-        // They get no conditions: their own controllers write their statuses.
-        Kind::Namespace | Kind::Node | Kind::Pod | Kind::Service | Kind::EndpointSlice => None,
+        Kind::Gateway => Some(of::<item::Gateway>(version)),
+        Kind::HTTPRoute => Some(of::<item::HTTPRoute>(version)),
+        Kind::GRPCRoute => Some(of::<item::GRPCRoute>(version)),
+        // They get no conditions: their own controllers write their statuses, or they have none.
+        Kind::Namespace
+        | Kind::Node
+        | Kind::Pod
+        | Kind::Service
+        | Kind::EndpointSlice
+        | Kind::ReferenceGrant => None,
     }
 }
 

@@ -14,6 +14,7 @@ use ambit_core::mesh::Touched;
 
 use super::catalog::{Catalog, FileChange, Problem, Verdict, kind_name};
 use super::folder::{self, Content, FolderId, Listing};
+use super::programmed::Programmed;
 use super::saved::Saved;
 use super::tracker::Tracker;
 use crate::pipeline::Pipeline;
@@ -54,10 +55,14 @@ pub(crate) struct Reconciler {
     catalog: Catalog,
     saved: Saved,
     pipeline: Pipeline,
+    programmed: Programmed,
 }
 
 impl Reconciler {
-    pub(crate) fn new(root: PathBuf, saved: PathBuf, pipeline: Pipeline) -> Result<Self, Error> {
+    pub(crate) fn new(root: PathBuf, saved: PathBuf, mut pipeline: Pipeline) -> Result<Self, Error> {
+        // Beside the copies, which are found by their ending.
+        let programmed = Programmed::load(saved.with_file_name("programmed.json"))?;
+        pipeline.remember_programmed(programmed.known());
         Ok(Self {
             root,
             started: Instant::now(),
@@ -65,6 +70,7 @@ impl Reconciler {
             catalog: Catalog::new(),
             saved: Saved::open(saved)?,
             pipeline,
+            programmed,
         })
     }
 
@@ -131,7 +137,8 @@ impl Reconciler {
             return (again, Touched::default());
         }
         let step = self.catalog.step(changes);
-        let (touched, _) = self.pipeline.derive(step.events);
+        let touched = self.pipeline.derive(step.events).touched;
+        self.programmed.save(&self.pipeline.programmed());
         self.saved.apply(step.save, &self.pipeline.refused());
         (again, touched)
     }

@@ -22,7 +22,7 @@ pub fn table(
 ) -> Vec<(SocketAddr, u32)> {
     let asked = SocketAddr::new(asked.ip().to_canonical(), asked.port());
     let rule = &service.load_balancing;
-    let by_shares = service.waypoint.is_none()
+    let by_shares = service.acting_waypoint().is_none()
         && rule.mode != LoadBalancingMode::Passthrough
         && rule.affinity == Affinity::None;
     if !by_shares || !ownership::owns_for_all(mesh, service, asked) || !is_typical(mesh, client, service) {

@@ -72,6 +72,11 @@ impl Enforced {
     }
 }
 
+/// Whether the policy is for waypoints and services, not for workloads.
+pub(super) fn is_for_waypoints(policy: &AuthorizationPolicy) -> bool {
+    !policy.target_refs.is_empty()
+}
+
 /// Whether the workloads that the policy selects name it.
 pub(super) fn is_named_by_workloads(policy: &AuthorizationPolicy) -> bool {
     !policy.selector.is_empty() && elsewhere(policy).is_none()

@@ -14,6 +14,9 @@ use crate::model::{
     Workload, WorkloadKind, WorkloadUid,
 };
 
+/// Has a workload refuse what did not pass its waypoint, on a namespace or a pod.
+const REQUIRE_WAYPOINT: &str = "ambit.dev/require-waypoint";
+
 /// Switches the direct path, on a namespace or a pod.
 const DIRECT: &str = "ambit.dev/direct";
 
@@ -33,7 +36,11 @@ pub(super) fn uid(key: &ObjectKey, settings: &Settings) -> WorkloadUid {
         | Kind::EndpointSlice
         | Kind::ServiceEntry
         | Kind::AuthorizationPolicy
-        | Kind::PeerAuthentication => format!("{cluster}//{}/{namespace}/{name}", key.kind),
+        | Kind::PeerAuthentication
+        | Kind::Gateway
+        | Kind::HTTPRoute
+        | Kind::GRPCRoute
+        | Kind::ReferenceGrant => format!("{cluster}//{}/{namespace}/{name}", key.kind),
     };
     WorkloadUid(text.into())
 }
@@ -119,6 +126,7 @@ impl<'a> Context<'a> {
             services: BTreeMap::new(),
             policies: self.policies(labels),
             waypoint: None,
+            require_waypoint: self.require_waypoint(labels),
             locality: Locality::default(),
             capacity: 1,
             kind: WorkloadKind::Pod,
@@ -137,9 +145,18 @@ impl<'a> Context<'a> {
 
     /// Whether the direct path is enabled: by the workload's label, else by its namespace's.
     fn direct(&self, labels: &impl Labelled) -> bool {
+        self.switched(labels, DIRECT).unwrap_or(true)
+    }
+
+    fn require_waypoint(&self, labels: &impl Labelled) -> bool {
+        self.switched(labels, REQUIRE_WAYPOINT).unwrap_or(false)
+    }
+
+    /// What the workload's label says, else its namespace's.
+    fn switched(&self, labels: &impl Labelled, name: &str) -> Option<bool> {
         let namespace = self.contents.and_then(|contents| contents.namespace.as_ref());
-        let by_namespace = || switch(namespace?.metadata.labels.get(DIRECT).map(String::as_str));
-        switch(labels.label(DIRECT)).or_else(by_namespace).unwrap_or(true)
+        let by_namespace = || switch(namespace?.metadata.labels.get(name).map(String::as_str));
+        switch(labels.label(name)).or_else(by_namespace)
     }
 
     /// The policies of its namespace and of the root namespace whose selectors select the workload.

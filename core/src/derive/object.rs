@@ -5,6 +5,7 @@
 //!
 //! Entry point: [`Object`]; its kinds: [`Kind`].
 
+mod gateway;
 mod key;
 mod namespace;
 mod networking;
@@ -12,6 +13,10 @@ mod pod;
 mod security;
 mod service;
 
+pub use gateway::{
+    BackendRef, BackendTarget, Gateway, GrantFrom, GrantTo, ParentRef, ReferenceGrant, RouteFilter,
+    RouteObject, RouteRule, RuleEffect, RuleMistake,
+};
 pub use key::{Kind, Metadata, ObjectKey, Selector};
 pub use namespace::Namespace;
 pub use networking::{EntryPort, LocalityText, Resolution, ServiceEntry, WorkloadEntry};
@@ -43,6 +48,12 @@ pub enum Object {
     AuthorizationPolicy(AuthorizationPolicy),
     /// `security.istio.io` PeerAuthentication.
     PeerAuthentication(PeerAuthentication),
+    /// `gateway.networking.k8s.io` Gateway.
+    Gateway(Gateway),
+    /// `gateway.networking.k8s.io` HTTPRoute or GRPCRoute.
+    Route(Box<RouteObject>),
+    /// `gateway.networking.k8s.io` ReferenceGrant.
+    ReferenceGrant(ReferenceGrant),
 }
 
 impl Object {
@@ -58,6 +69,9 @@ impl Object {
             Self::ServiceEntry(o) => (Kind::ServiceEntry, &o.metadata),
             Self::AuthorizationPolicy(o) => (Kind::AuthorizationPolicy, &o.metadata),
             Self::PeerAuthentication(o) => (Kind::PeerAuthentication, &o.metadata),
+            Self::Gateway(o) => (Kind::Gateway, &o.metadata),
+            Self::Route(o) => (Kind::of_route(o.kind), &o.metadata),
+            Self::ReferenceGrant(o) => (Kind::ReferenceGrant, &o.metadata),
         };
         ObjectKey { kind, namespace: metadata.namespace.clone(), name: metadata.name.clone() }
     }

@@ -8,6 +8,7 @@ use super::object::{Namespace, PortRef, Service, ServicePort, TrafficDistributio
 use super::settings::Settings;
 use crate::model::{
     self, AppProtocol, LoadBalancing, LoadBalancingMode, LocalityScope, Origin, PortMapping, ServiceKey,
+    Waypoint,
 };
 
 /// The service's name on the wire.
@@ -22,6 +23,7 @@ pub(super) fn key(namespace: &str, name: &str, settings: &Settings) -> ServiceKe
 pub(super) fn derive(
     service: &Service,
     namespace: Option<&Namespace>,
+    waypoint: Option<Waypoint>,
     settings: &Settings,
 ) -> Option<model::Service> {
     if service.external_name {
@@ -40,7 +42,7 @@ pub(super) fn derive(
         addresses,
         ports: tcp_ports(service).map(port).collect(),
         subject_alt_names: Vec::new(),
-        waypoint: None,
+        waypoint,
         load_balancing: load_balancing(service, namespace),
         virtual_addresses: false,
         shared_addresses: shared_addresses(service),

@@ -18,6 +18,7 @@ use super::object::{
 use super::service;
 use super::settings::Settings;
 use super::store::Store;
+use super::waypoint;
 use crate::mesh::Mesh;
 use crate::model::{
     self, AppProtocol, Claim, IpBlock, LoadBalancing, LoadBalancingMode, Origin, PortMapping, ServiceKey,
@@ -42,10 +43,14 @@ impl Owner<'_> {
             Self::Service(object) if *object.metadata.namespace == *key.namespace => {
                 let contents = store.contents(&key.namespace);
                 let namespace = contents.and_then(|contents| contents.namespace.as_ref());
-                service::derive(object, namespace, settings)
+                let waypoint = waypoint::of_service(store, settings, object);
+                service::derive(object, namespace, waypoint, settings)
             }
             Self::Service(_) => None,
-            Self::Entry(entry) => Some(of_host(entry, key)),
+            Self::Entry(entry) => {
+                let waypoint = waypoint::of_entry(store, settings, entry);
+                Some(model::Service { waypoint, ..of_host(entry, key) })
+            }
         }
     }
 }
@@ -205,6 +210,7 @@ impl<'a> Claims<'a> {
             workload.policies.clear();
             workload.direct = true;
             workload.same_node_tls = false;
+            workload.require_waypoint = false;
             workload.origin = origin(entry);
             found.push(workload);
         };

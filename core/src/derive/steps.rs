@@ -38,6 +38,8 @@ pub(super) struct Steps {
     pub(super) removed_workloads: Vec<Change>,
     pub(super) removed_services: Vec<Change>,
     pub(super) removed_policies: Vec<Change>,
+    pub(super) put_routes: Vec<Change>,
+    pub(super) removed_routes: Vec<Change>,
 }
 
 impl Steps {
@@ -57,8 +59,20 @@ impl Steps {
             removed_workloads,
             removed_services,
             removed_policies,
+            put_routes,
+            removed_routes,
         } = self;
-        [put_policies, put_services, put_workloads, removed_workloads, removed_services, removed_policies]
-            .concat()
+        // Routes come before the services that a waypoint serves by them.
+        [
+            put_policies,
+            put_routes,
+            put_services,
+            put_workloads,
+            removed_workloads,
+            removed_services,
+            removed_routes,
+            removed_policies,
+        ]
+        .concat()
     }
 }

@@ -6,9 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::object::{
-    AuthorizationPolicy, EndpointSlice, Kind, Namespace, Node, Object, ObjectKey, PeerAuthentication, Pod,
-    Selector, Service, ServiceEntry, WorkloadEntry,
+    AuthorizationPolicy, EndpointSlice, Gateway, Kind, Namespace, Node, Object, ObjectKey,
+    PeerAuthentication, Pod, ReferenceGrant, RouteFilter, RouteObject, Selector, Service, ServiceEntry,
+    WorkloadEntry,
 };
+use super::standing::WAYPOINT_CLASS;
+use crate::route::RouteKind;
 
 /// All objects.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +23,10 @@ pub(super) struct Store {
     pods_by_node: Index<String>,
     slices_by_node: Index<String>,
     entries_by_host: Index<String>,
+    /// Routes by the namespace and name of each Service that they name, as parent or as backend.
+    routes_by_service: Index<(String, String)>,
+    /// Gateways that were programmed once. One that is deleted is forgotten.
+    programmed: BTreeSet<ObjectKey>,
 }
 
 /// Keys of objects by something that they name.
@@ -37,6 +44,10 @@ pub(super) struct Contents {
     pub(super) service_entries: BTreeMap<String, ServiceEntry>,
     pub(super) authorization_policies: BTreeMap<String, AuthorizationPolicy>,
     pub(super) peer_authentications: BTreeMap<String, PeerAuthentication>,
+    pub(super) gateways: BTreeMap<String, Gateway>,
+    pub(super) http_routes: BTreeMap<String, RouteObject>,
+    pub(super) grpc_routes: BTreeMap<String, RouteObject>,
+    pub(super) reference_grants: BTreeMap<String, ReferenceGrant>,
 }
 
 impl Store {
@@ -44,6 +55,7 @@ impl Store {
         let key = object.key();
         self.unindex(&key);
         match &object {
+            Object::Gateway(gateway) if gateway.was_programmed => drop(self.programmed.insert(key.clone())),
             Object::Pod(pod) => {
                 index(&mut self.pods_by_address, &key, canonical(&pod.addresses));
                 index(&mut self.pods_by_node, &key, [pod.node.clone()]);
@@ -53,6 +65,7 @@ impl Store {
                 index(&mut self.slices_by_address, &key, addresses);
                 index(&mut self.slices_by_node, &key, slice.endpoints.iter().map(|e| e.node.clone()));
             }
+            Object::Route(route) => index(&mut self.routes_by_service, &key, named_services(route)),
             Object::ServiceEntry(entry) => {
                 index(&mut self.entries_by_host, &key, entry.hosts.clone());
             }
@@ -75,11 +88,15 @@ impl Store {
             Object::ServiceEntry(o) => drop(contents.service_entries.insert(key.name, o)),
             Object::AuthorizationPolicy(o) => drop(contents.authorization_policies.insert(key.name, o)),
             Object::PeerAuthentication(o) => drop(contents.peer_authentications.insert(key.name, o)),
+            Object::Gateway(o) => drop(contents.gateways.insert(key.name, o)),
+            Object::Route(o) => drop(contents.routes_mut(o.kind).insert(key.name, *o)),
+            Object::ReferenceGrant(o) => drop(contents.reference_grants.insert(key.name, o)),
         }
     }
 
     pub(super) fn delete(&mut self, key: &ObjectKey) {
         self.unindex(key);
+        self.programmed.remove(key);
         if key.kind == Kind::Node {
             self.nodes.remove(&key.name);
             return;
@@ -96,6 +113,10 @@ impl Store {
             Kind::ServiceEntry => drop(contents.service_entries.remove(&key.name)),
             Kind::AuthorizationPolicy => drop(contents.authorization_policies.remove(&key.name)),
             Kind::PeerAuthentication => drop(contents.peer_authentications.remove(&key.name)),
+            Kind::Gateway => drop(contents.gateways.remove(&key.name)),
+            Kind::HTTPRoute => drop(contents.http_routes.remove(&key.name)),
+            Kind::GRPCRoute => drop(contents.grpc_routes.remove(&key.name)),
+            Kind::ReferenceGrant => drop(contents.reference_grants.remove(&key.name)),
         }
         if contents.is_empty() {
             self.namespaces.remove(namespace);
@@ -115,6 +136,11 @@ impl Store {
             Object::ServiceEntry(o) => self.service_entry(&key) == Some(o),
             Object::AuthorizationPolicy(o) => self.authorization_policy(&key) == Some(o),
             Object::PeerAuthentication(o) => self.peer_authentication(&key) == Some(o),
+            Object::Gateway(o) => self.gateway(&key.namespace, &key.name) == Some(o),
+            Object::Route(o) => self.route(&key) == Some(&**o),
+            Object::ReferenceGrant(o) => {
+                self.contents(&key.namespace).and_then(|c| c.reference_grants.get(&key.name)) == Some(o)
+            }
         }
     }
 
@@ -194,8 +220,53 @@ impl Store {
                 let hosts = self.service_entry(key).map(|entry| entry.hosts.clone()).unwrap_or_default();
                 unindex(&mut self.entries_by_host, key, hosts);
             }
+            Kind::HTTPRoute | Kind::GRPCRoute => {
+                let named = self.route(key).map(named_services).unwrap_or_default();
+                unindex(&mut self.routes_by_service, key, named);
+            }
             _ => {}
         }
+    }
+
+    /// Whether the Gateway was programmed once.
+    pub(super) fn was_programmed(&self, gateway: &ObjectKey) -> bool {
+        self.programmed.contains(gateway)
+    }
+
+    /// Remembers that the Gateway was programmed.
+    pub(super) fn set_programmed(&mut self, gateway: ObjectKey) {
+        self.programmed.insert(gateway);
+    }
+
+    /// The Gateways that were programmed once and are still there.
+    pub(super) fn programmed(&self) -> BTreeSet<ObjectKey> {
+        let there = |key: &&ObjectKey| self.gateway(&key.namespace, &key.name).is_some();
+        self.programmed.iter().filter(there).cloned().collect()
+    }
+
+    /// The Gateways of waypoints.
+    pub(super) fn waypoints(&self) -> impl Iterator<Item = &Gateway> {
+        let gateways = self.namespaces.values().flat_map(|contents| contents.gateways.values());
+        gateways.filter(|gateway| gateway.class == WAYPOINT_CLASS)
+    }
+
+    pub(super) fn gateway(&self, namespace: &str, name: &str) -> Option<&Gateway> {
+        self.contents(namespace)?.gateways.get(name)
+    }
+
+    /// An HTTPRoute or GRPCRoute.
+    pub(super) fn route(&self, key: &ObjectKey) -> Option<&RouteObject> {
+        let contents = self.contents(&key.namespace)?;
+        match key.kind {
+            Kind::HTTPRoute => contents.http_routes.get(&key.name),
+            Kind::GRPCRoute => contents.grpc_routes.get(&key.name),
+            _ => None,
+        }
+    }
+
+    /// The routes that name the Service, as parent or as backend.
+    pub(super) fn routes_with(&self, namespace: &str, service: &str) -> impl Iterator<Item = &ObjectKey> {
+        self.routes_by_service.get(&(namespace.to_owned(), service.to_owned())).into_iter().flatten()
     }
 
     pub(super) fn workload_entry(&self, key: &ObjectKey) -> Option<&WorkloadEntry> {
@@ -213,6 +284,24 @@ impl Store {
     pub(super) fn peer_authentication(&self, key: &ObjectKey) -> Option<&PeerAuthentication> {
         self.contents(&key.namespace)?.peer_authentications.get(&key.name)
     }
+}
+
+/// The Services that a route names, each with its namespace.
+fn named_services(route: &RouteObject) -> BTreeSet<(String, String)> {
+    let own = &route.metadata.namespace;
+    let at = |namespace: &Option<String>, name: &String| {
+        (namespace.clone().unwrap_or_else(|| own.clone()), name.clone())
+    };
+    let parents = route.parents.iter().map(|parent| at(&parent.namespace, &parent.name));
+    let backends = route.rules.iter().flat_map(|rule| {
+        let backends = rule.backends.iter().map(|backend| &backend.target);
+        let mirrors = rule.filters.iter().filter_map(|filter| match filter {
+            RouteFilter::Mirror { backend, .. } => Some(backend),
+            RouteFilter::Ready(_) => None,
+        });
+        backends.chain(mirrors).map(|target| at(&target.namespace, &target.name))
+    });
+    parents.chain(backends).collect()
 }
 
 fn canonical(addresses: &[IpAddr]) -> Vec<IpAddr> {
@@ -237,6 +326,18 @@ fn unindex<K: Ord>(index: &mut Index<K>, key: &ObjectKey, under: impl IntoIterat
 }
 
 impl Contents {
+    fn routes_mut(&mut self, kind: RouteKind) -> &mut BTreeMap<String, RouteObject> {
+        match kind {
+            RouteKind::Http => &mut self.http_routes,
+            RouteKind::Grpc => &mut self.grpc_routes,
+        }
+    }
+
+    /// Its HTTPRoutes and GRPCRoutes.
+    pub(super) fn routes(&self) -> impl Iterator<Item = &RouteObject> {
+        self.http_routes.values().chain(self.grpc_routes.values())
+    }
+
     fn is_empty(&self) -> bool {
         self.namespace.is_none()
             && self.pods.is_empty()
@@ -246,6 +347,10 @@ impl Contents {
             && self.service_entries.is_empty()
             && self.authorization_policies.is_empty()
             && self.peer_authentications.is_empty()
+            && self.gateways.is_empty()
+            && self.http_routes.is_empty()
+            && self.grpc_routes.is_empty()
+            && self.reference_grants.is_empty()
     }
 
     /// The keys of the pods and workload entries that a selector selects; an empty one selects all.

@@ -9,7 +9,7 @@ use super::condition::Condition;
 use super::context::{Context, is_peer_address, or_default};
 use super::object::{Kind, ObjectKey, Pod, PortRef, Service, ServiceEntry, Transport, WorkloadEntry};
 use super::store::{Labelled, selects};
-use super::{contested, endpoint_slice, service, service_entry};
+use super::{contested, endpoint_slice, service, service_entry, waypoint};
 use crate::enrolment::{self, Account, exclusion};
 use crate::mesh::Mesh;
 use crate::model::{
@@ -76,6 +76,10 @@ pub(super) fn pod(context: &Context<'_>, pod: &Pod) -> Option<Workload> {
     let probes: BTreeSet<u16> = probes.collect();
     let (kind, workload_name) = managed_by(pod);
     let base = context.base(&pod.metadata, Kind::Pod, pod, &workload_name);
+    let mut services = services(context, pod, |service| service::mappings(service, port_named));
+    services.extend(entries(context, pod, |entry| service_entry::pod_mappings(entry, port_named)));
+    endpoint_slice::add_services(pod, context.store, context.settings, &mut services);
+    let namespace = &pod.metadata.namespace;
     Some(Workload {
         service_account: match account(context, pod) {
             Account::Named => or_default(&pod.service_account),
@@ -86,12 +90,8 @@ pub(super) fn pod(context: &Context<'_>, pod: &Pod) -> Option<Workload> {
         addresses: distinct(&pod.addresses),
         protocol: pod_protocol(context, pod),
         health: health(pod),
-        services: {
-            let mut services = services(context, pod, |service| service::mappings(service, port_named));
-            services.extend(entries(context, pod, |entry| service_entry::pod_mappings(entry, port_named)));
-            endpoint_slice::add_services(pod, context.store, context.settings, &mut services);
-            services
-        },
+        waypoint: waypoint::of_workload(context.store, context.settings, namespace, pod, &services),
+        services,
         locality: pod_locality(context, pod),
         kind,
         probe_ports: probes.into_iter().collect(),
@@ -105,7 +105,9 @@ pub(super) fn entry(context: &Context<'_>, entry: &WorkloadEntry) -> Workload {
     let named = |name: &str| entry.ports.get(name).copied();
     let mut services = services(context, entry, |service| service::entry_mappings(service, named));
     services.extend(entries(context, entry, |selecting| service_entry::mappings(selecting, named)));
-    Workload { services, ..context.endpoint(entry) }
+    let namespace = &entry.metadata.namespace;
+    let waypoint = waypoint::of_workload(context.store, context.settings, namespace, entry, &services);
+    Workload { services, waypoint, ..context.endpoint(entry) }
 }
 
 /// Where a pod runs, by its own labels or else its node's.

@@ -1,5 +1,7 @@
 //! The objects and what is derived from them: [`World`].
 
+mod gateway_api;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -8,12 +10,15 @@ use super::context::{self, Context};
 use super::dirty::Dirty;
 use super::object::{Kind, Object, ObjectEvent, ObjectKey};
 use super::report::Report;
+use super::routes::Compiled;
 use super::settings::Settings;
+use super::standing::Standing;
 use super::steps::{Replaced, Steps, replace};
 use super::store::Store;
 use super::{authorization, endpoint_slice, peer_authentication, service_entry, workload};
 use crate::mesh::{Change, Mesh, Touched};
 use crate::model::{self, Authorization, PolicyKey, ServiceKey, WorkloadUid};
+use crate::route::ServiceRoutes;
 
 /// What a batch of events changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,6 +30,8 @@ pub struct Derived {
     pub touched: Touched,
     /// All conditions of every object whose conditions changed: not only of the events' objects.
     pub conditions: Vec<Condition>,
+    /// What the statuses of Gateway API's objects say, where that changed.
+    pub standings: Vec<(ObjectKey, Standing)>,
 }
 
 /// The objects and what is derived from them.
@@ -38,6 +45,9 @@ pub struct World {
     services: BTreeMap<ServiceKey, Arc<model::Service>>,
     policies: BTreeMap<PolicyKey, Arc<Authorization>>,
     conditions: BTreeMap<ObjectKey, Vec<Condition>>,
+    compiled: BTreeMap<ObjectKey, Compiled>,
+    routes: BTreeMap<ServiceKey, Arc<ServiceRoutes>>,
+    standings: BTreeMap<ObjectKey, Standing>,
     mesh: Mesh,
 }
 
@@ -52,6 +62,9 @@ impl World {
             services: BTreeMap::new(),
             policies: BTreeMap::new(),
             conditions: BTreeMap::new(),
+            compiled: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            standings: BTreeMap::new(),
             mesh: Mesh::new(),
         }
     }
@@ -71,6 +84,11 @@ impl World {
         self.conditions.values().flatten()
     }
 
+    /// The current standings of Gateway API's objects.
+    pub fn standings(&self) -> &BTreeMap<ObjectKey, Standing> {
+        &self.standings
+    }
+
     /// Applies events and returns what they change. Only what the events can have touched is derived again.
     pub fn apply(&mut self, events: impl IntoIterator<Item = ObjectEvent>) -> Derived {
         let mut dirty = Dirty::default();
@@ -81,19 +99,49 @@ impl World {
                 ObjectEvent::Delete(key) => self.delete(&key, &mut dirty, &mut report),
             }
         }
-        dirty.widen(&self.store);
+        let (mut changes, mut touched) = self.derive(&mut dirty, &mut report);
+        // A waypoint that is ready for the first time: what is bound to it is derived once more.
+        let mut programmed = Dirty::default();
+        for key in self.newly_programmed() {
+            self.store.set_programmed(key.clone());
+            programmed.mark_gateway(&self.store, &self.settings, &key);
+        }
+        if !programmed.gateways().is_empty() {
+            let (more, and) = self.derive(&mut programmed, &mut report);
+            changes.extend(more);
+            touched.extend(and);
+        }
+        for dirty in [&dirty, &programmed] {
+            self.report_entries(dirty, &touched, &mut report);
+        }
+        let standings = self.stand([&dirty, &programmed], &touched, &mut report);
+        Derived { changes, touched, conditions: report.finish(&mut self.conditions), standings }
+    }
 
+    /// Remembers Gateways that were programmed before this process: what a status does not tell.
+    pub fn remember_programmed(&mut self, gateways: impl IntoIterator<Item = ObjectKey>) {
+        gateways.into_iter().for_each(|key| self.store.set_programmed(key));
+    }
+
+    /// The Gateways of waypoints that were programmed once.
+    pub fn programmed(&self) -> BTreeSet<ObjectKey> {
+        self.store.programmed()
+    }
+
+    /// Derives again what is dirty and applies it.
+    fn derive(&mut self, dirty: &mut Dirty, report: &mut Report) -> (Vec<Change>, Touched) {
+        dirty.widen(&self.store);
         let mut steps = Steps::default();
-        self.derive_services(&dirty, &mut steps);
-        self.derive_authorization_policies(&dirty, &mut steps, &mut report);
-        self.derive_peer_authentications(&dirty, &mut steps, &mut report);
-        self.derive_workloads(&dirty, &mut steps, &mut report);
-        self.derive_service_entries(&dirty, &mut steps);
-        self.derive_endpoint_slices(&dirty, &mut steps);
+        self.derive_services(dirty, &mut steps);
+        self.derive_authorization_policies(dirty, &mut steps, report);
+        self.derive_peer_authentications(dirty, &mut steps, report);
+        self.derive_workloads(dirty, &mut steps, report);
+        self.derive_service_entries(dirty, &mut steps);
+        self.derive_endpoint_slices(dirty, &mut steps);
+        self.derive_routes(dirty, &mut steps);
         let changes = steps.into_changes();
         let touched = self.mesh.apply(changes.iter().cloned());
-        self.report_entries(&dirty, &touched, &mut report);
-        Derived { changes, touched, conditions: report.finish(&mut self.conditions) }
+        (changes, touched)
     }
 
     /// Sets the conditions of entries: of those that were derived again, and of those that claim an address
@@ -281,7 +329,11 @@ impl World {
                 | Kind::EndpointSlice
                 | Kind::ServiceEntry
                 | Kind::AuthorizationPolicy
-                | Kind::PeerAuthentication => None,
+                | Kind::PeerAuthentication
+                | Kind::Gateway
+                | Kind::HTTPRoute
+                | Kind::GRPCRoute
+                | Kind::ReferenceGrant => None,
             };
             self.put_workload(uid, new, steps);
         }

@@ -22,7 +22,7 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// Identities that endpoints may present besides their own.
     pub subject_alt_names: Vec<Identity>,
-    /// The waypoint that connections to the service must pass, if any.
+    /// The waypoint that it is bound to, if any, whether or not the binding acts: see [`Self::acting_waypoint`].
     pub waypoint: Option<Waypoint>,
     /// How an endpoint is chosen.
     pub load_balancing: LoadBalancing,
@@ -41,6 +41,11 @@ impl Service {
     pub fn shares(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.shared_addresses.iter().any(|shared| shared.to_canonical() == address)
+    }
+
+    /// The waypoint that connections to the service must pass.
+    pub fn acting_waypoint(&self) -> Option<&Waypoint> {
+        self.waypoint.as_ref().filter(|waypoint| waypoint.acts())
     }
 
     /// The declared port with this number.

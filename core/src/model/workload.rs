@@ -42,8 +42,10 @@ pub struct Workload {
     pub services: BTreeMap<ServiceKey, Vec<PortMapping>>,
     /// The policies of scope `WorkloadSelector` that apply to it.
     pub policies: Vec<PolicyKey>,
-    /// The waypoint that connections to the workload must pass, if any.
+    /// The waypoint that it is bound to, if any, whether or not the binding acts: see [`Self::acting_waypoint`].
     pub waypoint: Option<Waypoint>,
+    /// Whether it refuses connections that came past the waypoint of the service that they are for.
+    pub require_waypoint: bool,
     /// Where it runs.
     pub locality: Locality,
     /// Its relative share of a service's connections.
@@ -103,6 +105,11 @@ impl Workload {
     pub fn identities(&self) -> impl Iterator<Item = Identity> {
         let domains = std::iter::once(&self.trust_domain).chain(self.trust_domain_aliases.iter());
         domains.map(|domain| Identity { trust_domain: domain.clone(), ..self.identity() })
+    }
+
+    /// The waypoint that connections to the workload's own addresses must pass.
+    pub fn acting_waypoint(&self) -> Option<&Waypoint> {
+        self.waypoint.as_ref().filter(|waypoint| waypoint.acts())
     }
 
     /// Whether the address is one of its own (a v4-mapped one counts as IPv4).

@@ -312,7 +312,7 @@ fn the_kernels_choice_is_accepted_if_eligible() {
 fn a_table_is_empty_where_the_kernel_must_not_choose() {
     let near = || Workload { addresses: vec![ip("10.1.0.1")], ..endpoint("near", "eu/a/n1", 3) };
     let far = || Workload { addresses: vec![ip("10.1.0.2")], ..endpoint("far", "us/a/n2", 2) };
-    let waypoint = Waypoint { destination: WaypointDestination::Address(ip("10.1.9.9")), hbone_port: 15008 };
+    let waypoint = Waypoint::new(WaypointDestination::Address(ip("10.1.9.9")));
     let anything = || cart(LoadBalancing::default());
     let with = |rule| cart(rule);
     let failover = || with(rule(LoadBalancingMode::Failover, &[Region, Zone]));

@@ -52,6 +52,7 @@ fn goes(lab: &Lab) -> String {
 fn describe(plan: Result<Plan, ambit_core::Denial>) -> String {
     match plan {
         Ok(Plan::Tunnel(tunnel)) => format!("tunnel {}", tunnel.authority),
+        Ok(Plan::Waypoint(to)) => format!("waypoint {}", to.tunnel.authority),
         Ok(Plan::Local(direct)) => format!("local {}", direct.address),
         Ok(Plan::Passthrough(direct)) => match direct.hostname {
             Some(name) => format!("name {name}:{}", direct.address.port()),

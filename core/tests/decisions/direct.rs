@@ -33,7 +33,7 @@ fn with(mut workload: Workload, change: impl FnOnce(&mut Workload)) -> Workload 
 #[test]
 fn cacheable_verdicts() {
     let off = |w| with(w, |w| w.direct = false);
-    let waypoint = Waypoint { destination: WaypointDestination::Address(ip("10.1.0.9")), hbone_port: 15008 };
+    let waypoint = Waypoint::new(WaypointDestination::Address(ip("10.1.0.9")));
     let from_web = m! { principals: ["cluster.local/ns/shop/sa/default"] };
     let from_there = m! { source_ips: ["10.1.0.0/16"] };
     let dry = |mut policy: Authorization| {

@@ -8,6 +8,7 @@ use ambit_core::mesh::{Change, Mesh, Touched};
 use ambit_core::model::{
     Authorization, NetworkMode, Scope, Service, TunnelProtocol, Waypoint, WaypointDestination, Workload,
 };
+use ambit_core::route::{Attached, ServiceRoutes};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -15,6 +16,8 @@ use proptest::sample::{Index, select};
 use crate::build::{
     With as _, allow, behind, captures, ip, m, mesh, only, pod, policy_key, service, service_key, uid,
 };
+
+use crate::route::route;
 
 fn put(workload: Workload) -> Change {
     Change::PutWorkload(Arc::new(workload))
@@ -87,10 +90,7 @@ fn captured_addresses() {
     let cart = service("shop/cart", &["10.96.0.1", "fd96::1"], &[(80, 8080)]);
     let legacy = service("old/db", &["10.96.0.2"], &[(80, 8080)]);
     let fronted = Service {
-        waypoint: Some(Waypoint {
-            destination: WaypointDestination::Address(ip("10.1.9.9")),
-            hbone_port: 15008,
-        }),
+        waypoint: Some(Waypoint::new(WaypointDestination::Address(ip("10.1.9.9")))),
         ..service("old/api", &["10.96.0.3"], &[(80, 8080)])
     };
     let empty = service("shop/empty", &["10.96.0.4"], &[(80, 8080)]);
@@ -229,8 +229,7 @@ fn some_addresses() -> impl Strategy<Value = Vec<&'static str>> {
 fn some_service() -> impl Strategy<Value = Service> {
     let names = vec!["shop/cart", "shop/api", "blog/cart"];
     (select(names), some_addresses(), any::<bool>()).prop_map(|(name, addresses, fronted)| {
-        let waypoint =
-            Waypoint { destination: WaypointDestination::Address(ip("10.1.9.9")), hbone_port: 15008 };
+        let waypoint = Waypoint::new(WaypointDestination::Address(ip("10.1.9.9")));
         Service { waypoint: fronted.then_some(waypoint), ..service(name, &addresses, &[(80, 8080)]) }
     })
 }
@@ -258,6 +257,14 @@ fn some_policy() -> impl Strategy<Value = Authorization> {
         .prop_map(|(name, scope, dry_run)| Authorization { scope, dry_run, ..allow(name, vec![]) })
 }
 
+fn some_routes() -> impl Strategy<Value = ServiceRoutes> {
+    let ports = prop::option::of(select(vec![80_u16, 81]));
+    (select(vec!["shop/cart", "shop/api"]), vec(ports, 0..3)).prop_map(|(name, ports)| {
+        let attach = |port| Attached { route: route("r", 0, Vec::new()), port, consumer: None };
+        ServiceRoutes::new(service_key(name), ports.into_iter().map(attach).collect())
+    })
+}
+
 fn some_change() -> impl Strategy<Value = Change> {
     prop_oneof![
         6 => some_workload().prop_map(|w| Change::PutWorkload(Arc::new(w))),
@@ -266,6 +273,8 @@ fn some_change() -> impl Strategy<Value = Change> {
         1 => some_service().prop_map(|s| Change::RemoveService(s.key)),
         2 => some_policy().prop_map(|p| Change::PutPolicy(Arc::new(p))),
         1 => some_policy().prop_map(|p| Change::RemovePolicy(p.key)),
+        2 => some_routes().prop_map(|r| Change::PutRoutes(Arc::new(r))),
+        1 => some_routes().prop_map(|r| Change::RemoveRoutes(r.service().clone())),
     ]
 }
 
@@ -293,6 +302,7 @@ proptest! {
         let mut rest: Vec<Change> = mesh.workloads().cloned().map(Change::PutWorkload)
             .chain(mesh.services().cloned().map(Change::PutService))
             .chain(mesh.policies().cloned().map(Change::PutPolicy))
+            .chain(mesh.all_routes().cloned().map(Change::PutRoutes))
             .collect();
         let mut scratch = Mesh::new();
         for index in order {
@@ -314,6 +324,7 @@ proptest! {
         let gone: Vec<Change> = mesh.workloads().map(|w| Change::RemoveWorkload(w.uid.clone()))
             .chain(mesh.services().map(|s| Change::RemoveService(s.key.clone())))
             .chain(mesh.policies().map(|p| Change::RemovePolicy(p.key.clone())))
+            .chain(mesh.all_routes().map(|r| Change::RemoveRoutes(r.service().clone())))
             .collect();
         mesh.apply(gone);
         prop_assert_eq!(mesh, Mesh::new());

@@ -1,12 +1,14 @@
 //! Short ways to write objects, and a world with the mesh that follows from it.
 
 use ambit_core::derive::{
-    AuthorizationPolicy, Condition, ContainerPort, Derived, Kind, Metadata, MtlsMode, Namespace, Object,
-    ObjectEvent, ObjectKey, PeerAuthentication, Phase, Pod, PolicyAction, PolicyRule, PortRef, Service,
-    ServicePort, Settings, Transport, World,
+    AuthorizationPolicy, BackendRef, BackendTarget, Condition, ContainerPort, Derived, Gateway, Kind,
+    Metadata, MtlsMode, Namespace, Object, ObjectEvent, ObjectKey, ParentRef, PeerAuthentication, Phase, Pod,
+    PolicyAction, PolicyRule, PortRef, RouteObject, RouteRule, Service, ServicePort, Settings, Transport,
+    WAYPOINT_CLASS, World,
 };
 use ambit_core::mesh::{Mesh, Touched};
 use ambit_core::policy::{Request, authorize};
+use ambit_core::route::{Match, RouteKind};
 
 use crate::build::{identity, ip, uid};
 
@@ -168,4 +170,61 @@ pub(crate) fn ask(lab: &Lab, who: &str, destination: &str, port: u16) -> String 
 /// What is said about an object: whether it is accepted, and about which field.
 pub(crate) fn said(lab: &Lab, kind: Kind, name: &str) -> Vec<(bool, Option<String>)> {
     lab.conditions(kind, name).into_iter().map(|c| (c.accepted, c.field.clone())).collect()
+}
+
+/// A waypoint's Gateway, with labels.
+pub(crate) fn gateway(name: &str, labels: &[(&str, &str)]) -> Gateway {
+    Gateway {
+        metadata: metadata(name, labels),
+        class: WAYPOINT_CLASS.into(),
+        hbone_port: Some(15008),
+        was_programmed: false,
+    }
+}
+
+/// The Service of a waypoint, and a pod behind it.
+pub(crate) fn waypoint(name: &str, ready: bool) -> Vec<Object> {
+    let (_, short) = name.split_once('/').expect("namespace/name");
+    let selector = [("gateway", short)];
+    let own = service(name, &["10.96.9.9"], &selector, vec![service_port(15008, "15008")]);
+    let endpoint = pod(&format!("{name}-1"), &selector, &["10.1.9.9"]);
+    let endpoint = Pod { service_account: short.into(), ready, ..endpoint };
+    vec![Object::Service(own), Object::Pod(endpoint)]
+}
+
+/// A Service as a parent of routes.
+pub(crate) fn parent(name: &str, port: Option<u16>) -> ParentRef {
+    let (namespace, name) = match name.split_once('/') {
+        Some((namespace, name)) => (Some(namespace.to_owned()), name),
+        None => (None, name),
+    };
+    ParentRef { kind: "Service".into(), namespace, name: name.into(), port, ..ParentRef::default() }
+}
+
+/// A port of a Service as a backend.
+pub(crate) fn backend(name: &str, port: u16) -> BackendRef {
+    let (namespace, name) = match name.split_once('/') {
+        Some((namespace, name)) => (Some(namespace.to_owned()), name),
+        None => (None, name),
+    };
+    let target = BackendTarget {
+        field: "backend".into(),
+        kind: "Service".into(),
+        namespace,
+        name: name.into(),
+        port: Some(port),
+        ..BackendTarget::default()
+    };
+    BackendRef { target, weight: 1, ..BackendRef::default() }
+}
+
+/// A route with one rule for everything.
+pub(crate) fn route(
+    kind: RouteKind,
+    name: &str,
+    parents: Vec<ParentRef>,
+    backends: Vec<BackendRef>,
+) -> RouteObject {
+    let rule = RouteRule { matches: vec![Match::any()], backends, ..RouteRule::default() };
+    RouteObject { kind, metadata: metadata(name, &[]), parents, hostnames: Vec::new(), rules: vec![rule] }
 }

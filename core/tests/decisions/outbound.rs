@@ -18,7 +18,7 @@ fn outside(workload: Workload) -> Workload {
 }
 
 fn waypoint() -> Waypoint {
-    Waypoint { destination: WaypointDestination::Address(ip("10.1.9.9")), hbone_port: 15008 }
+    Waypoint::new(WaypointDestination::Address(ip("10.1.9.9")))
 }
 
 fn shop() -> Mesh {
@@ -59,6 +59,9 @@ fn describe(mesh: &Mesh, destination: &str) -> String {
     let flow = Connection { source: uid("shop/web"), destination: socket(destination), chosen: None };
     match plan(mesh, &flow, &Avoid::NONE, 0) {
         Ok(Plan::Tunnel(t)) => format!("tunnel {} for {} to {}", t.peer, t.authority, t.destination.name),
+        Ok(Plan::Waypoint(w)) => {
+            format!("waypoint {} for {} to {}", w.tunnel.peer, w.tunnel.authority, w.tunnel.destination.name)
+        }
         Ok(Plan::Local(d)) => format!("local {}", d.address),
         Ok(Plan::Passthrough(d)) => format!("passthrough {}", d.address),
         Err(denial) => denial.reason().to_string(),
@@ -96,8 +99,8 @@ fn connections_are_planned_by_destination() {
         ),
         ("an endpoint in another network", "10.96.0.11:80", "no_endpoint"),
         ("an endpoint without address", "10.96.0.12:80", "no_endpoint"),
-        ("a service with a waypoint", "10.96.0.4:80", "waypoint_unsupported"),
-        ("a pod with a waypoint", "10.1.0.4:80", "waypoint_unsupported"),
+        ("a service whose waypoint is unknown", "10.96.0.4:80", "waypoint_unavailable"),
+        ("a pod whose waypoint is unknown", "10.1.0.4:80", "waypoint_unavailable"),
         ("an address that has left the mesh", "10.9.9.9:80", "destination_unknown"),
     ];
     for (name, destination, expected) in rows {

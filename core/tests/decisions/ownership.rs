@@ -104,6 +104,7 @@ fn goes(lab: &Lab, namespace: &str, destination: &str) -> String {
     let connection = Connection { source, destination: socket(destination), chosen: None };
     match plan(&lab.mesh, &connection, &Avoid::NONE, 0) {
         Ok(Plan::Tunnel(tunnel)) => format!("tunnel {} {}", tunnel.destination.uid, tunnel.authority),
+        Ok(Plan::Waypoint(to)) => format!("waypoint {}", to.tunnel.authority),
         Ok(Plan::Local(local)) => format!("local {}", local.address),
         Ok(Plan::Passthrough(plain)) => format!("plain {}", plain.address),
         Err(denial) => denial.reason().to_string(),

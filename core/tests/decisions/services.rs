@@ -38,6 +38,7 @@ fn goes(lab: &Lab, destination: &str) -> Vec<String> {
         .map(|roll| match plan(&lab.mesh, &flow, &Avoid::NONE, roll * (u64::MAX / 16)) {
             Ok(Plan::Tunnel(tunnel)) => format!("tunnel {}", tunnel.authority),
             Ok(Plan::Passthrough(direct)) => format!("plain {}", direct.address),
+            Ok(Plan::Waypoint(to)) => format!("waypoint {}", to.tunnel.authority),
             Ok(Plan::Local(direct)) => format!("local {}", direct.address),
             Err(denial) => denial.reason().to_string(),
         })

@@ -11,9 +11,13 @@ use http::uri::Uri;
 use http::{HeaderMap, Method, Request, StatusCode};
 
 pub use self::baggage::Baggage;
+use ambit_core::inbound::CLIENT_HEADER;
+use ambit_core::model::Identity;
+
 use crate::Error;
 
 const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
+const CLIENT: HeaderName = HeaderName::from_static(CLIENT_HEADER);
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Where a tunnel ends.
@@ -40,6 +44,8 @@ pub struct ConnectRequest {
     pub baggage: Option<Baggage>,
     /// The address of the application that connected, according to its proxy.
     pub forwarded: Option<SocketAddr>,
+    /// The client that a waypoint has verified, if it names one: believed of the destination's own waypoint only.
+    pub client: Option<Identity>,
     /// W3C trace context.
     pub traceparent: Option<HeaderValue>,
 }
@@ -56,6 +62,9 @@ pub enum RequestError {
     /// The authority is neither an address with a port nor a name with one.
     #[error("authority {0:?} is not address:port or host:port")]
     Authority(String),
+    /// The client that is named is not one identity.
+    #[error("{CLIENT_HEADER} is not one SPIFFE ID")]
+    Client,
 }
 
 impl RequestError {
@@ -63,7 +72,7 @@ impl RequestError {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
-            Self::NoAuthority | Self::Authority(_) => StatusCode::BAD_REQUEST,
+            Self::NoAuthority | Self::Authority(_) | Self::Client => StatusCode::BAD_REQUEST,
         }
     }
 }
@@ -71,7 +80,13 @@ impl RequestError {
 impl ConnectRequest {
     /// A request with an authority only.
     pub fn to(authority: SocketAddr) -> Self {
-        Self { authority: Authority::Address(authority), baggage: None, forwarded: None, traceparent: None }
+        Self {
+            authority: Authority::Address(authority),
+            baggage: None,
+            forwarded: None,
+            client: None,
+            traceparent: None,
+        }
     }
 
     /// The request as HTTP/2 sends it.
@@ -87,6 +102,10 @@ impl ConnectRequest {
         if let Some(address) = self.forwarded {
             let value = HeaderValue::from_str(&format!("for=\"{address}\""));
             headers.insert(FORWARDED, value.expect("an address is visible ASCII"));
+        }
+        if let Some(client) = &self.client {
+            let value = HeaderValue::from_str(&client.to_string());
+            headers.insert(CLIENT, value.expect("an identity is visible ASCII"));
         }
         if let Some(value) = &self.traceparent {
             headers.insert(TRACEPARENT, value.clone());
@@ -105,9 +124,19 @@ impl ConnectRequest {
             authority: authority.as_str().parse()?,
             baggage: Baggage::from_headers(headers.get_all(BAGGAGE)),
             forwarded: headers.get_all(FORWARDED).iter().filter_map(parse_forwarded).next_back(),
+            client: client(headers)?,
             traceparent: single(headers, &TRACEPARENT).cloned(),
         })
     }
+}
+
+/// The client that is named. One that cannot be read is no client, and then nothing may be opened in its name.
+fn client(headers: &HeaderMap) -> Result<Option<Identity>, RequestError> {
+    if !headers.contains_key(CLIENT) {
+        return Ok(None);
+    }
+    let value = single(headers, &CLIENT).and_then(|value| value.to_str().ok()?.parse().ok());
+    value.map(Some).ok_or(RequestError::Client)
 }
 
 /// The header, unless it is there twice: then it is unknown which is meant.

@@ -20,6 +20,7 @@ fn info(direction: Direction, source: &Workload, destination: &Workload) -> Conn
         source: party(source, 4000),
         destination: party(destination, 15008),
         hbone_address: Some(std::net::SocketAddr::new(destination.addresses[0], 8080)),
+        client: None,
         service: None,
     }
 }

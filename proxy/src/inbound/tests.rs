@@ -50,6 +50,7 @@ fn source_named_only_if_its_certificate_agrees() {
             source: party(client, identity),
             destination: party(application, None),
             hbone_address: None,
+            client: None,
             service: None,
         };
         name_parties(&mut info, &mesh, &crate::testing::uid("cart"), client, application);

@@ -74,7 +74,7 @@ impl<'a> Record<'a> {
         // "Sent" in the log is what the workload of this node sent.
         let (bytes_sent, bytes_recv) = match connection.direction {
             Direction::Outbound => (bytes.from_client, bytes.from_server),
-            Direction::Inbound => (bytes.from_server, bytes.from_client),
+            Direction::Inbound | Direction::Through => (bytes.from_server, bytes.from_client),
         };
         Self {
             source: PartyFields::new(&connection.source, connection.proven()),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ambit_core::Reason;
 use ambit_core::model::{Identity, PolicyKey, Service, Workload};
+use ambit_core::policy::NamedClient;
 
 /// Which way a connection goes, seen from the workload that this proxy serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -13,6 +14,8 @@ pub enum Direction {
     Outbound,
     /// To it: the reporter is the destination.
     Inbound,
+    /// Through it: the reporter is a waypoint. Whether it is allowed is decided at the destination.
+    Through,
 }
 
 impl Direction {
@@ -21,6 +24,7 @@ impl Direction {
         match self {
             Self::Outbound => "outbound",
             Self::Inbound => "inbound",
+            Self::Through => "through",
         }
     }
 }
@@ -91,6 +95,8 @@ pub struct ConnectionInfo {
     pub destination: Party,
     /// The address inside the tunnel (`dst.hbone_addr`).
     pub hbone_address: Option<SocketAddr>,
+    /// The client that the peer names, which is believed of the destination's own waypoint only.
+    pub client: Option<NamedClient>,
     /// The service that the client asked for, where there is no doubt which.
     pub service: Option<Arc<Service>>,
 }

@@ -26,13 +26,13 @@ static ENDED: Counters<3> = Counters::new(
 );
 
 /// How many are open now.
-pub(super) static OPEN: Open = Open([const { [const { AtomicU64::new(0) }; Path::ALL.len()] }; 2]);
+pub(super) static OPEN: Open = Open([const { [const { AtomicU64::new(0) }; Path::ALL.len()] }; 3]);
 const OPEN_FAMILY: Family =
     Family::gauge("ambit_connections_open", "Connections that are open now, by direction and path.");
 
 /// The open ones, by direction and path.
 #[derive(Debug)]
-pub(super) struct Open([[AtomicU64; Path::ALL.len()]; 2]);
+pub(super) struct Open([[AtomicU64; Path::ALL.len()]; 3]);
 
 impl Open {
     pub(super) fn of(&self, direction: Direction, path: Path) -> &AtomicU64 {
@@ -41,7 +41,7 @@ impl Open {
 
     fn show(&self, all: &mut Exposition) {
         let mut open = all.family(&OPEN_FAMILY);
-        for direction in [Direction::Outbound, Direction::Inbound] {
+        for direction in [Direction::Outbound, Direction::Inbound, Direction::Through] {
             for path in Path::ALL {
                 let count = self.of(direction, path).load(Ordering::Relaxed);
                 open.sample(&[("direction", direction.as_str()), ("path", path.as_str())], count);

@@ -54,6 +54,7 @@ fn flag(reason: Reason) -> Flag {
         | Reason::PolicyNotAllowed
         | Reason::PolicyMissing
         | Reason::PlaintextRefused
+        | Reason::WaypointRequired
         | Reason::FlowStale
         | Reason::TunnelRefused => Flag::Denied,
         Reason::CertificateMissing => Flag::IdentityFailed,
@@ -82,7 +83,9 @@ fn flag(reason: Reason) -> Flag {
         | Reason::DestinationUnknown
         | Reason::ServicePortUnknown
         | Reason::NoEndpoint
-        | Reason::WaypointUnsupported
+        | Reason::WaypointUnavailable
+        | Reason::WaypointNotProgrammed
+        | Reason::NotFronted
         | Reason::WorkloadUnknown
         | Reason::ReservedPort
         | Reason::AddressMismatch

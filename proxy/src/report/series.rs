@@ -104,6 +104,7 @@ impl Labels {
         let reporter = match self.direction {
             Direction::Outbound => "source",
             Direction::Inbound => "destination",
+            Direction::Through => "waypoint",
         };
         let security = if self.mutual_tls { "mutual_tls" } else { UNKNOWN };
         let mut labels = vec![

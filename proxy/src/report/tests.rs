@@ -42,6 +42,7 @@ pub(crate) fn info(source: &str, destination: &str) -> ConnectionInfo {
         source: party(source, "10.0.0.1:40000"),
         destination: party(destination, "10.0.1.2:15008"),
         hbone_address: Some("10.0.1.2:8080".parse().expect("an address")),
+        client: None,
         service: Some(Arc::new(testing::service(&format!("shop/{destination}"), &[], &[]))),
     }
 }

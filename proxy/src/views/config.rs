@@ -68,7 +68,7 @@ fn service_view(service: &Service) -> Value {
         "key": service.key.to_string(),
         "addresses": service.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "ports": ports,
-        "waypoint": service.waypoint.is_some(),
+        "waypoint": service.waypoint.as_ref().map(|waypoint| waypoint.destination.to_string()),
     })
 }
 

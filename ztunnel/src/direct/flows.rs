@@ -80,7 +80,7 @@ fn ending_of(refusal: &Refusal) -> Ending {
     let ended = |reason: Reason| ending::broken(reason, refusal.to_string());
     match refusal {
         Refusal::Denied(denial) => ending::denied(denial),
-        Refusal::Disabled(_) | Refusal::NotCacheable => ended(Reason::DirectDisabled),
+        Refusal::Disabled(_) | Refusal::Waypoint(_) | Refusal::NotCacheable => ended(Reason::DirectDisabled),
         Refusal::TlsDemanded(_) => ended(Reason::TlsDemanded),
         Refusal::Links => ended(Reason::LinkLost),
     }
@@ -161,7 +161,7 @@ pub(super) fn list(context: &Context) -> Vec<ConnectionView> {
         for info in Observation::from(&flow).reports(&mesh, &context.names) {
             let cookie = match info.direction {
                 Direction::Outbound => flow.client_cookie,
-                Direction::Inbound => flow.server_cookie,
+                Direction::Inbound | Direction::Through => flow.server_cookie,
             };
             let view = ConnectionView::new(&info, carried.unwrap_or_default(), seconds);
             views.push(view.with_socket(cookie).with_link(link));

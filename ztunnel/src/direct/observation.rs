@@ -78,6 +78,7 @@ impl Observation {
                 workload: destination.clone(),
             },
             hbone_address: None,
+            client: None,
             service: service.cloned(),
         };
         match (self.client, path) {

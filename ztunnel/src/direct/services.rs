@@ -188,7 +188,7 @@ impl<'a> Choice<'a> {
 
     fn table(&self, service: &Service, asked: SocketAddr) -> Option<Table> {
         if service.load_balancing.affinity == Affinity::ClientIp {
-            return service.waypoint.is_none().then_some(Table::Affinity);
+            return service.acting_waypoint().is_none().then_some(Table::Affinity);
         }
         // Any of them: where it matters which, there is no table.
         let client = self.local.iter().find_map(|uid| self.mesh.workload(uid))?;

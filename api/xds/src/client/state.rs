@@ -7,12 +7,14 @@ use ambit_core::mesh::Change;
 use ambit_core::model::{PolicyKey, ServiceKey, WorkloadUid};
 use prost::Message;
 
+use super::interest::Interest;
 use super::rejected::Rejected;
-use crate::convert::{decode_authorization, decode_service, decode_workload};
+use crate::convert::{decode_authorization, decode_routes, decode_service, decode_workload};
+use crate::proto::ambit::v1::ServiceRoutes;
 use crate::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource, Status};
 use crate::proto::istio::security::Authorization;
 use crate::proto::istio::workload::{Address, address};
-use crate::resource::ResourceType;
+use crate::resource::{COUNT, ResourceType};
 
 /// `INVALID_ARGUMENT`
 const INVALID: i32 = 3;
@@ -22,7 +24,12 @@ const MAX_LISTED: usize = 10;
 /// The resources in force, by type and name.
 #[derive(Debug, Default)]
 pub(super) struct State {
-    types: [Held; 2],
+    interest: Interest,
+    types: [Held; COUNT],
+    /// The services whose routes are wanted: those that this waypoint fronts.
+    fronted: BTreeSet<Arc<str>>,
+    /// Those whose routes were subscribed to on this stream.
+    subscribed: BTreeSet<Arc<str>>,
 }
 
 #[derive(Debug, Default)]
@@ -44,13 +51,14 @@ enum Key {
     Workload(WorkloadUid),
     Service(ServiceKey),
     Policy(PolicyKey),
+    Routes(ServiceKey),
 }
 
 impl Key {
     fn name(&self) -> String {
         match self {
             Self::Workload(uid) => uid.to_string(),
-            Self::Service(key) => key.to_string(),
+            Self::Service(key) | Self::Routes(key) => key.to_string(),
             Self::Policy(key) => key.to_string(),
         }
     }
@@ -60,6 +68,7 @@ impl Key {
             Self::Workload(uid) => Change::RemoveWorkload(uid),
             Self::Service(key) => Change::RemoveService(key),
             Self::Policy(key) => Change::RemovePolicy(key),
+            Self::Routes(key) => Change::RemoveRoutes(key),
         }
     }
 }
@@ -87,6 +96,39 @@ impl State {
         self.types[kind.index()].resources.len()
     }
 
+    /// The first requests on a new stream: one for each type, except for routes where none are wanted (yet).
+    pub(super) fn subscribe_all(&mut self, node: &str) -> Vec<DeltaDiscoveryRequest> {
+        self.subscribed.clear();
+        let others = ResourceType::ALL.into_iter().filter(|kind| *kind != ResourceType::Routes);
+        let mut requests: Vec<_> = others.map(|kind| self.subscribe(kind, node)).collect();
+        requests.extend(self.resubscribe(node));
+        requests
+    }
+
+    /// A request for the routes of the services that are fronted now; `None` if nothing differs.
+    pub(super) fn resubscribe(&mut self, node: &str) -> Option<DeltaDiscoveryRequest> {
+        let names = |one: &BTreeSet<Arc<str>>, other: &BTreeSet<Arc<str>>| {
+            one.difference(other).map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let (more, fewer) = (names(&self.fronted, &self.subscribed), names(&self.subscribed, &self.fronted));
+        if more.is_empty() && fewer.is_empty() {
+            return None;
+        }
+        let begins = self.subscribed.is_empty();
+        self.subscribed.clone_from(&self.fronted);
+        let base = if begins {
+            self.subscribe(ResourceType::Routes, node)
+        } else {
+            DeltaDiscoveryRequest::default()
+        };
+        Some(DeltaDiscoveryRequest {
+            type_url: ResourceType::Routes.type_url().to_owned(),
+            resource_names_subscribe: more,
+            resource_names_unsubscribe: fewer,
+            ..base
+        })
+    }
+
     /// The first request of a type on a new stream: a wildcard subscription with the held versions.
     pub(super) fn subscribe(&self, kind: ResourceType, node: &str) -> DeltaDiscoveryRequest {
         let held = &self.types[kind.index()].resources;
@@ -106,9 +148,41 @@ impl State {
         }
     }
 
-    /// Whether every type has had a response.
+    /// Whether every type has had a response. Routes have none where no service is fronted.
     pub(super) fn synced(&self) -> bool {
-        self.types.iter().all(|held| held.answered)
+        ResourceType::ALL.into_iter().all(|kind| {
+            let nothing_wanted = kind == ResourceType::Routes && self.fronted.is_empty();
+            self.types[kind.index()].answered || nothing_wanted
+        })
+    }
+
+    /// Follows which services have this waypoint. The routes of those that have it no more are dropped.
+    fn follow_fronted(&mut self, received: &mut Received) {
+        let Interest::Waypoint(own) = &self.interest else { return };
+        let mut gone: Vec<Arc<str>> = Vec::new();
+        for change in &received.changes {
+            match change {
+                Change::PutService(service) => {
+                    let name: Arc<str> = service.key.to_string().into();
+                    if service.waypoint.as_ref().is_some_and(|waypoint| waypoint.is(own)) {
+                        self.fronted.insert(name);
+                    } else if self.fronted.remove(&name) {
+                        gone.push(name);
+                    }
+                }
+                Change::RemoveService(key) => gone.extend(self.fronted.take(&*key.to_string())),
+                _ => {}
+            }
+        }
+        let held = &mut self.types[ResourceType::Routes.index()].resources;
+        for name in gone.into_iter().filter(|name| !self.fronted.contains(name)) {
+            received.changes.extend(held.remove(&name).map(|known| known.key.remove()));
+        }
+    }
+
+    /// Of a client with this interest.
+    pub(super) fn new(interest: Interest) -> Self {
+        Self { interest, ..Self::default() }
     }
 
     /// Decodes a response. `None` if its type was not subscribed to.
@@ -145,6 +219,7 @@ impl State {
                 Err(reason) => received.rejected.push(Rejected { resource: resource.name, reason }),
             }
         }
+        self.follow_fronted(&mut received);
         Some(received)
     }
 
@@ -200,6 +275,11 @@ fn decode(kind: ResourceType, resource: &Resource) -> Result<(Key, Change), Stri
             let policy = Authorization::decode(body.value.as_slice()).map_err(malformed)?;
             let policy = decode_authorization(&policy).map_err(field)?;
             (Key::Policy(policy.key.clone()), Change::PutPolicy(policy.into()))
+        }
+        ResourceType::Routes => {
+            let routes = ServiceRoutes::decode(body.value.as_slice()).map_err(malformed)?;
+            let routes = decode_routes(&routes).map_err(field)?;
+            (Key::Routes(routes.service().clone()), Change::PutRoutes(routes.into()))
         }
     };
     // Removals are by name: under another name this resource could never be removed.

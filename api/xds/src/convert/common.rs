@@ -3,10 +3,13 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use ambit_core::model::{Claim, Exported, Origin, PolicyKey, ServiceKey, Waypoint, WaypointDestination};
+use ambit_core::model::{
+    Claim, Exported, Origin, PolicyKey, ServiceKey, Waypoint, WaypointDestination, WaypointState,
+};
 
 use super::Problem;
 use crate::proto::ambit::v1 as extension;
+use crate::proto::ambit::v1::{WaypointExtension, waypoint_extension};
 use crate::proto::istio::workload::{GatewayAddress, NamespacedHostname, NetworkAddress, gateway_address};
 
 /// The default port of a waypoint.
@@ -113,7 +116,28 @@ pub(super) fn decode_origin(origin: Option<extension::Origin>) -> Origin {
     }
 }
 
-pub(super) fn encode_waypoint(waypoint: &Waypoint) -> GatewayAddress {
+/// What Istio's field says of a binding, and what Ambit's extension adds. A binding that does not act is in the
+/// extension alone: others must not send anything to its waypoint.
+pub(super) fn encode_waypoint(
+    waypoint: Option<&Waypoint>,
+) -> (Option<GatewayAddress>, Option<WaypointExtension>) {
+    let Some(waypoint) = waypoint else { return (None, None) };
+    let address = encode_gateway(waypoint);
+    let (acting, pending) = if waypoint.acts() { (Some(address), None) } else { (None, Some(address)) };
+    let state = match waypoint.state {
+        WaypointState::Programmed => waypoint_extension::State::Programmed,
+        WaypointState::Pending => waypoint_extension::State::Pending,
+        WaypointState::Awaited => waypoint_extension::State::Awaited,
+    };
+    let extension = WaypointExtension {
+        service_account: waypoint.service_account.as_deref().unwrap_or_default().to_owned(),
+        state: state.into(),
+        pending,
+    };
+    (acting, (extension != WaypointExtension::default()).then_some(extension))
+}
+
+fn encode_gateway(waypoint: &Waypoint) -> GatewayAddress {
     let destination = match &waypoint.destination {
         WaypointDestination::Hostname(key) => gateway_address::Destination::Hostname(NamespacedHostname {
             namespace: key.namespace.to_string(),
@@ -124,7 +148,26 @@ pub(super) fn encode_waypoint(waypoint: &Waypoint) -> GatewayAddress {
     GatewayAddress { destination: Some(destination), hbone_mtls_port: waypoint.hbone_port.into() }
 }
 
-pub(super) fn decode_waypoint(field: &str, waypoint: &GatewayAddress) -> Result<Waypoint, Problem> {
+/// The binding; from another control plane there is no extension.
+pub(super) fn decode_waypoint(
+    acting: Option<&GatewayAddress>,
+    extension: Option<&WaypointExtension>,
+) -> Result<Option<Waypoint>, Problem> {
+    const PENDING: &str = "extensions.waypoint.pending";
+    let pending = || extension.and_then(|extension| extension.pending.as_ref()).map(|it| (PENDING, it));
+    let Some((field, address)) = acting.map(|it| ("waypoint", it)).or_else(pending) else { return Ok(None) };
+    let (destination, hbone_port) = decode_gateway(field, address)?;
+    let account = extension.map(|extension| extension.service_account.as_str()).filter(|it| !it.is_empty());
+    let state = match extension.map(|it| waypoint_extension::State::try_from(it.state)) {
+        Some(Ok(waypoint_extension::State::Pending)) if acting.is_none() => WaypointState::Pending,
+        Some(Ok(waypoint_extension::State::Awaited)) => WaypointState::Awaited,
+        // What is not known acts: never a bypass.
+        _ => WaypointState::Programmed,
+    };
+    Ok(Some(Waypoint { destination, hbone_port, service_account: account.map(Into::into), state }))
+}
+
+fn decode_gateway(field: &str, waypoint: &GatewayAddress) -> Result<(WaypointDestination, u16), Problem> {
     let destination = match &waypoint.destination {
         Some(gateway_address::Destination::Hostname(name)) => {
             let namespace = required(&format!("{field}.hostname.namespace"), &name.namespace)?;
@@ -140,7 +183,7 @@ pub(super) fn decode_waypoint(field: &str, waypoint: &GatewayAddress) -> Result<
         0 => HBONE_PORT,
         port => decode_port(|| format!("{field}.hbone_mtls_port"), port)?,
     };
-    Ok(Waypoint { destination, hbone_port })
+    Ok((destination, hbone_port))
 }
 
 pub(super) fn network_address(ip: IpAddr) -> NetworkAddress {

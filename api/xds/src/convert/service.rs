@@ -10,7 +10,7 @@ use super::common::{
     encode_ip, encode_origin, encode_waypoint, network_address, required,
 };
 use super::{DecodeError, Problem, extension};
-use crate::proto::ambit::v1::{ServiceExtension, service_extension};
+use crate::proto::ambit::v1::{ServiceExtension, WaypointExtension, service_extension};
 use crate::proto::istio::workload as wire;
 use crate::proto::istio::workload::load_balancing::{HealthPolicy, Mode, Scope};
 
@@ -19,6 +19,7 @@ pub const SERVICE_EXTENSION: &str = "ambit.dev/service";
 
 /// Encodes a service.
 pub fn encode_service(service: &Service) -> wire::Service {
+    let (waypoint, waypoint_extension) = encode_waypoint(service.waypoint.as_ref());
     wire::Service {
         name: service.name.to_string(),
         namespace: service.key.namespace.to_string(),
@@ -26,9 +27,9 @@ pub fn encode_service(service: &Service) -> wire::Service {
         addresses: service.addresses.iter().copied().map(network_address).collect(),
         ports: service.ports.iter().copied().map(encode_port).collect(),
         subject_alt_names: service.subject_alt_names.iter().map(ToString::to_string).collect(),
-        waypoint: service.waypoint.as_ref().map(encode_waypoint),
+        waypoint,
         load_balancing: encode_load_balancing(&service.load_balancing),
-        extensions: encode_extension(service).into_iter().collect(),
+        extensions: encode_extension(service, waypoint_extension).into_iter().collect(),
         // Not in the model.
         ip_families: wire::IpFamilies::Automatic.into(),
         canonical: false,
@@ -83,7 +84,7 @@ fn encode_load_balancing(balancing: &LoadBalancing) -> Option<wire::LoadBalancin
     (message != wire::LoadBalancing::default()).then_some(message)
 }
 
-fn encode_extension(service: &Service) -> Option<wire::Extension> {
+fn encode_extension(service: &Service, waypoint: Option<WaypointExtension>) -> Option<wire::Extension> {
     let affinity = match service.load_balancing.affinity {
         Affinity::None => service_extension::Affinity::None,
         Affinity::ClientIp => service_extension::Affinity::ClientIp,
@@ -93,6 +94,7 @@ fn encode_extension(service: &Service) -> Option<wire::Extension> {
         affinity: affinity.into(),
         shared_addresses: service.shared_addresses.iter().copied().map(encode_ip).collect(),
         origin: encode_origin(&service.origin),
+        waypoint,
     };
     extension::encode(SERVICE_EXTENSION, "ambit.v1.ServiceExtension", &extension)
 }
@@ -114,7 +116,7 @@ fn decode(service: &wire::Service) -> Result<Service, Problem> {
         addresses: each("addresses", &service.addresses, decode_network_address)?,
         ports: each("ports", &service.ports, decode_service_port)?,
         subject_alt_names: decode_identities(&service.subject_alt_names)?,
-        waypoint: service.waypoint.as_ref().map(|w| decode_waypoint("waypoint", w)).transpose()?,
+        waypoint: decode_waypoint(service.waypoint.as_ref(), extension.waypoint.as_ref())?,
         load_balancing: LoadBalancing {
             affinity: decode_affinity(&extension)?,
             ..match &service.load_balancing {

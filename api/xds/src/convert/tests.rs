@@ -12,6 +12,8 @@ use proptest::prelude::*;
 use prost::Message;
 
 use super::*;
+
+mod routes;
 use crate::proto::istio::security as security_wire;
 use crate::proto::istio::workload as wire;
 
@@ -55,7 +57,19 @@ fn waypoint() -> impl Strategy<Value = Waypoint> {
         service_key().prop_map(WaypointDestination::Hostname),
         ip().prop_map(WaypointDestination::Address),
     ];
-    (destination, 1_u16..).prop_map(|(destination, hbone_port)| Waypoint { destination, hbone_port })
+    let state = prop_oneof![
+        Just(WaypointState::Programmed),
+        Just(WaypointState::Pending),
+        Just(WaypointState::Awaited)
+    ];
+    (destination, 1_u16.., option::of(text()), state).prop_map(
+        |(destination, hbone_port, service_account, state)| Waypoint {
+            destination,
+            hbone_port,
+            service_account,
+            state,
+        },
+    )
 }
 
 fn mapping() -> impl Strategy<Value = PortMapping> {
@@ -83,7 +97,7 @@ prop_compose! {
         (trust_domain, addresses, waypoint) in (trust_domain(), vec(ip(), 0..4), option::of(waypoint())),
         services in btree_map(service_key(), vec(mapping(), 0..4), 0..4),
         (policies, probe_ports, capacity) in (vec(policy_key(), 0..3), vec(any::<u16>(), 0..3), any::<u32>()),
-        (hbone, host, direct, same_node_tls) in any::<(bool, bool, bool, bool)>(),
+        (hbone, host, direct, same_node_tls, require_waypoint) in any::<(bool, bool, bool, bool, bool)>(),
         health in prop_oneof![Just(Health::Healthy), Just(Health::Unhealthy), Just(Health::Draining)],
         (hostname, aliases) in (option::of(text()), vec(trust_domain(), 0..3)),
         (excluded_in, excluded_out) in (btree_set(any::<u16>(), 0..3), btree_set(any::<u16>(), 0..3)),
@@ -104,7 +118,7 @@ prop_compose! {
             locality: Locality { region, zone, subzone },
             capacity, kind, workload_name, canonical_name, canonical_revision, probe_ports,
             excluded_ports: ExcludedPorts { inbound: excluded_in, outbound: excluded_out },
-            hostname, direct, same_node_tls,
+            hostname, direct, same_node_tls, require_waypoint,
             trust_domain_aliases: aliases.into(),
             origin,
         }

@@ -13,7 +13,7 @@ use super::common::{
     decode_waypoint, each, encode_ip, encode_origin, encode_waypoint, required,
 };
 use super::{DecodeError, Problem, extension};
-use crate::proto::ambit::v1::WorkloadExtension;
+use crate::proto::ambit::v1::{WaypointExtension, WorkloadExtension};
 use crate::proto::istio::workload as wire;
 
 /// The name of Ambit's extension in `Workload.extensions`.
@@ -21,6 +21,7 @@ pub const WORKLOAD_EXTENSION: &str = "ambit.dev/workload";
 
 /// Encodes a workload.
 pub fn encode_workload(workload: &Workload) -> wire::Workload {
+    let (waypoint, waypoint_extension) = encode_waypoint(workload.waypoint.as_ref());
     wire::Workload {
         uid: workload.uid.to_string(),
         name: workload.name.to_string(),
@@ -34,7 +35,7 @@ pub fn encode_workload(workload: &Workload) -> wire::Workload {
         .into(),
         trust_domain: workload.trust_domain.to_string(),
         service_account: workload.service_account.to_string(),
-        waypoint: workload.waypoint.as_ref().map(encode_waypoint),
+        waypoint,
         node: workload.node.to_string(),
         canonical_name: workload.canonical_name.to_string(),
         canonical_revision: workload.canonical_revision.to_string(),
@@ -69,7 +70,7 @@ pub fn encode_workload(workload: &Workload) -> wire::Workload {
         }
         .into(),
         capacity: (workload.capacity != 1).then_some(workload.capacity),
-        extensions: encode_extension(workload).into_iter().collect(),
+        extensions: encode_extension(workload, waypoint_extension).into_iter().collect(),
         hostname: workload.hostname.as_deref().unwrap_or_default().to_owned(),
         // Not in the model.
         network_gateway: None,
@@ -87,7 +88,7 @@ fn encode_ports(ports: &[PortMapping]) -> wire::PortList {
     wire::PortList { ports: ports.iter().map(port).collect() }
 }
 
-fn encode_extension(workload: &Workload) -> Option<wire::Extension> {
+fn encode_extension(workload: &Workload, waypoint: Option<WaypointExtension>) -> Option<wire::Extension> {
     let excluded = &workload.excluded_ports;
     let extension = WorkloadExtension {
         probe_ports: workload.probe_ports.iter().copied().map(Into::into).collect(),
@@ -99,6 +100,8 @@ fn encode_extension(workload: &Workload) -> Option<wire::Extension> {
         excluded_outbound_ports: excluded.outbound.iter().copied().map(Into::into).collect(),
         origin: encode_origin(&workload.origin),
         no_identity: !workload.has_identity(),
+        waypoint,
+        require_waypoint: workload.require_waypoint,
     };
     extension::encode(WORKLOAD_EXTENSION, "ambit.v1.WorkloadExtension", &extension)
 }
@@ -143,7 +146,8 @@ fn decode(workload: &wire::Workload) -> Result<Workload, Problem> {
         policies: each("authorization_policies", &workload.authorization_policies, |field, key| {
             decode_policy_key(field, key)
         })?,
-        waypoint: workload.waypoint.as_ref().map(|w| decode_waypoint("waypoint", w)).transpose()?,
+        waypoint: decode_waypoint(workload.waypoint.as_ref(), extension.waypoint.as_ref())?,
+        require_waypoint: extension.require_waypoint,
         locality: workload.locality.as_ref().map_or_else(Locality::default, |l| Locality {
             region: l.region.as_str().into(),
             zone: l.zone.as_str().into(),

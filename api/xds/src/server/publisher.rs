@@ -89,9 +89,17 @@ impl Publisher {
             .map(|key| mesh.service(key).map_or_else(|| Err(key.to_string()), |s| Ok(Encoded::service(s))));
         let addresses: Vec<_> = workloads.chain(services).collect();
 
+        let routes = touched.routes.iter();
+        let routes: Vec<_> = routes
+            .map(|key| mesh.routes(key).map_or_else(|| Err(key.to_string()), |r| Ok(Encoded::routes(r))))
+            .collect();
+
         let mut store = self.inner.store.write();
-        for (kind, resources) in [(ResourceType::Authorization, policies), (ResourceType::Address, addresses)]
-        {
+        for (kind, resources) in [
+            (ResourceType::Authorization, policies),
+            (ResourceType::Routes, routes),
+            (ResourceType::Address, addresses),
+        ] {
             for resource in resources {
                 match resource {
                     Ok(encoded) => store.put(kind, encoded),

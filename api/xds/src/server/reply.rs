@@ -15,7 +15,7 @@ use tonic::codegen::http::HeaderMap;
 
 use super::store::Changed;
 use crate::proto::discovery::DeltaDiscoveryResponse;
-use crate::resource::{Encoded, ResourceType};
+use crate::resource::{COUNT, Encoded, ResourceType};
 
 /// A response of a session.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub(super) struct Reply {
 
 /// The encoded resources of each type as of a revision: the last that was sent.
 #[derive(Debug, Default)]
-pub(super) struct Whole(Mutex<[Option<(u64, Bytes)>; 2]>);
+pub(super) struct Whole(Mutex<[Option<(u64, Bytes)>; COUNT]>);
 
 /// A gRPC message in two buffers.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::reply::Reply;
 use super::store::{Behind, Changed, Store};
 use crate::proto::discovery::DeltaDiscoveryRequest;
-use crate::resource::{Encoded, ResourceType};
+use crate::resource::{COUNT, Encoded, ResourceType};
 
 /// The most names that a client may subscribe to.
 const MAX_NAMES: usize = 10_000;
@@ -53,7 +53,7 @@ pub(super) enum Violation {
 
 #[derive(Debug, Default)]
 pub(super) struct Session {
-    subscriptions: [Option<Subscription>; 2],
+    subscriptions: [Option<Subscription>; COUNT],
     /// Unknown types. Each gets one empty response, because a client may wait for it.
     unknown: BTreeSet<String>,
     unknown_unanswered: VecDeque<String>,

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::resource::{Encoded, ResourceType};
+use crate::resource::{COUNT, Encoded, ResourceType};
 
 /// The most removals of a type that are kept, unless it has more resources: then as many as those.
 const REMOVALS: usize = 10_000;
@@ -30,7 +30,7 @@ pub(super) struct Store {
     ready: bool,
     revision: u64,
     removals: usize,
-    tables: [Table; 2],
+    tables: [Table; COUNT],
 }
 
 #[derive(Debug, Default)]

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::route::RouteKind;
+
 macro_rules! kinds {
     ($($(#[$doc:meta])* $kind:ident,)*) => {
         /// The kinds of objects that are read.
@@ -40,6 +42,24 @@ kinds! {
     AuthorizationPolicy,
     /// `security.istio.io` PeerAuthentication.
     PeerAuthentication,
+    /// `gateway.networking.k8s.io` Gateway.
+    Gateway,
+    /// `gateway.networking.k8s.io` HTTPRoute.
+    HTTPRoute,
+    /// `gateway.networking.k8s.io` GRPCRoute.
+    GRPCRoute,
+    /// `gateway.networking.k8s.io` ReferenceGrant.
+    ReferenceGrant,
+}
+
+impl Kind {
+    /// The kind of a route's object.
+    pub const fn of_route(route: RouteKind) -> Self {
+        match route {
+            RouteKind::Http => Self::HTTPRoute,
+            RouteKind::Grpc => Self::GRPCRoute,
+        }
+    }
 }
 
 impl fmt::Display for Kind {

@@ -201,6 +201,12 @@ impl Exposition {
         self.families.insert(family.name, *family);
     }
 
+    /// Begins a family of histograms that are counted elsewhere.
+    pub fn histograms(&mut self, family: &Family) -> Histograms<'_> {
+        self.text.push_str(&family.head());
+        Histograms { text: &mut self.text, family: *family }
+    }
+
     /// Adds all that a recorder holds.
     pub fn add(&mut self, recorder: &PrometheusRecorder) {
         self.text.push_str(&recorder.handle().render());
@@ -244,6 +250,44 @@ impl Samples<'_> {
                 self.now.register_gauge(&key, &METADATA).set(value.real());
             }
         }
+        self
+    }
+}
+
+/// Writes one family's histograms.
+#[derive(Debug)]
+pub struct Histograms<'a> {
+    text: &'a mut String,
+    family: Family,
+}
+
+impl Histograms<'_> {
+    /// One histogram: how many measurements were up to each of the bounds and above the one before, then how many were
+    /// above all of them; and the sum of all measurements.
+    pub fn sample(
+        &mut self,
+        labels: &[(&'static str, &str)],
+        bounds: &[f64],
+        counts: &[u64],
+        sum: f64,
+    ) -> &mut Self {
+        let name = self.family.name;
+        let mut text = String::new();
+        for (label, value) in labels {
+            let escaped = value.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n");
+            // Writing to a text does not fail, here and below.
+            let _ = write!(text, "{label}=\"{escaped}\",");
+        }
+        let mut total = 0;
+        for (bound, count) in bounds.iter().zip(counts) {
+            total += count;
+            let _ = writeln!(self.text, "{name}_bucket{{{text}le=\"{bound}\"}} {total}");
+        }
+        total += counts.get(bounds.len()).copied().unwrap_or(0);
+        let _ = writeln!(self.text, "{name}_bucket{{{text}le=\"+Inf\"}} {total}");
+        let labels = text.trim_end_matches(',');
+        let _ = writeln!(self.text, "{name}_sum{{{labels}}} {sum}");
+        let _ = writeln!(self.text, "{name}_count{{{labels}}} {total}");
         self
     }
 }

@@ -35,13 +35,16 @@ proptest! {
         authority in authority(),
         baggage in option::of(baggage()),
         forwarded in option::of(any::<SocketAddr>()),
+        client in option::of("[a-z][a-z0-9-]{0,9}"),
     ) {
+        let identity = |account| format!("spiffe://cluster.local/ns/shop/sa/{account}");
+        let client = client.map(|account| identity(account).parse().expect("an identity"));
         // A flow label or scope is no part of the text.
         let forwarded = forwarded.map(|address| SocketAddr::new(address.ip(), address.port()));
         let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
         let traceparent = Some(HeaderValue::from_static(traceparent));
         let baggage = baggage.filter(|baggage| *baggage != Baggage::default());
-        let request = ConnectRequest { authority, baggage, forwarded, traceparent };
+        let request = ConnectRequest { authority, baggage, forwarded, client, traceparent };
         let read = ConnectRequest::from_http(&request.to_http().expect("a request"));
         prop_assert_eq!(read, Ok(request));
     }
@@ -63,6 +66,30 @@ proptest! {
             request.headers_mut().insert(FORWARDED, value);
             prop_assert!(ConnectRequest::from_http(&request).is_ok(), "nor does what is only shown");
         }
+    }
+}
+
+#[test]
+fn a_client_that_is_not_one_identity_refuses_the_request() {
+    let web = "spiffe://cluster.local/ns/shop/sa/web";
+    for (name, values, good) in [
+        ("none", &[][..], true),
+        ("one", &[web], true),
+        ("two", &[web, web], false),
+        (
+            "two in one line",
+            &["spiffe://cluster.local/ns/shop/sa/web,spiffe://cluster.local/ns/shop/sa/db"],
+            false,
+        ),
+        ("empty", &[""], false),
+        ("no SPIFFE ID of a workload", &["spiffe://cluster.local/web"], false),
+    ] {
+        let address = "10.0.0.1:80".parse().expect("an address");
+        let mut request = ConnectRequest::to(address).to_http().expect("a request");
+        for value in values {
+            request.headers_mut().append(CLIENT, HeaderValue::from_static(value));
+        }
+        assert_eq!(ConnectRequest::from_http(&request).is_ok(), good, "{name}");
     }
 }
 

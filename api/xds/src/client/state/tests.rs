@@ -1,12 +1,13 @@
 //! Replays of what controllers say.
 
 use ambit_core::mesh::{Change, Mesh};
-use ambit_core::model::{PolicyKey, WorkloadUid};
+use ambit_core::model::{PolicyKey, ServiceKey, WorkloadUid};
 use prost::Message;
 use prost_types::Any;
 
 use super::State;
-use crate::client::Rejected;
+use crate::client::{Interest, Rejected};
+use crate::proto::ambit::v1::ServiceRoutes;
 use crate::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
 use crate::proto::istio::security::Authorization;
 use crate::proto::istio::workload::{Address, Service, Workload, address};
@@ -185,4 +186,88 @@ fn a_name_with_another_resource_removes_the_old_one() {
 fn types_without_subscription_are_ignored() {
     let unknown = DeltaDiscoveryResponse { type_url: "type/other".into(), ..Default::default() };
     assert!(State::default().receive(unknown).is_none());
+}
+
+fn bound_service(name: &str, version: &str, waypoint: &str) -> Resource {
+    use crate::proto::istio::workload::{GatewayAddress, NamespacedHostname, gateway_address};
+    let (namespace, hostname) = name.split_once('/').expect("a name");
+    let (of, host) = waypoint.split_once('/').expect("a name");
+    let at = NamespacedHostname { namespace: of.into(), hostname: host.into() };
+    let destination = Some(gateway_address::Destination::Hostname(at));
+    let service = Service {
+        namespace: namespace.into(),
+        hostname: hostname.into(),
+        waypoint: Some(GatewayAddress { destination, hbone_mtls_port: 15008 }),
+        ..Default::default()
+    };
+    resource(ADDRESS, name, version, &Address { r#type: Some(address::Type::Service(service)) })
+}
+
+fn routes(name: &str, version: &str) -> Resource {
+    let (namespace, hostname) = name.split_once('/').expect("a name");
+    let routes =
+        ServiceRoutes { namespace: namespace.into(), hostname: hostname.into(), ..Default::default() };
+    resource(ROUTES, name, version, &routes)
+}
+
+const ROUTES: ResourceType = ResourceType::Routes;
+
+#[test]
+fn a_node_asks_for_no_routes() {
+    let mut state = State::default();
+    let types: Vec<String> = state.subscribe_all("node-a").into_iter().map(|it| it.type_url).collect();
+    assert_eq!(types, [POLICY.type_url(), ADDRESS.type_url()]);
+    let mut mesh = Mesh::default();
+    take(&mut state, &mut mesh, response(POLICY, "1", vec![], &[]));
+    take(
+        &mut state,
+        &mut mesh,
+        response(ADDRESS, "2", vec![bound_service("shop/cart", "1", "shop/wp")], &[]),
+    );
+    assert!(state.synced(), "routes are not waited for");
+    assert_eq!(state.resubscribe("node-a"), None);
+}
+
+#[test]
+fn a_waypoint_asks_for_the_routes_of_what_it_fronts() {
+    let own = ServiceKey { namespace: "shop".into(), hostname: "wp".into() };
+    let mut state = State::new(Interest::Waypoint(own));
+    let mut mesh = Mesh::default();
+    assert_eq!(state.subscribe_all("wp").len(), 2, "nothing is known to be fronted");
+    take(&mut state, &mut mesh, response(POLICY, "1", vec![], &[]));
+    let put = vec![
+        bound_service("shop/cart", "1", "shop/wp"),
+        bound_service("shop/api", "1", "shop/other"),
+        service("shop/db", "1"),
+    ];
+    take(&mut state, &mut mesh, response(ADDRESS, "2", put, &[]));
+    assert!(!state.synced(), "its routes are to come");
+    let asked = state.resubscribe("wp").expect("a subscription");
+    assert_eq!(
+        (asked.type_url.as_str(), &asked.resource_names_subscribe[..]),
+        (ROUTES.type_url(), &["shop/cart".to_owned()][..])
+    );
+    assert_eq!(state.resubscribe("wp"), None, "asked once");
+    take(&mut state, &mut mesh, response(ROUTES, "3", vec![routes("shop/cart", "7")], &[]));
+    assert!(state.synced() && mesh.all_routes().count() == 1);
+
+    // Another service comes, and this one gets another waypoint.
+    let put = vec![bound_service("shop/cart", "2", "shop/other"), bound_service("shop/api", "2", "shop/wp")];
+    take(&mut state, &mut mesh, response(ADDRESS, "4", put, &[]));
+    assert_eq!(mesh.all_routes().count(), 0, "what is not fronted has no routes here");
+    let asked = state.resubscribe("wp").expect("a change");
+    assert_eq!(asked.resource_names_subscribe, ["shop/api"]);
+    assert_eq!(asked.resource_names_unsubscribe, ["shop/cart"]);
+    assert!(asked.node.is_none() && asked.initial_resource_versions.is_empty(), "a stream's later request");
+    take(&mut state, &mut mesh, response(ROUTES, "5", vec![routes("shop/api", "1")], &[]));
+
+    // A new stream begins with what is held.
+    let first = state.subscribe_all("wp");
+    assert_eq!(first.len(), 3);
+    assert_eq!(first[2].resource_names_subscribe, ["shop/api"]);
+    let held: Vec<_> = first[2].initial_resource_versions.iter().collect();
+    assert_eq!(held, [(&"shop/api".to_owned(), &"1".to_owned())]);
+    take(&mut state, &mut mesh, response(ADDRESS, "6", vec![], &["shop/api"]));
+    assert_eq!(mesh.all_routes().count(), 0, "a service that is gone has none either");
+    assert_eq!(state.resubscribe("wp").expect("a change").resource_names_unsubscribe, ["shop/api"]);
 }

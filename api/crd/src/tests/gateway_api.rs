@@ -1,0 +1,192 @@
+//! Routes and Gateways: what is read, and what becomes of mistakes.
+
+use ambit_core::derive::{Gateway, Object, RouteFilter, RouteObject, RuleEffect};
+use ambit_core::route::{Filter, Match, PathMatch, PathRewrite, RedirectStatus, RouteKind};
+
+use crate::{Outcome, parse};
+
+fn object(text: &str) -> Object {
+    match parse(text).remove(0).outcome {
+        Outcome::Accepted { object, .. } => *object,
+        other => panic!("{text}: {other:?}"),
+    }
+}
+
+fn route(kind: &str, rules: &str) -> RouteObject {
+    let text = format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{name: r, namespace: shop}}\nspec: \
+         {{parentRefs: [{{group: '', kind: Service, name: cart, port: 80}}], rules: {rules}}}"
+    );
+    match object(&text) {
+        Object::Route(route) => *route,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn http(rule: &str) -> RouteObject {
+    route("HTTPRoute", &format!("[{rule}]"))
+}
+
+#[test]
+fn a_route_as_it_is_written() {
+    let route = http(
+        "{name: one, matches: [{path: {type: Exact, value: /a}, method: GET, headers: [{name: X-Env, value: \
+         test}]}], filters: [{type: RequestRedirect, requestRedirect: {hostname: example.com, statusCode: 308, \
+         path: {type: ReplaceFullPath, replaceFullPath: /b}}}], timeouts: {request: 10s, backendRequest: 500ms}, \
+         retry: {attempts: 3, codes: [503], backoff: 100ms}, backendRefs: [{name: cart-v2, port: 80, weight: 9}]}",
+    );
+    assert_eq!((route.kind, route.parents[0].port), (RouteKind::Http, Some(80)));
+    let rule = &route.rules[0];
+    assert_eq!(rule.mistakes, []);
+    assert_eq!(rule.matches[0].path, PathMatch::Exact("/a".into()));
+    assert_eq!(rule.matches[0].headers[0].name, "x-env");
+    let RouteFilter::Ready(Filter::Redirect(redirect)) = &rule.filters[0] else { panic!("a redirect") };
+    assert_eq!(redirect.status, RedirectStatus::PermanentRedirect);
+    assert_eq!(redirect.path, Some(PathRewrite::Full("/b".into())));
+    assert_eq!(rule.timeouts.request.map(|it| it.as_secs()), Some(10));
+    assert_eq!(rule.retry.as_ref().map(|it| (it.attempts, it.codes.len())), Some((3, 1)));
+    assert_eq!((rule.backends[0].weight, rule.backends[0].target.port), (9, Some(80)));
+    assert_eq!(rule.backends[0].target.field, "spec.rules[0].backendRefs[0]");
+}
+
+#[test]
+fn a_route_without_rules_matches_everything() {
+    for rules in ["[]", "null", "[{}]"] {
+        for kind in ["HTTPRoute", "GRPCRoute"] {
+            let route = route(kind, rules);
+            assert_eq!(route.rules.len(), 1, "{kind} {rules}");
+            assert_eq!(route.rules[0].matches, [Match::any()], "{kind} {rules}");
+        }
+    }
+}
+
+#[test]
+fn grpc_methods_are_paths() {
+    let rows = [
+        ("{method: {service: shop.Cart, method: Add}}", PathMatch::Exact("/shop.Cart/Add".into())),
+        ("{method: {service: shop.Cart}}", PathMatch::Prefix("/shop.Cart".into())),
+        ("{headers: [{name: x, value: y}]}", PathMatch::Prefix("/".into())),
+    ];
+    for (text, expected) in rows {
+        let route = route("GRPCRoute", &format!("[{{matches: [{text}]}}]"));
+        assert_eq!(route.rules[0].matches[0].path, expected, "{text}");
+    }
+}
+
+#[test]
+fn mistakes_are_their_rules() {
+    use RuleEffect::{Dropped, Fails, Incompatible};
+    let rewrite =
+        "{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /b}}}";
+    let exact = format!("{{matches: [{{path: {{type: Exact, value: /a}}}}], filters: [{rewrite}]}}");
+    let both = format!("{{filters: [{rewrite}, {{type: RequestRedirect, requestRedirect: {{}}}}]}}");
+    let twice = format!("{{filters: [{rewrite}, {rewrite}]}}");
+    let rows = [
+        (
+            "an expression that is none",
+            "{matches: [{path: {type: RegularExpression, value: '('}}]}",
+            "matches[0].path.value",
+            Dropped,
+        ),
+        ("a kind of path", "{matches: [{path: {type: Glob, value: /a}}]}", "matches[0].path.type", Dropped),
+        ("a relative path", "{matches: [{path: {value: a}}]}", "matches[0].path.value", Dropped),
+        ("a path with dots", "{matches: [{path: {value: /a/../b}}]}", "matches[0].path.value", Dropped),
+        (
+            "a header's name",
+            "{matches: [{headers: [{name: 'a b', value: c}]}]}",
+            "matches[0].headers[0].name",
+            Dropped,
+        ),
+        ("a prefix replaced where none matched", &exact, "filters", Dropped),
+        ("filters that exclude each other", &both, "filters", Incompatible),
+        ("a filter twice", &twice, "filters[1]", Incompatible),
+        (
+            "a filter that is not known",
+            "{filters: [{type: ExternalAuth, externalAuth: {}}]}",
+            "filters[0].type",
+            Fails,
+        ),
+        (
+            "an extension",
+            "{filters: [{type: ExtensionRef, extensionRef: {group: a, kind: B, name: c}}]}",
+            "filters[0].type",
+            Fails,
+        ),
+        ("a filter without its field", "{filters: [{type: CORS}]}", "filters[0]", Fails),
+        (
+            "a host set as a header",
+            "{filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: Host, value: a}]}}]}",
+            "filters[0]",
+            Fails,
+        ),
+        (
+            "a redirect that is none",
+            "{filters: [{type: RequestRedirect, requestRedirect: {statusCode: 200}}]}",
+            "filters[0].requestRedirect.statusCode",
+            Fails,
+        ),
+        (
+            "a share above the whole",
+            "{filters: [{type: RequestMirror, requestMirror: {percent: 101, backendRef: {name: a, port: 80}}}]}",
+            "filters[0].requestMirror",
+            Fails,
+        ),
+        ("a duration of other units", "{timeouts: {request: 1d}}", "timeouts.request", Dropped),
+        (
+            "a part longer than the whole",
+            "{timeouts: {request: 1s, backendRequest: 2s}}",
+            "timeouts.backendRequest",
+            Dropped,
+        ),
+        ("a code", "{retry: {codes: [200]}}", "retry.codes[0]", Dropped),
+        ("sessions", "{sessionPersistence: {type: Cookie}}", "sessionPersistence", Fails),
+        (
+            "a redirect for one backend",
+            "{backendRefs: [{name: a, port: 80, filters: [{type: RequestRedirect, requestRedirect: {}}]}]}",
+            "backendRefs[0].filters[0]",
+            Fails,
+        ),
+    ];
+    for (row, text, field, effect) in rows {
+        let mistakes = http(text).rules.remove(0).mistakes;
+        let found: Vec<_> = mistakes.iter().map(|it| (it.field.as_str(), it.effect)).collect();
+        assert_eq!(found, [(format!("spec.rules[0].{field}").as_str(), effect)], "{row}");
+    }
+}
+
+#[test]
+fn a_field_that_is_not_known_rejects_a_route() {
+    let text = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r}\nspec: {rules: \
+                [{matches: [{paths: {value: /a}}]}]}";
+    match parse(text).remove(0).outcome {
+        Outcome::Rejected { mistakes, .. } => {
+            assert_eq!(mistakes[0].field, "spec.rules[0].matches[0].paths");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn gateways_of_any_class_are_read() {
+    let text = |class: &str, protocol: &str, status: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: wp, namespace: \
+             shop}}\nspec: {{gatewayClassName: {class}, listeners: [{{name: mesh, port: 16008, protocol: \
+             {protocol}, tls: {{mode: Terminate}}}}], infrastructure: {{labels: {{a: b}}}}}}\nstatus: {status}"
+        )
+    };
+    let record =
+        "{conditions: [{type: ambit.dev/FirstProgrammed, status: 'True', reason: x}], listeners: []}";
+    let rows = [
+        ("ours", text("ambit-waypoint", "HBONE", "{}"), "ambit-waypoint", Some(16008), false),
+        ("with a record", text("ambit-waypoint", "HBONE", record), "ambit-waypoint", Some(16008), true),
+        ("another's", text("istio", "HTTPS", "{}"), "istio", None, false),
+    ];
+    for (row, text, class, port, was_programmed) in rows {
+        let Object::Gateway(Gateway { class: found, hbone_port, was_programmed: was, .. }) = object(&text)
+        else {
+            panic!("{row}")
+        };
+        assert_eq!((found.as_str(), hbone_port, was), (class, port, was_programmed), "{row}");
+    }
+}

@@ -1,0 +1,340 @@
+//! HTTPRoutes and GRPCRoutes → the routes of services, and their status.
+//!
+//! [`compile`] makes what a waypoint runs of one route object, [`attached`] gathers the routes of one Service, and
+//! [`standing`] is what the object's status says at each of its parents. Only Services are parents here: routes of
+//! Gateways are an ingress' affair. See docs/decisions/312.
+
+mod backend;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::condition::Condition;
+use super::object::{
+    Kind, Metadata, ObjectKey, ParentRef, RouteFilter, RouteObject, RouteRule, RuleEffect, Service,
+};
+use super::service;
+use super::settings::Settings;
+use super::standing::{ParentStanding, Standing, Statement};
+use super::store::Store;
+use super::waypoint;
+use crate::model::{ServiceKey, WaypointState};
+use crate::route::{
+    Attached, Backend, Backends, Filter, Mirror, Route, RouteKey, RouteKind, Rule, ServiceRoutes, Target,
+};
+use backend::{Resolver, Unresolved};
+
+/// What a waypoint runs of a route object, whoever its parents are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Compiled {
+    /// `None` where nothing of it can be run.
+    route: Option<Arc<Route>>,
+    /// Rules that were left out, and why.
+    dropped: Vec<String>,
+    incompatible: bool,
+    /// References that lead nowhere.
+    unresolved: Vec<Unresolved>,
+    /// What else its author should know, by field.
+    notes: Vec<(String, String)>,
+}
+
+/// Compiles a route object.
+pub(super) fn compile(object: &RouteObject, store: &Store, settings: &Settings) -> Compiled {
+    let mut resolver = Resolver::new(object, store, settings);
+    let mut compiled = Compiled {
+        route: None,
+        dropped: Vec::new(),
+        incompatible: true,
+        unresolved: Vec::new(),
+        notes: Vec::new(),
+    };
+    let mut rules = Vec::new();
+    for (index, rule) in object.rules.iter().enumerate() {
+        let worst = rule.mistakes.iter().map(|mistake| mistake.effect).max();
+        let said = |effects: &[RuleEffect]| {
+            let of = rule.mistakes.iter().filter(|mistake| effects.contains(&mistake.effect));
+            of.map(|mistake| format!("{}: {}", mistake.field, mistake.message)).collect::<Vec<_>>().join("; ")
+        };
+        match worst {
+            Some(RuleEffect::Dropped | RuleEffect::Incompatible) => {
+                compiled.incompatible &= worst == Some(RuleEffect::Incompatible);
+                let why = said(&[RuleEffect::Dropped, RuleEffect::Incompatible]);
+                compiled.dropped.push(format!("Dropped Rule {index}: {why}"));
+            }
+            Some(RuleEffect::Fails) => rules.push(failing(rule, &mut resolver, said(&[RuleEffect::Fails]))),
+            None => rules.push(self::rule(rule, &mut resolver)),
+        }
+    }
+    if !object.hostnames.is_empty() {
+        let message = "mean nothing to a mesh: requests are routed by the Service that was dialled";
+        compiled.notes.push(("spec.hostnames".to_owned(), message.to_owned()));
+    }
+    compiled.unresolved = resolver.unresolved;
+    if !rules.is_empty() {
+        let key = route_key(object);
+        let created = object.metadata.created.unwrap_or(i64::MAX);
+        compiled.route = Some(Arc::new(Route { key, created, rules }));
+    }
+    compiled
+}
+
+fn route_key(object: &RouteObject) -> RouteKey {
+    let Metadata { namespace, name, .. } = &object.metadata;
+    RouteKey { kind: object.kind, namespace: namespace.as_str().into(), name: name.as_str().into() }
+}
+
+fn rule(rule: &RouteRule, resolver: &mut Resolver<'_>) -> Rule {
+    let filters = rule.filters.iter().map(|filter| match filter {
+        RouteFilter::Ready(filter) => filter.clone(),
+        RouteFilter::Mirror { backend, numerator, denominator } => Filter::Mirror(Mirror {
+            target: resolver.target(backend),
+            numerator: *numerator,
+            denominator: *denominator,
+        }),
+    });
+    let filters = filters.collect();
+    let backends = rule.backends.iter().map(|backend| Backend {
+        target: resolver.target(&backend.target),
+        weight: backend.weight,
+        request_headers: backend.request_headers.clone(),
+        response_headers: backend.response_headers.clone(),
+    });
+    let backends = Backends::new(backends.collect());
+    Rule { filters, backends, timeouts: rule.timeouts, retry: rule.retry.clone(), ..empty(rule) }
+}
+
+/// A rule with a filter that cannot be followed: its requests fail, rather than go without the filter.
+fn failing(rule: &RouteRule, resolver: &mut Resolver<'_>, why: String) -> Rule {
+    let target = Target::Invalid { reason: why.as_str().into() };
+    resolver.unresolved.push(Unresolved { reason: "InvalidKind", message: why });
+    let error = Backend { target, weight: 1, request_headers: Vec::new(), response_headers: Vec::new() };
+    Rule { backends: Backends::new(vec![error]), ..empty(rule) }
+}
+
+fn empty(rule: &RouteRule) -> Rule {
+    Rule {
+        name: rule.name.as_deref().map(Into::into),
+        matches: rule.matches.clone(),
+        filters: Vec::new(),
+        backends: Backends::default(),
+        timeouts: crate::route::Timeouts::default(),
+        retry: None,
+    }
+}
+
+/// The Services that a route names as its parents, by namespace and name.
+pub(super) fn parents(object: &RouteObject) -> BTreeSet<(String, String)> {
+    let services = object.parents.iter().filter(|parent| is_service(parent));
+    services.map(|parent| (namespace(parent, object).to_owned(), parent.name.clone())).collect()
+}
+
+fn is_service(parent: &ParentRef) -> bool {
+    parent.kind == "Service" && (parent.group.is_empty() || parent.group == "core")
+}
+
+fn namespace<'a>(parent: &'a ParentRef, object: &'a RouteObject) -> &'a str {
+    parent.namespace.as_deref().unwrap_or(&object.metadata.namespace)
+}
+
+/// The port of the Service that a parent means; `None`: every port. An error is for the route's status.
+fn port(parent: &ParentRef, service: &Service) -> Result<Option<u16>, String> {
+    let named = format!("Service {}/{}", service.metadata.namespace, service.metadata.name);
+    if service.external_name || service.cluster_ips.is_empty() {
+        return Err(format!("{named} has no cluster address, so nothing is addressed to it"));
+    }
+    let section = match &parent.section {
+        None => None,
+        Some(name) => {
+            let found = service::tcp_ports(service).find(|port| port.name == *name);
+            Some(found.ok_or_else(|| format!("{named} has no TCP port named {name}"))?.port)
+        }
+    };
+    if let Some(port) = parent.port
+        && !service::tcp_ports(service).any(|declared| declared.port == port)
+    {
+        return Err(format!("{named} has no TCP port {port}"));
+    }
+    match (parent.port, section) {
+        (Some(port), Some(section)) if port != section => {
+            Err(format!("port {port} of {named} does not have the name in sectionName"))
+        }
+        (port, section) => Ok(port.or(section)),
+    }
+}
+
+/// One attachment of an accepted route, before routes of different kinds are held against each other.
+struct Wanted {
+    kind: RouteKind,
+    route: Arc<Route>,
+    port: Option<u16>,
+    consumer: Option<Arc<str>>,
+}
+
+/// A compiled route by its object's key.
+pub(super) type Lookup<'a> = &'a dyn Fn(&ObjectKey) -> Option<&'a Compiled>;
+
+fn wanted(store: &Store, service: &Service, compiled: Lookup<'_>) -> Vec<Wanted> {
+    let Metadata { namespace: own, name, .. } = &service.metadata;
+    let mut found = Vec::new();
+    for key in store.routes_with(own, name) {
+        let Some(object) = store.route(key) else { continue };
+        let Some(route) = compiled(key).and_then(|compiled| compiled.route.as_ref()) else { continue };
+        let parents = object.parents.iter().filter(|it| is_service(it) && it.name == *name);
+        for parent in parents.filter(|it| namespace(it, object) == own) {
+            let Ok(port) = port(parent, service) else { continue };
+            let consumer = (key.namespace != *own).then(|| Arc::from(key.namespace.as_str()));
+            found.push(Wanted { kind: object.kind, route: route.clone(), port, consumer });
+        }
+    }
+    found
+}
+
+/// The ports at which GRPCRoutes serve clients of this scope: there HTTPRoutes do not (one kind for each port, and the
+/// more specific one). `None`: all ports.
+fn taken(wanted: &[Wanted], consumer: Option<&str>) -> BTreeSet<Option<u16>> {
+    let grpc = wanted.iter().filter(|it| it.kind == RouteKind::Grpc && it.consumer.as_deref() == consumer);
+    grpc.map(|it| it.port).collect()
+}
+
+/// The routes of a Service; `None` where it has none.
+pub(super) fn attached(
+    key: &ServiceKey,
+    service: &Service,
+    store: &Store,
+    compiled: Lookup<'_>,
+) -> Option<ServiceRoutes> {
+    let wanted = wanted(store, service, compiled);
+    let mut attached = Vec::new();
+    for it in &wanted {
+        let taken = match it.kind {
+            RouteKind::Grpc => BTreeSet::new(),
+            RouteKind::Http => taken(&wanted, it.consumer.as_deref()),
+        };
+        let at = |port| Attached { route: it.route.clone(), port, consumer: it.consumer.clone() };
+        if taken.is_empty() {
+            attached.push(at(it.port));
+        } else if !taken.contains(&None) {
+            let free = |port: &u16| !taken.contains(&Some(*port)) && it.port.is_none_or(|own| own == *port);
+            let ports = service::tcp_ports(service).map(|port| port.port).filter(free);
+            attached.extend(ports.map(|port| at(Some(port))));
+        }
+    }
+    attached.dedup();
+    (!attached.is_empty()).then(|| ServiceRoutes::new(key.clone(), attached))
+}
+
+/// What the status of a route says at each Service that is its parent, and what is logged.
+pub(super) fn standing(
+    key: &ObjectKey,
+    object: &RouteObject,
+    store: &Store,
+    settings: &Settings,
+    compiled: Lookup<'_>,
+) -> (Standing, Vec<Condition>) {
+    let Some(own) = compiled(key) else { return (Standing::Route(Vec::new()), Vec::new()) };
+    let mut parents = Vec::new();
+    let mut said = Vec::new();
+    let services = object.parents.iter().enumerate().filter(|(_, parent)| is_service(parent));
+    for (index, parent) in services {
+        let judged = Judged::of(parent, object, own, store, settings, compiled);
+        if !judged.message.is_empty() {
+            said.push(Condition {
+                object: key.clone(),
+                field: Some(format!("spec.parentRefs[{index}]")),
+                accepted: judged.reason == "Accepted",
+                message: judged.message.clone(),
+            });
+        }
+        parents.push(ParentStanding { parent: parent.clone(), conditions: judged.statements(own) });
+    }
+    let note = |field: Option<String>, message: String| Condition {
+        object: key.clone(),
+        field,
+        accepted: true,
+        message,
+    };
+    said.extend(own.dropped.iter().map(|message| note(None, message.clone())));
+    said.extend(own.unresolved.iter().map(|it| note(None, it.message.clone())));
+    said.extend(own.notes.iter().map(|(field, message)| note(Some(field.clone()), message.clone())));
+    if said.is_empty() {
+        said.push(Condition::accepted(key.clone()));
+    }
+    (Standing::Route(parents), said)
+}
+
+/// How a route stands at one parent.
+struct Judged {
+    /// `Accepted`, or why it is not.
+    reason: &'static str,
+    message: String,
+    /// Of our own condition: whether a waypoint applies the route.
+    bound: Option<(bool, &'static str, String)>,
+}
+
+impl Judged {
+    fn of(
+        parent: &ParentRef,
+        object: &RouteObject,
+        own: &Compiled,
+        store: &Store,
+        settings: &Settings,
+        compiled: Lookup<'_>,
+    ) -> Self {
+        let refused = |reason, message: String| Self { reason, message, bound: None };
+        let namespace = namespace(parent, object);
+        let service =
+            ObjectKey { kind: Kind::Service, namespace: namespace.to_owned(), name: parent.name.clone() };
+        let Some(service) = store.service(&service) else {
+            return refused("NoMatchingParent", format!("there is no Service {namespace}/{}", parent.name));
+        };
+        let port = match port(parent, service) {
+            Ok(port) => port,
+            Err(message) => return refused("NoMatchingParent", message),
+        };
+        if own.route.is_none() {
+            let reason = if own.incompatible { "IncompatibleFilters" } else { "UnsupportedValue" };
+            return refused(reason, own.dropped.join("; "));
+        }
+        let consumer = (object.metadata.namespace != namespace).then_some(object.metadata.namespace.as_str());
+        let taken = match object.kind {
+            RouteKind::Grpc => BTreeSet::new(),
+            RouteKind::Http => taken(&wanted(store, service, compiled), consumer),
+        };
+        let ports = service::tcp_ports(service).map(|port| port.port);
+        let mut own_ports = ports.filter(|it| port.is_none_or(|port| port == *it)).peekable();
+        let is_taken = |port: &u16| taken.contains(&None) || taken.contains(&Some(*port));
+        if own_ports.peek().is_some() && own_ports.all(|port| is_taken(&port)) {
+            let message = "a GRPCRoute serves this port, and a port has routes of one kind".to_owned();
+            return refused("Conflicted", message);
+        }
+        let name = format!("Service {namespace}/{}", parent.name);
+        let bound = match waypoint::of_service(store, settings, service).map(|waypoint| waypoint.state) {
+            Some(WaypointState::Programmed) => (true, "Bound", String::new()),
+            Some(WaypointState::Pending | WaypointState::Awaited) => {
+                (false, "NotProgrammed", format!("the waypoint of {name} is not programmed yet"))
+            }
+            None => (false, "NoWaypoint", format!("{name} has no waypoint, so nothing applies this route")),
+        };
+        Self { reason: "Accepted", message: bound.2.clone(), bound: Some(bound) }
+    }
+
+    fn statements(self, own: &Compiled) -> Vec<Statement> {
+        let accepted = self.reason == "Accepted";
+        let mut statements = vec![Statement::new("Accepted", accepted, self.reason, self.message)];
+        statements.push(match own.unresolved.first() {
+            None => Statement::new("ResolvedRefs", true, "ResolvedRefs", ""),
+            Some(first) => {
+                let messages: Vec<&str> = own.unresolved.iter().map(|it| it.message.as_str()).collect();
+                Statement::new("ResolvedRefs", false, first.reason, messages.join("; "))
+            }
+        });
+        if accepted && !own.dropped.is_empty() {
+            let message = own.dropped.join("; ");
+            statements.push(Statement::new("PartiallyInvalid", true, "UnsupportedValue", message));
+        }
+        if let Some((holds, reason, message)) = self.bound {
+            statements.push(Statement::new("ambit.dev/WaypointBound", holds, reason, message));
+        }
+        statements
+    }
+}

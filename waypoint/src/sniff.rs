@@ -1,0 +1,71 @@
+//! What a client speaks: [`http_version`] where it must be HTTP, [`sniff`] where it may be anything.
+
+use std::io;
+use std::time::Duration;
+
+use ambit_core::protocol::{self, SNIFFED, Sniffed};
+use ambit_hbone::Tunnel;
+use bytes::BytesMut;
+use tokio::io::AsyncReadExt as _;
+use tokio::time::{Instant, timeout_at};
+
+use crate::stream::Downlink;
+
+/// Which HTTP it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HttpVersion {
+    Http1,
+    Http2,
+}
+
+/// The version of a client that must speak HTTP. What is neither is left to HTTP/1, which refuses it. `None`: it sent
+/// nothing at all.
+pub(crate) async fn http_version(
+    mut tunnel: Tunnel,
+    limit: Duration,
+) -> io::Result<Option<(HttpVersion, Downlink)>> {
+    let mut first = BytesMut::with_capacity(SNIFFED);
+    let until = Instant::now() + limit;
+    let version = loop {
+        match protocol::sniff(&first) {
+            Sniffed::Http2 => break HttpVersion::Http2,
+            // Only what may become the preface is waited for: anything else is HTTP/1's to read.
+            Sniffed::Undecided if first.is_empty() || first.starts_with(b"P") => {}
+            _ => break HttpVersion::Http1,
+        }
+        match timeout_at(until, tunnel.read_buf(&mut first)).await {
+            Ok(read) => {
+                if read? == 0 {
+                    if first.is_empty() {
+                        return Ok(None);
+                    }
+                    break HttpVersion::Http1;
+                }
+            }
+            Err(_) => return Ok(None),
+        }
+    };
+    Ok(Some((version, Downlink::new(first.freeze(), tunnel))))
+}
+
+/// What a client speaks that may speak anything. One that says nothing, or not enough, within the limit waits for the
+/// server to begin: that is TCP.
+pub(crate) async fn sniff(mut tunnel: Tunnel, limit: Duration) -> io::Result<(Sniffed, Downlink)> {
+    let mut first = BytesMut::with_capacity(SNIFFED);
+    let until = Instant::now() + limit;
+    let sniffed = loop {
+        match protocol::sniff(&first) {
+            Sniffed::Undecided => {}
+            decided => break decided,
+        }
+        match timeout_at(until, tunnel.read_buf(&mut first)).await {
+            Ok(read) => {
+                if read? == 0 {
+                    break Sniffed::Tcp;
+                }
+            }
+            Err(_) => break Sniffed::Tcp,
+        }
+    };
+    Ok((sniffed, Downlink::new(first.freeze(), tunnel)))
+}

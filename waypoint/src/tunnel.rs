@@ -1,0 +1,160 @@
+//! One tunnel of a client: [`serve`].
+//!
+//! what was dialled → whether this waypoint stands in front of it → what is spoken → HTTP or TCP.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use ambit_core::fronted::fronted;
+use ambit_core::model::AppProtocol;
+use ambit_core::protocol::Sniffed;
+use ambit_core::{Denial, Reason};
+use ambit_hbone::Tunnel;
+use ambit_hbone::request::{Authority, ConnectRequest};
+use ambit_hbone::server::{Incoming, Peer, Responder};
+use ambit_proxy::report::{ConnectionInfo, Direction, Ending, Party, Path, ending, failed};
+use http::StatusCode;
+
+use crate::downstream::Downstream;
+use crate::http_server;
+use crate::sniff::{self, HttpVersion};
+use crate::stream::Downlink;
+use crate::tcp;
+use crate::waypoint::routes;
+use crate::worker::Worker;
+
+/// Serves one tunnel to its end.
+pub(crate) async fn serve(worker: Arc<Worker>, incoming: Incoming) {
+    let since = Instant::now();
+    let waypoint = worker.waypoint.clone();
+    let _hold = waypoint.proxy.drain.hold();
+    let Incoming { peer, request, responder } = incoming;
+    match Box::pin(decide(&worker, &peer, &request)).await {
+        Ok(downstream) => {
+            let carried = Box::pin(carry(Arc::new(downstream), responder));
+            tokio::select! {
+                () = carried => {}
+                () = waypoint.proxy.drain.cut() => {}
+            }
+        }
+        Err(Refusal { status, ending }) => {
+            responder.refuse(status);
+            let info = ConnectionInfo {
+                direction: Direction::Through,
+                path: Path::Waypoint,
+                mutual_tls: true,
+                source: Party { identity: Some(peer.identity.clone()), ..Party::at(peer.address) },
+                destination: Party::at(peer.address),
+                hbone_address: match request.authority {
+                    Authority::Address(address) => Some(address),
+                    Authority::Host { .. } => None,
+                },
+                client: None,
+                service: None,
+            };
+            failed(&info, since, &ending);
+        }
+    }
+}
+
+/// A tunnel that is not opened: how it is answered, and how it is reported.
+struct Refusal {
+    status: StatusCode,
+    ending: Ending,
+}
+
+async fn decide(worker: &Arc<Worker>, peer: &Peer, request: &ConnectRequest) -> Result<Downstream, Refusal> {
+    let waypoint = &worker.waypoint;
+    let Authority::Address(dialled) = request.authority else {
+        let error = format!("{} is not an address", request.authority);
+        let ending = ending::unmade(Reason::BadRequest, error);
+        return Err(Refusal { status: StatusCode::BAD_REQUEST, ending });
+    };
+    let uid = &waypoint.served.workload.uid;
+    let unready = || {
+        let ending = ending::unmade(Reason::NotSynchronized, "no configuration from the controller yet");
+        Refusal { status: StatusCode::SERVICE_UNAVAILABLE, ending }
+    };
+    let mesh = waypoint.proxy.mesh.wait(uid).await.ok_or_else(unready)?;
+    let own = waypoint.own(&mesh).ok_or_else(unready)?;
+    let fronted =
+        fronted(&mesh, own, &peer.identity.namespace, dialled).map_err(|denial| refusal(&denial))?;
+    Ok(Downstream::new(worker.clone(), &mesh, own, (peer, request), (dialled, fronted)))
+}
+
+fn refusal(denial: &Denial) -> Refusal {
+    let status = match denial {
+        // Somebody knows more or less than this proxy does: it may be tried again.
+        Denial::DestinationUnknown(_) | Denial::NotFronted(_) => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::BAD_REQUEST,
+    };
+    Refusal { status, ending: ending::denied(denial) }
+}
+
+/// What is to be made of a tunnel before its first byte.
+enum Expected {
+    Http,
+    Tcp,
+    Anything,
+}
+
+async fn carry(downstream: Arc<Downstream>, responder: Responder) {
+    match expected(&downstream) {
+        // Its client learns as if there were no waypoint whether the server can be reached.
+        Expected::Tcp => tcp::serve_unopened(downstream, responder).await,
+        expected => match responder.accept() {
+            Ok(tunnel) => carry_opened(downstream, expected, tunnel).await,
+            Err(error) => tracing::debug!(error = error.chain(), "failed to open a client's tunnel"),
+        },
+    }
+}
+
+async fn carry_opened(downstream: Arc<Downstream>, expected: Expected, tunnel: Tunnel) {
+    let limits = downstream.worker.waypoint.limits;
+    let found = match expected {
+        Expected::Http => sniff::http_version(tunnel, limits.idle)
+            .await
+            .map(|found| found.map(|(version, link)| (Some(version), link))),
+        Expected::Tcp | Expected::Anything => {
+            sniff::sniff(tunnel, limits.sniff).await.map(|(sniffed, link)| {
+                let version = match sniffed {
+                    Sniffed::Http1 => Some(HttpVersion::Http1),
+                    Sniffed::Http2 => Some(HttpVersion::Http2),
+                    Sniffed::Tls | Sniffed::Tcp | Sniffed::Undecided => None,
+                };
+                Some((version, link))
+            })
+        }
+    };
+    match found {
+        Ok(Some((Some(version), link))) => http(downstream, version, link).await,
+        Ok(Some((None, link))) => tcp::serve(downstream, link).await,
+        Ok(None) => {}
+        Err(error) => tracing::debug!(%error, "client went away before it said anything"),
+    }
+}
+
+async fn http(downstream: Arc<Downstream>, version: HttpVersion, link: Downlink) {
+    match version {
+        HttpVersion::Http1 => http_server::http1(downstream, link).await,
+        HttpVersion::Http2 => http_server::http2(downstream, link).await,
+    }
+}
+
+/// A port with HTTP routes is HTTP whatever it is declared to be, or silence would be a way around them
+/// (`docs/decisions/300`).
+fn expected(downstream: &Downstream) -> Expected {
+    match downstream.declared() {
+        AppProtocol::Http11 | AppProtocol::Http2 | AppProtocol::Grpc => Expected::Http,
+        AppProtocol::Tcp | AppProtocol::Tls => Expected::Tcp,
+        AppProtocol::Unknown if has_routes(downstream) => Expected::Http,
+        AppProtocol::Unknown => Expected::Anything,
+    }
+}
+
+fn has_routes(downstream: &Downstream) -> bool {
+    let mesh = downstream.worker.waypoint.proxy.mesh.mesh();
+    let (port, client) = (downstream.dialled.port(), &downstream.identity.namespace);
+    let service = downstream.service();
+    mesh.is_some_and(|mesh| service.is_some_and(|it| routes(&mesh, &it.key, port, client).is_some()))
+}
