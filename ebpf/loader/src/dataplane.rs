@@ -27,6 +27,9 @@ use crate::ring::Ring;
 use crate::shared::Shared;
 use crate::{Error, Settings, bpf, clock};
 
+/// Counts the entries of a map.
+type Count<'a> = Box<dyn Fn() -> Result<(&'static str, usize), Error> + 'a>;
+
 /// A captured connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Captured {
@@ -301,12 +304,29 @@ impl Dataplane {
         .into())
     }
 
-    /// Counts what is in the shared maps. The counts of all pods are made when an instance is new.
+    /// The counts that the programs keep, by pod and of all, and how many entries are in the map they are of.
+    pub(crate) fn counted(&self) -> [(&Map<NetnsCookie, u64>, Count<'_>); 3] {
+        [
+            (&self.pod_flows, Box::new(|| self.flows.occupancy())),
+            (&self.pod_handoffs, Box::new(|| self.handoffs.occupancy())),
+            (&self.pod_link_flows, Box::new(|| self.link_flows.occupancy())),
+        ]
+    }
+
+    /// Makes the counts of all pods that are missing: in a new instance, or because somebody took them away.
+    pub(crate) fn count_all(&self) -> Result<(), Error> {
+        for (counts, entries) in self.counted() {
+            if counts.get(&NetnsCookie::ALL)?.is_none() {
+                let (_, entries) = entries()?;
+                counts.put_new(&NetnsCookie::ALL, &u64::try_from(entries).unwrap_or_default())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts what is in the shared maps.
     fn count_shared(&self) -> Result<(), Error> {
-        let count = |entries: usize| u64::try_from(entries).unwrap_or_default();
-        self.pod_flows.put_new(&NetnsCookie::ALL, &count(self.flows.entries()?.len()))?;
-        self.pod_handoffs.put_new(&NetnsCookie::ALL, &count(self.handoffs.entries()?.len()))?;
-        self.pod_link_flows.put_new(&NetnsCookie::ALL, &count(self.link_flows.entries()?.len()))?;
+        self.count_all()?;
         self.destination_count.store(self.destinations.entries()?.len(), Ordering::Relaxed);
         let sources = self.verdicts.entries()?.into_iter().map(|(key, _)| key.source);
         *self.shared_verdicts.lock() = Shared::count(limits::VERDICTS, sources);

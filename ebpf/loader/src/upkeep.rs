@@ -178,8 +178,14 @@ impl Dataplane {
 
     /// Counts of a pod's entries, which the kernel changes: missing ones start again.
     fn counts_right(&self, found: &mut Vec<Difference>) -> Result<(), Error> {
+        for (counts, _) in self.counted() {
+            if counts.get(&NetnsCookie::ALL)?.is_none() {
+                self.count_all()?;
+                found.push(Difference::entry(counts.name(), &NetnsCookie::ALL, &Found::<u64>::Missing));
+            }
+        }
         for cookie in self.enrolled_cookies()? {
-            for counts in [&self.pod_handoffs, &self.pod_flows, &self.pod_link_flows] {
+            for (counts, _) in self.counted() {
                 if counts.get(&cookie)?.is_none() {
                     counts.put_new(&cookie, &0)?;
                     found.push(Difference::entry(counts.name(), &cookie, &Found::<u64>::Missing));
