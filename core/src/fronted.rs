@@ -28,8 +28,8 @@ pub enum Fronted {
     },
 }
 
-/// The owner of the address for clients of a namespace, if this waypoint stands in front of it. Anything else is
-/// denied: a proxy that connects to whatever it is asked for would lend its identity to every client.
+/// The owner of the address for clients of a namespace, if this waypoint stands in front of it. Anything else
+/// is denied: a proxy that connects to whatever it is asked for would lend its identity to every client.
 pub fn fronted(
     mesh: &Mesh,
     waypoint: &Workload,

@@ -1,4 +1,5 @@
-//! Where a captured outbound connection goes: [`plan`]. Where a waypoint sends what it has routed: [`forward`].
+//! Where a captured outbound connection goes: [`plan`]. Where a waypoint sends what it has routed:
+//! [`forward`].
 
 mod via;
 
@@ -51,7 +52,8 @@ pub struct Tunnel {
     pub service: Option<Arc<Service>>,
     /// The address that the HBONE connection is made to.
     pub peer: SocketAddr,
-    /// The `:authority` of the CONNECT request: the application's address; to a waypoint, the original destination.
+    /// The `:authority` of the CONNECT request: the application's address; to a waypoint, the original
+    /// destination.
     pub authority: SocketAddr,
     /// The peer must present one of these.
     pub identities: Vec<Identity>,
@@ -174,13 +176,13 @@ pub struct Forward {
     pub service: ServiceKey,
     /// The backend's port.
     pub port: u16,
-    /// The address that the client dialled, where the backend is what it dialled: an endpoint of its family is chosen,
-    /// and where the service leaves the choice to the client, it is this one.
+    /// The address that the client dialled, where the backend is what it dialled: an endpoint of its family
+    /// is chosen, and where the service leaves the choice to the client, it is this one.
     pub dialled: Option<IpAddr>,
 }
 
-/// Decides where a waypoint sends something for a backend. A backend that has another waypoint is reached through that
-/// one, as by everybody. Retry with the failed endpoints in `avoid`.
+/// Decides where a waypoint sends something for a backend. A backend that has another waypoint is reached
+/// through that one, as by everybody. Retry with the failed endpoints in `avoid`.
 pub fn forward(mesh: &Mesh, what: &Forward, avoid: &Avoid, random: u64) -> Result<Plan, Denial> {
     let source = mesh.workload(&what.source).ok_or_else(|| Denial::SourceUnknown(what.source.clone()))?;
     let Some(service) = mesh.service(&what.service) else {

@@ -22,7 +22,8 @@ pub enum Sniffed {
 
 /// Looks at what has come so far. [`SNIFFED`] bytes always decide.
 ///
-/// A protocol whose client waits for the server never gets here with bytes: its caller gives up after a while.
+/// A protocol whose client waits for the server never gets here with bytes: its caller gives up after a
+/// while.
 pub fn sniff(bytes: &[u8]) -> Sniffed {
     match bytes {
         [] | [0x16] => return Sniffed::Undecided,

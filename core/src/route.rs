@@ -1,12 +1,13 @@
 //! HTTP routing: which rule of a service's routes serves a request.
 //!
-//! [`Mesh::routes`](crate::mesh::Mesh::routes) has the [`ServiceRoutes`] of a service, whose [`Table`] is that of a port
-//! and a client. [`Table::new`] orders the matches of all its routes once, by [`Rank`]; [`Table::find`] answers for one
-//! [`Request`] without allocating. A rule's filters are data with one function each that applies them
-//! ([`HeaderChange`], [`Redirect`], [`Rewrite`], [`Cors`]); [`Backends::pick`] chooses among weighted backends.
+//! [`Mesh::routes`](crate::mesh::Mesh::routes) has the [`ServiceRoutes`] of a service, whose [`Table`] is
+//! that of a port and a client. [`Table::new`] orders the matches of all its routes once, by [`Rank`];
+//! [`Table::find`] answers for one [`Request`] without allocating. A rule's filters are data with one
+//! function each that applies them ([`HeaderChange`], [`Redirect`], [`Rewrite`], [`Cors`]);
+//! [`Backends::pick`] chooses among weighted backends.
 //!
-//! The meaning is Gateway API's, for HTTPRoute and GRPCRoute alike: a match of a gRPC service and method is one of a
-//! path ([`PathMatch::grpc`]).
+//! The meaning is Gateway API's, for HTTPRoute and GRPCRoute alike: a match of a gRPC service and method is
+//! one of a path ([`PathMatch::grpc`]).
 
 mod attached;
 mod backends;

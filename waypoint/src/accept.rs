@@ -1,4 +1,5 @@
-//! HBONE connections of clients: [`accept`] takes them off the listener, [`connection`] serves one on its worker.
+//! HBONE connections of clients: [`accept`] takes them off the listener, [`connection`] serves one on its
+//! worker.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,8 +18,8 @@ use crate::worker::{Thread, Worker};
 /// Wait after an error that trying again at once would repeat, such as no descriptors left.
 const BACK_OFF: Duration = Duration::from_millis(50);
 
-/// Gives connections to the workers, one after the other, until the drain begins. What has connected by then is served
-/// too: its client was promised as much.
+/// Gives connections to the workers, one after the other, until the drain begins. What has connected by then
+/// is served too: its client was promised as much.
 pub async fn accept(listener: TcpListener, threads: Vec<Thread>) {
     let Some(first) = threads.first() else { return };
     let drain = first.worker.waypoint.proxy.drain.clone();

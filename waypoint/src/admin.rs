@@ -1,4 +1,5 @@
-//! What operators, Prometheus and kubelet may ask: `/config_dump`, `/connections`, `/logging`; `/metrics`; readiness.
+//! What operators, Prometheus and kubelet may ask: `/config_dump`, `/connections`, `/logging`; `/metrics`;
+//! readiness.
 //!
 //! Entry point: [`start`].
 

@@ -1,5 +1,6 @@
-//! The bodies of requests on their way to endpoints ([`RequestBody`]) and of responses on their way to clients
-//! ([`ResponseBody`]). They stream; what a retry or a mirror needs is kept up to a limit ([`Recording`]).
+//! The bodies of requests on their way to endpoints ([`RequestBody`]) and of responses on their way to
+//! clients ([`ResponseBody`]). They stream; what a retry or a mirror needs is kept up to a limit
+//! ([`Recording`]).
 
 mod recording;
 mod response;

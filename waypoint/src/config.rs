@@ -20,7 +20,8 @@ pub struct Config {
     /// The waypoint's own workload: `<cluster>//Pod/<namespace>/<name>` for a pod.
     #[serde(default)]
     pub workload: String,
-    /// The service that the waypoint's pods serve, `<namespace>/<host name>`: what it stands in front of names it.
+    /// The service that the waypoint's pods serve, `<namespace>/<host name>`: what it stands in front of
+    /// names it.
     pub service: String,
     /// The node's name, as in workloads; with a bootstrap file, that file's.
     #[serde(default)]

@@ -111,8 +111,8 @@ impl Downstream {
     }
 }
 
-/// The `Forwarded` address, if its IP is the peer's (else a workload could impersonate another), otherwise the peer's
-/// own.
+/// The `Forwarded` address, if its IP is the peer's (else a workload could impersonate another), otherwise
+/// the peer's own.
 fn client(request: &ConnectRequest, peer: &Peer) -> SocketAddr {
     let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
     let address = canonical(peer.address);

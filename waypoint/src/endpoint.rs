@@ -1,4 +1,5 @@
-//! Where a request or connection goes: a [`Backend`], and one of its endpoints after the other ([`Choosing`]).
+//! Where a request or connection goes: a [`Backend`], and one of its endpoints after the other
+//! ([`Choosing`]).
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -167,8 +168,8 @@ impl<'a> Choosing<'a> {
         }
     }
 
-    /// The less loaded of two that are chosen at random: requests differ too much in what they cost for turns to be
-    /// fair (power of two choices).
+    /// The less loaded of two that are chosen at random: requests differ too much in what they cost for turns
+    /// to be fair (power of two choices).
     fn choose(&self, tried: &[WorkloadUid]) -> Result<Plan, Denial> {
         let one = self.plan(tried)?;
         let Some(service) = self.backend.as_service() else { return Ok(one) };

@@ -1,4 +1,5 @@
-//! Why a request was not answered by an endpoint: [`Failure`], and what each one means to client and operator.
+//! Why a request was not answered by an endpoint: [`Failure`], and what each one means to client and
+//! operator.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! A request on its way to an endpoint: [`Forwarding::send`].
 //!
-//! endpoint → connection → send → answer; another endpoint where one cannot be reached, the request again where the
-//! rule says so and the budget allows it, everything within the rule's times.
+//! endpoint → connection → send → answer; another endpoint where one cannot be reached, the request again
+//! where the rule says so and the budget allows it, everything within the rule's times.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! Headers that concern a connection rather than a request, and those that say who asks.
 //!
-//! Entry points: [`Target::of`] (which host and path are asked for), [`request`] and [`response`] (what is left out and
-//! added on the way).
+//! Entry points: [`Target::of`] (which host and path are asked for), [`request`] and [`response`] (what is
+//! left out and added on the way).
 
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
@@ -25,8 +25,8 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// The one host of a request. A request with another number of them, or with a host that is none, has more than
-    /// one meaning and is refused.
+    /// The one host of a request. A request with another number of them, or with a host that is none, has
+    /// more than one meaning and is refused.
     pub(crate) fn of(head: &Parts) -> Result<Self, Failure> {
         if head.method == Method::CONNECT {
             return Err(Failure::Method);
@@ -56,8 +56,8 @@ impl Target {
     }
 }
 
-/// Leaves out what the client said of its connection, and says who the client is: what it said of that itself is
-/// removed.
+/// Leaves out what the client said of its connection, and says who the client is: what it said of that itself
+/// is removed.
 pub(crate) fn request(headers: &mut HeaderMap, downstream: &Downstream) {
     // Ahead of the removal: the client may not have others' headers removed by naming them.
     let trailers =

@@ -23,8 +23,8 @@ const HEADERS: usize = 128;
 
 /// Serves HTTP/1 until the client or the drain ends it.
 ///
-/// A draining waypoint answers with `Connection: close`; connections without a request are closed only after a grace
-/// period, so that a request that is on its way is not lost.
+/// A draining waypoint answers with `Connection: close`; connections without a request are closed only after
+/// a grace period, so that a request that is on its way is not lost.
 pub(crate) async fn http1(downstream: Arc<Downstream>, link: Downlink) {
     let waypoint = downstream.worker.waypoint.clone();
     let (limits, drain) = (waypoint.limits, &waypoint.proxy.drain);
@@ -58,8 +58,8 @@ pub(crate) async fn http1(downstream: Arc<Downstream>, link: Downlink) {
     }
 }
 
-/// Serves HTTP/2 until the client or the drain ends it: a draining waypoint sends GOAWAY, and the client opens another
-/// connection for its next request.
+/// Serves HTTP/2 until the client or the drain ends it: a draining waypoint sends GOAWAY, and the client
+/// opens another connection for its next request.
 pub(crate) async fn http2(downstream: Arc<Downstream>, link: Downlink) {
     let waypoint = downstream.worker.waypoint.clone();
     let (limits, drain) = (waypoint.limits, &waypoint.proxy.drain);

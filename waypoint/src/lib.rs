@@ -1,12 +1,12 @@
-//! The waypoint: a layer-7 proxy in front of services. It takes HBONE from clients' ztunnels and sends requests on by
-//! HBONE to the ztunnels of the endpoints.
+//! The waypoint: a layer-7 proxy in front of services. It takes HBONE from clients' ztunnels and sends
+//! requests on by HBONE to the ztunnels of the endpoints.
 //!
-//! A request: [`accept`] (who asks) → [`tunnel`] (what was dialled, and what is spoken) → [`request`] (route, filters,
-//! backend) → [`forward`] (endpoint, tries) → respond → [`report`], once. What is not HTTP goes from [`tunnel`] to
-//! [`tcp`]. Connections to endpoints are shared between requests in [`upstream`].
+//! A request: [`accept`] (who asks) → [`tunnel`] (what was dialled, and what is spoken) → [`request`] (route,
+//! filters, backend) → [`forward`] (endpoint, tries) → respond → [`report`], once. What is not HTTP goes from
+//! [`tunnel`] to [`tcp`]. Connections to endpoints are shared between requests in [`upstream`].
 //!
-//! Everything of one connection happens on one [`worker::Worker`], a thread with a runtime of its own. [`daemon`] puts
-//! the workers and everything around them together.
+//! Everything of one connection happens on one [`worker::Worker`], a thread with a runtime of its own.
+//! [`daemon`] puts the workers and everything around them together.
 
 #![warn(missing_docs)]
 

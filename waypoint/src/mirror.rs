@@ -1,5 +1,5 @@
-//! Copies of requests: [`send`]. A mirror never delays or fails the request that it is a copy of: it is sent when the
-//! request's body has gone to its own endpoint, and its answer is thrown away.
+//! Copies of requests: [`send`]. A mirror never delays or fails the request that it is a copy of: it is sent
+//! when the request's body has gone to its own endpoint, and its answer is thrown away.
 
 use std::pin::Pin;
 use std::sync::Arc;

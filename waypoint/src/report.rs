@@ -1,5 +1,5 @@
-//! The report of a request: metrics and one access log record when it has ended. [`Exchange`] knows what there is to
-//! say, and says it once: dropped without an end, it was the client that broke off.
+//! The report of a request: metrics and one access log record when it has ended. [`Exchange`] knows what
+//! there is to say, and says it once: dropped without an end, it was the client that broke off.
 
 mod access_log;
 mod series;

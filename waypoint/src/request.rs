@@ -124,7 +124,8 @@ pub(crate) fn with_path(asked: &PathAndQuery, path: &str) -> Result<PathAndQuery
     PathAndQuery::try_from(text).map_err(|_| Failure::BadRequest("path is not valid"))
 }
 
-/// The rule for a request; none where the dialled port has no routes, and the request goes to what was dialled.
+/// The rule for a request; none where the dialled port has no routes, and the request goes to what was
+/// dialled.
 fn find<'a>(mesh: &'a Mesh, downstream: &Downstream, head: &Head) -> Result<Option<Found<'a>>, Failure> {
     let Fronted::Service { service, port } = &downstream.fronted else { return Ok(None) };
     let Some(table) = routes(mesh, &service.key, *port, &downstream.identity.namespace) else {
@@ -139,9 +140,9 @@ fn find<'a>(mesh: &'a Mesh, downstream: &Downstream, head: &Head) -> Result<Opti
     table.find(&facts).map(Some).ok_or(Failure::NoRoute)
 }
 
-/// THE PLACE of authentication (RequestAuthentication), authorization with HTTP attributes and rate limits, in this
-/// order. Nothing stands here yet: what a waypoint's policies would refuse is not refused by this version. Policies of
-/// the connection are enforced at the destination.
+/// THE PLACE of authentication (RequestAuthentication), authorization with HTTP attributes and rate limits,
+/// in this order. Nothing stands here yet: what a waypoint's policies would refuse is not refused by this
+/// version. Policies of the connection are enforced at the destination.
 #[expect(clippy::unnecessary_wraps, reason = "the policies that stand here refuse")]
 fn permit(_exchange: &Exchange, _head: &Head) -> Result<(), Failure> {
     Ok(())

@@ -18,8 +18,8 @@ pub(crate) enum HttpVersion {
     Http2,
 }
 
-/// The version of a client that must speak HTTP. What is neither is left to HTTP/1, which refuses it. `None`: it sent
-/// nothing at all.
+/// The version of a client that must speak HTTP. What is neither is left to HTTP/1, which refuses it. `None`:
+/// it sent nothing at all.
 pub(crate) async fn http_version(
     mut tunnel: Tunnel,
     limit: Duration,
@@ -48,8 +48,8 @@ pub(crate) async fn http_version(
     Ok(Some((version, Downlink::new(first.freeze(), tunnel))))
 }
 
-/// What a client speaks that may speak anything. One that says nothing, or not enough, within the limit waits for the
-/// server to begin: that is TCP.
+/// What a client speaks that may speak anything. One that says nothing, or not enough, within the limit waits
+/// for the server to begin: that is TCP.
 pub(crate) async fn sniff(mut tunnel: Tunnel, limit: Duration) -> io::Result<(Sniffed, Downlink)> {
     let mut first = BytesMut::with_capacity(SNIFFED);
     let until = Instant::now() + limit;

@@ -1,4 +1,5 @@
-//! Streams under HTTP and TCP: [`Downlink`] from the client, with what was read ahead, and [`Uplink`] to an endpoint.
+//! Streams under HTTP and TCP: [`Downlink`] from the client, with what was read ahead, and [`Uplink`] to an
+//! endpoint.
 
 use std::future::Future as _;
 use std::io;
@@ -90,7 +91,8 @@ impl Side for Downlink {
     }
 }
 
-/// Fails a connection whose client is too slow over the head of a request: it would hold its place for nothing.
+/// Fails a connection whose client is too slow over the head of a request: it would hold its place for
+/// nothing.
 pub(crate) struct Guarded {
     link: Downlink,
     downstream: Arc<Downstream>,

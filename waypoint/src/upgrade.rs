@@ -21,8 +21,8 @@ pub(crate) struct Upgrade {
     client: OnUpgrade,
 }
 
-/// Whether a request asks for another protocol. `h2c` is not passed on: behind it requests would be hidden from the
-/// rules.
+/// Whether a request asks for another protocol. `h2c` is not passed on: behind it requests would be hidden
+/// from the rules.
 pub(crate) fn wanted(parts: &mut Parts) -> Option<Upgrade> {
     if parts.version != Version::HTTP_11 {
         return None;

@@ -1,8 +1,8 @@
 //! HTTP connections to endpoints, shared by requests: [`Upstreams::lease`].
 //!
-//! A connection belongs to one endpoint, one protocol and one client, since the destination takes the client's identity
-//! into account. HTTP/1 has one request at a time on a connection; HTTP/2 many, spread over several connections,
-//! because each has a lock of its own.
+//! A connection belongs to one endpoint, one protocol and one client, since the destination takes the
+//! client's identity into account. HTTP/1 has one request at a time on a connection; HTTP/2 many, spread over
+//! several connections, because each has a lock of its own.
 
 mod connections;
 mod dial;
@@ -32,7 +32,8 @@ use crate::worker::Worker;
 
 /// How often unused connections are looked for.
 const SWEEP: Duration = Duration::from_secs(10);
-/// How long a budget remembers requests, how many retries it always allows a second, and their share of all requests.
+/// How long a budget remembers requests, how many retries it always allows a second, and their share of all
+/// requests.
 const BUDGET_TIME: Duration = Duration::from_secs(10);
 const BUDGET_LEAST: u32 = 3;
 const BUDGET_SHARE: f32 = 0.2;

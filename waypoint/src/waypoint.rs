@@ -66,8 +66,8 @@ impl Waypoint {
     }
 }
 
-/// The routes for requests to a service's port by clients of a namespace; `None`: there are none, and every request goes
-/// to the service itself.
+/// The routes for requests to a service's port by clients of a namespace; `None`: there are none, and every
+/// request goes to the service itself.
 pub(crate) fn routes<'a>(mesh: &'a Mesh, service: &ServiceKey, port: u16, client: &str) -> Option<&'a Table> {
     mesh.routes(service)?.table(port, client)
 }

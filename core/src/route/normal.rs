@@ -2,8 +2,9 @@
 
 use std::borrow::Cow;
 
-/// The path without dot segments, backslashes and escapes of unreserved characters (RFC 3986, 6.2.2), so that two
-/// spellings of one resource take one route. Escaped slashes and doubled slashes are what they are: another path.
+/// The path without dot segments, backslashes and escapes of unreserved characters (RFC 3986, 6.2.2), so that
+/// two spellings of one resource take one route. Escaped slashes and doubled slashes are what they are:
+/// another path.
 ///
 /// Nothing is copied where there is nothing to change.
 pub fn normalized(path: &str) -> Cow<'_, str> {

@@ -1,4 +1,5 @@
-//! Finding routes and applying filters, as Gateway API describes them: rows of a request and what becomes of it.
+//! Finding routes and applying filters, as Gateway API describes them: rows of a request and what becomes of
+//! it.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! A request's body that is kept while it streams, up to a limit: [`Recording`]. A retry reads it again from the start
-//! ([`Replay`]); a mirror gets a copy once all of it has come ([`Copied`]).
+//! A request's body that is kept while it streams, up to a limit: [`Recording`]. A retry reads it again from
+//! the start ([`Replay`]); a mirror gets a copy once all of it has come ([`Copied`]).
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -75,7 +75,8 @@ impl Recording {
         Self(Arc::new(Mutex::new(shared)))
     }
 
-    /// A reader from the start; earlier ones read no more. `None` when it was too long to be kept and has been read.
+    /// A reader from the start; earlier ones read no more. `None` when it was too long to be kept and has
+    /// been read.
     pub(crate) fn replay(&self) -> Option<Replay> {
         let mut shared = self.0.lock();
         if shared.overflowed && shared.reader > 0 {

@@ -151,7 +151,8 @@ impl Source {
 }
 
 impl Drop for ResponseBody {
-    /// A body that has nothing (more) to give is dropped without being asked; any other was given up by the client.
+    /// A body that has nothing (more) to give is dropped without being asked; any other was given up by the
+    /// client.
     fn drop(&mut self) {
         if self.source.is_end_stream() {
             self.end();

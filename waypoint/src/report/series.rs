@@ -1,8 +1,8 @@
 //! Istio's HTTP metrics: [`count`] counts a request, [`show`] shows all of them.
 //!
-//! Values of labels are names from the mesh, never addresses or pods, so the number of series is that of pairs of
-//! workloads that talk. A client's connection remembers the series of its last requests, so that none of them looks
-//! anything up that others use.
+//! Values of labels are names from the mesh, never addresses or pods, so the number of series is that of
+//! pairs of workloads that talk. A client's connection remembers the series of its last requests, so that
+//! none of them looks anything up that others use.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -13,7 +13,8 @@ use super::connections::Connections;
 use crate::body::RequestBody;
 use crate::failure::Failure;
 
-/// A connection, or a place on one, until the response has ended. Dropped before that, the request is given up.
+/// A connection, or a place on one, until the response has ended. Dropped before that, the request is given
+/// up.
 pub(crate) struct Lease {
     sender: Sender,
     /// Requests were sent on it before.

@@ -1,5 +1,5 @@
-//! Requests through a waypoint: real HBONE, real certificates and real ztunnels' inbound side, all on loopback addresses
-//! and without root.
+//! Requests through a waypoint: real HBONE, real certificates and real ztunnels' inbound side, all on
+//! loopback addresses and without root.
 
 mod basics;
 mod drain;

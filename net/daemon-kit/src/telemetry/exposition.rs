@@ -262,8 +262,8 @@ pub struct Histograms<'a> {
 }
 
 impl Histograms<'_> {
-    /// One histogram: how many measurements were up to each of the bounds and above the one before, then how many were
-    /// above all of them; and the sum of all measurements.
+    /// One histogram: how many measurements were up to each of the bounds and above the one before, then how
+    /// many were above all of them; and the sum of all measurements.
     pub fn sample(
         &mut self,
         labels: &[(&'static str, &str)],
