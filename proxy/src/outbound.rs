@@ -15,7 +15,6 @@ use ambit_core::model::Workload;
 use ambit_core::outbound::{
     Connection, Plaintext, Plan, Tunnel, WaypointTunnel, another, outside, plan, resolved,
 };
-use ambit_core::outlier::ServicePortKey;
 use ambit_hbone::pool::Pool;
 use tokio::net::TcpStream;
 use tokio::time::{error::Elapsed, timeout};

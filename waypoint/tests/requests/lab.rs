@@ -21,6 +21,7 @@ use ambit_core::route::{
     Target, Timeouts,
 };
 use ambit_core::testing::{behind, service, service_key};
+use ambit_hbone::memory::Account;
 use ambit_hbone::request::ConnectRequest;
 use ambit_hbone::{Http2, Tunnel, client, tls};
 use ambit_proxy::inbound;
@@ -233,7 +234,7 @@ impl Lab {
         socket.bind(self.address(host, 0)).expect("the client's address");
         let stream = socket.connect(self.address(1, HBONE_PORT)).await.expect("the waypoint listens");
         let config = tls::client_config(&certificate, &[waypoint]);
-        client::connect(stream, config, &Http2::default()).await.expect("HBONE")
+        client::connect(stream, config, &Http2::default(), &Account::default()).await.expect("HBONE")
     }
 
     /// A tunnel of the client `web` to an address.
