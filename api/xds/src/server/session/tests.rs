@@ -386,7 +386,7 @@ proptest! {
                 }
                 Event::Reconnect => client.connect(),
             }
-            prop_assert!(client.unanswered.len() <= 2, "one response of a type at a time");
+            prop_assert!(client.unanswered.len() <= COUNT, "one response of a type at a time");
         }
         while client.read(&store) || client.answer(ack) {}
         for kind in ResourceType::ALL {
