@@ -207,13 +207,13 @@ fn expressions_that_cannot_be_read_are_refused() {
 
 #[test]
 fn backends_get_their_share() {
+    const POINTS: u32 = 10_000;
     let backend = |name: &str, weight| Backend {
         target: Target::Invalid { reason: name.into() },
         weight,
         request_headers: Vec::new(),
         response_headers: Vec::new(),
     };
-    const POINTS: u32 = 10_000;
     let rows: [(&str, &[(&str, u32)]); 4] = [
         ("one", &[("a", 1)]),
         ("a canary of 1 %", &[("a", 99), ("b", 1)]),

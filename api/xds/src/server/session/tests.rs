@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::{Received, Session, Violation};
 use crate::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Status};
-use crate::resource::{Encoded, ResourceType};
+use crate::resource::{COUNT, Encoded, ResourceType};
 use crate::server::reply::Whole;
 use crate::server::store::{Behind, Store};
 
@@ -295,7 +295,7 @@ enum Event {
 }
 
 fn event() -> impl Strategy<Value = Event> {
-    let kind = || prop_oneof![Just(ADDRESS), Just(POLICY)];
+    let kind = || prop_oneof![Just(ADDRESS), Just(POLICY), Just(ResourceType::Routes)];
     prop_oneof![
         4 => (kind(), 0..12_u8, 0..3_u8).prop_map(|(kind, name, version)| Event::Put(kind, name, version)),
         3 => (kind(), 0..12_u8).prop_map(|(kind, name)| Event::Remove(kind, name)),
@@ -309,7 +309,7 @@ fn event() -> impl Strategy<Value = Event> {
 /// A client that keeps what it is sent, and checks that it was not sent in vain.
 #[derive(Default)]
 struct Client {
-    held: [BTreeMap<String, String>; 2],
+    held: [BTreeMap<String, String>; COUNT],
     unanswered: Vec<DeltaDiscoveryResponse>,
     session: Session,
     whole: Whole,
@@ -386,7 +386,7 @@ proptest! {
                 }
                 Event::Reconnect => client.connect(),
             }
-            prop_assert!(client.unanswered.len() <= 2, "one response of a type at a time");
+            prop_assert!(client.unanswered.len() <= COUNT, "one response of a type at a time");
         }
         while client.read(&store) || client.answer(ack) {}
         for kind in ResourceType::ALL {
