@@ -28,7 +28,7 @@ impl Follower for KernelFollower {
         node.direct.follow(change);
         if change.touched.is_none() {
             // All that an earlier daemon cached has been voided.
-            node.direct.renew();
+            node.renew_leases();
         }
     }
 

@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use ambit_harness::{Family, Lab, NamespaceSpec, PodSpec, ServiceSpec, eventually};
+use ambit_harness::{Family, Lab, NamespaceSpec, PodSpec, ServiceSpec, eventually, within};
 use ambit_suites::{Rows, Server, ask, connect, exchange};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -292,6 +292,15 @@ fn native_connection_is_reported_and_closed_by_policy() -> Result<()> {
         found.retain(|report| report["src.workload"] == "old" && report["direction"] == "inbound");
         found
     };
+    // Until its lease on open mode is renewed for the first time, the daemon carries plaintext.
+    eventually("plaintext passes in the kernel", || {
+        let mark = node.ztunnel.log_mark();
+        exchange(&old, db, &[7; 10])?;
+        within(Duration::from_secs(2), "it is reported", || {
+            ensure!(!native(mark).is_empty(), "not as native");
+            Ok(())
+        })
+    })?;
     let mut table = Rows::new();
     table.row("what ended is reported", || {
         let mark = node.ztunnel.log_mark();
