@@ -51,7 +51,7 @@ fn unlisted_connections_are_judged() {
         match expected {
             None => assert_eq!(found, None, "{name}"),
             Some(part) => {
-                assert!(found.as_ref().is_some_and(|text| text.contains(part)), "{name}: {found:?}")
+                assert!(found.as_ref().is_some_and(|text| text.contains(part)), "{name}: {found:?}");
             }
         }
     }

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use ambit_abi::NetnsCookie;
-use nix::sys::socket::{SockaddrStorage, getsockname};
+use nix::sys::socket::{SockaddrIn, SockaddrIn6, SockaddrStorage, getsockname};
 
 /// The cookie of the network namespace in which the socket was created.
 pub fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<NetnsCookie> {
@@ -21,8 +21,8 @@ pub(crate) fn cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
 /// The port that the socket is bound to.
 pub(crate) fn port(socket: BorrowedFd<'_>) -> io::Result<u16> {
     let bound: SockaddrStorage = getsockname(socket.as_raw_fd())?;
-    let v4 = bound.as_sockaddr_in().map(|address| address.port());
-    let v6 = || bound.as_sockaddr_in6().map(|address| address.port());
+    let v4 = bound.as_sockaddr_in().map(SockaddrIn::port);
+    let v6 = || bound.as_sockaddr_in6().map(SockaddrIn6::port);
     v4.or_else(v6).ok_or_else(|| io::ErrorKind::InvalidInput.into())
 }
 

@@ -92,8 +92,7 @@ pub static LINKS: HashMap<WorkloadNumber, LinkEntry> = HashMap::with_max_entries
 pub static LINK_FLOWS: HashMap<Tuple, LinkFlow> = HashMap::with_max_entries(limits::LINK_FLOWS, ON_DEMAND);
 
 #[map]
-pub static POD_LINK_FLOWS: HashMap<NetnsCookie, u64> =
-    HashMap::with_max_entries(limits::PODS + 1, ON_DEMAND);
+pub static POD_LINK_FLOWS: HashMap<NetnsCookie, u64> = HashMap::with_max_entries(limits::PODS + 1, ON_DEMAND);
 
 #[map]
 pub static RECORDS: RingBuf = RingBuf::with_byte_size(limits::RECORDS, 0);

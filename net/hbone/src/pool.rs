@@ -245,7 +245,9 @@ impl<D: Dial> Inner<D> {
             Served::None => {
                 let waiting = entries.give_up(key);
                 drop(entries);
-                waiting.into_iter().for_each(|waiting| drop(waiting.send(Err(Failed::Closed))));
+                for waiting in waiting {
+                    drop(waiting.send(Err(Failed::Closed)));
+                }
                 true
             }
         }

@@ -199,7 +199,7 @@ fn connection_older_than_its_enrolment_ends_when_policy_forbids_it() -> Result<(
     })?;
     let closed =
         lab.nodes[0].metrics()?.sum("ambit_unlisted_connections_closed_total", &[("direction", "inbound")]);
-    ensure!(closed == 1.0, "{closed}");
+    ensure!((0.5..1.5).contains(&closed), "{closed}");
     lab.finish()
 }
 

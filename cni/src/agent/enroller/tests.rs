@@ -33,8 +33,11 @@ impl Handler for Daemon {
                 }
                 _ => _ = owners.remove(&uid),
             },
-            Request::Keep { .. } | Request::Hello | Request::SnapshotSent => {}
-            Request::NodeNetwork(_) | Request::Ending(_) => {}
+            Request::Keep { .. }
+            | Request::Hello
+            | Request::SnapshotSent
+            | Request::NodeNetwork(_)
+            | Request::Ending(_) => {}
         }
         Ok(())
     }

@@ -43,12 +43,12 @@ fn main() -> Result<()> {
 }
 
 /// Tells that it is there, and keeps what it holds until it is killed.
-fn lasts<T>(held: T, line: &str) -> Result<()> {
+fn lasts<T>(held: &T, line: &str) -> Result<()> {
     println!("{line}");
     std::io::stdout().flush()?;
     loop {
         std::thread::park();
-        std::hint::black_box(&held);
+        std::hint::black_box(held);
     }
 }
 
@@ -78,8 +78,8 @@ fn pour(port: u16) -> Result<()> {
     std::io::stdout().flush()?;
     for stream in listener.incoming().flatten() {
         stream.set_nonblocking(true)?;
-        // Over loopback the kernel lets a socket send 2.5 MB unread, which is this program's memory and not what
-        // is tested: a thousand of them put the whole machine's TCP under pressure.
+        // Over loopback the kernel lets a socket send 2.5 MB unread, which is this program's memory and not
+        // what is tested: a thousand of them put the whole machine's TCP under pressure.
         socket2::SockRef::from(&stream).set_send_buffer_size(32 << 10)?;
         connections.lock().unwrap_or_else(PoisonError::into_inner).push(stream);
     }
@@ -95,14 +95,14 @@ fn hold(to: SocketAddr, count: usize) -> Result<()> {
         }
     }
     let line = format!("held {} refused {refused}", held.len());
-    lasts(held, &line)
+    lasts(&held, &line)
 }
 
 fn listen(count: usize) -> Result<()> {
     let listeners: Vec<TcpListener> =
         (0..count).map_while(|_| TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).ok()).collect();
     let line = format!("listening {}", listeners.len());
-    lasts(listeners, &line)
+    lasts(&listeners, &line)
 }
 
 fn knock(to: SocketAddr, time: Duration) -> Result<()> {
