@@ -2,7 +2,8 @@
 //!
 //! [`folder`] lists and reads, [`tracker`] decides which files have settled in a new state (pure),
 //! [`catalog`] turns their texts into object events and problems (pure), [`saved`] keeps last good versions
-//! across restarts and [`programmed`] which waypoints were ready once, [`reconcile`] makes one pass with all of them, and [`watch`] decides when.
+//! across restarts and [`programmed`] which waypoints were ready once, [`reconcile`] makes one pass with all
+//! of them, and [`watch`] decides when.
 
 pub(crate) mod catalog;
 mod folder;

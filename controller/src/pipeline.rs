@@ -23,7 +23,8 @@ impl Pipeline {
         Self { world: World::new(settings), publisher, shared }
     }
 
-    /// Applies events without publishing. Returns what they touched, and the new conditions and statuses of objects.
+    /// Applies events without publishing. Returns what they touched, and the new conditions and statuses of
+    /// objects.
     pub(crate) fn derive(&mut self, events: Vec<ObjectEvent>) -> Derived {
         let derived = self.world.apply(events);
         derived.conditions.iter().for_each(log_condition);

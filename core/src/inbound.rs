@@ -17,8 +17,9 @@ pub const RESERVED_PORTS: [u16; 3] = [15001, 15006, HBONE_PORT];
 /// The port on which workloads receive tunnels.
 pub const HBONE_PORT: u16 = 15008;
 
-/// The header of a CONNECT request in which a waypoint names the client that it has verified: that client's SPIFFE ID.
-/// With it, `forwarded` is that client's address. A destination believes it of its own waypoint only.
+/// The header of a CONNECT request in which a waypoint names the client that it has verified: that client's
+/// SPIFFE ID. With it, `forwarded` is that client's address. A destination believes it of its own waypoint
+/// only.
 pub const CLIENT_HEADER: &str = "ambit-client";
 
 /// Whether an authenticated peer may open a tunnel through the workload's HBONE port to `authority`.

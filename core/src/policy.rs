@@ -96,14 +96,16 @@ pub struct DryRun {
 /// 3. Where ALLOW policies apply to the workload, one of them must match.
 /// 4. Everything else is permitted.
 ///
-/// A workload may refuse everything that its waypoint did not send (`ambit.dev/require-waypoint`); that stands before 2.
+/// A workload may refuse everything that its waypoint did not send (`ambit.dev/require-waypoint`); that
+/// stands before 2.
 pub fn authorize(mesh: &Mesh, destination: &WorkloadUid, request: &Request<'_>) -> Decision {
     decide(mesh, destination, request, None)
 }
 
-/// Like [`authorize`], for a peer that names the client it acts for. That is believed of the workload's own waypoint
-/// only: then policies look at both, a DENY policy denies if it matches either, and an ALLOW policy allows if it does.
-/// So what allowed or denied a client before the waypoint came does so still. What another peer names is ignored.
+/// Like [`authorize`], for a peer that names the client it acts for. That is believed of the workload's own
+/// waypoint only: then policies look at both, a DENY policy denies if it matches either, and an ALLOW policy
+/// allows if it does. So what allowed or denied a client before the waypoint came does so still. What another
+/// peer names is ignored.
 pub fn authorize_for(
     mesh: &Mesh,
     destination: &WorkloadUid,

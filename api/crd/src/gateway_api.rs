@@ -1,8 +1,8 @@
 //! The types of `gateway.networking.k8s.io`: Gateway, HTTPRoute, GRPCRoute, ReferenceGrant.
 //!
-//! In routes an unknown field is a mistake: a condition that is left out would match more. Fields of the API that have no
-//! meaning here are named, and said to have none. A Gateway may be another controller's, so of it only what is read is
-//! known.
+//! In routes an unknown field is a mistake: a condition that is left out would match more. Fields of the API
+//! that have no meaning here are named, and said to have none. A Gateway may be another controller's, so of
+//! it only what is read is known.
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;

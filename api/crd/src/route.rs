@@ -1,22 +1,24 @@
 //! HTTPRoute and GRPCRoute: [`http`] and [`grpc`].
 //!
-//! A mistake in a rule is part of that rule ([`RuleMistake`]), so that the others stay in force and the status says what
-//! became of it, as Gateway API wants. Mistakes outside of rules reject the object.
+//! A mistake in a rule is part of that rule (`RuleMistake`), so that the others stay in force and the status
+//! says what became of it, as Gateway API wants. Mistakes outside of rules reject the object.
 
 mod filter;
 mod matching;
+mod notes;
+mod target;
 mod value;
 
-use ambit_core::derive::{
-    BackendRef, BackendTarget, ParentRef, RouteFilter, RouteObject, RouteRule, RuleEffect, RuleMistake,
-};
-use ambit_core::route::{Filter, HeaderChange, Match, PathMatch, PathRewrite, RouteKind};
+use ambit_core::derive::{BackendRef, ParentRef, RouteFilter, RouteObject, RouteRule, RuleEffect};
+use ambit_core::route::{Filter, Match, PathMatch, PathRewrite, RouteKind};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::Mistake;
 use crate::field::Report;
 use crate::gateway_api as written;
 use crate::metadata;
+use notes::Notes;
+use target::target;
 
 /// Gateway API's limit on rules.
 const MAX_RULES: usize = 16;
@@ -114,30 +116,6 @@ fn parent(report: &mut Report, index: usize, parent: written::ParentReference) -
     }
 }
 
-/// The mistakes of one rule.
-struct Notes<'a> {
-    at: &'a str,
-    mistakes: Vec<RuleMistake>,
-}
-
-impl<'a> Notes<'a> {
-    fn at(at: &'a str) -> Self {
-        Self { at, mistakes: Vec::new() }
-    }
-
-    fn add(&mut self, field: &str, message: impl Into<String>, effect: RuleEffect) {
-        let field = if field.is_empty() { self.at.to_owned() } else { format!("{}.{field}", self.at) };
-        self.mistakes.push(RuleMistake { field, message: message.into(), effect });
-    }
-
-    /// A field that changes what happens to a request, and that nothing here knows: such requests fail.
-    fn unsupported(&mut self, field: &str, is_set: bool) {
-        if is_set {
-            self.add(field, "is not supported", RuleEffect::Fails);
-        }
-    }
-}
-
 fn backends(notes: &mut Notes<'_>, listed: Vec<written::BackendReference>) -> Vec<BackendRef> {
     let mut backends = Vec::with_capacity(listed.len());
     for (index, backend) in listed.into_iter().enumerate() {
@@ -181,22 +159,6 @@ fn backends(notes: &mut Notes<'_>, listed: Vec<written::BackendReference>) -> Ve
     backends
 }
 
-fn target(notes: &mut Notes<'_>, field: &str, reference: written::ObjectReference) -> BackendTarget {
-    let written::ObjectReference { group, kind, namespace, name, port } = reference;
-    let number = port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0);
-    if port.is_some() && number.is_none() {
-        notes.add(&format!("{field}.port"), "is not a port: 1 to 65535", RuleEffect::Fails);
-    }
-    BackendTarget {
-        field: format!("{}.{field}", notes.at),
-        group: group.unwrap_or_default(),
-        kind: kind.unwrap_or_else(|| "Service".to_owned()),
-        namespace,
-        name,
-        port: number,
-    }
-}
-
 /// A prefix is replaced only where a prefix matched.
 fn check_prefixes(notes: &mut Notes<'_>, matches: &[Match], filters: &[RouteFilter]) {
     let replaces = |path: Option<&PathRewrite>| matches!(path, Some(PathRewrite::Prefix(_)));
@@ -209,9 +171,4 @@ fn check_prefixes(notes: &mut Notes<'_>, matches: &[Match], filters: &[RouteFilt
         let message = "ReplacePrefixMatch needs matches of type PathPrefix and no other";
         notes.add("filters", message, RuleEffect::Dropped);
     }
-}
-
-/// Header changes without any change, which mean nothing.
-fn is_nothing(change: &HeaderChange) -> bool {
-    *change == HeaderChange::default()
 }

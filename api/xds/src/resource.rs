@@ -16,8 +16,8 @@ use crate::proto::istio::workload::{Address, address};
 /// How many types there are.
 pub(crate) const COUNT: usize = 3;
 
-/// A resource type. Types are sent in this order: a policy is in force before workloads name it, and routes before
-/// their service has a waypoint.
+/// A resource type. Types are sent in this order: a policy is in force before workloads name it, and routes
+/// before their service has a waypoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ResourceType {
     /// `istio.security.Authorization`

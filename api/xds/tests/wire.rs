@@ -186,7 +186,8 @@ fn istios_workloads_are_decoded() {
          hostname: \"cart.shop\" }: [PortMapping { service_port: 80, target_port: 90 }]}, policies: \
          [PolicyKey { namespace: \"shop\", name: \"allow-web\" }], waypoint: Some(Waypoint { destination: \
          Hostname(ServiceKey { namespace: \"shop\", hostname: \"wp.shop\" }), hbone_port: 15008, \
-         service_account: None, state: Programmed }), require_waypoint: false, locality: Locality { region: \"r\", zone: \"z\", subzone: \"s\" }, capacity: 5, kind: Deployment, \
+         service_account: None, state: Programmed }), require_waypoint: false, locality: Locality { \
+         region: \"r\", zone: \"z\", subzone: \"s\" }, capacity: 5, kind: Deployment, \
          workload_name: \"cart\", canonical_name: \"cart\", canonical_revision: \"v1\", probe_ports: [], \
          excluded_ports: ExcludedPorts { inbound: {}, outbound: {} }, hostname: Some(\"unused.example\"), \
          direct: true, same_node_tls: false, trust_domain_aliases: [], origin: Kubernetes }";

@@ -1,5 +1,5 @@
-//! Which waypoints were programmed once, on disk: a binding that acted acts again after a restart, whether or not its
-//! waypoint is ready then. On Kubernetes the Gateway's status says it.
+//! Which waypoints were programmed once, on disk: a binding that acted acts again after a restart, whether or
+//! not its waypoint is ready then. On Kubernetes the Gateway's status says it.
 //!
 //! Entry points: [`Programmed::load`] at the start, [`Programmed::save`] after each step.
 
@@ -21,7 +21,8 @@ pub(crate) struct Programmed {
 }
 
 impl Programmed {
-    /// Reads the file. One that cannot be read is an error: without it, bindings that acted would act no more.
+    /// Reads the file. One that cannot be read is an error: without it, bindings that acted would act no
+    /// more.
     pub(crate) fn load(path: PathBuf) -> Result<Self, state::Error> {
         let saved = match fs::read(&path) {
             Ok(bytes) => {

@@ -1,10 +1,13 @@
 //! HTTPRoutes and GRPCRoutes → the routes of services, and their status.
 //!
-//! [`compile`] makes what a waypoint runs of one route object, [`attached`] gathers the routes of one Service, and
-//! [`standing`] is what the object's status says at each of its parents. Only Services are parents here: routes of
-//! Gateways are an ingress' affair. See docs/decisions/312.
+//! [`compile`] makes what a waypoint runs of one route object, [`attached`] gathers the routes of one
+//! Service, and [`standing`] is what the object's status says at each of its parents. Only Services are
+//! parents here: routes of Gateways are an ingress' affair. See docs/decisions/312.
 
 mod backend;
+mod parent;
+
+pub(super) use self::parent::parents;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,6 +26,7 @@ use crate::route::{
     Attached, Backend, Backends, Filter, Mirror, Route, RouteKey, RouteKind, Rule, ServiceRoutes, Target,
 };
 use backend::{Resolver, Unresolved};
+use parent::{is_service, namespace, port};
 
 /// What a waypoint runs of a route object, whoever its parents are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,46 +126,6 @@ fn empty(rule: &RouteRule) -> Rule {
     }
 }
 
-/// The Services that a route names as its parents, by namespace and name.
-pub(super) fn parents(object: &RouteObject) -> BTreeSet<(String, String)> {
-    let services = object.parents.iter().filter(|parent| is_service(parent));
-    services.map(|parent| (namespace(parent, object).to_owned(), parent.name.clone())).collect()
-}
-
-fn is_service(parent: &ParentRef) -> bool {
-    parent.kind == "Service" && (parent.group.is_empty() || parent.group == "core")
-}
-
-fn namespace<'a>(parent: &'a ParentRef, object: &'a RouteObject) -> &'a str {
-    parent.namespace.as_deref().unwrap_or(&object.metadata.namespace)
-}
-
-/// The port of the Service that a parent means; `None`: every port. An error is for the route's status.
-fn port(parent: &ParentRef, service: &Service) -> Result<Option<u16>, String> {
-    let named = format!("Service {}/{}", service.metadata.namespace, service.metadata.name);
-    if service.external_name || service.cluster_ips.is_empty() {
-        return Err(format!("{named} has no cluster address, so nothing is addressed to it"));
-    }
-    let section = match &parent.section {
-        None => None,
-        Some(name) => {
-            let found = service::tcp_ports(service).find(|port| port.name == *name);
-            Some(found.ok_or_else(|| format!("{named} has no TCP port named {name}"))?.port)
-        }
-    };
-    if let Some(port) = parent.port
-        && !service::tcp_ports(service).any(|declared| declared.port == port)
-    {
-        return Err(format!("{named} has no TCP port {port}"));
-    }
-    match (parent.port, section) {
-        (Some(port), Some(section)) if port != section => {
-            Err(format!("port {port} of {named} does not have the name in sectionName"))
-        }
-        (port, section) => Ok(port.or(section)),
-    }
-}
-
 /// One attachment of an accepted route, before routes of different kinds are held against each other.
 struct Wanted {
     kind: RouteKind,
@@ -189,8 +153,8 @@ fn wanted(store: &Store, service: &Service, compiled: Lookup<'_>) -> Vec<Wanted>
     found
 }
 
-/// The ports at which GRPCRoutes serve clients of this scope: there HTTPRoutes do not (one kind for each port, and the
-/// more specific one). `None`: all ports.
+/// The ports at which GRPCRoutes serve clients of this scope: there HTTPRoutes do not (one kind for each
+/// port, and the more specific one). `None`: all ports.
 fn taken(wanted: &[Wanted], consumer: Option<&str>) -> BTreeSet<Option<u16>> {
     let grpc = wanted.iter().filter(|it| it.kind == RouteKind::Grpc && it.consumer.as_deref() == consumer);
     grpc.map(|it| it.port).collect()

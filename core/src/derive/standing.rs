@@ -1,4 +1,5 @@
-//! What the status of a Gateway API object says, beside our own [`Condition`](super::Condition)s: [`Standing`].
+//! What the status of a Gateway API object says, beside our own [`Condition`](super::Condition)s:
+//! [`Standing`].
 
 use super::object::ParentRef;
 

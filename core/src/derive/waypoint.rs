@@ -1,8 +1,9 @@
 //! Gateways of the class `ambit-waypoint`, and which services and workloads are bound to them.
 //!
-//! A label names a Gateway; the nearest one counts, so a Service's or pod's own before its namespace's. The waypoint is
-//! the Service of the Gateway's name and namespace. A binding acts from the moment on in which the Gateway was
-//! programmed for the first time: a ready endpoint of that Service was seen. See docs/decisions/311.
+//! A label names a Gateway; the nearest one counts, so a Service's or pod's own before its namespace's. The
+//! waypoint is the Service of the Gateway's name and namespace. A binding acts from the moment on in which
+//! the Gateway was programmed for the first time: a ready endpoint of that Service was seen. See
+//! docs/decisions/311.
 //!
 //! Entry points: [`of_service`], [`of_workload`], [`of_entry`], [`is_ready`] and [`standing`].
 
@@ -214,7 +215,8 @@ impl Policies<'_> {
     }
 }
 
-/// Whether a waypoint has an endpoint that peers can use: ready, listening, and with the account that they expect.
+/// Whether a waypoint has an endpoint that peers can use: ready, listening, and with the account that they
+/// expect.
 pub(super) fn is_ready(gateway: &Gateway, mesh: &Mesh, settings: &Settings) -> bool {
     unready(gateway, mesh, settings).is_none()
 }

@@ -22,7 +22,8 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// Identities that endpoints may present besides their own.
     pub subject_alt_names: Vec<Identity>,
-    /// The waypoint that it is bound to, if any, whether or not the binding acts: see [`Self::acting_waypoint`].
+    /// The waypoint that it is bound to, if any, whether or not the binding acts: see
+    /// [`Self::acting_waypoint`].
     pub waypoint: Option<Waypoint>,
     /// How an endpoint is chosen.
     pub load_balancing: LoadBalancing,

@@ -13,8 +13,8 @@ pub struct Waypoint {
     pub destination: WaypointDestination,
     /// Its HBONE port, normally 15008.
     pub hbone_port: u16,
-    /// The service account that it must prove, in the namespace of its service; `None`: the account of the endpoint
-    /// that is reached (another control plane's waypoints).
+    /// The service account that it must prove, in the namespace of its service; `None`: the account of the
+    /// endpoint that is reached (another control plane's waypoints).
     pub service_account: Option<Arc<str>>,
     /// Whether the binding acts.
     pub state: WaypointState,

@@ -42,7 +42,8 @@ pub struct Workload {
     pub services: BTreeMap<ServiceKey, Vec<PortMapping>>,
     /// The policies of scope `WorkloadSelector` that apply to it.
     pub policies: Vec<PolicyKey>,
-    /// The waypoint that it is bound to, if any, whether or not the binding acts: see [`Self::acting_waypoint`].
+    /// The waypoint that it is bound to, if any, whether or not the binding acts: see
+    /// [`Self::acting_waypoint`].
     pub waypoint: Option<Waypoint>,
     /// Whether it refuses connections that came past the waypoint of the service that they are for.
     pub require_waypoint: bool,

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::{Plan, Tunnel, WaypointTunnel};
+use super::carriage::{Plan, Tunnel, WaypointTunnel};
 use crate::balance::{Avoid, Choice};
 use crate::denial::Denial;
 use crate::mesh::Mesh;

@@ -3,8 +3,8 @@
 use crate::mesh::Mesh;
 use crate::model::{Identity, ServiceKey, Waypoint, WaypointDestination, Workload};
 
-/// Whether the identity is one that a waypoint of the workload, or of a service that it serves, has to prove. A binding
-/// that does not act yet counts too: others may have learned earlier that it acts.
+/// Whether the identity is one that a waypoint of the workload, or of a service that it serves, has to prove.
+/// A binding that does not act yet counts too: others may have learned earlier that it acts.
 pub(super) fn is_own(mesh: &Mesh, workload: &Workload, peer: &Identity) -> bool {
     if !workload.identities().any(|own| own.trust_domain == peer.trust_domain) {
         return false;

@@ -7,8 +7,8 @@ use super::rule::Route;
 use super::table::Table;
 use crate::model::ServiceKey;
 
-/// All routes of a service, as the mesh holds them. A service without any has none of these: its requests go to its
-/// own endpoints.
+/// All routes of a service, as the mesh holds them. A service without any has none of these: its requests go
+/// to its own endpoints.
 ///
 /// Equality and the wire know only what is attached; the tables are made where they are first asked for.
 #[derive(Debug)]
@@ -60,9 +60,9 @@ impl ServiceRoutes {
         &self.attached
     }
 
-    /// The routes for a request to this port by a client of this namespace: those of its own namespace, where that
-    /// has consumer routes for the port, else the service's own. `None`: no route is attached, and the request goes
-    /// to the service's endpoints. In a table that has no rule for it, it is answered with 404.
+    /// The routes for a request to this port by a client of this namespace: those of its own namespace, where
+    /// that has consumer routes for the port, else the service's own. `None`: no route is attached, and the
+    /// request goes to the service's endpoints. In a table that has no rule for it, it is answered with 404.
     pub fn table(&self, port: u16, client: &str) -> Option<&Table> {
         let tables = self.tables.get_or_init(|| Tables::of(&self.attached));
         let consumer = tables.consumers.get(client).and_then(|ports| ports.at(port));

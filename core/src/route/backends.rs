@@ -49,8 +49,8 @@ impl Backends {
         Self { all, sum }
     }
 
-    /// Chooses by weight; `random` is uniform over all of `u32`. None where no backend has a weight (500, as Gateway
-    /// API asks).
+    /// Chooses by weight; `random` is uniform over all of `u32`. None where no backend has a weight (500, as
+    /// Gateway API asks).
     pub fn pick(&self, random: u32) -> Option<&Backend> {
         // A point in `0..sum`, each as likely as the other to within sum / 2^32.
         let mut point = (u128::from(random) * u128::from(self.sum)) >> 32;

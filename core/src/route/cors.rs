@@ -38,7 +38,8 @@ pub enum OriginMatch {
 /// What a CORS filter makes of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CorsAnswer {
-    /// It came from no other origin, or from one that is not permitted: nothing is added, and a browser refuses.
+    /// It came from no other origin, or from one that is not permitted: nothing is added, and a browser
+    /// refuses.
     Nothing,
     /// It asks beforehand: it is answered at once with these headers and 204.
     Preflight(HeaderMap),

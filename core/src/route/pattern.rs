@@ -1,6 +1,7 @@
 //! A regular expression of a route: [`Pattern`].
 //!
-//! The `regex` crate runs in time linear in the text, whatever the expression: nobody's route can stall a proxy.
+//! The `regex` crate runs in time linear in the text, whatever the expression: nobody's route can stall a
+//! proxy.
 
 use std::fmt;
 

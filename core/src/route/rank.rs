@@ -7,8 +7,8 @@ use super::rule::{Route, RouteKey, RouteKind};
 
 /// The place of a match among all matches for one host; the smallest rank wins.
 ///
-/// Fields stand in the order in which Gateway API compares: HTTPRoute before GRPCRoute has no rule there (the two may
-/// not share a host, which is a condition of their status); everything else is the specification's.
+/// Fields stand in the order in which Gateway API compares: HTTPRoute before GRPCRoute has no rule there (the
+/// two may not share a host, which is a condition of their status); everything else is the specification's.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rank {
     path: PathRank,
@@ -22,8 +22,8 @@ pub struct Rank {
     index: usize,
 }
 
-/// Exact paths, then prefixes, the longest first, then expressions, the longest first (where Gateway API leaves the
-/// place of expressions open).
+/// Exact paths, then prefixes, the longest first, then expressions, the longest first (where Gateway API
+/// leaves the place of expressions open).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum PathRank {
     Exact,

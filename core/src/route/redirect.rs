@@ -59,8 +59,8 @@ pub struct Authority<'a> {
 impl Redirect {
     /// The answer's `Location`.
     ///
-    /// The port is the filter's; else, where the filter names a scheme, that scheme's own; else the one that the client
-    /// dialled. A scheme's own port is not written.
+    /// The port is the filter's; else, where the filter names a scheme, that scheme's own; else the one that
+    /// the client dialled. A scheme's own port is not written.
     pub fn location(
         &self,
         asked: Authority<'_>,

@@ -21,11 +21,11 @@ pub enum PathRewrite {
 }
 
 impl PathRewrite {
-    /// The path of a request that a match with this path has chosen. Exactly one slash stands where the new prefix and
-    /// the rest meet, and a path is never empty.
+    /// The path of a request that a match with this path has chosen. Exactly one slash stands where the new
+    /// prefix and the rest meet, and a path is never empty.
     ///
-    /// A prefix is replaced only where a prefix matched: validation refuses anything else, and a path that comes here
-    /// all the same stays as it is.
+    /// A prefix is replaced only where a prefix matched: validation refuses anything else, and a path that
+    /// comes here all the same stays as it is.
     pub fn apply(&self, path: &str, matched: &PathMatch) -> String {
         match (self, matched) {
             (Self::Full(full), _) => full.to_string(),

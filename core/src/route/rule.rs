@@ -1,4 +1,5 @@
-//! What a route says: [`Route`], its [`Rule`]s, and what a rule does with a request ([`Filter`]s in their order).
+//! What a route says: [`Route`], its [`Rule`]s, and what a rule does with a request ([`Filter`]s in their
+//! order).
 
 use std::fmt;
 use std::sync::Arc;

@@ -8,7 +8,8 @@ use super::rank::Rank;
 use super::rule::{Route, Rule};
 use super::tree::Tree;
 
-/// The routes of one service and port, indexed by path. It is built when configuration changes and never changed.
+/// The routes of one service and port, indexed by path. It is built when configuration changes and never
+/// changed.
 #[derive(Debug)]
 pub struct Table {
     exact: HashMap<Box<str>, Vec<Candidate>>,

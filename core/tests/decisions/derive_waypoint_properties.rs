@@ -151,7 +151,8 @@ proptest! {
                 let touched = mesh.apply([change.clone()]);
                 prop_assert!(!touched.is_empty(), "{:?} changes nothing", change);
             }
-            // Which waypoints were ready once is history: it is given, as a status or a state folder gives it.
+            // Which waypoints were ready once is history: it is given, as a status or a state folder gives
+            // it.
             let mut scratch_world = World::new(Settings::default());
             scratch_world.remember_programmed(world.programmed());
             let mut scratch = Mesh::new();

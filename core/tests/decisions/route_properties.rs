@@ -158,8 +158,8 @@ proptest! {
             for (name, value) in &asked.headers {
                 headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
             }
-            let query: Vec<String> = asked.query.iter().map(|(name, value)| format!("{name}={value}")).collect();
-            let query = query.join("&");
+            let query = asked.query.iter().map(|(name, value)| format!("{name}={value}"));
+            let query = query.collect::<Vec<_>>().join("&");
             let request =
                 Request { method: &asked.method, path: asked.path, query: Some(&query), headers: &headers };
             let found = table.find(&request).and_then(|it| it.rule.name.clone());

@@ -3,8 +3,8 @@
 //! Entry points: [`config::read`] (configuration files), [`bootstrap::Bootstrap::read`] and
 //! [`controller::Controller`] (how a node finds its controller), [`telemetry`] (logs and metrics),
 //! [`admin::Admin::start`] (the HTTP servers for people and Prometheus), [`drain::Drain`] and [`signals`]
-//! (how a daemon is told to end), [`exit::status`] (how it says why), [`allocator`] (freed memory goes back to
-//! the system).
+//! (how a daemon is told to end), [`exit::status`] (how it says why), [`allocator`] (freed memory goes back
+//! to the system).
 #![warn(missing_docs)]
 
 pub mod admin;

@@ -44,7 +44,8 @@ pub struct ConnectRequest {
     pub baggage: Option<Baggage>,
     /// The address of the application that connected, according to its proxy.
     pub forwarded: Option<SocketAddr>,
-    /// The client that a waypoint has verified, if it names one: believed of the destination's own waypoint only.
+    /// The client that a waypoint has verified, if it names one: believed of the destination's own waypoint
+    /// only.
     pub client: Option<Identity>,
     /// W3C trace context.
     pub traceparent: Option<HeaderValue>,
@@ -130,7 +131,8 @@ impl ConnectRequest {
     }
 }
 
-/// The client that is named. One that cannot be read is no client, and then nothing may be opened in its name.
+/// The client that is named. One that cannot be read is no client, and then nothing may be opened in its
+/// name.
 fn client(headers: &HeaderMap) -> Result<Option<Identity>, RequestError> {
     if !headers.contains_key(CLIENT) {
         return Ok(None);

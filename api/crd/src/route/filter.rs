@@ -6,10 +6,12 @@ use ambit_core::route::{
 };
 use http::{HeaderName, HeaderValue};
 
-use super::{Notes, is_nothing, target};
+use super::notes::Notes;
+use super::target::target;
 use crate::gateway_api as written;
 
-/// The filters of a rule or a backend, in their order. What they contradict each other in is a mistake of the rule.
+/// The filters of a rule or a backend, in their order. What they contradict each other in is a mistake of the
+/// rule.
 pub(super) fn filters(notes: &mut Notes<'_>, listed: Vec<written::Filter>) -> Vec<RouteFilter> {
     let kinds: Vec<String> = listed.iter().map(|filter| filter.kind.clone()).collect();
     for (index, kind) in kinds.iter().enumerate() {
@@ -91,6 +93,11 @@ fn headers(notes: &mut Notes<'_>, field: &str, it: &written::HeaderModifier) -> 
         return None;
     }
     (!is_nothing(&change)).then_some(change)
+}
+
+/// Header changes without any change, which mean nothing.
+fn is_nothing(change: &HeaderChange) -> bool {
+    *change == HeaderChange::default()
 }
 
 fn mirror(notes: &mut Notes<'_>, field: &str, it: written::RequestMirror) -> Option<RouteFilter> {

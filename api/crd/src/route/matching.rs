@@ -6,7 +6,7 @@ use ambit_core::derive::RuleEffect;
 use ambit_core::route::{HeaderMatch, Match, PathMatch, Pattern, QueryMatch, ValueMatch};
 use http::{HeaderName, Method};
 
-use super::Notes;
+use super::notes::Notes;
 use crate::gateway_api as written;
 
 /// The matches of an HTTPRoute's rule.

@@ -6,7 +6,7 @@ use ambit_core::derive::RuleEffect;
 use ambit_core::route::{Retry, Timeouts};
 use http::StatusCode;
 
-use super::Notes;
+use super::notes::Notes;
 use crate::gateway_api as written;
 
 /// The pause where none is written.
@@ -53,7 +53,8 @@ pub(super) fn retry(notes: &mut Notes<'_>, written: &written::Retry) -> Retry {
     Retry { attempts, codes, backoff: backoff.unwrap_or(BACKOFF) }
 }
 
-/// A duration as Gateway API writes it (GEP-2257): up to four pairs of a number and one of `h`, `m`, `s`, `ms`.
+/// A duration as Gateway API writes it (GEP-2257): up to four pairs of a number and one of `h`, `m`, `s`,
+/// `ms`.
 fn duration(notes: &mut Notes<'_>, field: &str, text: &str) -> Option<Duration> {
     let read = parse(text);
     if read.is_none() {

@@ -14,8 +14,8 @@ fn object(text: &str) -> Object {
 
 fn route(kind: &str, rules: &str) -> RouteObject {
     let text = format!(
-        "apiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{name: r, namespace: shop}}\nspec: \
-         {{parentRefs: [{{group: '', kind: Service, name: cart, port: 80}}], rules: {rules}}}"
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{name: r, namespace: shop}}\n\
+         spec: {{parentRefs: [{{group: '', kind: Service, name: cart, port: 80}}], rules: {rules}}}"
     );
     match object(&text) {
         Object::Route(route) => *route,
@@ -31,9 +31,10 @@ fn http(rule: &str) -> RouteObject {
 fn a_route_as_it_is_written() {
     let route = http(
         "{name: one, matches: [{path: {type: Exact, value: /a}, method: GET, headers: [{name: X-Env, value: \
-         test}]}], filters: [{type: RequestRedirect, requestRedirect: {hostname: example.com, statusCode: 308, \
-         path: {type: ReplaceFullPath, replaceFullPath: /b}}}], timeouts: {request: 10s, backendRequest: 500ms}, \
-         retry: {attempts: 3, codes: [503], backoff: 100ms}, backendRefs: [{name: cart-v2, port: 80, weight: 9}]}",
+         test}]}], filters: [{type: RequestRedirect, requestRedirect: {hostname: example.com, statusCode: \
+         308, path: {type: ReplaceFullPath, replaceFullPath: /b}}}], timeouts: {request: 10s, \
+         backendRequest: 500ms}, retry: {attempts: 3, codes: [503], backoff: 100ms}, backendRefs: [{name: \
+         cart-v2, port: 80, weight: 9}]}",
     );
     assert_eq!((route.kind, route.parents[0].port), (RouteKind::Http, Some(80)));
     let rule = &route.rules[0];
@@ -115,7 +116,8 @@ fn mistakes_are_their_rules() {
         ("a filter without its field", "{filters: [{type: CORS}]}", "filters[0]", Fails),
         (
             "a host set as a header",
-            "{filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: Host, value: a}]}}]}",
+            "{filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: Host, value: \
+             a}]}}]}",
             "filters[0]",
             Fails,
         ),
@@ -127,7 +129,8 @@ fn mistakes_are_their_rules() {
         ),
         (
             "a share above the whole",
-            "{filters: [{type: RequestMirror, requestMirror: {percent: 101, backendRef: {name: a, port: 80}}}]}",
+            "{filters: [{type: RequestMirror, requestMirror: {percent: 101, backendRef: {name: a, port: \
+             80}}}]}",
             "filters[0].requestMirror",
             Fails,
         ),
@@ -156,8 +159,8 @@ fn mistakes_are_their_rules() {
 
 #[test]
 fn a_field_that_is_not_known_rejects_a_route() {
-    let text = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r}\nspec: {rules: \
-                [{matches: [{paths: {value: /a}}]}]}";
+    let text = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r}\nspec: \
+                {rules: [{matches: [{paths: {value: /a}}]}]}";
     match parse(text).remove(0).outcome {
         Outcome::Rejected { mistakes, .. } => {
             assert_eq!(mistakes[0].field, "spec.rules[0].matches[0].paths");
@@ -172,7 +175,8 @@ fn gateways_of_any_class_are_read() {
         format!(
             "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: wp, namespace: \
              shop}}\nspec: {{gatewayClassName: {class}, listeners: [{{name: mesh, port: 16008, protocol: \
-             {protocol}, tls: {{mode: Terminate}}}}], infrastructure: {{labels: {{a: b}}}}}}\nstatus: {status}"
+             {protocol}, tls: {{mode: Terminate}}}}], infrastructure: {{labels: {{a: b}}}}}}\n\
+             status: {status}"
         )
     };
     let record =

@@ -116,8 +116,8 @@ pub(super) fn decode_origin(origin: Option<extension::Origin>) -> Origin {
     }
 }
 
-/// What Istio's field says of a binding, and what Ambit's extension adds. A binding that does not act is in the
-/// extension alone: others must not send anything to its waypoint.
+/// What Istio's field says of a binding, and what Ambit's extension adds. A binding that does not act is in
+/// the extension alone: others must not send anything to its waypoint.
 pub(super) fn encode_waypoint(
     waypoint: Option<&Waypoint>,
 ) -> (Option<GatewayAddress>, Option<WaypointExtension>) {

@@ -2,6 +2,7 @@
 
 mod filter;
 mod matching;
+mod target;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use ambit_core::model::ServiceKey;
 use ambit_core::route::{
-    Attached, Backend, Backends, Retry, Route, RouteKey, RouteKind, Rule, ServiceRoutes, Target, Timeouts,
+    Attached, Backend, Backends, Retry, Route, RouteKey, RouteKind, Rule, ServiceRoutes, Timeouts,
 };
 use http::StatusCode;
 
@@ -18,6 +19,7 @@ use super::{DecodeError, Problem};
 use crate::proto::ambit::v1 as wire;
 use filter::{decode_change, decode_filter, encode_change, encode_filter};
 use matching::{decode_match, encode_match};
+use target::{decode_target, encode_target};
 
 /// Encodes the routes of a service.
 pub fn encode_routes(routes: &ServiceRoutes) -> wire::ServiceRoutes {
@@ -44,7 +46,8 @@ pub fn encode_routes(routes: &ServiceRoutes) -> wire::ServiceRoutes {
     }
 }
 
-/// Decodes the routes of a service. A field that is not known is a problem where it would match more requests.
+/// Decodes the routes of a service. A field that is not known is a problem where it would match more
+/// requests.
 pub fn decode_routes(routes: &wire::ServiceRoutes) -> Result<ServiceRoutes, DecodeError> {
     decode(routes).map_err(|problem| problem.of(format!("{}/{}", routes.namespace, routes.hostname)))
 }
@@ -174,33 +177,4 @@ fn decode_backend(field: &str, backend: &wire::RouteBackend) -> Result<Backend, 
             decode_change,
         )?,
     })
-}
-
-fn encode_target(target: &Target) -> wire::RouteTarget {
-    use wire::route_target as part;
-    let target = match target {
-        Target::Service { service, port } => part::Target::Service(part::ServicePort {
-            namespace: service.namespace.to_string(),
-            hostname: service.hostname.to_string(),
-            port: (*port).into(),
-        }),
-        Target::Invalid { reason } => part::Target::Invalid(reason.to_string()),
-    };
-    wire::RouteTarget { target: Some(target) }
-}
-
-fn decode_target(field: &str, target: Option<&wire::RouteTarget>) -> Result<Target, Problem> {
-    use wire::route_target as part;
-    match target.and_then(|target| target.target.as_ref()) {
-        Some(part::Target::Service(at)) => Ok(Target::Service {
-            service: ServiceKey {
-                namespace: required(&format!("{field}.service.namespace"), &at.namespace)?,
-                hostname: required(&format!("{field}.service.hostname"), &at.hostname)?,
-            },
-            port: decode_port(|| format!("{field}.service.port"), at.port)?,
-        }),
-        Some(part::Target::Invalid(reason)) => Ok(Target::Invalid { reason: reason.as_str().into() }),
-        // A kind of target that this version does not know: an error for its share, not silence.
-        None => Ok(Target::Invalid { reason: "this version does not know the kind of backend".into() }),
-    }
 }

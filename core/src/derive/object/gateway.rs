@@ -1,4 +1,5 @@
-//! `gateway.networking.k8s.io`: [`Gateway`], [`ReferenceGrant`], and HTTPRoute and GRPCRoute as [`RouteObject`].
+//! `gateway.networking.k8s.io`: [`Gateway`], [`ReferenceGrant`], and HTTPRoute and GRPCRoute as
+//! [`RouteObject`].
 
 use super::key::Metadata;
 use crate::route::{Filter, HeaderChange, Match, Retry, RouteKind, Timeouts};

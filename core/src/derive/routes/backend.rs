@@ -1,14 +1,14 @@
 //! What a backend reference leads to: [`Resolver`].
 //!
-//! A mesh's routes may send to any namespace without a ReferenceGrant as long as they open nothing: to the route's own
-//! namespace, and to that of a Service that is its parent, whose waypoint it is that sends. Beyond these the waypoint
-//! would lend its own identity, so a grant is asked for.
+//! A mesh's routes may send to any namespace without a ReferenceGrant as long as they open nothing: to the
+//! route's own namespace, and to that of a Service that is its parent, whose waypoint it is that sends.
+//! Beyond these the waypoint would lend its own identity, so a grant is asked for.
 
 use super::super::object::{BackendTarget, GrantFrom, Kind, ObjectKey, RouteObject};
 use super::super::service;
 use super::super::settings::Settings;
 use super::super::store::Store;
-use super::parents;
+use super::parent::parents;
 use crate::route::Target;
 
 /// A reference that leads nowhere.

@@ -24,7 +24,8 @@ impl World {
         ready.map(waypoint::key).collect()
     }
 
-    /// The standings of Gateway API's objects, and their conditions. Those of waypoints follow their endpoints.
+    /// The standings of Gateway API's objects, and their conditions. Those of waypoints follow their
+    /// endpoints.
     pub(super) fn stand(
         &mut self,
         dirty: [&Dirty; 2],

@@ -8,7 +8,7 @@ use http::{HeaderName, HeaderValue};
 use super::super::Problem;
 use super::super::common::{decode_enum, decode_port, each};
 use super::matching::header_name;
-use super::{decode_target, encode_target};
+use super::target::{decode_target, encode_target};
 use crate::proto::ambit::v1 as wire;
 use wire::path_rewrite::Path;
 use wire::route_cors::origin::Origin;
