@@ -1,13 +1,14 @@
 //! The bodies of requests on their way to endpoints ([`RequestBody`]) and of responses on their way to
 //! clients ([`ResponseBody`]). They stream; what a retry or a mirror needs is kept up to a limit
-//! ([`Recording`]).
+//! ([`Recording`]). [`Payload`] is what is left of a request's body between its tries.
 
+mod count;
+mod error;
+mod payload;
 mod recording;
 mod response;
 
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -15,26 +16,11 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+pub(crate) use self::count::Count;
+pub(crate) use self::error::BoxError;
+pub(crate) use self::payload::Payload;
 pub(crate) use self::recording::{Copied, Recording, Replay};
 pub(crate) use self::response::{Delivery, ResponseBody};
-
-pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// How many bytes of a request have been read.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Count(Arc<AtomicU64>);
-
-impl Count {
-    pub(crate) fn bytes(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    fn add(&self, frame: &Frame<Bytes>) {
-        if let Some(data) = frame.data_ref() {
-            self.0.fetch_add(data.len() as u64, Ordering::Relaxed);
-        }
-    }
-}
 
 /// The body of a request to an endpoint.
 #[derive(Debug)]

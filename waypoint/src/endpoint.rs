@@ -20,6 +20,7 @@ use tokio::time::error::Elapsed;
 
 use crate::downstream::Downstream;
 use crate::failure::Failure;
+use crate::upstream;
 use crate::worker::Worker;
 
 /// What a rule has chosen.
@@ -148,7 +149,7 @@ impl<'a> Choosing<'a> {
             Ok(Err(failure)) => failure,
             Err(_) => {
                 let limit = self.limit();
-                dial::too_slow(address(plan), limit)
+                dial::too_slow(upstream::address(plan), limit)
             }
         };
         let error = failure.ending.error.unwrap_or_else(|| failure.ending.reason.to_string());
@@ -202,15 +203,5 @@ impl<'a> Choosing<'a> {
 
     fn endpoint(&self, plan: &Plan) -> Option<Endpoint> {
         Some(Endpoint { port: self.backend.key()?, workload: plan.destination()?.uid.clone() })
-    }
-}
-
-/// Where the bytes go.
-pub(crate) fn address(plan: &Plan) -> SocketAddr {
-    match plan {
-        Plan::Tunnel(tunnel) => tunnel.authority,
-        Plan::Waypoint(to) => to.tunnel.peer,
-        Plan::Local(local) => local.address,
-        Plan::Passthrough(plaintext) => plaintext.address,
     }
 }

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::downstream::Downstream;
 use crate::failure::Failure;
-use crate::request::{Head, with_path};
+use crate::head::{Head, with_path};
 
 /// What filters leave of a request.
 pub(crate) enum Step<'a> {

@@ -17,13 +17,13 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, timeout, timeout_at};
 use tower::retry::budget::Budget as _;
 
-use crate::body::{Recording, RequestBody};
-use crate::endpoint::{self, Backend, Choosing};
+use crate::body::{Payload, RequestBody};
+use crate::endpoint::{Backend, Choosing};
 use crate::failure::{Failure, Flag};
+use crate::head::Head;
 use crate::report::Exchange;
-use crate::request::Head;
 use crate::upgrade::Upgrade;
-use crate::upstream::{Lease, Unanswered, Want};
+use crate::upstream::{self, Lease, Unanswered, Want};
 use crate::worker::Worker;
 
 /// How often a request that no endpoint has seen is sent again because its connection had just ended.
@@ -35,16 +35,6 @@ pub(crate) struct Answer {
     pub(crate) lease: Lease,
     /// When all of it must have come.
     pub(crate) deadline: Option<Instant>,
-}
-
-/// The body of a request, as far as it is still here.
-pub(crate) enum Payload {
-    Empty,
-    Stream(Incoming),
-    /// It may be sent again.
-    Recorded(Recording),
-    /// It was sent, and cannot be sent again.
-    Spent,
 }
 
 /// A request and where it goes.
@@ -160,7 +150,7 @@ impl<'a> Forwarding<'a> {
             let plan = choosing.next(&self.avoided)?;
             describe(self.exchange, &plan);
             let downstream = &self.exchange.downstream;
-            let lease = self.worker.upstreams.lease(&self.worker, downstream, (self.mesh, &plan), want);
+            let lease = upstream::reach(&self.worker, downstream, (self.mesh, &plan), want);
             let made = timeout(choosing.limit(), lease).await;
             if let Some(lease) = choosing.outcome(&plan, made)? {
                 return Ok(lease);
@@ -172,7 +162,7 @@ impl<'a> Forwarding<'a> {
     fn request(&mut self, lease: &Lease, keep: bool) -> Result<Request<RequestBody>, Failure> {
         let head = if keep { self.head.clone() } else { self.head.take() };
         let head = head.ok_or_else(|| Failure::Reset("the request cannot be sent again".to_owned()))?;
-        let body = self.payload.take(self.exchange);
+        let body = self.payload.take(&self.exchange.request);
         let body =
             body.ok_or_else(|| Failure::Reset("the request's body cannot be sent again".to_owned()))?;
         build(head, body, lease.is_http2(), self.upgrade)
@@ -204,36 +194,10 @@ impl Answer {
     }
 }
 
-impl Payload {
-    fn take(&mut self, exchange: &Exchange) -> Option<RequestBody> {
-        match std::mem::replace(self, Self::Spent) {
-            Self::Empty => {
-                *self = Self::Empty;
-                Some(RequestBody::Empty)
-            }
-            Self::Stream(incoming) => Some(RequestBody::Stream(incoming, exchange.request.clone())),
-            Self::Recorded(recording) => {
-                let replay = recording.replay();
-                *self = Self::Recorded(recording);
-                replay.map(RequestBody::Replay)
-            }
-            Self::Spent => None,
-        }
-    }
-
-    fn is_replayable(&self) -> bool {
-        match self {
-            Self::Empty => true,
-            Self::Recorded(recording) => !recording.is_lost(),
-            Self::Stream(_) | Self::Spent => false,
-        }
-    }
-}
-
 /// Names the endpoint in the report.
 fn describe(exchange: &mut Exchange, plan: &Plan) {
     exchange.workload = plan.destination().cloned();
-    exchange.endpoint = Some(endpoint::address(plan));
+    exchange.endpoint = Some(upstream::address(plan));
 }
 
 /// Whether the endpoint failed rather than answered: with a `retry` these are tried again whatever its codes.

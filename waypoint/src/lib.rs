@@ -22,6 +22,7 @@ mod failure;
 mod filters;
 mod follower;
 mod forward;
+mod head;
 mod headers;
 mod http_server;
 pub mod metrics;

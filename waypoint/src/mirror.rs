@@ -13,15 +13,15 @@ use hyper::body::Incoming;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::body::{Copied, RequestBody};
+use crate::body::{Copied, Payload, RequestBody};
 use crate::downstream::Downstream;
 use crate::endpoint::{Backend, Choosing};
 use crate::failure::Failure;
-use crate::forward::{Payload, build};
+use crate::forward::build;
+use crate::head::Head;
 use crate::metrics::MIRRORED;
 use crate::report::Exchange;
-use crate::request::Head;
-use crate::upstream::Want;
+use crate::upstream::{self, Want};
 
 /// How long a copy may take, from its request's beginning on.
 const MOST: Duration = Duration::from_mins(1);
@@ -82,7 +82,7 @@ impl Copy {
         let mut choosing = Choosing::new(worker, &self.mesh, &self.backend);
         let mut lease = loop {
             let plan = choosing.next(&[])?;
-            let lease = worker.upstreams.lease(worker, &self.downstream, (&self.mesh, &plan), want);
+            let lease = upstream::reach(worker, &self.downstream, (&self.mesh, &plan), want);
             if let Some(lease) = choosing.outcome(&plan, timeout(choosing.limit(), lease).await)? {
                 break lease;
             }

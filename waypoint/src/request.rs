@@ -11,32 +11,23 @@ use ambit_core::mesh::Mesh;
 use ambit_core::route::{self, Found, HeaderChange, Target as BackendTarget, normalized};
 use http::header::{CONNECTION, VARY};
 use http::request::Parts;
-use http::uri::{Authority, PathAndQuery};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
-use crate::body::{Delivery, Recording, ResponseBody};
+use crate::body::{Delivery, Payload, Recording, ResponseBody};
 use crate::downstream::Downstream;
 use crate::endpoint::Backend;
 use crate::failure::Failure;
 use crate::filters::{self, Passed, Step};
-use crate::forward::{Answer, Forwarding, Payload};
+use crate::forward::{Answer, Forwarding};
+use crate::head::{Head, with_path};
 use crate::headers::{self, Target};
 use crate::report::Exchange;
 use crate::upgrade::{self, Upgrade};
 use crate::waypoint::routes;
 use crate::{mirror, reply};
-
-/// The head of a request as it is sent on; who it goes to is not in it.
-#[derive(Clone, Debug)]
-pub(crate) struct Head {
-    pub(crate) method: Method,
-    pub(crate) path: PathAndQuery,
-    /// What the endpoint gets as `Host`.
-    pub(crate) authority: Option<Authority>,
-    pub(crate) headers: HeaderMap,
-}
 
 /// Answers one request.
 pub(crate) async fn serve(downstream: Arc<Downstream>, request: Request<Incoming>) -> Response<ResponseBody> {
@@ -113,15 +104,6 @@ fn head(parts: Parts, target: Target) -> Result<Head, Failure> {
         Cow::Owned(path) => with_path(&asked, &path)?,
     };
     Ok(Head { method, path, authority: target.authority, headers })
-}
-
-/// Another path with the same query.
-pub(crate) fn with_path(asked: &PathAndQuery, path: &str) -> Result<PathAndQuery, Failure> {
-    let text = match asked.query() {
-        Some(query) => format!("{path}?{query}"),
-        None => path.to_owned(),
-    };
-    PathAndQuery::try_from(text).map_err(|_| Failure::BadRequest("path is not valid"))
 }
 
 /// The rule for a request; none where the dialled port has no routes, and the request goes to what was

@@ -1,5 +1,5 @@
-//! Streams under HTTP and TCP: [`Downlink`] from the client, with what was read ahead, and [`Uplink`] to an
-//! endpoint.
+//! Streams from clients under HTTP and TCP: [`Downlink`], with what was read ahead, and [`Guarded`], which
+//! ends one that is too slow.
 
 use std::future::Future as _;
 use std::io;
@@ -12,7 +12,6 @@ use ambit_hbone::Tunnel;
 use ambit_hbone::relay::Side;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use crate::downstream::Downstream;
@@ -154,50 +153,5 @@ impl AsyncWrite for Guarded {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.link).poll_shutdown(context)
-    }
-}
-
-/// A connection to an endpoint.
-#[derive(Debug)]
-pub(crate) enum Uplink {
-    /// To an endpoint in the mesh.
-    Tunnel(Tunnel),
-    /// To one outside it, or in the waypoint's own pod.
-    Plain(TcpStream),
-}
-
-impl AsyncRead for Uplink {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tunnel(tunnel) => Pin::new(tunnel).poll_read(context, buffer),
-            Self::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
-        }
-    }
-}
-
-impl AsyncWrite for Uplink {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tunnel(tunnel) => Pin::new(tunnel).poll_write(context, bytes),
-            Self::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tunnel(tunnel) => Pin::new(tunnel).poll_flush(context),
-            Self::Plain(stream) => Pin::new(stream).poll_flush(context),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tunnel(tunnel) => Pin::new(tunnel).poll_shutdown(context),
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(context),
-        }
     }
 }

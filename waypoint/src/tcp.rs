@@ -16,10 +16,10 @@ use http::StatusCode;
 use tokio::time::timeout;
 
 use crate::downstream::Downstream;
-use crate::endpoint::{self, Backend, Choosing};
+use crate::endpoint::{Backend, Choosing};
 use crate::failure::Failure;
-use crate::stream::{Downlink, Uplink};
-use crate::upstream::dial;
+use crate::stream::Downlink;
+use crate::upstream::{self, Uplink, dial};
 
 /// Reaches the endpoint, and only then opens the client's tunnel: its `connect()` shows what there is.
 pub(crate) async fn serve_unopened(downstream: Arc<Downstream>, mut responder: Responder) {
@@ -64,7 +64,7 @@ async fn reach(downstream: &Downstream, info: &mut ConnectionInfo) -> Result<Upl
     let mut choosing = Choosing::new(worker, &mesh, &backend);
     loop {
         let plan = choosing.next(&[]).map_err(|failure| ending_from(&failure))?;
-        info.destination.address = endpoint::address(&plan);
+        info.destination.address = upstream::address(&plan);
         info.destination.workload = plan.destination().cloned();
         let made = timeout(choosing.limit(), dial(worker, downstream, &mesh, &plan)).await;
         let made = choosing.outcome(&plan, made).map_err(|failure| ending_from(&failure))?;

@@ -1,4 +1,4 @@
-//! HTTP connections to endpoints, shared by requests: [`Upstreams::lease`].
+//! HTTP connections to endpoints, shared by requests: [`reach`] takes a place on one.
 //!
 //! A connection belongs to one endpoint, one protocol and one client, since the destination takes the
 //! client's identity into account. HTTP/1 has one request at a time on a connection; HTTP/2 many, spread over
@@ -6,15 +6,18 @@
 
 mod connections;
 mod dial;
+mod idle;
 mod lease;
+mod load;
+mod uplink;
 
 use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ambit_core::mesh::Mesh;
 use ambit_core::model::{Identity, WorkloadUid};
 use ambit_core::outbound::Plan;
 use ambit_core::outlier::ServicePortKey;
@@ -24,14 +27,11 @@ use parking_lot::Mutex;
 use tower::retry::budget::TpsBudget;
 
 use self::connections::Connections;
-pub(crate) use self::dial::dial;
+pub(crate) use self::dial::{dial, reach};
 pub(crate) use self::lease::{Lease, Unanswered};
-use crate::downstream::Downstream;
-use crate::endpoint;
-use crate::worker::Worker;
+use self::load::Load;
+pub(crate) use self::uplink::Uplink;
 
-/// How often unused connections are looked for.
-const SWEEP: Duration = Duration::from_secs(10);
 /// How long a budget remembers requests, how many retries it always allows a second, and their share of all
 /// requests.
 const BUDGET_TIME: Duration = Duration::from_secs(10);
@@ -65,23 +65,18 @@ pub(crate) struct Want {
     pub(crate) fresh: bool,
 }
 
-/// A request that an endpoint has; it counts until this is dropped.
-#[derive(Debug)]
-struct Load(Arc<AtomicUsize>);
-
 impl Upstreams {
-    /// A place for one request on a connection, which is made if there is none.
-    pub(crate) async fn lease(
+    /// A place for one request of a client on a connection, which is made with `dial` if there is none.
+    async fn lease<F: Future<Output = Result<Uplink, Failure>>>(
         &self,
-        worker: &Worker,
-        downstream: &Downstream,
-        (mesh, plan): (&Mesh, &Plan),
+        client: &Arc<Identity>,
+        plan: &Plan,
         want: Want,
+        dial: impl FnOnce() -> F,
     ) -> Result<Lease, Failure> {
-        let key = Key::of(plan, downstream, want.http2);
+        let key = Key::of(plan, client, want.http2);
         let load = self.begin(key.endpoint.as_ref());
         let connections = self.connections.lock().entry(key).or_default().clone();
-        let dial = || dial(worker, downstream, mesh, plan);
         if want.http2 {
             connections.multiplexed(load, want.fresh, dial).await
         } else {
@@ -108,42 +103,36 @@ impl Upstreams {
 
     fn begin(&self, endpoint: Option<&WorkloadUid>) -> Option<Load> {
         let load = self.loads.lock().entry(endpoint?.clone()).or_default().clone();
-        load.fetch_add(1, Ordering::Relaxed);
-        Some(Load(load))
+        Some(Load::begin(load))
     }
 
     /// Closes what was not used for long, and forgets endpoints that are gone.
-    fn sweep(&self) {
+    pub(crate) fn sweep(&self) {
         self.connections.lock().retain(|_, connections| {
             connections.close_unused();
-            connections.count() > 0 || Arc::strong_count(connections) > 1
+            connections.count() > 0 || connections.is_lent() || Arc::strong_count(connections) > 1
         });
         self.loads.lock().retain(|_, load| Arc::strong_count(load) > 1);
     }
 }
 
 impl Key {
-    fn of(plan: &Plan, downstream: &Downstream, http2: bool) -> Self {
+    fn of(plan: &Plan, client: &Arc<Identity>, http2: bool) -> Self {
         let client = match plan {
-            Plan::Tunnel(_) | Plan::Waypoint(_) => Some(downstream.identity.clone()),
+            Plan::Tunnel(_) | Plan::Waypoint(_) => Some(client.clone()),
             Plan::Local(_) | Plan::Passthrough(_) => None,
         };
         let endpoint = plan.destination().map(|workload| workload.uid.clone());
-        Self { endpoint, address: endpoint::address(plan), client, http2 }
+        Self { endpoint, address: address(plan), client, http2 }
     }
 }
 
-impl Drop for Load {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Closes connections that are not used; does not return.
-pub(crate) async fn sweep(worker: Arc<Worker>) {
-    let mut ticks = tokio::time::interval(SWEEP);
-    loop {
-        ticks.tick().await;
-        worker.upstreams.sweep();
+/// Where the bytes go.
+pub(crate) fn address(plan: &Plan) -> SocketAddr {
+    match plan {
+        Plan::Tunnel(tunnel) => tunnel.authority,
+        Plan::Waypoint(to) => to.tunnel.peer,
+        Plan::Local(local) => local.address,
+        Plan::Passthrough(plaintext) => plaintext.address,
     }
 }

@@ -3,6 +3,7 @@
 use std::future::pending;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use ambit_hbone::Http2;
 use ambit_hbone::pool::Pool;
@@ -17,6 +18,8 @@ use crate::waypoint::Waypoint;
 
 /// Mirrored requests under way on one worker; further ones are not sent.
 const MIRRORS: usize = 256;
+/// How often unused connections are looked for.
+const SWEEP: Duration = Duration::from_secs(10);
 
 /// What the connections of one thread share, and nobody else.
 #[derive(Debug)]
@@ -57,11 +60,20 @@ impl Thread {
         let thread = Self { worker: worker.clone(), handle: runtime.handle().clone() };
         let run = move || {
             runtime.block_on(async {
-                tokio::spawn(crate::upstream::sweep(worker));
+                tokio::spawn(sweep(worker));
                 pending::<()>().await;
             });
         };
         thread::Builder::new().name(format!("worker-{number}")).spawn(run).map_err(failed)?;
         Ok(thread)
+    }
+}
+
+/// Closes connections that are not used; does not return.
+async fn sweep(worker: Arc<Worker>) {
+    let mut ticks = tokio::time::interval(SWEEP);
+    loop {
+        ticks.tick().await;
+        worker.upstreams.sweep();
     }
 }

@@ -1,4 +1,4 @@
-//! Istio's HTTP metrics: [`count`] counts a request, [`show`] shows all of them.
+//! Istio's HTTP metrics: [`Cache::series`] finds those that a request counts in, [`show`] shows all of them.
 //!
 //! Values of labels are names from the mesh, never addresses or pods, so the number of series is that of
 //! pairs of workloads that talk. A client's connection remembers the series of its last requests, so that
@@ -15,7 +15,6 @@ use ambit_daemon_kit::telemetry::instruments::Counter;
 use foldhash::quality::RandomState;
 use parking_lot::{Mutex, RwLock};
 
-use super::Exchange;
 use crate::failure::Flag;
 
 const REQUESTS: Family = Family::counter("istio_requests_total", "HTTP and gRPC requests that have ended.");
@@ -67,17 +66,17 @@ static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// Everything that distinguishes series.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-struct Labels {
-    source: Option<Names>,
-    principal: Option<Identity>,
-    destination: Option<Names>,
-    destination_principal: Option<Identity>,
-    service: Option<ServiceNames>,
-    answer: Answer,
+pub(super) struct Labels {
+    pub(super) source: Option<Names>,
+    pub(super) principal: Option<Identity>,
+    pub(super) destination: Option<Names>,
+    pub(super) destination_principal: Option<Identity>,
+    pub(super) service: Option<ServiceNames>,
+    pub(super) answer: Answer,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Names {
+pub(super) struct Names {
     workload: Arc<str>,
     namespace: Arc<str>,
     canonical_service: Arc<str>,
@@ -86,7 +85,7 @@ struct Names {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct ServiceNames {
+pub(super) struct ServiceNames {
     host: Arc<str>,
     name: Arc<str>,
     namespace: Arc<str>,
@@ -94,15 +93,15 @@ struct ServiceNames {
 
 /// How a request went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-struct Answer {
-    code: u16,
-    flag: Flag,
-    is_grpc: bool,
-    grpc_status: Option<u16>,
+pub(super) struct Answer {
+    pub(super) code: u16,
+    pub(super) flag: Flag,
+    pub(super) is_grpc: bool,
+    pub(super) grpc_status: Option<u16>,
 }
 
 #[derive(Debug, Default)]
-struct Series {
+pub(super) struct Series {
     requests: AtomicU64,
     /// In microseconds.
     durations: Histogram,
@@ -118,6 +117,14 @@ struct Histogram {
     sum: AtomicU64,
 }
 
+/// What tells a request from the others of its connection.
+#[derive(Debug)]
+pub(super) struct Asked<'a> {
+    pub(super) workload: Option<&'a Arc<Workload>>,
+    pub(super) service: Option<&'a Arc<Service>>,
+    pub(super) answer: Answer,
+}
+
 /// The series of a connection's last requests.
 #[derive(Debug, Default)]
 pub(crate) struct Cache(Mutex<Vec<Remembered>>);
@@ -131,26 +138,22 @@ struct Remembered {
     series: Arc<Series>,
 }
 
-/// Counts a request that has ended.
-pub(super) fn count(exchange: &Exchange) {
-    let answer = Answer {
-        code: exchange.status.map_or(0, |status| status.as_u16()),
-        flag: exchange.flag,
-        is_grpc: exchange.is_grpc,
-        grpc_status: exchange.grpc_status,
-    };
-    let cache = &mut *exchange.downstream.series.0.lock();
-    let known = cache.iter().find(|it| it.is_of(exchange, answer)).map(|it| it.series.clone());
-    let series = known.unwrap_or_else(|| {
-        let series = series_of(Labels::new(exchange, answer));
-        if cache.len() == REMEMBERED {
-            cache.remove(0);
+impl Cache {
+    /// The series of a request; its labels are made only where it is not remembered.
+    pub(super) fn series(&self, request: &Asked<'_>, labels: impl FnOnce() -> Labels) -> Arc<Series> {
+        let mut last = self.0.lock();
+        if let Some(known) = last.iter().find(|it| it.is_of(request)) {
+            return known.series.clone();
         }
-        let (workload, service) = (exchange.workload.clone(), exchange.service.clone());
-        cache.push(Remembered { workload, service, answer, series: series.clone() });
+        let series = series_of(labels());
+        if last.len() == REMEMBERED {
+            last.remove(0);
+        }
+        let Asked { workload, service, answer } = *request;
+        let (workload, service) = (workload.cloned(), service.cloned());
+        last.push(Remembered { workload, service, answer, series: series.clone() });
         series
-    });
-    series.count(exchange);
+    }
 }
 
 fn series_of(labels: Labels) -> Arc<Series> {
@@ -168,7 +171,7 @@ fn series_of(labels: Labels) -> Arc<Series> {
 }
 
 impl Remembered {
-    fn is_of(&self, exchange: &Exchange, answer: Answer) -> bool {
+    fn is_of(&self, request: &Asked<'_>) -> bool {
         fn same<T>(one: Option<&Arc<T>>, other: Option<&Arc<T>>) -> bool {
             match (one, other) {
                 (Some(one), Some(other)) => Arc::ptr_eq(one, other),
@@ -176,19 +179,19 @@ impl Remembered {
                 _ => false,
             }
         }
-        self.answer == answer
-            && same(self.workload.as_ref(), exchange.workload.as_ref())
-            && same(self.service.as_ref(), exchange.service.as_ref())
+        self.answer == request.answer
+            && same(self.workload.as_ref(), request.workload)
+            && same(self.service.as_ref(), request.service)
     }
 }
 
 impl Series {
-    fn count(&self, exchange: &Exchange) {
+    /// One more request, which took this time and had bodies of these sizes.
+    pub(super) fn count(&self, took: Duration, request_bytes: u64, response_bytes: u64) {
         self.requests.fetch_add(1, Ordering::Relaxed);
-        let took = exchange.took();
         self.durations.add(took.as_secs_f64() * 1000.0, u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
-        self.request_bytes.add_bytes(exchange.request.bytes());
-        self.response_bytes.add_bytes(exchange.response_bytes);
+        self.request_bytes.add_bytes(request_bytes);
+        self.response_bytes.add_bytes(response_bytes);
         self.used.store(now(), Ordering::Relaxed);
     }
 }
@@ -260,23 +263,6 @@ fn borrowed(texts: &Texts) -> Vec<(&'static str, &str)> {
 }
 
 impl Labels {
-    fn new(exchange: &Exchange, answer: Answer) -> Self {
-        let downstream = &exchange.downstream;
-        let mutual = exchange.workload.as_ref().filter(|workload| workload.in_mesh());
-        Self {
-            source: downstream.source.as_deref().map(Names::new),
-            principal: Some(Identity::clone(&downstream.identity)),
-            destination: exchange.workload.as_deref().map(Names::new),
-            destination_principal: mutual.map(|workload| workload.identity()),
-            service: exchange.service.as_deref().map(|service| ServiceNames {
-                host: service.key.hostname.clone(),
-                name: service.name.clone(),
-                namespace: service.key.namespace.clone(),
-            }),
-            answer,
-        }
-    }
-
     fn texts(&self) -> Texts {
         let known = |value: Option<&Arc<str>>| match value {
             Some(value) if !value.is_empty() => value.to_string(),
@@ -319,8 +305,18 @@ impl Labels {
     }
 }
 
+impl ServiceNames {
+    pub(super) fn new(service: &Service) -> Self {
+        Self {
+            host: service.key.hostname.clone(),
+            name: service.name.clone(),
+            namespace: service.key.namespace.clone(),
+        }
+    }
+}
+
 impl Names {
-    fn new(workload: &Workload) -> Self {
+    pub(super) fn new(workload: &Workload) -> Self {
         Self {
             workload: workload.workload_name.clone(),
             namespace: workload.namespace.clone(),

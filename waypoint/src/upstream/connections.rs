@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use ambit_core::Reason;
 use ambit_proxy::dial::Failure;
@@ -13,15 +12,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::Load;
+use super::idle::{self, Idle};
 use super::lease::{Lease, Sender, Stream};
+use super::load::Load;
+use super::uplink::Uplink;
 use crate::body::RequestBody;
-use crate::stream::Uplink;
 
-/// HTTP/1 connections that wait for a request.
-const IDLE: usize = 128;
-/// How long they wait: less than servers usually do, or a request meets a connection that is being closed.
-const IDLE_TIME: Duration = Duration::from_secs(45);
 /// Requests on one HTTP/2 connection before another is made beside it.
 const SPREAD: usize = 32;
 /// HTTP/2 connections that are made for the sake of spreading.
@@ -38,16 +34,10 @@ const CONNECTION_WINDOW: u32 = 2 << 20;
 /// Connections to one endpoint, for one client.
 #[derive(Debug, Default)]
 pub(super) struct Connections {
-    idle: Mutex<Vec<Idle>>,
+    idle: Arc<Idle>,
     multiplexed: Mutex<Vec<Multiplexed>>,
     /// Requests that all need a new HTTP/2 connection make one, not one each.
     turn: tokio::sync::Mutex<()>,
-}
-
-#[derive(Debug)]
-struct Idle {
-    sender: http1::SendRequest<RequestBody>,
-    since: Instant,
 }
 
 #[derive(Clone, Debug)]
@@ -66,12 +56,12 @@ impl Connections {
         fresh: bool,
         dial: impl FnOnce() -> F,
     ) -> Result<Lease, Failure> {
-        let idle = if fresh { None } else { self.take_idle() };
+        let idle = if fresh { None } else { self.idle.take() };
         let (sender, used) = match idle {
             Some(sender) => (sender, true),
             None => (http1(dial().await?).await?, false),
         };
-        Ok(Lease::new(Sender::Http1 { sender, connections: self }, load, used))
+        Ok(Lease::new(Sender::Http1 { sender, idle: self.idle.clone() }, load, used))
     }
 
     /// A place on a connection for many requests.
@@ -96,36 +86,21 @@ impl Connections {
         Ok(Lease::new(Sender::Http2 { sender, _stream: stream }, load, false))
     }
 
-    /// Keeps a connection whose request has been answered.
-    pub(super) fn keep(&self, sender: http1::SendRequest<RequestBody>) {
-        let mut idle = self.idle.lock();
-        if !sender.is_closed() && idle.len() < IDLE {
-            idle.push(Idle { sender, since: Instant::now() });
-        }
+    pub(super) fn count(&self) -> usize {
+        self.idle.count() + self.multiplexed.lock().len()
     }
 
-    pub(super) fn count(&self) -> usize {
-        self.idle.lock().len() + self.multiplexed.lock().len()
+    /// Whether a request has an HTTP/1 connection that may come back.
+    pub(super) fn is_lent(&self) -> bool {
+        Arc::strong_count(&self.idle) > 1
     }
 
     pub(super) fn close_unused(&self) {
-        let is_recent = |since: Instant| since.elapsed() < IDLE_TIME;
-        self.idle.lock().retain(|idle| !idle.sender.is_closed() && is_recent(idle.since));
+        self.idle.close_unused();
         self.multiplexed.lock().retain(|it| {
-            let in_use = it.streams.load(Ordering::Relaxed) > 0 || is_recent(it.used);
+            let in_use = it.streams.load(Ordering::Relaxed) > 0 || it.used.elapsed() < idle::TIME;
             !it.sender.is_closed() && in_use
         });
-    }
-
-    /// The one that was used last, so that others grow old and are closed.
-    fn take_idle(&self) -> Option<http1::SendRequest<RequestBody>> {
-        let mut idle = self.idle.lock();
-        while let Some(Idle { sender, since }) = idle.pop() {
-            if sender.is_ready() && since.elapsed() < IDLE_TIME {
-                return Some(sender);
-            }
-        }
-        None
     }
 
     /// A place on the least used connection, unless another should be made.

@@ -1,12 +1,24 @@
-//! A stream to an endpoint, as a plan says: [`dial`].
+//! The way to an endpoint, as a plan says: [`reach`] for a place on an HTTP connection, [`dial`] for a
+//! stream.
 
 use ambit_core::mesh::Mesh;
 use ambit_core::outbound::{Plaintext, Plan, WaypointTunnel, resolved};
 use ambit_proxy::dial::{self, Failure};
 
+use super::{Lease, Uplink, Want};
 use crate::downstream::Downstream;
-use crate::stream::Uplink;
 use crate::worker::Worker;
+
+/// A place for one request on a connection, which is made if there is none.
+pub(crate) async fn reach(
+    worker: &Worker,
+    downstream: &Downstream,
+    (mesh, plan): (&Mesh, &Plan),
+    want: Want,
+) -> Result<Lease, Failure> {
+    let dial = || dial(worker, downstream, mesh, plan);
+    worker.upstreams.lease(&downstream.identity, plan, want, dial).await
+}
 
 /// Makes a stream to the endpoint of a plan, for the client.
 pub(crate) async fn dial(

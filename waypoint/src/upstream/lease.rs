@@ -8,8 +8,8 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 
-use super::Load;
-use super::connections::Connections;
+use super::idle::Idle;
+use super::load::Load;
 use crate::body::RequestBody;
 use crate::failure::Failure;
 
@@ -23,7 +23,7 @@ pub(crate) struct Lease {
 }
 
 pub(super) enum Sender {
-    Http1 { sender: http1::SendRequest<RequestBody>, connections: Arc<Connections> },
+    Http1 { sender: http1::SendRequest<RequestBody>, idle: Arc<Idle> },
     Http2 { sender: http2::SendRequest<RequestBody>, _stream: Stream },
 }
 
@@ -74,7 +74,7 @@ impl Lease {
     /// The response has ended in order: the connection may carry another request.
     pub(crate) fn give_back(self) {
         match self.sender {
-            Sender::Http1 { sender, connections } => connections.keep(sender),
+            Sender::Http1 { sender, idle } => idle.keep(sender),
             Sender::Http2 { .. } => {}
         }
     }

@@ -7,10 +7,10 @@ use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock, Mutex};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use ambit_certificates::{Certificates, Settings, Signer};
+use ambit_certificates::{Certificates, Settings};
 use ambit_core::inbound::HBONE_PORT;
 use ambit_core::mesh::{Change, Mesh};
 use ambit_core::model::{
@@ -39,11 +39,9 @@ use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer,
-    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
-};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+use crate::ca::{CA, Ca};
 
 /// Longer than anything takes on a busy machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
@@ -52,34 +50,6 @@ pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) type Body = UnsyncBoxBody<Bytes, BoxError>;
 pub(crate) type Handler =
     Arc<dyn Fn(Request<Incoming>) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>> + Send + Sync>;
-
-static CA: LazyLock<CertifiedIssuer<'static, KeyPair>> = LazyLock::new(|| {
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-    params.not_before = (SystemTime::now() - Duration::from_mins(1)).into();
-    params.not_after = (SystemTime::now() + Duration::from_hours(24)).into();
-    params.distinguished_name.push(rcgen::DnType::CommonName, "test root");
-    CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a root")
-});
-
-/// Signs what it is asked for, as the controller's CA does.
-struct Ca;
-
-impl Signer for Ca {
-    type Error = String;
-
-    async fn sign(&self, identity: &Identity, csr: String, ttl: Duration) -> Result<Vec<String>, String> {
-        let mut csr = CertificateSigningRequestParams::from_pem(&csr).map_err(|error| error.to_string())?;
-        csr.params.subject_alt_names = vec![SanType::URI(identity.to_string().try_into().expect("ASCII"))];
-        csr.params.not_before = (SystemTime::now() - Duration::from_secs(1)).into();
-        csr.params.not_after = (SystemTime::now() + ttl).into();
-        csr.params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
-        let leaf = csr.signed_by(&*CA).map_err(|error| error.to_string())?;
-        Ok(vec![leaf.pem(), CA.pem()])
-    }
-}
 
 /// Everything.
 pub(crate) struct Lab {

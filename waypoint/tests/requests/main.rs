@@ -2,6 +2,7 @@
 //! loopback addresses and without root.
 
 mod basics;
+mod ca;
 mod drain;
 mod hostile;
 mod lab;
