@@ -347,12 +347,11 @@ fn write_addresses(dataplane: &Dataplane, mesh: &Mesh, pod: &Pod) {
     let uid = &pod.workload.uid;
     let Some(number) = pod.number() else { return };
     let known = mesh.workload(uid).filter(|workload| workload.has_own_address());
-    let addresses = match known {
-        Some(workload) => workload.addresses.iter().copied().collect(),
-        None => {
-            let own = pod.interfaces().addresses().iter().copied();
-            own.filter(|address| mesh.workload_by_address(*address).is_none()).collect()
-        }
+    let addresses = if let Some(workload) = known {
+        workload.addresses.iter().copied().collect()
+    } else {
+        let own = pod.interfaces().addresses().iter().copied();
+        own.filter(|address| mesh.workload_by_address(*address).is_none()).collect()
     };
     if let Err(error) = dataplane.set_addresses(number, &addresses) {
         tracing::warn!(%uid, error = chain(&error), "failed to write a pod's addresses");
