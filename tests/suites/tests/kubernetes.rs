@@ -201,7 +201,7 @@ fn connections_fail_closed_without_the_daemon() -> Result<()> {
     mesh.rolled_out("shop", &["deployment/client", "deployment/cart"])?;
     mesh.enrolled("shop", true)?;
 
-    // Nothing brings the daemon back to node1 until the taint goes: its pods do not tolerate this one.
+    // Nothing brings the daemon back to node1 until the taint goes: its pods no longer tolerate any.
     without_daemon(&mesh, "node1")?;
     let trace = Capture::start(&node_netns(mesh.node("node1")?)?)?;
     let late = |namespace: &str| {
@@ -269,25 +269,27 @@ fn connections_fail_closed_without_the_daemon() -> Result<()> {
     mesh.cluster.down()
 }
 
-/// Takes the daemon off a node, and keeps it off.
+/// The taint that keeps the daemon, and nothing else of this test, off a node.
+const TAINT: &str = "tests/no-daemon";
+
+/// Takes the daemon off a node, and keeps it off by a taint: its labels would take the node out of the mesh.
 fn without_daemon(mesh: &Mesh, node: &str) -> Result<()> {
-    let unlabelled = serde_json::json!({"key": "tests/no-daemon", "operator": "DoesNotExist"});
-    let affinity = serde_json::json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
-        "nodeSelectorTerms": [{"matchExpressions": [unlabelled]}],
-    }}});
-    let patch = serde_json::json!({"spec": {"template": {"spec": {"affinity": affinity}}}}).to_string();
-    mesh.kubectl(&["label", "node", node, "tests/no-daemon=yes"])?;
+    let tolerations = serde_json::json!([{"key": "tests/other", "operator": "Exists"}]);
+    let patch = serde_json::json!({"spec": {"template": {"spec": {"tolerations": tolerations}}}}).to_string();
     mesh.kubectl(&["-n", SYSTEM, "patch", "daemonset", "ztunnel", "-p", &patch])?;
+    mesh.rolled_out(SYSTEM, &["daemonset/ztunnel"])?;
+    mesh.kubectl(&["taint", "node", node, &format!("{TAINT}:NoSchedule")])?;
+    let daemon = mesh.pod(SYSTEM, "app.kubernetes.io/name=ztunnel", Some(node))?;
+    mesh.kubectl(&["-n", SYSTEM, "delete", "pod", &daemon.name, "--wait=false"])?;
     within(DEADLINE, "the daemon has left the node", || {
         let pods = mesh.pods(SYSTEM, "app.kubernetes.io/name=ztunnel")?;
         ensure!(!pods.iter().any(|pod| pod["spec"]["nodeName"] == node), "it is there");
         Ok(())
-    })?;
-    mesh.rolled_out(SYSTEM, &["daemonset/ztunnel"])
+    })
 }
 
 fn with_daemon(mesh: &Mesh, node: &str) -> Result<()> {
-    mesh.kubectl(&["label", "node", node, "tests/no-daemon-"])?;
+    mesh.kubectl(&["taint", "node", node, &format!("{TAINT}-")])?;
     within(DEADLINE, "the daemon is back", || {
         mesh.pod(SYSTEM, "app.kubernetes.io/name=ztunnel", Some(node)).map(drop)
     })?;
