@@ -187,7 +187,7 @@ async fn act(
         ztunnel: readiness.condition("ztunnel"),
         pods: readiness.condition("pods"),
     };
-    let installation = Installation { layout: layout(config)?, entry: entry(config), credential: None };
+    let installation = Installation::new(layout(config)?, entry(config));
     let installer =
         Installer::start(installation, plugin).map_err(io_error("start the installer's thread"))?;
     let refused = Arc::new(Notify::new());

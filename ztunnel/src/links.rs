@@ -6,7 +6,7 @@
 
 mod facts;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use ambit_core::model::WorkloadUid;
 use ambit_daemon_kit::telemetry::instruments::Counter;
 use ambit_diag::{Change, LinkEvents};
 use ambit_enrol::NetworkNamespace;
-use ambit_loader::{Dataplane, LinkKind, PodLink, WorkloadNumber};
+use ambit_loader::{Dataplane, Difference, LinkKind, PodLink, WorkloadNumber};
 use parking_lot::Mutex;
 
 use crate::error::Error;
@@ -205,6 +205,40 @@ impl Links {
         }
         (known.link, known.told) = (link, told);
         changed
+    }
+
+    /// Compares the programs on shared links with what should be there; whether the kind of a link changed.
+    pub(crate) fn put_right(&self, found: &mut Vec<Difference>) -> Result<bool, String> {
+        let mut state = self.state.lock();
+        let State { node, pods } = &mut *state;
+        let is_shared = |told: &PodLink| told.kind == LinkKind::Shared;
+        let shared: Vec<u32> =
+            pods.values().filter_map(|known| known.told.filter(is_shared)).map(|it| it.interface).collect();
+        if shared.is_empty() {
+            return Ok(false);
+        }
+        let mut look = || {
+            let mut foreign = BTreeSet::new();
+            for interface in &shared {
+                match self.dataplane.put_link_right(*interface, found) {
+                    Ok(true) => drop(foreign.insert(*interface)),
+                    Ok(false) => {}
+                    Err(error) => return Ok(Err(chain(&error))),
+                }
+            }
+            Ok(Ok(foreign))
+        };
+        let foreign = match node {
+            Node::Told(namespace) => within(namespace, look),
+            Node::Own | Node::Untold => look(),
+        };
+        let foreign = foreign.map_err(|error| error.to_string())??;
+        let mut changed = false;
+        let to_read = |known: &Known| known.told.is_some_and(|told| foreign.contains(&told.interface));
+        for known in pods.values_mut().filter(|known| to_read(known)) {
+            changed |= self.examine(node, known);
+        }
+        Ok(changed)
     }
 
     fn find(&self, node: &Node, pod: &Pod) -> Result<Found, String> {

@@ -83,11 +83,15 @@ impl Upkeep {
                 listeners: borrowed(listening),
             })
             .collect();
-        let look = node.dataplane.put_right(&pods);
+        let mut look = node.dataplane.put_right(&pods);
         if look.stands_by {
             return self.condition.met_because("a newer daemon of this node compares it");
         }
-        let passed = !look.found.is_empty();
+        let reclassified = node.links.put_right(&mut look.found).unwrap_or_else(|error| {
+            errors.push(error);
+            false
+        });
+        let passed = reclassified || !look.found.is_empty();
         repairs.extend(look.found.into_iter().map(|difference| (difference.kind, difference.to_string())));
         errors.extend(look.errors.iter().map(|error| chain(error)));
         self.files(&mut repairs, &mut errors);

@@ -2,8 +2,9 @@
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, BufRead as _, BufReader, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// Replaces a file atomically; it has this mode from the start.
 pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
@@ -35,6 +36,31 @@ pub(crate) fn install(source: &Path, target: &Path, mode: u32) -> io::Result<boo
         _ = std::fs::remove_file(&temporary);
     }
     copied.map(|()| true)
+}
+
+/// By what a file that has changed is known without reading it: the kernel sets the time of its last change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    device: u64,
+    inode: u64,
+    length: u64,
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    /// Of a file; none where there is no such file.
+    pub(crate) fn of(path: &Path) -> Option<Self> {
+        let found = std::fs::metadata(path).ok()?;
+        let changed = (found.ctime(), found.ctime_nsec());
+        Some(Self { device: found.dev(), inode: found.ino(), length: found.len(), changed })
+    }
+
+    /// Whether a change from now on would show: kernels count the time of changes in ticks.
+    pub(crate) fn has_settled(&self) -> bool {
+        let (seconds, _) = self.changed;
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        now.is_ok_and(|now| i64::try_from(now.as_secs()).is_ok_and(|now| now > seconds.saturating_add(1)))
+    }
 }
 
 /// Whether both files have the same content; a missing target has not.

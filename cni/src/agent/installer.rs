@@ -3,13 +3,14 @@
 //!
 //! [`Installation::pass`] checks and repairs; [`watch`](super::watch) decides when.
 
+use std::cell::Cell;
 use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::conflist::{self, Form, Without};
-use super::files;
+use super::files::{self, Stamp};
 use crate::entry::{Entry, PLUGIN};
 use ambit_kube::error::chain;
 
@@ -55,6 +56,8 @@ pub(crate) struct Installation {
     pub(crate) entry: Entry,
     /// The kubeconfig, once there is one.
     pub(crate) credential: Option<String>,
+    /// The binaries that were found equal.
+    compared: Cell<Option<[Stamp; 2]>>,
 }
 
 /// A configuration file that a runtime would take.
@@ -66,6 +69,10 @@ struct Found {
 }
 
 impl Installation {
+    pub(crate) fn new(layout: Layout, entry: Entry) -> Self {
+        Self { layout, entry, credential: None, compared: Cell::new(None) }
+    }
+
     /// Writes what is missing or different; returns the parts that were written.
     pub(crate) fn pass(&self) -> Result<Vec<&'static str>, InstallError> {
         let mut written = Vec::new();
@@ -95,8 +102,16 @@ impl Installation {
     }
 
     fn install_binary(&self) -> Result<bool, InstallError> {
-        let target = self.layout.binary();
-        files::install(&self.layout.source, &target, 0o755).map_err(failed("install", &target))
+        let (source, target) = (&self.layout.source, self.layout.binary());
+        // Both are long, and looked at every second: they are read when one of them has changed.
+        let stamps = || Some([Stamp::of(source)?, Stamp::of(&target)?]);
+        let before = stamps();
+        if before.is_some() && before == self.compared.get() {
+            return Ok(false);
+        }
+        let written = files::install(source, &target, 0o755).map_err(failed("install", &target))?;
+        self.compared.set(before.filter(|both| !written && both.iter().all(Stamp::has_settled)));
+        Ok(written)
     }
 }
 
@@ -193,4 +208,4 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Instal
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -12,10 +12,8 @@ use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use super::installer::Installation;
 use super::telemetry;
 
-/// Between two checks without a notification.
-const RESCAN: Duration = Duration::from_secs(10);
-/// The same, while something is missing or cannot be watched.
-const RESCAN_SOON: Duration = Duration::from_secs(1);
+/// Between two checks without a notification: a folder that was removed and made again tells nothing.
+const RESCAN: Duration = Duration::from_secs(1);
 /// Notifications come in bursts; the rest of one is waited for.
 const BURST: Duration = Duration::from_millis(20);
 
@@ -64,9 +62,8 @@ fn run(mut installation: Installation, condition: &Condition, waker: &Sender<Wak
         if watchers.is_none() {
             watchers = listen(&installation, waker);
         }
-        let installed = pass(&installation, condition, &mut last_error);
-        let rest = if installed && watchers.is_some() { RESCAN } else { RESCAN_SOON };
-        match wakes.recv_timeout(rest) {
+        pass(&installation, condition, &mut last_error);
+        match wakes.recv_timeout(RESCAN) {
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
             Ok(wake) => {
@@ -84,7 +81,7 @@ fn run(mut installation: Installation, condition: &Condition, waker: &Sender<Wak
 }
 
 /// `last_error`: why the last check failed; the same error is logged once in a row.
-fn pass(installation: &Installation, condition: &Condition, last_error: &mut String) -> bool {
+fn pass(installation: &Installation, condition: &Condition, last_error: &mut String) {
     match installation.pass() {
         Ok(written) => {
             for part in written {
@@ -93,7 +90,6 @@ fn pass(installation: &Installation, condition: &Condition, last_error: &mut Str
             }
             condition.met();
             last_error.clear();
-            true
         }
         Err(error) => {
             telemetry::INSTALL_ERRORS.count();
@@ -103,7 +99,6 @@ fn pass(installation: &Installation, condition: &Condition, last_error: &mut Str
                 last_error.clone_from(&error);
             }
             condition.unmet(error);
-            false
         }
     }
 }
@@ -130,4 +125,38 @@ fn listen(installation: &Installation, waker: &Sender<Wake>) -> Option<Vec<Recom
             |error| tracing::debug!(%error, "failed to watch folders; they are checked periodically"),
         )
         .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::time::Instant;
+
+    use ambit_daemon_kit::admin::Readiness;
+
+    use super::super::installer::tests::Host;
+    use super::*;
+
+    /// Another tool may make the folder anew: the watched one is gone then, without a further notification.
+    #[test]
+    fn entry_returns_to_a_folder_that_was_made_anew() {
+        let host = Host::new(&[]);
+        let folder = host.installation.layout.conf_dir.clone();
+        let installer =
+            Installer::start(host.installation.clone(), Readiness::default().condition("cni")).unwrap();
+        // The folder as the thread knows it first has no configuration.
+        for round in 0..2 {
+            fs::remove_dir_all(&folder).unwrap();
+            fs::create_dir(&folder).unwrap();
+            // The first look at the new folder finds nothing that could be watched.
+            thread::sleep(RESCAN + BURST);
+            host.write("10-lab.conflist", "{\"name\": \"lab\", \"plugins\": [{\"type\": \"bridge\"}]}");
+            let since = Instant::now();
+            while !host.has_entry("10-lab.conflist") {
+                assert!(since.elapsed() < Duration::from_secs(8), "round {round}: not written");
+                thread::sleep(Duration::from_millis(10));
+            }
+        }
+        installer.stop();
+    }
 }

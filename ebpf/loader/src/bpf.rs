@@ -371,12 +371,13 @@ pub(crate) fn link_program(link: &impl AsFd) -> io::Result<u32> {
     Ok(info.program)
 }
 
-/// What a link on a cgroup or a network namespace does.
+/// What a link on a cgroup, a network namespace or an interface does.
 pub(crate) fn link_state(link: &impl AsFd) -> io::Result<LinkState> {
-    const NETNS: u32 = 5;
+    const CGROUP: u32 = 3;
     let info: LinkInfo = info(link)?;
+    // A cgroup's number has 64 bits; the others say with 32 bits where they are, and then of what type.
     let [first, second] = info.target;
-    let attached = first != 0 || (info.kind != NETNS && second != 0);
+    let attached = first != 0 || (info.kind == CGROUP && second != 0);
     Ok(LinkState { program: info.program, attached })
 }
 

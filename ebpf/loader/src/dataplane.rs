@@ -74,6 +74,8 @@ pub struct Dataplane {
     pub(crate) cgroup_links: Mutex<BTreeMap<&'static str, Held>>,
     /// The programs of the pods that this daemon serves.
     pub(crate) inbound_links: Mutex<BTreeMap<NetnsCookie, Held>>,
+    /// The programs of shared links, by the interface at the node's end and their names.
+    pub(crate) shared_links: Mutex<BTreeMap<(u32, &'static str), Held>>,
     pub(crate) pods: Kept<NetnsCookie, Pod>,
     pub(crate) pod_names: Kept<NetnsCookie, PodName>,
     pub(crate) pod_handoffs: Map<NetnsCookie, u64>,
@@ -146,6 +148,7 @@ impl Dataplane {
             number,
             cgroup_links: Mutex::new(object.cgroup_links(&pins)?),
             inbound_links: Mutex::default(),
+            shared_links: Mutex::default(),
             pods: Kept::open(&pins, names::PODS)?,
             pod_names: Kept::open(&pins, names::POD_NAMES)?,
             pod_handoffs: Map::open(&pins, names::POD_HANDOFFS)?,

@@ -112,7 +112,12 @@ impl Held {
         Ok(())
     }
 
-    /// Whether this is the first program of Ambit's on a cgroup's hook, with none of others before it.
+    /// Whether the link should run this program.
+    pub(crate) fn runs(&self, program: u32) -> bool {
+        self.program == program
+    }
+
+    /// Whether this is the first program of Ambit's on a hook, with none of others before it.
     pub(crate) fn is_first(&self, programs: &[u32], is_ours: impl Fn(u32) -> bool) -> bool {
         programs.iter().take_while(|program| **program != self.program).all(|program| is_ours(*program))
     }

@@ -1,13 +1,15 @@
 //! The links of enrolled pods, as the kernel programs know them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use ambit_abi::{HardwareAddress, LinkEntry, LinkKind, NetnsCookie, WorkloadNumber, names};
 
 use crate::bpf::{self, Hook};
+use crate::difference::Difference;
 use crate::pins::link_program;
-use crate::{Dataplane, Error, clock};
+use crate::{Dataplane, Error, clock, object};
 
 /// A pod's link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +44,36 @@ impl Dataplane {
     /// there. The calling thread must be in the node's network namespace.
     pub fn attach_link(&self, interface: u32) -> Result<(), Error> {
         let _lock = self.pins.lock()?;
-        self.object.attach_link(&self.pins, &self.link_programs, interface)
+        self.object.attach_link(&self.pins, &self.link_programs, interface)?;
+        let mut held = self.shared_links.lock();
+        for name in names::LINK_PROGRAMS {
+            held.insert((interface, name), self.object.shared_link(&self.pins, name, interface)?);
+        }
+        Ok(())
+    }
+
+    /// Compares the programs of a shared link with what should be there, and puts right what differs. Whether
+    /// programs of others are there too, so that the link is to be classified again. The calling thread must
+    /// be in the node's network namespace.
+    pub fn put_link_right(&self, interface: u32, found: &mut Vec<Difference>) -> Result<bool, Error> {
+        let _lock = self.pins.lock()?;
+        let mut held = self.shared_links.lock();
+        let mut foreign = false;
+        for name in names::LINK_PROGRAMS {
+            let hook = object::hook(name).ok_or(Error::Missing(name))?;
+            let Some(held) = held.get_mut(&(interface, name)) else { continue };
+            let programs = match bpf::interface_programs(interface, hook) {
+                Ok(programs) => programs,
+                // The interface is gone, and its pod with it.
+                Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(false),
+                Err(source) => return Err(Error::Attach { program: name, source }),
+            };
+            foreign |= programs.iter().any(|program| !held.runs(*program));
+            let first = held.is_first(&programs, |_| false);
+            let attach = |program: &OwnedFd| object::attach_to_interface(program, interface, name, hook);
+            held.put_right(first, attach, found)?;
+        }
+        Ok(foreign)
     }
 
     /// The ids of others' programs (tcx) at the node's end of a link. The calling thread must be in the
@@ -92,6 +123,7 @@ impl Dataplane {
         let shared = |entry: &LinkEntry| entry.kind == LinkKind::Shared as u8;
         let links = self.links.entries()?;
         needed.extend(links.iter().filter(|(_, entry)| shared(entry)).map(|(_, entry)| entry.interface));
+        self.shared_links.lock().retain(|(interface, _), _| needed.contains(interface));
         for link in self.pins.all_links()? {
             let interface = names::LINK_PROGRAMS.iter().find_map(|program| {
                 let rest = link.name().strip_prefix(program)?.strip_prefix('-')?;

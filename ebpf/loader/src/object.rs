@@ -93,6 +93,11 @@ impl Object {
         Held::open(self.path(pins, &inbound_link(cookie)))
     }
 
+    /// The link of this build's program on an interface at the node's end of a pod's link.
+    pub(crate) fn shared_link(&self, pins: &Pins, name: &str, interface: u32) -> Result<Held, Error> {
+        Held::open(self.path(pins, &link_program(name, interface)))
+    }
+
     fn path(&self, pins: &Pins, prefix: &str) -> PathBuf {
         pins.path(&format!("{prefix}-{}", self.hash))
     }
@@ -119,8 +124,7 @@ impl Object {
     }
 
     /// Attaches the programs of a shared link to the interface at the node's end, or replaces those of
-    /// another build. They come before those of others: see `docs/decisions/280`. The calling thread must be
-    /// in the node's network namespace.
+    /// another build. The calling thread must be in the node's network namespace.
     pub(crate) fn attach_link(
         &self,
         pins: &Pins,
@@ -145,8 +149,7 @@ impl Object {
             };
             let program = program(loaded, name)?;
             self.replace_or_attach(pins, &prefix, program, name, old, |program| {
-                bpf::attach_interface(program, interface, hook, Order::First)
-                    .map_err(|source| Error::Attach { program: name, source })
+                attach_to_interface(program, interface, name, hook)
             })?;
         }
         Ok(())
@@ -256,6 +259,17 @@ fn verify(program: &mut Program, name: &'static str) -> Result<Result<(), Progra
 pub(crate) fn attach_to_namespace(program: &impl AsFd, netns: &impl AsFd) -> Result<OwnedFd, Error> {
     bpf::attach(program, netns, Hook::SocketLookup, Order::Last)
         .map_err(|source| Error::Attach { program: names::INBOUND_PROGRAM, source })
+}
+
+/// Attaches a program of a shared link. It comes before those of others: see `docs/decisions/280`.
+pub(crate) fn attach_to_interface(
+    program: &impl AsFd,
+    interface: u32,
+    name: &'static str,
+    hook: Hook,
+) -> Result<OwnedFd, Error> {
+    bpf::attach_interface(program, interface, hook, Order::First)
+        .map_err(|source| Error::Attach { program: name, source })
 }
 
 /// Attaches before the programs of others, so that these see the destination after our decision. With links,

@@ -58,6 +58,7 @@ impl Dataplane {
                 // Nothing of it is to be left, also while this process goes on.
                 self.cgroup_links.lock().clear();
                 self.inbound_links.lock().clear();
+                self.shared_links.lock().clear();
             }
             return Look { stands_by: true, ..look };
         }

@@ -182,7 +182,7 @@ fn lay_out(builder: Builder) -> Result<Lab> {
     }
     mount_bpffs(&dir.join("bpffs"))?;
     let underlay = network::underlay(&format!("{prefix}-underlay"))?;
-    let control = network::control(&underlay, &format!("{prefix}-control"))?;
+    let control = network::control(&underlay, &format!("{prefix}-control"), builder.nodes)?;
     let outside = network::outside(&underlay, &format!("{prefix}-outside"), builder.nodes)?;
     let outside = Place::new(&dir, &bin, outside, network::OUTSIDE, network::OUTSIDE_V6);
     let controller_yaml = dir.join("controller.yaml");

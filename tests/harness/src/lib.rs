@@ -39,6 +39,7 @@ mod report;
 mod spec;
 mod sys;
 mod wait;
+mod waypoint;
 
 pub use builder::{Builder, binaries};
 pub use capture::{Capture, Packet, Protocol, Trace};
@@ -54,3 +55,4 @@ pub use node::Node;
 pub use pod::{Family, Place, Pod, Process};
 pub use spec::{MODE_LABEL, NamespaceSpec, PodSpec, ServiceSpec};
 pub use wait::{DEADLINE, eventually, within};
+pub use waypoint::Waypoint;

@@ -115,10 +115,13 @@ fn plug(underlay: &Netns, netns: &Netns, port: &str, host: u8) -> Result<()> {
     ))
 }
 
-/// Where the controller runs.
-pub(crate) fn control(underlay: &Netns, name: &str) -> Result<Netns> {
+/// Where the controller runs. Waypoints in pods reach it too.
+pub(crate) fn control(underlay: &Netns, name: &str, nodes: usize) -> Result<Netns> {
     let netns = namespace(name, false)?;
     plug(underlay, &netns, "control", CONTROL.octets()[3])?;
+    for node in 0..nodes {
+        netns.ip(&routes_to_pods(node))?;
+    }
     Ok(netns)
 }
 

@@ -121,7 +121,17 @@ fn everything_taken_away_is_put_right_within_a_second() -> Result<()> {
             taken_away(&lab, "pin", || Ok(std::fs::remove_file(node.pin(map)?)?))
         });
     }
-    for link in ["connect4", "connect6", "getpeername4", "getpeername6", "socket_operations", "inbound"] {
+    let links = [
+        "connect4",
+        "connect6",
+        "getpeername4",
+        "getpeername6",
+        "socket_operations",
+        "inbound",
+        "from_pod",
+        "to_pod",
+    ];
+    for link in links {
         table.row(&format!("the link of {link}"), || {
             taken_away(&lab, "link", || {
                 let pin = node.pin(link)?;

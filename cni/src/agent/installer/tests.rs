@@ -5,16 +5,16 @@ use std::fs;
 use super::*;
 
 /// A host's folders.
-struct Host {
+pub(crate) struct Host {
     _root: tempfile::TempDir,
-    installation: Installation,
+    pub(crate) installation: Installation,
 }
 
 const LIST: &str = "{\n  \"name\": \"lab\",\n  \"plugins\": [\n    {\"type\": \"bridge\"}\n  ]\n}\n";
 const SINGLE: &str = "{\"cniVersion\": \"0.3.1\", \"name\": \"s\", \"type\": \"flannel\"}\n";
 
 impl Host {
-    fn new(configurations: &[(&str, &str)]) -> Self {
+    pub(crate) fn new(configurations: &[(&str, &str)]) -> Self {
         let root = tempfile::tempdir().unwrap();
         let path = |name: &str| root.path().join(name);
         for folder in ["bin", "conf"] {
@@ -31,7 +31,8 @@ impl Host {
             log_file: None,
             wraps_conf: false,
         };
-        let installation = Installation { layout, entry, credential: Some("credential".to_owned()) };
+        let mut installation = Installation::new(layout, entry);
+        installation.credential = Some("credential".to_owned());
         let host = Self { _root: root, installation };
         for (name, text) in configurations {
             host.write(name, text);
@@ -39,7 +40,7 @@ impl Host {
         host
     }
 
-    fn write(&self, name: &str, text: &str) {
+    pub(crate) fn write(&self, name: &str, text: &str) {
         fs::write(self.installation.layout.conf_dir.join(name), text).unwrap();
     }
 
@@ -55,7 +56,7 @@ impl Host {
         names
     }
 
-    fn has_entry(&self, name: &str) -> bool {
+    pub(crate) fn has_entry(&self, name: &str) -> bool {
         self.read(name).contains("\"ambit-cni\"")
     }
 

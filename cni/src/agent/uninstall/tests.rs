@@ -44,7 +44,9 @@ fn everything_installed_is_removed() {
         wraps_conf: false,
     };
     let credential = Some("credential".to_owned());
-    Installation { layout: layout.clone(), entry, credential }.pass().unwrap();
+    let mut installation = Installation::new(layout.clone(), entry);
+    installation.credential = credential;
+    installation.pass().unwrap();
     fs::create_dir_all(path("bpf/ambit/v7/links")).unwrap();
     fs::write(path("bpf/ambit/v7/links/connect4"), "").unwrap();
     fs::create_dir_all(path("run/ambit/old")).unwrap();
