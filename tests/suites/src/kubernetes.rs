@@ -264,8 +264,22 @@ impl Mesh {
         words
             .iter()
             .map(|words| self.kubectl(words).unwrap_or_else(|error| format!("{error:#}")))
+            .chain([self.readiness().unwrap_or_else(|error| format!("{error:#}"))])
             .collect::<Vec<_>>()
             .join("\n")
+    }
+
+    /// What each daemon says of its readiness.
+    fn readiness(&self) -> Result<String> {
+        let mut said = String::new();
+        for pod in self.pods(SYSTEM, "app.kubernetes.io/name=ztunnel")? {
+            let (node, ip) = (pod["spec"]["nodeName"].as_str(), pod["status"]["podIP"].as_str());
+            let (Some(node), Some(ip)) = (node, ip) else { continue };
+            let url = format!("http://{ip}:15021/healthz/ready");
+            let answer = run(&mut self.node(node)?.run("curl", &["--silent", "--max-time", "5", &url]));
+            said += &format!("{node}: {}\n", answer.unwrap_or_else(|error| format!("{error:#}")));
+        }
+        Ok(said)
     }
 }
 

@@ -216,8 +216,8 @@ fn refused(view: &View, table: &mut Rows) {
     table.row("STRICT: NodePort with Local is refused", || closed(second, 30081));
     table
         .row("STRICT: NodePort with Cluster through the pod's own node is refused", || closed(second, 30080));
-    table.row("STRICT: the same to a probe port passes, as the guide warns", || {
-        outside(second, 30082).map(drop)
+    table.row("STRICT: the same to a probe port is refused, although it has the node's address", || {
+        closed(second, 30082)
     });
     table.row("STRICT: the same to a probe port with Local is refused", || closed(second, 30083));
     table.row("STRICT: NodePort with Cluster to a probe port through another node is refused", || {
