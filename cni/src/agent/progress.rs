@@ -21,7 +21,7 @@ pub(crate) enum Held {
     No,
     /// Enrolled by this process.
     Yes,
-    /// Annotated before this process started, or by the plugin.
+    /// Perhaps: annotated before this process started, or by the plugin, or not to be enrolled yet.
     Before,
     /// It has an earlier pod of the same name.
     Stale,

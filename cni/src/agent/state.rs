@@ -188,7 +188,13 @@ impl State {
     fn done(&mut self, key: &PodKey, outcome: Outcome, now: Instant) {
         let Some(progress) = self.pods.get_mut(key) else { return };
         progress.busy = false;
-        progress.named |= outcome == Outcome::NotYet;
+        if outcome == Outcome::NotYet {
+            progress.named = true;
+            // ztunnel was told to keep it, should an earlier agent have enrolled it: it is to be released.
+            if progress.held == Held::No {
+                progress.held = Held::Before;
+            }
+        }
         if matches!(outcome, Outcome::Failed | Outcome::NotYet) {
             progress.not_before = Some(now + progress.backoff.pause());
             return;

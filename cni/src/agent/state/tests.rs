@@ -214,6 +214,27 @@ fn pauses_double_and_end_with_the_next_event() {
     assert_eq!(node.actions(), [enrol("web", "1")]);
 }
 
+/// A pod that ends has no process any more, but an earlier agent may have enrolled it. Without a release it
+/// would be named to every later ztunnel, which would wait for it.
+#[test]
+fn a_pod_that_was_not_enrolled_yet_is_released_too() {
+    type Row = (&'static str, fn(&mut Node));
+    let rows: [Row; 2] = [
+        ("deleted", |node| node.hear(Event::PodGone(key("web")))),
+        ("finished", |node| node.hear(Event::Pod(key("web"), Seen { finished: true, ..seen("1") }))),
+    ];
+    for (name, goes) in rows {
+        let mut node = Node::running("ambient");
+        node.hear(Event::Pod(key("web"), seen("1")));
+        assert_eq!(node.actions(), [enrol("web", "1")], "{name}");
+        node.done("web", Outcome::NotYet);
+        goes(&mut node);
+        assert_eq!(node.actions(), [release("web")], "{name}");
+        node.done("web", Outcome::Released);
+        assert_eq!(node.actions(), [], "{name}");
+    }
+}
+
 #[test]
 fn a_deleted_or_finished_pod_is_released_at_once() {
     type Row = (&'static str, fn(&mut Node));
