@@ -1,11 +1,12 @@
 //! Authorization of certificate requests: a node may have the identities of its own workloads, a workload its
 //! own. Also the authentication of nodes by their tokens, outside Kubernetes.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use ambit_core::mesh::Mesh;
-use ambit_core::model::{Identity, NetworkMode, Workload};
+use ambit_core::model::{Identity, NetworkMode, ServiceKey, Workload};
 use ambit_kube::error::chain;
 use ambit_xds::ca::{Refusal, SignCertificate};
 use ambit_xds::{Authenticate, Caller, NodeName, Unauthenticated, async_trait};
@@ -39,7 +40,7 @@ pub(crate) struct Signer {
 /// identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hosted {
-    /// Those that are in the mesh.
+    /// Those that are in the mesh, and waypoints.
     Enrolled,
     /// All: on Kubernetes a node agent enrols a pod before the API shows it.
     All,
@@ -78,7 +79,8 @@ impl Signer {
         csr_pem: &str,
         ttl: Duration,
     ) -> Result<Vec<String>, Refusal> {
-        if !hosts(&self.shared.mesh.load(), node.as_str(), identity, self.hosted) {
+        let (mesh, waypoints) = (self.shared.mesh.load(), self.shared.waypoints.load());
+        if !hosts(&mesh, &waypoints, node.as_str(), identity, self.hosted) {
             return Err(Refusal::Denied(format!(
                 "no workload of {identity} may have a certificate on node {node}"
             )));
@@ -100,11 +102,18 @@ impl Signer {
 }
 
 /// Whether a workload with the identity runs on the node.
-fn hosts(mesh: &Mesh, node: &str, identity: &Identity, hosted: Hosted) -> bool {
+fn hosts(
+    mesh: &Mesh,
+    waypoints: &BTreeSet<ServiceKey>,
+    node: &str,
+    identity: &Identity,
+    hosted: Hosted,
+) -> bool {
+    let is_waypoint = |workload: &Workload| workload.services.keys().any(|key| waypoints.contains(key));
     let may = |workload: &Workload| {
         workload.has_identity()
             && match hosted {
-                Hosted::Enrolled => workload.in_mesh(),
+                Hosted::Enrolled => workload.in_mesh() || is_waypoint(workload),
                 Hosted::All => workload.network_mode != NetworkMode::HostNetwork,
             }
     };

@@ -4,8 +4,8 @@
 //! [`watch`] lists and watches each kind ([`item`]: one object) in the version that is served
 //! ([`discovery`]), [`inventory`] turns that into object events (pure), [`follow`] passes those to the
 //! pipeline. [`review`] authenticates clients, with [`daemons`]; [`keeper`] keeps the CA. Only the leading
-//! replica ([`lease`]) rotates the CA, writes conditions ([`status`]) and removes startup taints
-//! ([`taint`]).
+//! replica ([`lease`]) rotates the CA, writes conditions ([`status`]), removes startup taints ([`taint`]) and
+//! makes waypoints ([`provision`]).
 //!
 //! Entry point: [`serve`].
 
@@ -18,6 +18,7 @@ mod inventory;
 mod item;
 mod keeper;
 mod lease;
+mod provision;
 mod review;
 mod standing;
 mod status;
@@ -40,6 +41,7 @@ use self::daemons::Daemons;
 use self::follow::Follower;
 use self::inventory::Inventory;
 use self::keeper::Keeper;
+use self::provision::{Provisioning, Wanted};
 use self::review::Reviewer;
 use self::status::Statuses;
 use crate::config::Config;
@@ -71,6 +73,7 @@ pub(crate) async fn serve(
 
     let statuses = Arc::new(Statuses::default());
     let (untaintable, to_untaint) = tokio::sync::watch::channel(BTreeSet::new());
+    let (wanted, to_provision) = Wanted::new();
     let (sender, events) = mpsc::channel(CHANNEL);
     let watches = watch::start(&client, &sender);
     drop(sender);
@@ -79,6 +82,7 @@ pub(crate) async fn serve(
         pipeline: Pipeline::new(derive.clone(), frontend.publisher.clone(), frontend.shared.clone()),
         daemons: daemons.clone(),
         statuses: statuses.clone(),
+        wanted,
         untaintable,
         tainted: BTreeMap::new(),
         ready: objects_ready,
@@ -101,7 +105,11 @@ pub(crate) async fn serve(
     let keeping = tokio::spawn(keeper.keep(leads.clone()));
     let mut tasks = JoinSet::new();
     tasks.spawn(status::write(client.clone(), statuses, leads.clone()));
-    tasks.spawn(taint::remove(client.clone(), to_untaint, leads));
+    tasks.spawn(taint::remove(client.clone(), to_untaint, leads.clone()));
+    if let Some(image) = settings.waypoint.clone() {
+        let provisioning = Provisioning { image, cluster: derive.cluster.clone() };
+        tasks.spawn(provision::keep(client.clone(), settings.clone(), provisioning, to_provision, leads));
+    }
 
     let reviewer = Reviewer::new(client, settings, &derive, daemons, frontend.shared.clone());
     let ended = tokio::select! {

@@ -27,6 +27,10 @@ impl Pipeline {
     /// objects.
     pub(crate) fn derive(&mut self, events: Vec<ObjectEvent>) -> Derived {
         let derived = self.world.apply(events);
+        let waypoints = self.world.waypoint_services();
+        if **self.shared.waypoints.load() != waypoints {
+            self.shared.waypoints.store(Arc::new(waypoints));
+        }
         derived.conditions.iter().for_each(log_condition);
         derived
     }

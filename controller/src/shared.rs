@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ambit_core::derive::Condition;
 use ambit_core::mesh::Mesh;
+use ambit_core::model::ServiceKey;
 use arc_swap::ArcSwap;
 
 use crate::objects::catalog::Problem;
@@ -12,6 +13,8 @@ use crate::objects::catalog::Problem;
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
     pub(crate) mesh: ArcSwap<Mesh>,
+    /// The services of all waypoints.
+    pub(crate) waypoints: ArcSwap<BTreeSet<ServiceKey>>,
     pub(crate) status: ArcSwap<Status>,
 }
 

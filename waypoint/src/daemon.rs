@@ -6,7 +6,7 @@ use std::time::Duration;
 use ambit_certificates::{self as certificates, Certificates};
 use ambit_core::model::WorkloadUid;
 use ambit_core::{chain, outlier};
-use ambit_daemon_kit::admin::{Admin, Readiness};
+use ambit_daemon_kit::admin::{Admin, Condition, Readiness};
 use ambit_daemon_kit::bootstrap::Bootstrap;
 use ambit_daemon_kit::controller::Controller;
 use ambit_daemon_kit::signals::Shutdown;
@@ -35,6 +35,10 @@ use crate::worker::Thread;
 const ADMIN_END: Duration = Duration::from_secs(1);
 /// How often the metrics of open connections are updated.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two looks whether there is a certificate.
+const CERTIFICATE_LOOK: Duration = Duration::from_secs(1);
+/// The same while there is none.
+const CERTIFICATE_RETRY: Duration = Duration::from_millis(100);
 /// Connections that the kernel holds until they are accepted.
 const BACKLOG: i32 = 4096;
 
@@ -47,6 +51,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     forget_series_after(config.metrics_idle());
     let readiness = Readiness::new();
     let (listening, synced) = (readiness.condition("listener"), readiness.condition("xds"));
+    let certified = readiness.condition("certificate");
     raise_descriptor_limit();
 
     let (controller, node) = controller(&config)?;
@@ -76,6 +81,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     }
     tokio::spawn(tasks::follow_roots(controller, certificates.clone()));
     tokio::spawn(follow_time(waypoint.clone()));
+    tokio::spawn(follow_certificate(waypoint.clone(), certified));
     tokio::spawn(tasks::follow_status(xds, synced));
     let pools = threads.iter().map(|thread| thread.worker.pool.clone()).collect();
     let follower = follower::Identity { certificates, served: waypoint.served.clone(), pools };
@@ -155,6 +161,23 @@ fn raise_descriptor_limit() {
     match raised {
         Ok(limit) => tracing::debug!(limit, "limit of descriptors raised"),
         Err(error) => tracing::warn!(%error, "failed to raise the limit of descriptors"),
+    }
+}
+
+/// Without a certificate no client can be served.
+async fn follow_certificate(waypoint: Arc<Waypoint>, certified: Condition) {
+    loop {
+        let pause = match waypoint.served.workload.certificate().await {
+            Ok(_) => {
+                certified.met();
+                CERTIFICATE_LOOK
+            }
+            Err(error) => {
+                certified.unmet(error);
+                CERTIFICATE_RETRY
+            }
+        };
+        tokio::time::sleep(pause).await;
     }
 }
 

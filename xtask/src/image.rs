@@ -55,9 +55,10 @@ struct Image {
     entrypoint: &'static str,
 }
 
-const IMAGES: [Image; 4] = [
+const IMAGES: [Image; 5] = [
     Image { component: "controller", programs: &["controller"], entrypoint: "/controller" },
     Image { component: "ztunnel", programs: &["ztunnel"], entrypoint: "/ztunnel" },
+    Image { component: "waypoint", programs: &["waypoint"], entrypoint: "/waypoint" },
     Image { component: "cni", programs: &["ambit-cni", "ambit-node"], entrypoint: "/ambit-node" },
     Image { component: "cli", programs: &["ambit"], entrypoint: "/ambit" },
 ];

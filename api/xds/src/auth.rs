@@ -81,8 +81,14 @@ impl Caller {
 /// Authenticates tokens.
 #[async_trait]
 pub trait Authenticate: Send + Sync + 'static {
-    /// The node of a daemon's token. Only daemons get configuration.
+    /// The node of a daemon's token.
     async fn node(&self, bearer: &str) -> Result<NodeName, Unauthenticated>;
+
+    /// Under which name whose token it is may get configuration: daemons under their nodes', and waypoints
+    /// with tokens of their own, where there are such, each under one of its own.
+    async fn subscriber(&self, bearer: &str) -> Result<NodeName, Unauthenticated> {
+        self.node(bearer).await
+    }
 
     /// Whose token it is. Where only daemons have tokens, and these prove no identity, it is the node's.
     async fn caller(&self, bearer: &str) -> Result<Caller, Unauthenticated> {

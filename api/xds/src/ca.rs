@@ -238,6 +238,7 @@ impl Caller {
             (Self::Daemon { own: None, .. }, None) => Err(Refusal::Invalid(format!(
                 "metadata.{IDENTITY} does not name an identity, and the token proves none"
             ))),
+            (Self::Workload { node, own }, Some(identity)) if own == identity => Ok((node, own.clone())),
             (Self::Workload { own, .. }, Some(identity)) => Err(Refusal::Denied(format!(
                 "only a node's daemon may name an identity: {own} may not ask for {identity}"
             ))),

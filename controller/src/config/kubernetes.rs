@@ -25,6 +25,17 @@ pub(super) struct Written {
     root_config_map: String,
     lease: String,
     root_trust_wait_seconds: u64,
+    waypoint: Option<WaypointImage>,
+}
+
+/// How the pods of waypoints get their program.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct WaypointImage {
+    pub(crate) image: String,
+    pub(crate) pull_policy: String,
+    #[serde(default)]
+    pub(crate) pull_secrets: Vec<String>,
 }
 
 impl Default for Written {
@@ -40,6 +51,7 @@ impl Default for Written {
             root_config_map: "ambit-root".to_owned(),
             lease: "ambit-controller".to_owned(),
             root_trust_wait_seconds: 300,
+            waypoint: None,
         }
     }
 }
@@ -64,6 +76,8 @@ pub(crate) struct Settings {
     pub(crate) lease: String,
     /// How long a new root is trusted before it signs.
     pub(crate) root_trust_wait: Duration,
+    /// None: waypoints are made by others.
+    pub(crate) waypoint: Option<WaypointImage>,
 }
 
 /// Defaults from the process' environment.
@@ -91,6 +105,9 @@ impl Written {
         let pod_name = self.pod_name.or_else(|| environment.pod.clone());
         let pod_name =
             pod_name.ok_or_else(|| wrong("pod_name", "missing, and POD_NAME is not set".to_owned()))?;
+        if self.waypoint.as_ref().is_some_and(|waypoint| waypoint.image.is_empty()) {
+            return Err(wrong("waypoint.image", "is empty".to_owned()));
+        }
         for (field, text) in [
             ("namespace", &namespace),
             ("pod_name", &pod_name),
@@ -116,6 +133,17 @@ impl Written {
             root_config_map: self.root_config_map,
             lease: self.lease,
             root_trust_wait: Duration::from_secs(self.root_trust_wait_seconds),
+            waypoint: self.waypoint,
         })
+    }
+}
+
+#[cfg(test)]
+impl Settings {
+    /// The defaults, in the namespace `ambit-system`.
+    pub(crate) fn for_tests() -> Self {
+        let environment =
+            Environment { namespace: Some("ambit-system".to_owned()), pod: Some("controller-0".to_owned()) };
+        Written::default().check(&environment).expect("the defaults are valid")
     }
 }

@@ -60,8 +60,12 @@ fn a_node_may_have_the_identities_of_its_own_workloads() {
     ];
     for (name, node, identity, enrolled, all) in rows {
         let identity = identity.parse().unwrap();
-        assert_eq!(hosts(&mesh, node, &identity, Hosted::Enrolled), enrolled, "{name}");
-        assert_eq!(hosts(&mesh, node, &identity, Hosted::All), all, "{name}, on Kubernetes");
+        assert_eq!(hosts(&mesh, &BTreeSet::new(), node, &identity, Hosted::Enrolled), enrolled, "{name}");
+        assert_eq!(
+            hosts(&mesh, &BTreeSet::new(), node, &identity, Hosted::All),
+            all,
+            "{name}, on Kubernetes"
+        );
     }
 }
 
@@ -69,5 +73,5 @@ fn a_node_may_have_the_identities_of_its_own_workloads() {
 fn with_files_a_pod_that_names_no_account_has_the_default_one() {
     let mesh = mesh(Settings::default());
     let identity = "spiffe://cluster.local/ns/shop/sa/default".parse().unwrap();
-    assert!(hosts(&mesh, "n1", &identity, Hosted::Enrolled));
+    assert!(hosts(&mesh, &BTreeSet::new(), "n1", &identity, Hosted::Enrolled));
 }

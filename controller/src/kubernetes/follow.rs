@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use super::daemons::Daemons;
 use super::inventory::Inventory;
 use super::item::Seen;
+use super::provision::Wanted;
 use super::status::Statuses;
 use super::taint::NOT_READY;
 use super::watch::WatchEvent;
@@ -34,6 +35,8 @@ pub(crate) struct Follower {
     pub(crate) pipeline: Pipeline,
     pub(crate) daemons: Arc<Daemons>,
     pub(crate) statuses: Arc<Statuses>,
+    /// The Gateways that want a waypoint.
+    pub(crate) wanted: Wanted,
     /// The nodes whose startup taint is to be removed.
     pub(crate) untaintable: watch::Sender<BTreeSet<String>>,
     /// The nodes with the startup taint, and when they were created.
@@ -106,6 +109,7 @@ impl Follower {
                     self.tainted.remove(&key.name);
                 }
                 self.statuses.gone(key);
+                self.wanted.gone(key);
             }
         }
         let changed = !events.is_empty();
@@ -131,6 +135,7 @@ impl Follower {
     fn note(&mut self, seen: &Seen) {
         self.daemons.put(seen);
         self.statuses.seen(seen);
+        self.wanted.seen(seen);
         if seen.key.kind == Kind::Node {
             if seen.taints.iter().any(|taint| taint == NOT_READY) {
                 self.tainted.insert(seen.key.name.clone(), seen.created.clone());

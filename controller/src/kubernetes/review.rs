@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use ambit_core::derive;
-use ambit_core::model::{Identity, TrustDomain, WorkloadUid};
+use ambit_core::model::{Identity, TrustDomain, Workload, WorkloadUid};
 use ambit_kube::error::chain;
 use ambit_xds::{Authenticate, Caller, NodeName, Unauthenticated, async_trait};
 use aws_lc_rs::digest;
@@ -179,8 +179,8 @@ impl Reviewer {
         Ok(NodeName::new(daemon.node))
     }
 
-    /// The node of a workload, as the mesh knows its pod.
-    fn workload(&self, bearer: &str, bound: &Bound) -> Result<NodeName, Unauthenticated> {
+    /// A workload, as the mesh knows its pod.
+    fn workload(&self, bearer: &str, bound: &Bound) -> Result<Arc<Workload>, Unauthenticated> {
         let uid = WorkloadUid(format!("{}//Pod/{}/{}", self.cluster, bound.namespace, bound.pod).into());
         let mesh = self.shared.mesh.load();
         let Some(workload) = mesh.workload(&uid).filter(|workload| !workload.node.is_empty()) else {
@@ -192,7 +192,22 @@ impl Reviewer {
             self.forget(bearer);
             return Err(refuse(Refused("other_pod", "the token's pod has been replaced".to_owned())));
         }
-        Ok(NodeName::new(workload.node.clone()))
+        Ok(workload.clone())
+    }
+
+    /// The name under which a waypoint gets configuration: its pod's, which cannot be a node's.
+    fn waypoint(&self, bearer: &str, bound: &Bound) -> Result<NodeName, Unauthenticated> {
+        let workload = self.workload(bearer, bound)?;
+        let waypoints = self.shared.waypoints.load();
+        if !workload.services.keys().any(|service| waypoints.contains(service)) {
+            let message = "only daemons and waypoints get configuration".to_owned();
+            return Err(refuse(Refused("not_a_waypoint", message)));
+        }
+        Ok(NodeName::new(format!("{}/{}", bound.namespace, bound.pod)))
+    }
+
+    fn is_daemon(&self, bound: &Bound) -> bool {
+        format!("{ACCOUNT_PREFIX}{}:{}", bound.namespace, bound.account) == self.user
     }
 }
 
@@ -203,6 +218,11 @@ impl Authenticate for Reviewer {
         self.daemon(bearer, &bound).await
     }
 
+    async fn subscriber(&self, bearer: &str) -> Result<NodeName, Unauthenticated> {
+        let bound = self.bound(bearer, None).await?;
+        if self.is_daemon(&bound) { self.daemon(bearer, &bound).await } else { self.waypoint(bearer, &bound) }
+    }
+
     async fn caller(&self, bearer: &str) -> Result<Caller, Unauthenticated> {
         let bound = self.bound(bearer, None).await?;
         let own = Identity {
@@ -210,10 +230,11 @@ impl Authenticate for Reviewer {
             namespace: bound.namespace.as_str().into(),
             service_account: bound.account.as_str().into(),
         };
-        if format!("{ACCOUNT_PREFIX}{}:{}", bound.namespace, bound.account) == self.user {
+        if self.is_daemon(&bound) {
             Ok(Caller::Daemon { node: self.daemon(bearer, &bound).await?, own: Some(own) })
         } else {
-            Ok(Caller::Workload { node: self.workload(bearer, &bound)?, own })
+            let node = NodeName::new(self.workload(bearer, &bound)?.node.clone());
+            Ok(Caller::Workload { node, own })
         }
     }
 }

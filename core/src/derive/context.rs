@@ -148,8 +148,11 @@ impl<'a> Context<'a> {
         self.switched(labels, DIRECT).unwrap_or(true)
     }
 
+    /// A value that is not known asks for it too: somebody meant to close something.
     fn require_waypoint(&self, labels: &impl Labelled) -> bool {
-        self.switched(labels, REQUIRE_WAYPOINT).unwrap_or(false)
+        let namespace = self.contents.and_then(|contents| contents.namespace.as_ref());
+        let by_namespace = || namespace?.metadata.labels.get(REQUIRE_WAYPOINT).map(String::as_str);
+        labels.label(REQUIRE_WAYPOINT).or_else(by_namespace).is_some_and(|said| said != "disabled")
     }
 
     /// What the workload's label says, else its namespace's.

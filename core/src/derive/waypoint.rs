@@ -163,7 +163,7 @@ pub(super) fn key(gateway: &Gateway) -> ObjectKey {
     ObjectKey { kind: Kind::Gateway, namespace: metadata.namespace.clone(), name: metadata.name.clone() }
 }
 
-fn service_key(gateway: &Gateway, settings: &Settings) -> ServiceKey {
+pub(super) fn service_key(gateway: &Gateway, settings: &Settings) -> ServiceKey {
     service::key(&gateway.metadata.namespace, &gateway.metadata.name, settings)
 }
 

@@ -15,7 +15,7 @@ use super::settings::Settings;
 use super::standing::Standing;
 use super::steps::{Replaced, Steps, replace};
 use super::store::Store;
-use super::{authorization, endpoint_slice, peer_authentication, service_entry, workload};
+use super::{authorization, endpoint_slice, peer_authentication, service_entry, waypoint, workload};
 use crate::mesh::{Change, Mesh, Touched};
 use crate::model::{self, Authorization, PolicyKey, ServiceKey, WorkloadUid};
 use crate::route::ServiceRoutes;
@@ -126,6 +126,11 @@ impl World {
     /// The Gateways of waypoints that were programmed once.
     pub fn programmed(&self) -> BTreeSet<ObjectKey> {
         self.store.programmed()
+    }
+
+    /// The services of all waypoints: what their pods serve.
+    pub fn waypoint_services(&self) -> BTreeSet<ServiceKey> {
+        self.store.waypoints().map(|gateway| waypoint::service_key(gateway, &self.settings)).collect()
     }
 
     /// Derives again what is dirty and applies it.

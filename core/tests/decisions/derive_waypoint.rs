@@ -237,8 +237,9 @@ fn the_binding_names_account_and_port() {
 #[test]
 fn require_waypoint_by_label() {
     let switch = "ambit.dev/require-waypoint";
-    let rows: [(&str, &[(&str, &str)], &[(&str, &str)], bool); 4] = [
+    let rows: [(&str, &[(&str, &str)], &[(&str, &str)], bool); 5] = [
         ("nothing", &[], &[], false),
+        ("a value that is not known", &[], &[(switch, "true")], true),
         ("the namespace", &[(switch, "enabled")], &[], true),
         ("the pod", &[], &[(switch, "enabled")], true),
         ("the pod opts out", &[(switch, "enabled")], &[(switch, "disabled")], false),

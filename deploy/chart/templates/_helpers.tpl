@@ -96,7 +96,14 @@ node.yaml: |
 {{/* What the controller reads. */}}
 {{- define "ambit.controllerConfig" -}}
 controller.yaml: |
-  kubernetes: {root_trust_wait_seconds: {{ int .Values.controller.rootPropagationSeconds }}}
+  kubernetes:
+    root_trust_wait_seconds: {{ int .Values.controller.rootPropagationSeconds }}
+    {{- if .Values.waypoints.provision }}
+    waypoint:
+      image: {{ include "ambit.image" (dict "root" $ "component" "waypoint") }}
+      pull_policy: {{ .Values.image.pullPolicy }}
+      pull_secrets: [{{ range $index, $secret := .Values.image.pullSecrets }}{{ if $index }}, {{ end }}{{ $secret.name | quote }}{{ end }}]
+    {{- end }}
   trust_domain: {{ .Values.trustDomain }}
   trust_domain_aliases: {{ toJson .Values.trustDomainAliases }}
   root_namespace: {{ .Release.Namespace }}

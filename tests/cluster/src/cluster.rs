@@ -72,6 +72,11 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// The folder with the Gateway API's definitions, which are not installed from the start.
+    pub fn gateway_api(&self) -> PathBuf {
+        self.parts.gateway_api()
+    }
+
     /// Makes a cluster; what an earlier one in the same folder left is removed first. Ready when this
     /// returns: all nodes, and names.
     pub fn up(options: &Options) -> Result<Self> {

@@ -50,6 +50,11 @@ impl Parts {
         self.folder.join("cni")
     }
 
+    /// The Gateway API's definitions, standard channel.
+    pub(crate) fn gateway_api(&self) -> PathBuf {
+        self.folder.join("gateway-api")
+    }
+
     pub(crate) fn images(&self) -> [PathBuf; 2] {
         ["pause.tar", "coredns.tar"].map(|name| self.folder.join("images").join(name))
     }
@@ -69,7 +74,7 @@ pub fn parts(folder: &Path) -> Result<Parts> {
     // Two builds at once would do everything twice.
     let lock = File::create(folder.join("lock"))?;
     let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error)?;
-    for dir in ["bin", "cni", "images"] {
+    for dir in ["bin", "cni", "images", "gateway-api"] {
         std::fs::create_dir_all(folder.join(dir))?;
     }
     let started = Instant::now();

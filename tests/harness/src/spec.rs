@@ -192,6 +192,8 @@ pub struct ServiceSpec {
     pub ports: Vec<(u16, String)>,
     /// Further fields of its `spec`.
     pub fields: BTreeMap<String, String>,
+    /// `appProtocol` of its ports.
+    pub protocol: Option<String>,
 }
 
 impl ServiceSpec {
@@ -207,7 +209,15 @@ impl ServiceSpec {
             selector: BTreeMap::from([("app".to_owned(), name.to_owned())]),
             ports: Vec::new(),
             fields: BTreeMap::new(),
+            protocol: None,
         }
+    }
+
+    /// What its ports speak.
+    #[must_use]
+    pub fn protocol(mut self, name: &str) -> Self {
+        self.protocol = Some(name.to_owned());
+        self
     }
 
     /// Selects the pods with `app: value` instead.
@@ -271,8 +281,12 @@ impl ServiceSpec {
         }
         out.push_str("  ports:\n");
         for (port, target) in &self.ports {
-            let _ =
-                writeln!(out, "    - {{name: p{port}, port: {port}, targetPort: {target}, protocol: TCP}}");
+            let said =
+                self.protocol.as_ref().map(|name| format!(", appProtocol: {name}")).unwrap_or_default();
+            let _ = writeln!(
+                out,
+                "    - {{name: p{port}, port: {port}, targetPort: {target}, protocol: TCP{said}}}"
+            );
         }
         out
     }

@@ -21,6 +21,7 @@ pub mod shares;
 pub mod shop;
 pub mod slope;
 mod talk;
+pub mod web;
 
 pub use held::Held;
 pub use load::{Load, Report};

@@ -85,7 +85,7 @@ impl Discovery {
         }
         let (parts, body) = request.into_parts();
         let metadata = MetadataMap::from_headers(parts.headers);
-        let node = self.authenticate.node(bearer(&metadata)?).await?;
+        let node = self.authenticate.subscriber(bearer(&metadata)?).await?;
         let slot = Slot::take(&self.nodes, &self.publisher, node)?;
         let intake = Intake::new(self.publisher.turns().clone(), slot.turn.clone());
         let body = Metered::new(body, intake.clone());

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::pause;
 use super::tools::{fresh, on_path, run, say};
-use super::versions::{CNI_PLUGINS, COREDNS, ETCD, GO, HELM, KUBERNETES, LIBRARIES};
+use super::versions::{CNI_PLUGINS, COREDNS, ETCD, GATEWAY_API, GO, HELM, KUBERNETES, LIBRARIES};
 
 /// A main module whose programs are built.
 struct Module {
@@ -61,6 +61,9 @@ const SIMPLE: [Module; 4] = [
 const KUBERNETES_PROGRAMS: [&str; 6] =
     ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl"];
 
+/// A definition of the Gateway API, by which the others are known to be there.
+const DEFINITION: &str = "gateway.networking.k8s.io_gateways.yaml";
+
 /// Whether a toolchain is there, or nothing is to be built.
 pub fn go_present(folder: &Path) -> bool {
     missing(folder).is_empty() || find(folder).is_ok()
@@ -71,7 +74,7 @@ fn missing(folder: &Path) -> Vec<&'static str> {
     let simple =
         SIMPLE.iter().flat_map(|module| module.programs.iter().map(|(_, name)| (module.into, *name)));
     let kubernetes = KUBERNETES_PROGRAMS.iter().map(|name| ("bin", *name));
-    let all = simple.chain(kubernetes).chain([("bin", "pause")]);
+    let all = simple.chain(kubernetes).chain([("bin", "pause"), ("gateway-api", DEFINITION)]);
     all.filter(|(into, name)| !folder.join(into).join(name).exists()).map(|(_, name)| name).collect()
 }
 
@@ -85,6 +88,9 @@ pub(super) fn build(folder: &Path) -> Result<bool> {
     say("building the parts of the cluster from source, once: a quarter of an hour on two cores");
     if missing.contains(&"pause") {
         go.pause()?;
+    }
+    if missing.contains(&DEFINITION) {
+        go.gateway_api()?;
     }
     if KUBERNETES_PROGRAMS.iter().any(|name| missing.contains(name)) {
         go.kubernetes()?;
@@ -141,12 +147,7 @@ impl Go {
     /// contain: here they are replaced by the same libraries as published.
     fn kubernetes(&self) -> Result<()> {
         let inside = fresh(&self.folder.join("build"))?;
-        let wanted = format!("k8s.io/kubernetes@v{KUBERNETES}");
-        let mut download = self.command(&inside);
-        let output =
-            download.args(["mod", "download", "-json", &wanted]).output().context("failed to start go")?;
-        ensure!(output.status.success(), "go mod download: {}", String::from_utf8_lossy(&output.stdout));
-        let description: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        let description = self.download(&inside, &format!("k8s.io/kubernetes@v{KUBERNETES}"))?;
         let upstream = description["GoMod"].as_str().context("go mod download names no go.mod")?;
         std::fs::write(inside.join("go.mod"), go_mod(&std::fs::read_to_string(upstream)?)?)?;
 
@@ -163,6 +164,32 @@ impl Go {
         command.args(KUBERNETES_PROGRAMS.map(|name| format!("k8s.io/kubernetes/cmd/{name}")));
         run(&format!("building Kubernetes {KUBERNETES} (about six minutes)"), &mut command)?;
         self.take(&inside, &KUBERNETES_PROGRAMS, "bin")
+    }
+
+    /// The definitions of the Gateway API lie in its module.
+    fn gateway_api(&self) -> Result<()> {
+        let inside = fresh(&self.folder.join("build"))?;
+        let module = self.download(&inside, &format!("sigs.k8s.io/gateway-api@{GATEWAY_API}"))?;
+        let folder = module["Dir"].as_str().context("go mod download names no folder")?;
+        for entry in std::fs::read_dir(Path::new(folder).join("config/crd/standard"))? {
+            let path = entry?.path();
+            let name = path.file_name().context("a file has a name")?;
+            let text = std::fs::read(&path)?;
+            // Written anew: files of the module cache are read-only.
+            std::fs::write(inside.join(name), text)?;
+            std::fs::rename(inside.join(name), self.folder.join("gateway-api").join(name))?;
+        }
+        std::fs::remove_dir_all(inside)?;
+        Ok(())
+    }
+
+    /// What `go mod download` says of a module.
+    fn download(&self, inside: &Path, module: &str) -> Result<serde_json::Value> {
+        let mut download = self.command(inside);
+        let output =
+            download.args(["mod", "download", "-json", module]).output().context("failed to start go")?;
+        ensure!(output.status.success(), "go mod download: {}", String::from_utf8_lossy(&output.stdout));
+        Ok(serde_json::from_slice(&output.stdout)?)
     }
 
     /// Moves finished programs to where they are looked for.

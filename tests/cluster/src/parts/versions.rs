@@ -17,3 +17,6 @@ pub(super) const GO: (u32, u32) = (1, 25);
 pub(crate) const PAUSE_IMAGE: &str = "ambit.dev/pause:1";
 /// What the CoreDNS image is called in the clusters.
 pub(crate) const COREDNS_IMAGE: &str = "ambit.dev/coredns:1.12.2";
+
+/// The Gateway API, whose definitions are installed in clusters with waypoints.
+pub(crate) const GATEWAY_API: &str = "v1.6.3";

@@ -1,0 +1,246 @@
+//! HTTP for the suites: a server that tells what it was asked, a client of one request, and steady load.
+
+use std::io::{BufRead, BufReader, Read as _, Write as _};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use ambit_harness::{Place, eventually};
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::talk::connect;
+
+/// An HTTP/1.1 server in a pod. Each answer has the header `server` with its name, and as its body the head
+/// that it got. `/status/NNN` is answered with that status.
+#[derive(Debug)]
+pub struct WebServer {
+    address: SocketAddr,
+    place: Place,
+    stop: Arc<AtomicBool>,
+    requests: Arc<AtomicUsize>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl WebServer {
+    /// Listens on a port of every address of the place.
+    pub fn start(place: &Place, name: &str, port: u16) -> Result<Self> {
+        let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+        let listener = place
+            .run(|| TcpListener::bind(address))?
+            .with_context(|| format!("{name}: failed to listen on {port}"))?;
+        let (stop, requests) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (ending, counter, name) = (Arc::clone(&stop), Arc::clone(&requests), name.to_owned());
+        let thread = std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                if ending.load(Ordering::Acquire) {
+                    return;
+                }
+                let (name, counter) = (name.clone(), Arc::clone(&counter));
+                // A client may go away in the middle.
+                std::thread::spawn(move || serve(stream, &name, &counter).ok());
+            }
+        });
+        Ok(Self { address, place: place.clone(), stop, requests, thread: Some(thread) })
+    }
+
+    /// How many requests it has got.
+    pub fn requests(&self) -> usize {
+        self.requests.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for WebServer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        let port = self.address.port();
+        // Wakes the accept; loopback is never captured.
+        let _ = self.place.run(|| TcpStream::connect((Ipv6Addr::LOCALHOST, port)));
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn serve(mut stream: TcpStream, name: &str, requests: &AtomicUsize) -> Result<()> {
+    stream.set_nodelay(true)?;
+    let mut reader = BufReader::new(stream.try_clone()?);
+    while let Some(head) = read_head(&mut reader)? {
+        requests.fetch_add(1, Ordering::Relaxed);
+        let length = header(&head, "content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+        std::io::copy(&mut (&mut reader).take(length), &mut std::io::sink())?;
+        let path = head.split(' ').nth(1).unwrap_or_default();
+        let status = path.strip_prefix("/status/").unwrap_or("200");
+        let answer =
+            format!("HTTP/1.1 {status} so\r\nserver: {name}\r\ncontent-length: {}\r\n\r\n{head}", head.len());
+        stream.write_all(answer.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// A head without its last, empty line; none at the end of the connection.
+fn read_head(reader: &mut impl BufRead) -> Result<Option<String>> {
+    let mut head = String::new();
+    loop {
+        if reader.read_line(&mut head)? == 0 {
+            ensure!(head.is_empty(), "the connection ended in a head: {head:?}");
+            return Ok(None);
+        }
+        if let Some(whole) = head.strip_suffix("\r\n\r\n") {
+            return Ok(Some(whole.to_owned()));
+        }
+    }
+}
+
+fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    let mut fields = head.lines().skip(1).filter_map(|line| line.split_once(':'));
+    fields.find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+}
+
+/// What a client got.
+#[derive(Clone, Debug)]
+pub struct WebAnswer {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+impl WebAnswer {
+    /// A header of the response.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        header(&self.head, name)
+    }
+
+    /// Which server answered.
+    pub fn server(&self) -> &str {
+        self.header("server").unwrap_or("none")
+    }
+
+    /// A header of the request as the server got it.
+    pub fn seen(&self, name: &str) -> Option<&str> {
+        header(&self.body, name)
+    }
+}
+
+/// A connection for requests one after the other.
+#[derive(Debug)]
+pub struct Client {
+    stream: TcpStream,
+    reader: BufReader<TcpStream>,
+}
+
+impl Client {
+    /// Connects from a place.
+    pub fn connect(place: &Place, to: SocketAddr) -> Result<Self> {
+        let stream = connect(place, to)?;
+        stream.set_nodelay(true)?;
+        Ok(Self { reader: BufReader::new(stream.try_clone()?), stream })
+    }
+
+    /// One request.
+    pub fn get(&mut self, path: &str, headers: &[(&str, &str)]) -> Result<WebAnswer> {
+        let fields: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        write!(self.stream, "GET {path} HTTP/1.1\r\nhost: cart\r\n{fields}\r\n")?;
+        let head = read_head(&mut self.reader)?.context("the connection ended before the response")?;
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+        let status = status.with_context(|| format!("no status in {head:?}"))?;
+        let length = header(&head, "content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+        let mut body = vec![0; length];
+        self.reader.read_exact(&mut body).context("failed to read the body")?;
+        Ok(WebAnswer { status, head, body: String::from_utf8_lossy(&body).into_owned() })
+    }
+}
+
+/// One request on a connection of its own.
+pub fn get(place: &Place, to: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Result<WebAnswer> {
+    Client::connect(place, to)?.get(path, headers)
+}
+
+/// Requests until it is stopped: on one thread with a connection for each, on another over one connection.
+#[derive(Debug)]
+pub struct WebLoad {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    stop: AtomicBool,
+    answered: [AtomicUsize; 2],
+    failures: Mutex<Vec<String>>,
+}
+
+impl WebLoad {
+    /// From a place to an address.
+    pub fn start(place: &Place, to: SocketAddr) -> Self {
+        let shared = Arc::new(Shared::default());
+        let threads = [0, 1].map(|way| {
+            let (shared, place) = (Arc::clone(&shared), place.clone());
+            std::thread::spawn(move || {
+                if let Err(error) = ask_on(&shared, way, &place, to) {
+                    let mut failures = shared.failures.lock().unwrap_or_else(PoisonError::into_inner);
+                    failures.push(format!("{error:#}"));
+                }
+            })
+        });
+        Self { shared, threads: threads.into() }
+    }
+
+    fn counts(&self) -> [usize; 2] {
+        [0, 1].map(|way| self.shared.answered[way].load(Ordering::Relaxed))
+    }
+
+    /// Waits until so many more requests have been answered on each way.
+    pub fn progress(&self, more: usize) -> Result<()> {
+        let before = self.counts();
+        eventually("the load makes progress", || {
+            let failures = self.shared.failures.lock().unwrap_or_else(PoisonError::into_inner);
+            if !failures.is_empty() {
+                // The report says it; waiting for progress would hide it.
+                return Ok(());
+            }
+            let now = self.counts();
+            ensure!(
+                now.iter().zip(before).all(|(now, before)| *now >= before + more),
+                "{before:?} to {now:?}"
+            );
+            Ok(())
+        })
+    }
+
+    /// Ends it: how many requests were answered; an error if one was not.
+    pub fn finish(self) -> Result<usize> {
+        self.shared.stop.store(true, Ordering::Release);
+        let answered = || self.shared.answered.iter().map(|way| way.load(Ordering::Relaxed)).sum();
+        for thread in self.threads {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        }
+        let failures = self.shared.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let answered: usize = answered();
+        println!("{answered} requests answered, {} failed", failures.len());
+        if !failures.is_empty() {
+            bail!("after {answered} answers: {}", failures.join("; "));
+        }
+        Ok(answered)
+    }
+}
+
+fn ask_on(shared: &Shared, way: usize, place: &Place, to: SocketAddr) -> Result<()> {
+    let mut lasting: Option<Client> = None;
+    while !shared.stop.load(Ordering::Acquire) {
+        let mut client = match lasting.take() {
+            Some(client) => client,
+            None => Client::connect(place, to)?,
+        };
+        let answer = client.get("/load", &[]).context("a request")?;
+        ensure!(answer.status == 200, "status {}: {}", answer.status, answer.head);
+        shared.answered[way].fetch_add(1, Ordering::Relaxed);
+        // A server that is going to close says so, and clients then use another connection.
+        let closing = answer.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
+        lasting = (way == 1 && !closing).then_some(client);
+        // Load, not a flood: the machine has other things to do.
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
