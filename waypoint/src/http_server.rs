@@ -35,6 +35,8 @@ pub(crate) async fn http1(downstream: Arc<Downstream>, link: Downlink) {
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
+        // A client may end its side after its request, as it may without a waypoint.
+        .half_close(true)
         .header_read_timeout(limits.idle)
         .max_header_size(limits.head_bytes as usize)
         .max_headers(HEADERS)

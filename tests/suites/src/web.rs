@@ -1,7 +1,7 @@
 //! HTTP for the suites: a server that tells what it was asked, a client of one request, and steady load.
 
 use std::io::{BufRead, BufReader, Read as _, Write as _};
-use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -140,8 +140,18 @@ impl Client {
 
     /// One request.
     pub fn get(&mut self, path: &str, headers: &[(&str, &str)]) -> Result<WebAnswer> {
+        self.send(path, headers)?;
+        self.receive()
+    }
+
+    fn send(&mut self, path: &str, headers: &[(&str, &str)]) -> Result<()> {
         let fields: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-        write!(self.stream, "GET {path} HTTP/1.1\r\nhost: cart\r\n{fields}\r\n")?;
+        // In one segment.
+        let head = format!("GET {path} HTTP/1.1\r\nhost: cart\r\n{fields}\r\n");
+        self.stream.write_all(head.as_bytes()).context("failed to send a request")
+    }
+
+    fn receive(&mut self) -> Result<WebAnswer> {
         let head = read_head(&mut self.reader)?.context("the connection ended before the response")?;
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
         let status = status.with_context(|| format!("no status in {head:?}"))?;
@@ -150,6 +160,14 @@ impl Client {
         self.reader.read_exact(&mut body).context("failed to read the body")?;
         Ok(WebAnswer { status, head, body: String::from_utf8_lossy(&body).into_owned() })
     }
+}
+
+/// One request of a client that ends its side of the connection at once.
+pub fn get_and_end(place: &Place, to: SocketAddr, path: &str) -> Result<WebAnswer> {
+    let mut client = Client::connect(place, to)?;
+    client.send(path, &[])?;
+    client.stream.shutdown(Shutdown::Write)?;
+    client.receive()
 }
 
 /// One request on a connection of its own.

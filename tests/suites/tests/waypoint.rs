@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use ambit_harness::{Family, Lab, NamespaceSpec, PodSpec, ServiceSpec, Waypoint, eventually};
 use ambit_suites::shares::{Counts, fit};
-use ambit_suites::web::{Client, WebLoad, WebServer, get};
+use ambit_suites::web::{Client, WebLoad, WebServer, get, get_and_end};
 use ambit_suites::{MARKER, Rows};
 use anyhow::{Context, Result, bail, ensure};
 
@@ -183,6 +183,13 @@ fn requests_are_routed_by_their_service_routes() -> Result<()> {
                 said.starts_with("GET /curl HTTP/1.1") && said.contains("x-forwarded-client-cert"),
                 "{said}"
             );
+        }
+        Ok(())
+    });
+    table.row("a client that ends its side after its request is answered", || {
+        for _ in 0..20 {
+            let answer = get_and_end(&web, shop.cart(), "/half")?;
+            ensure!(answer.status == 200 && answer.body.starts_with("GET /half"), "{}", answer.head);
         }
         Ok(())
     });
