@@ -94,7 +94,7 @@ fn default_age() -> u64 {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
     Files(Files),
-    Kubernetes(kubernetes::Settings),
+    Kubernetes(Box<kubernetes::Settings>),
 }
 
 /// The folder of object files, and the one for persistent state.
@@ -210,7 +210,9 @@ fn source(
     let wrong = |field: &str, message: &str| Err((field.to_owned(), message.to_owned()));
     let (objects, state) = match (objects, state, kubernetes) {
         (None, None, None) => return wrong("", "set either `objects` and `state`, or `kubernetes`"),
-        (None, None, Some(kubernetes)) => return kubernetes.check(environment).map(Source::Kubernetes),
+        (None, None, Some(kubernetes)) => {
+            return kubernetes.check(environment).map(|settings| Source::Kubernetes(Box::new(settings)));
+        }
         (_, _, Some(_)) => {
             return wrong("kubernetes", "set either `kubernetes`, or `objects` and `state`, not both");
         }

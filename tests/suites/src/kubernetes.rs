@@ -271,15 +271,15 @@ impl Mesh {
 
     /// What each daemon says of its readiness.
     fn readiness(&self) -> Result<String> {
-        let mut said = String::new();
+        let mut said = Vec::new();
         for pod in self.pods(SYSTEM, "app.kubernetes.io/name=ztunnel")? {
             let (node, ip) = (pod["spec"]["nodeName"].as_str(), pod["status"]["podIP"].as_str());
             let (Some(node), Some(ip)) = (node, ip) else { continue };
             let url = format!("http://{ip}:15021/healthz/ready");
             let answer = run(&mut self.node(node)?.run("curl", &["--silent", "--max-time", "5", &url]));
-            said += &format!("{node}: {}\n", answer.unwrap_or_else(|error| format!("{error:#}")));
+            said.push(format!("{node}: {}", answer.unwrap_or_else(|error| format!("{error:#}"))));
         }
-        Ok(said)
+        Ok(said.join("\n"))
     }
 }
 

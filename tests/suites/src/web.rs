@@ -145,7 +145,8 @@ impl Client {
     }
 
     fn send(&mut self, path: &str, headers: &[(&str, &str)]) -> Result<()> {
-        let fields: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let fields = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect::<Vec<_>>();
+        let fields = fields.concat();
         // In one segment.
         let head = format!("GET {path} HTTP/1.1\r\nhost: cart\r\n{fields}\r\n");
         self.stream.write_all(head.as_bytes()).context("failed to send a request")

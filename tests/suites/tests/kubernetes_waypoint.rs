@@ -1,5 +1,5 @@
-//! Waypoints on a real Kubernetes: made for a Gateway, in force for routes, replaced under load, and gone with
-//! their Gateway.
+//! Waypoints on a real Kubernetes: made for a Gateway, in force for routes, replaced under load, and gone
+//! with their Gateway.
 
 use ambit_harness::within;
 use ambit_suites::Rows;
@@ -15,8 +15,8 @@ const BOUND: &str = "istio.io/use-waypoint=gate";
 fn gateway(name: &str, infrastructure: &str) -> String {
     format!(
         "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: {name}, namespace: \
-         shop}}\nspec:\n  gatewayClassName: ambit-waypoint\n  listeners: [{{name: mesh, port: 15008, protocol: \
-         HBONE}}]\n  infrastructure: {{{infrastructure}}}\n"
+         shop}}\nspec:\n  gatewayClassName: ambit-waypoint\n  listeners: [{{name: mesh, port: 15008, \
+         protocol: HBONE}}]\n  infrastructure: {{{infrastructure}}}\n"
     )
 }
 

@@ -84,7 +84,7 @@ fn certificates(mesh: &Mesh, table: &mut Rows) -> Result<()> {
         ("a daemon's token that no pod is bound to", unbound(SYSTEM, "ztunnel")?, own, None),
         ("a daemon's token that no pod is bound to, no name", unbound(SYSTEM, "ztunnel")?, None, None),
         ("a pod's own token, no name", of_client.clone(), None, own),
-        ("a pod's own token, its own name", of_client.clone(), own, None),
+        ("a pod's own token, its own name", of_client.clone(), own, own),
         ("a pod's own token, another's name", of_client, others, None),
         ("a pod's token that no pod is bound to, no name", unbound("shop", "client")?, None, None),
         ("a pod's usual token, no name", bound(mesh, &client, "client", "")?, None, None),
@@ -278,6 +278,19 @@ fn requests(api: &Api, accounts: &[&String; 4], (own, foreign): (&Pod, &Pod), ta
     let review =
         json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": "x"}});
     let taint = json!({"spec": {"taints": [{"key": "x", "effect": "NoExecute"}]}});
+    let deployments = "/apis/apps/v1/namespaces/shop/deployments";
+    let gateway = json!([{"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "name": "x",
+        "uid": "x"}]);
+    let deployment = |owners: &Value, rest: Value| {
+        let mut spec = json!({"containers": [{"name": "x", "image": "x"}]});
+        spec.as_object_mut().into_iter().for_each(|spec| {
+            spec.extend(rest.as_object().cloned().unwrap_or_default());
+        });
+        json!({"apiVersion": "apps/v1", "kind": "Deployment",
+            "metadata": {"name": "x", "namespace": "shop", "ownerReferences": owners},
+            "spec": {"selector": {"matchLabels": {"x": "x"}},
+                "template": {"metadata": {"labels": {"x": "x"}}, "spec": spec}}})
+    };
     let system = format!("/api/v1/namespaces/{SYSTEM}");
     let token_of = |namespace: &str, account: &str| {
         format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token")
@@ -331,14 +344,80 @@ fn requests(api: &Api, accounts: &[&String; 4], (own, foreign): (&Pod, &Pod), ta
         ("lists secrets", "GET", "/api/v1/secrets".to_owned(), none.clone(), [Rbac; 3]),
         ("reads the CA's key", "GET", format!("{system}/secrets/ambit-ca"), none.clone(), [Rbac, Rbac, Done]),
         ("reads another secret", "GET", format!("{system}/secrets/other"), none.clone(), [Rbac; 3]),
-        ("reads a configuration", "GET", format!("{system}/configmaps/ztunnel"), none.clone(), [Rbac; 3]),
+        (
+            "reads a configuration",
+            "GET",
+            format!("{system}/configmaps/ztunnel"),
+            none.clone(),
+            [Rbac, Rbac, Done],
+        ),
         (
             "changes the roots",
             "PATCH",
             format!("{system}/configmaps/ambit-root"),
-            json!({"data": {}}),
-            [Rbac; 3],
+            json!({"data": {"x": "y"}}),
+            [Rbac, Rbac, Done],
         ),
+        (
+            "changes the daemons' configuration",
+            "PATCH",
+            format!("{system}/configmaps/ztunnel"),
+            json!({"data": {"x": "y"}}),
+            [Rbac, Rbac, Policy],
+        ),
+        (
+            "changes a service",
+            "PATCH",
+            "/api/v1/namespaces/shop/services/cart".to_owned(),
+            json!({"spec": {"selector": {"app": "client"}}}),
+            [Rbac, Rbac, Policy],
+        ),
+        (
+            "adopts a service for a Gateway",
+            "PATCH",
+            "/api/v1/namespaces/shop/services/cart".to_owned(),
+            json!({"metadata": {"ownerReferences": gateway}}),
+            [Rbac, Rbac, Policy],
+        ),
+        (
+            "makes a Deployment",
+            "POST",
+            deployments.to_owned(),
+            deployment(&json!([]), json!({"serviceAccountName": "x"})),
+            [Rbac, Rbac, Policy],
+        ),
+        (
+            "makes a waypoint",
+            "POST",
+            deployments.to_owned(),
+            deployment(&gateway, json!({"serviceAccountName": "x"})),
+            [Rbac, Rbac, Done],
+        ),
+        (
+            "makes a waypoint under another account",
+            "POST",
+            deployments.to_owned(),
+            deployment(&gateway, json!({"serviceAccountName": "cart"})),
+            [Rbac, Rbac, Policy],
+        ),
+        (
+            "makes a waypoint in the node's network",
+            "POST",
+            deployments.to_owned(),
+            deployment(&gateway, json!({"serviceAccountName": "x", "hostNetwork": true})),
+            [Rbac, Rbac, Policy],
+        ),
+        (
+            "makes a waypoint with a folder of the node",
+            "POST",
+            deployments.to_owned(),
+            deployment(
+                &gateway,
+                json!({"serviceAccountName": "x", "volumes": [{"name": "x", "hostPath": {"path": "/"}}]}),
+            ),
+            [Rbac, Rbac, Policy],
+        ),
+        ("deletes a Deployment", "DELETE", format!("{deployments}/cart"), none.clone(), [Rbac; 3]),
         (
             "changes the daemons",
             "PATCH",

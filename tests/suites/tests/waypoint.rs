@@ -28,13 +28,14 @@ fn route(rules: &str) -> String {
 /// Two backends by weight.
 fn split(one: u32, two: u32) -> String {
     route(&format!(
-        "    - backendRefs: [{{name: one, port: 80, weight: {one}}}, {{name: two, port: 80, weight: {two}}}]\n"
+        "    - backendRefs: [{{name: one, port: 80, weight: {one}}}, {{name: two, port: 80, weight: \
+         {two}}}]\n"
     ))
 }
 
 struct Shop {
     lab: Lab,
-    _servers: Vec<WebServer>,
+    servers: Vec<WebServer>,
 }
 
 impl Shop {
@@ -56,7 +57,7 @@ impl Shop {
             .start()?;
         let servers =
             ["one", "two"].map(|name| WebServer::start(&lab.pod(&format!("shop/{name}")), name, PORT));
-        Ok(Self { lab, _servers: servers.into_iter().collect::<Result<_>>()? })
+        Ok(Self { lab, servers: servers.into_iter().collect::<Result<_>>()? })
     }
 
     fn waypoint(&self, name: &str, node: usize) -> Result<Waypoint> {
@@ -141,13 +142,18 @@ fn requests_are_routed_by_their_service_routes() -> Result<()> {
         Ok(())
     });
     table.row("rewritten, redirected, not found, an invalid backend", || {
-        let rules = "    - matches: [{path: {type: PathPrefix, value: /old}}]\n      filters: [{type: \
-                     URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /new}}}]\n      \
-                     backendRefs: [{name: one, port: 80}]\n    - matches: [{path: {type: PathPrefix, value: \
-                     /moved}}]\n      filters: [{type: RequestRedirect, requestRedirect: {statusCode: 301, \
-                     hostname: else.example}}]\n    - matches: [{path: {type: PathPrefix, value: /gone}}]\n      \
-                     backendRefs: [{name: nobody, port: 80}]\n";
-        shop.routed(&route(rules), "/elsewhere", &[], "404 none")?;
+        let rules = [
+            "    - matches: [{path: {type: PathPrefix, value: /old}}]\n",
+            "      filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, ",
+            "replacePrefixMatch: /new}}}]\n      backendRefs: [{name: one, port: 80}]\n",
+            "    - matches: [{path: {type: PathPrefix, value: /moved}}]\n",
+            "      filters: [{type: RequestRedirect, requestRedirect: {statusCode: 301, hostname: ",
+            "else.example}}]\n",
+            "    - matches: [{path: {type: PathPrefix, value: /gone}}]\n",
+            "      backendRefs: [{name: nobody, port: 80}]\n",
+        ]
+        .concat();
+        shop.routed(&route(&rules), "/elsewhere", &[], "404 none")?;
         let answer = get(&web, shop.cart(), "/old/shoes", &[])?;
         ensure!(answer.body.starts_with("GET /new/shoes HTTP/1.1"), "{}", answer.body);
         let answer = get(&web, shop.cart(), "/moved/on", &[])?;
@@ -333,13 +339,13 @@ fn nothing_goes_past_a_waypoint() -> Result<()> {
         let capture = lab.capture()?;
         let mark = lab.nodes[0].ztunnel.log_mark();
         waypoint.daemon.kill()?;
-        let requests: Vec<usize> = shop._servers.iter().map(WebServer::requests).collect();
+        let requests: Vec<usize> = shop.servers.iter().map(WebServer::requests).collect();
         for _ in 0..20 {
             if let Ok(answer) = get(&web, shop.cart(), "/", &[("marker", &String::from_utf8_lossy(MARKER))]) {
                 bail!("answered with {}", answer.status);
             }
         }
-        let after: Vec<usize> = shop._servers.iter().map(WebServer::requests).collect();
+        let after: Vec<usize> = shop.servers.iter().map(WebServer::requests).collect();
         ensure!(requests == after, "a server was reached");
         let trace = capture.stop()?;
         ensure!(trace.holding(MARKER) == 0, "{} packets are readable", trace.holding(MARKER));

@@ -79,7 +79,9 @@ impl Provisioning {
         annotations.insert("prometheus.io/scrape".to_owned(), json!("true"));
         annotations.insert("prometheus.io/port".to_owned(), json!("15020"));
         let token = json!({
-            "serviceAccountToken": {"path": "token", "audience": settings.token_audience, "expirationSeconds": 43200}
+            "serviceAccountToken": {
+                "path": "token", "audience": settings.token_audience, "expirationSeconds": 43200,
+            },
         });
         let mut pod = json!({
             "serviceAccountName": of.name,
@@ -128,7 +130,10 @@ impl Provisioning {
             "name": "waypoint",
             "image": self.image.image,
             "imagePullPolicy": self.image.pull_policy,
-            "args": ["run", "--config", "/etc/ambit/waypoint.yaml", "--workload", workload, "--node", "$(NODE_NAME)"],
+            "args": [
+                "run", "--config", "/etc/ambit/waypoint.yaml", "--workload", workload,
+                "--node", "$(NODE_NAME)",
+            ],
             "env": [
                 field("NODE_NAME", "spec.nodeName"),
                 field("POD_NAME", "metadata.name"),
@@ -139,7 +144,10 @@ impl Provisioning {
                 {"name": "http-metrics", "containerPort": 15020},
                 {"name": "readiness", "containerPort": 15021},
             ],
-            "readinessProbe": {"httpGet": {"path": "/healthz/ready", "port": "readiness"}, "periodSeconds": 1},
+            "readinessProbe": {
+                "httpGet": {"path": "/healthz/ready", "port": "readiness"},
+                "periodSeconds": 1,
+            },
             "lifecycle": {"preStop": {"sleep": {"seconds": PAUSE_SECONDS}}},
             "securityContext": {
                 "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
@@ -157,7 +165,8 @@ impl Provisioning {
 impl Waypoint<'_> {
     fn object(&self, version: &str, kind: &str, name: &str, rest: Value) -> Value {
         let owner = json!({
-            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "name": self.name, "uid": self.uid,
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
+            "name": self.name, "uid": self.uid,
             "controller": true, "blockOwnerDeletion": false,
         });
         let mut object = json!({

@@ -100,8 +100,8 @@ mod tests {
 
     #[test]
     fn everything_may_be_said() {
-        let text = "{replicas: 3, resources: {limits: {memory: 1Gi}}, nodeSelector: {disk: ssd}, tolerations: \
-                    [{operator: Exists}]}";
+        let text = "{replicas: 3, resources: {limits: {memory: 1Gi}}, nodeSelector: {disk: ssd}, \
+                    tolerations: [{operator: Exists}]}";
         let read = read(text).expect("valid");
         assert_eq!(read.replicas, Some(3));
         assert_eq!(read.resources.expect("resources")["limits"]["memory"], "1Gi");
