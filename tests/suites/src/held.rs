@@ -9,6 +9,10 @@ use anyhow::{Context, Result, ensure};
 /// The maps that have an entry for a connection while it is open, or being made.
 const PER_CONNECTION: [&str; 3] = ["FLOWS", "LINK_FLOWS", "HANDOFFS"];
 
+/// What the connection to the CA takes.
+pub const CA_DESCRIPTORS: u64 = 1;
+const CA_TASKS: u64 = 2;
+
 /// Counts that are the same again once every connection is closed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
@@ -49,6 +53,19 @@ impl Held {
                 ensure!(*entries == 0, "{entries} entries in {map}");
             }
             Ok(held)
+        })
+    }
+
+    /// Waits until the node holds this again, whether its connection to the CA is open or not: that is made
+    /// when a certificate is asked for, and lost with the controller. Two descriptors more are a leak.
+    pub fn again_but_for_the_ca(&self, node: &Node) -> Result<()> {
+        eventually(&format!("{} holds what it held before", node.name), || {
+            let now = Self::by(node)?;
+            let close = now.descriptors.abs_diff(self.descriptors) <= CA_DESCRIPTORS
+                && now.tasks.abs_diff(self.tasks) <= CA_TASKS;
+            let same = Self { descriptors: self.descriptors, tasks: self.tasks, ..now.clone() } == *self;
+            ensure!(close && same, "before: {self:?}\nnow: {now:?}");
+            Ok(())
         })
     }
 

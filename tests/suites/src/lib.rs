@@ -23,7 +23,7 @@ pub mod slope;
 mod talk;
 pub mod web;
 
-pub use held::Held;
+pub use held::{CA_DESCRIPTORS, Held};
 pub use load::{Load, Report};
 pub use rows::Rows;
 pub use talk::{Answer, Server, TIMEOUT, ask, connect, exchange, greeted};

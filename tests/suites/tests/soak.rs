@@ -12,7 +12,7 @@ use ambit_suites::churn::{self, Stint};
 use ambit_suites::every_path;
 use ambit_suites::paths::{enforces, policies, policy_in_force, warm};
 use ambit_suites::slope::{Slope, slope};
-use ambit_suites::{Held, Rows, Server};
+use ambit_suites::{CA_DESCRIPTORS, Held, Rows, Server};
 use anyhow::{Context, Result, ensure};
 
 /// How long by default.
@@ -194,12 +194,14 @@ fn churn_does_not_grow_memory_or_descriptors() -> Result<()> {
         }
         rounds += 1;
         for (node, held) in lab.nodes.iter().zip(&held) {
-            held.again(node).with_context(|| format!("after round {rounds}"))?;
+            held.again_but_for_the_ca(node).with_context(|| format!("after round {rounds}"))?;
         }
         for ((name, daemon), (descriptors, _)) in daemons.iter().zip(&before) {
             eventually(&format!("{name} has the descriptors it had"), || {
                 let now = daemon.descriptors()?;
-                ensure!(now == *descriptors, "{descriptors} before, {now} after round {rounds}");
+                let more = now.abs_diff(*descriptors);
+                // Two at the controller: of each node's daemon one.
+                ensure!(more <= 2 * CA_DESCRIPTORS, "{descriptors} before, {now} after round {rounds}");
                 Ok(())
             })?;
         }
