@@ -12,7 +12,7 @@ use ambit_xds::ca::{Refusal, SignCertificate};
 use ambit_xds::{Authenticate, Caller, NodeName, Unauthenticated, async_trait};
 
 use crate::ca::{self, Authorities};
-use crate::shared::Shared;
+use crate::shared::{Shared, is_waypoint};
 use crate::telemetry::{CERTIFICATES_ISSUED, CERTIFICATES_REFUSED};
 use crate::token::Tokens;
 
@@ -109,11 +109,10 @@ fn hosts(
     identity: &Identity,
     hosted: Hosted,
 ) -> bool {
-    let is_waypoint = |workload: &Workload| workload.services.keys().any(|key| waypoints.contains(key));
     let may = |workload: &Workload| {
         workload.has_identity()
             && match hosted {
-                Hosted::Enrolled => workload.in_mesh() || is_waypoint(workload),
+                Hosted::Enrolled => workload.in_mesh() || is_waypoint(workload, waypoints),
                 Hosted::All => workload.network_mode != NetworkMode::HostNetwork,
             }
     };

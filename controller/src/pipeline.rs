@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use ambit_core::derive::{Condition, Derived, ObjectEvent, ObjectKey, Settings, World};
+use ambit_core::derive::{Condition, Derived, Kind, Object, ObjectEvent, ObjectKey, Settings, World};
 use ambit_core::mesh::Touched;
 use ambit_xds::server::Publisher;
 
@@ -26,10 +26,10 @@ impl Pipeline {
     /// Applies events without publishing. Returns what they touched, and the new conditions and statuses of
     /// objects.
     pub(crate) fn derive(&mut self, events: Vec<ObjectEvent>) -> Derived {
+        let any_gateway = events.iter().any(is_of_gateway);
         let derived = self.world.apply(events);
-        let waypoints = self.world.waypoint_services();
-        if **self.shared.waypoints.load() != waypoints {
-            self.shared.waypoints.store(Arc::new(waypoints));
+        if any_gateway {
+            self.shared.waypoints.store(Arc::new(self.world.waypoint_services()));
         }
         derived.conditions.iter().for_each(log_condition);
         derived
@@ -81,6 +81,13 @@ impl Pipeline {
     /// The conditions that have a message.
     pub(crate) fn messages(&self) -> Vec<Condition> {
         self.world.conditions().filter(|condition| !condition.message.is_empty()).cloned().collect()
+    }
+}
+
+fn is_of_gateway(event: &ObjectEvent) -> bool {
+    match event {
+        ObjectEvent::Put(object) => matches!(**object, Object::Gateway(_)),
+        ObjectEvent::Delete(key) => key.kind == Kind::Gateway,
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ambit_core::derive::Condition;
 use ambit_core::mesh::Mesh;
-use ambit_core::model::ServiceKey;
+use ambit_core::model::{ServiceKey, Workload};
 use arc_swap::ArcSwap;
 
 use crate::objects::catalog::Problem;
@@ -16,6 +16,11 @@ pub(crate) struct Shared {
     /// The services of all waypoints.
     pub(crate) waypoints: ArcSwap<BTreeSet<ServiceKey>>,
     pub(crate) status: ArcSwap<Status>,
+}
+
+/// Whether a workload serves one of the waypoints' services.
+pub(crate) fn is_waypoint(workload: &Workload, waypoints: &BTreeSet<ServiceKey>) -> bool {
+    workload.services.keys().any(|service| waypoints.contains(service))
 }
 
 /// The state of the objects.

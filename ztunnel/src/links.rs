@@ -7,6 +7,7 @@
 mod facts;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -212,27 +213,13 @@ impl Links {
         let mut state = self.state.lock();
         let State { node, pods } = &mut *state;
         let is_shared = |told: &PodLink| told.kind == LinkKind::Shared;
-        let shared: Vec<u32> =
+        let shared: BTreeSet<u32> =
             pods.values().filter_map(|known| known.told.filter(is_shared)).map(|it| it.interface).collect();
         if shared.is_empty() {
             return Ok(false);
         }
-        let mut look = || {
-            let mut foreign = BTreeSet::new();
-            for interface in &shared {
-                match self.dataplane.put_link_right(*interface, found) {
-                    Ok(true) => drop(foreign.insert(*interface)),
-                    Ok(false) => {}
-                    Err(error) => return Ok(Err(chain(&error))),
-                }
-            }
-            Ok(Ok(foreign))
-        };
-        let foreign = match node {
-            Node::Told(namespace) => within(namespace, look),
-            Node::Own | Node::Untold => look(),
-        };
-        let foreign = foreign.map_err(|error| error.to_string())??;
+        let foreign = node.inside(|| self.dataplane.put_links_right(&shared, found));
+        let foreign = foreign.map_err(|error| error.to_string())?.map_err(|error| chain(&error))?;
         let mut changed = false;
         let to_read = |known: &Known| known.told.is_some_and(|told| foreign.contains(&told.interface));
         for known in pods.values_mut().filter(|known| to_read(known)) {
@@ -254,12 +241,7 @@ impl Links {
         if link != Link::Shared {
             return link;
         }
-        let attach = || Ok(self.dataplane.attach_link(found.interface));
-        let attached = match node {
-            Node::Told(namespace) => within(namespace, attach),
-            Node::Own | Node::Untold => attach(),
-        };
-        let failed = match attached {
+        let failed = match node.inside(|| self.dataplane.attach_link(found.interface)) {
             Ok(Ok(())) => return link,
             Ok(Err(error)) => chain(&error),
             Err(error) => error.to_string(),
@@ -270,12 +252,10 @@ impl Links {
 
 /// What follows the namespace of the node as it is known now.
 fn events_of(node: &Node) -> Option<LinkEvents> {
-    let open = || Ok(LinkEvents::open(PATIENCE));
-    let opened = match node {
-        Node::Own => Ok(LinkEvents::open(PATIENCE)),
-        Node::Told(namespace) => within(namespace, open),
-        Node::Untold => return None,
-    };
+    if matches!(node, Node::Untold) {
+        return None;
+    }
+    let opened = node.inside(|| LinkEvents::open(PATIENCE));
     match opened.map_err(ambit_diag::Error::Open).flatten() {
         Ok(events) => Some(events),
         Err(error) => {
@@ -338,6 +318,14 @@ fn watch(links: &Links, changed: impl Fn()) {
 }
 
 impl Node {
+    /// Works with the thread in the node's network namespace.
+    fn inside<T>(&self, work: impl FnOnce() -> T) -> io::Result<T> {
+        match self {
+            Self::Told(namespace) => within(namespace, || Ok(work())),
+            Self::Own | Self::Untold => Ok(work()),
+        }
+    }
+
     fn is(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Own, Self::Own) | (Self::Untold, Self::Untold) => true,

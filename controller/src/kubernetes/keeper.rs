@@ -30,7 +30,7 @@ use crate::config::kubernetes::Settings;
 use crate::telemetry::CAS_REPLACED;
 
 /// The ConfigMap's key with the bundle.
-const BUNDLE: &str = "root.pem";
+pub(super) const BUNDLE: &str = "root.pem";
 /// Before the next attempt.
 const PAUSE: Duration = Duration::from_secs(2);
 /// The longest sleep: the wall clock may jump.

@@ -10,10 +10,11 @@ mod parameters;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ambit_core::derive::{Object, ObjectKey, WAYPOINT_CLASS};
+use ambit_core::derive::{Object, ObjectKey, Statement, WAYPOINT_CLASS};
 use ambit_kube::error::chain;
 use ambit_kube::retry::{RequestError, within};
 use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
@@ -22,8 +23,10 @@ use tokio::sync::watch;
 pub(crate) use self::objects::Provisioning;
 use self::objects::Waypoint;
 use self::parameters::Parameters;
-use super::item::Seen;
-use super::standing::CONTROLLER_NAME;
+use super::item::{self, Item, Seen};
+use super::keeper::BUNDLE;
+use super::standing::{CONTROLLER_NAME, Present, written};
+use super::status::in_seconds;
 use crate::config::kubernetes::Settings;
 
 /// Who applies, for the API server's record of who owns which field.
@@ -35,8 +38,6 @@ const AGAIN: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_secs(2);
 /// The deadline of a request.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// The key of the roots in their ConfigMap.
-const ROOTS: &str = "root.pem";
 
 /// A Gateway by its namespace and name.
 type Name = (String, String);
@@ -146,11 +147,12 @@ struct Provisioner {
 
 impl Provisioner {
     async fn provision(&self, namespace: &str, name: &str) -> Result<(), Error> {
-        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, &gateway());
+        let resource = ApiResource::erase::<Item<item::Gateway>>(&"v1");
+        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, &resource);
         let gateway = request(format!("read Gateway {namespace}/{name}"), api.get_opt(name)).await?;
         let Some(gateway) = gateway else { return Ok(()) };
         let provisioned = self.apply_all(namespace, name, &gateway).await;
-        self.say(&api, &gateway, &provisioned).await?;
+        say(&api, &resource, &gateway, outcome(&provisioned)).await?;
         provisioned
     }
 
@@ -158,7 +160,7 @@ impl Provisioner {
         let roots: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.settings.namespace);
         let map = &self.settings.root_config_map;
         let found = request(format!("read ConfigMap {map}"), roots.get_opt(map)).await?;
-        let roots = found.and_then(|found| found.data?.remove(ROOTS)).filter(|roots| !roots.is_empty());
+        let roots = found.and_then(|found| found.data?.remove(BUNDLE)).filter(|roots| !roots.is_empty());
         let roots = roots.ok_or_else(|| Error::NoRoots(map.clone()))?;
         let parameters = self.parameters(namespace, gateway).await?;
         let waypoint = Waypoint {
@@ -218,78 +220,57 @@ impl Provisioner {
         request(format!("apply {title}"), applied).await.map(drop)
     }
 
-    /// Says in the Gateway's status whether its waypoint was provisioned.
-    async fn say(
-        &self,
-        api: &Api<DynamicObject>,
-        gateway: &DynamicObject,
-        provisioned: &Result<(), Error>,
-    ) -> Result<(), Error> {
-        let name = gateway.metadata.name.as_deref().unwrap_or_default();
-        let (status, reason, message) = match provisioned {
-            Ok(()) => ("True", "Provisioned", "the waypoint's objects are as they should be".to_owned()),
-            Err(error @ Error::Parameters(_)) => ("False", "InvalidParameters", chain(error)),
-            Err(error @ Error::Taken(_)) => ("False", "Conflict", chain(error)),
-            Err(error) => ("False", "Pending", chain(error)),
-        };
-        let listed = gateway.data["status"]["conditions"].as_array();
-        let before = listed.into_iter().flatten().find(|it| it["type"] == objects::CONDITION);
-        let same = |field: &str, value: &str| before.is_some_and(|before| before[field] == value);
-        if same("status", status) && same("message", &message) {
-            return Ok(());
-        }
-        let now = k8s_openapi::jiff::Timestamp::now().to_string();
-        let condition = json!({
-            "type": objects::CONDITION, "status": status, "reason": reason, "message": message,
-            "observedGeneration": gateway.metadata.generation.unwrap_or_default(), "lastTransitionTime": now,
-        });
-        let resource = self::gateway();
-        let patch = Patch::Apply(json!({
-            "apiVersion": resource.api_version, "kind": "Gateway", "metadata": {"name": name},
-            "status": {"conditions": [condition]},
-        }));
-        let parameters = PatchParams::apply(MANAGER).force();
-        let said = api.patch_status(name, &parameters, &patch);
-        request(format!("write the status of Gateway {name}"), said).await.map(drop)
-    }
-
     /// The class, and that it is accepted.
     async fn class(&self) -> Result<(), Error> {
         let version = GroupVersionKind::gvk("gateway.networking.k8s.io", "v1", "GatewayClass");
         let resource = ApiResource::from_gvk_with_plural(&version, "gatewayclasses");
         let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &resource);
-        let parameters = PatchParams::apply(MANAGER).force();
         let class = Patch::Apply(json!({
             "apiVersion": resource.api_version, "kind": "GatewayClass", "metadata": {"name": WAYPOINT_CLASS},
             "spec": {"controllerName": CONTROLLER_NAME, "description": "Waypoints of the Ambit mesh"},
         }));
-        let operation = |what: &str| format!("{what} GatewayClass {WAYPOINT_CLASS}");
+        let parameters = PatchParams::apply(MANAGER).force();
         let applied = api.patch(WAYPOINT_CLASS, &parameters, &class);
-        let applied = request(operation("apply"), applied).await?;
-        let listed = applied.data["status"]["conditions"].as_array();
-        let is_accepted = |it: &Value| it["type"] == "Accepted" && it["status"] == "True";
-        if listed.into_iter().flatten().any(is_accepted) {
-            return Ok(());
-        }
-        let condition = json!({
-            "type": "Accepted", "status": "True", "reason": "Accepted", "message": "handled by Ambit",
-            "observedGeneration": applied.metadata.generation.unwrap_or_default(),
-            "lastTransitionTime": k8s_openapi::jiff::Timestamp::now().to_string(),
-        });
-        let status = Patch::Apply(json!({
-            "apiVersion": resource.api_version, "kind": "GatewayClass", "metadata": {"name": WAYPOINT_CLASS},
-            "status": {"conditions": [condition]},
-        }));
-        let said = api.patch_status(WAYPOINT_CLASS, &parameters, &status);
-        request(operation("write the status of"), said).await.map(drop)
+        let applied = request(format!("apply GatewayClass {WAYPOINT_CLASS}"), applied).await?;
+        let message = "handled by Ambit".to_owned();
+        let accepted = Statement { kind: "Accepted", holds: true, reason: "Accepted", message };
+        say(&api, &resource, &applied, accepted).await
     }
 }
 
-fn gateway() -> ApiResource {
-    ApiResource::from_gvk_with_plural(
-        &GroupVersionKind::gvk("gateway.networking.k8s.io", "v1", "Gateway"),
-        "gateways",
-    )
+/// What a Gateway's status says of its waypoint.
+fn outcome(provisioned: &Result<(), Error>) -> Statement {
+    let (reason, message) = match provisioned {
+        Ok(()) => ("Provisioned", "the waypoint's objects are as they should be".to_owned()),
+        Err(error @ Error::Parameters(_)) => ("InvalidParameters", chain(error)),
+        Err(error @ Error::Taken(_)) => ("Conflict", chain(error)),
+        Err(error @ (Error::Request { .. } | Error::NoRoots(_))) => ("Pending", chain(error)),
+    };
+    Statement { kind: objects::CONDITION, holds: provisioned.is_ok(), reason, message }
+}
+
+/// Writes a condition into an object's status, unless it is there.
+async fn say(
+    api: &Api<DynamicObject>,
+    resource: &ApiResource,
+    object: &DynamicObject,
+    statement: Statement,
+) -> Result<(), Error> {
+    let name = object.metadata.name.as_deref().unwrap_or_default();
+    let listed = object.data["status"]["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let generation = object.metadata.generation.unwrap_or_default();
+    let present = Present { listed, generation, now: &in_seconds(Timestamp::now()) };
+    let conditions = written(&[statement], listed, present);
+    if conditions.iter().all(|condition| listed.contains(condition)) {
+        return Ok(());
+    }
+    let patch = Patch::Apply(json!({
+        "apiVersion": resource.api_version, "kind": resource.kind, "metadata": {"name": name},
+        "status": {"conditions": conditions},
+    }));
+    let parameters = PatchParams::apply(MANAGER).force();
+    let said = api.patch_status(name, &parameters, &patch);
+    request(format!("write the status of {} {name}", resource.kind), said).await.map(drop)
 }
 
 async fn request<T>(operation: String, answer: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {

@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 use super::daemons::Daemons;
 use super::token::{ACCOUNT_PREFIX, Claims};
 use crate::config::kubernetes::Settings;
-use crate::shared::Shared;
+use crate::shared::{Shared, is_waypoint};
 use crate::telemetry::TOKENS_REFUSED;
 
 /// Concurrent reviews.
@@ -198,8 +198,7 @@ impl Reviewer {
     /// The name under which a waypoint gets configuration: its pod's, which cannot be a node's.
     fn waypoint(&self, bearer: &str, bound: &Bound) -> Result<NodeName, Unauthenticated> {
         let workload = self.workload(bearer, bound)?;
-        let waypoints = self.shared.waypoints.load();
-        if !workload.services.keys().any(|service| waypoints.contains(service)) {
+        if !is_waypoint(&workload, &self.shared.waypoints.load()) {
             let message = "only daemons and waypoints get configuration".to_owned();
             return Err(refuse(Refused("not_a_waypoint", message)));
         }

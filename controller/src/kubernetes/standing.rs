@@ -65,7 +65,7 @@ fn route(parents: &[ParentStanding], present: Present<'_>) -> Option<Value> {
 }
 
 /// Conditions as the API has them. One that says the same as before keeps its time.
-fn written(statements: &[Statement], before: &[Value], present: Present<'_>) -> Vec<Value> {
+pub(super) fn written(statements: &[Statement], before: &[Value], present: Present<'_>) -> Vec<Value> {
     let one = |statement: &Statement| {
         let status = if statement.holds { "True" } else { "False" };
         let old = before.iter().find(|it| it["type"] == statement.kind && it["status"] == status);

@@ -162,9 +162,7 @@ impl Statuses {
 impl Entry {
     /// The desired status; none if it is as it should be.
     fn wanted(&self, kind: Kind, now: Timestamp) -> Option<Value> {
-        // The API's times have whole seconds.
-        let now = now.to_string();
-        let now = format!("{}Z", now.split(['.', 'Z']).next().unwrap_or_default());
+        let now = in_seconds(now);
         match kind {
             // One that cannot be read keeps its status: it may be another controller's.
             Kind::Gateway | Kind::HTTPRoute | Kind::GRPCRoute => {
@@ -239,6 +237,11 @@ fn truncate(text: String) -> String {
     let mut text: String = text.chars().take(MAX_MESSAGE / 4).collect();
     text.push('…');
     text
+}
+
+/// A time as the API has it: in whole seconds.
+pub(super) fn in_seconds(time: Timestamp) -> String {
+    format!("{}Z", time.to_string().split(['.', 'Z']).next().unwrap_or_default())
 }
 
 /// The kinds with conditions.

@@ -150,16 +150,18 @@ impl<'a> Context<'a> {
 
     /// A value that is not known asks for it too: somebody meant to close something.
     fn require_waypoint(&self, labels: &impl Labelled) -> bool {
-        let namespace = self.contents.and_then(|contents| contents.namespace.as_ref());
-        let by_namespace = || namespace?.metadata.labels.get(REQUIRE_WAYPOINT).map(String::as_str);
-        labels.label(REQUIRE_WAYPOINT).or_else(by_namespace).is_some_and(|said| said != "disabled")
+        let said = labels.label(REQUIRE_WAYPOINT).or_else(|| self.namespace_label(REQUIRE_WAYPOINT));
+        said.is_some_and(|said| said != "disabled")
     }
 
     /// What the workload's label says, else its namespace's.
     fn switched(&self, labels: &impl Labelled, name: &str) -> Option<bool> {
-        let namespace = self.contents.and_then(|contents| contents.namespace.as_ref());
-        let by_namespace = || switch(namespace?.metadata.labels.get(name).map(String::as_str));
-        switch(labels.label(name)).or_else(by_namespace)
+        switch(labels.label(name)).or_else(|| switch(self.namespace_label(name)))
+    }
+
+    fn namespace_label(&self, name: &str) -> Option<&str> {
+        let namespace = self.contents?.namespace.as_ref()?;
+        namespace.metadata.labels.get(name).map(String::as_str)
     }
 
     /// The policies of its namespace and of the root namespace whose selectors select the workload.

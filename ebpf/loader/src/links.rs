@@ -52,25 +52,31 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Compares the programs of a shared link with what should be there, and puts right what differs. Whether
-    /// programs of others are there too, so that the link is to be classified again. The calling thread must
-    /// be in the node's network namespace.
-    pub fn put_link_right(&self, interface: u32, found: &mut Vec<Difference>) -> Result<bool, Error> {
+    /// Compares the programs of shared links with what should be there, and puts right what differs. Returns
+    /// those on which programs of others are too, so that they are to be classified again. The calling thread
+    /// must be in the node's network namespace.
+    pub fn put_links_right(
+        &self,
+        interfaces: &BTreeSet<u32>,
+        found: &mut Vec<Difference>,
+    ) -> Result<BTreeSet<u32>, Error> {
         let _lock = self.pins.lock()?;
-        let mut held = self.shared_links.lock();
-        let mut foreign = false;
-        for name in names::LINK_PROGRAMS {
+        let mut links = self.shared_links.lock();
+        let mut foreign = BTreeSet::new();
+        let ours = links.iter_mut().filter(|((interface, _), _)| interfaces.contains(interface));
+        for ((interface, name), held) in ours {
             let hook = object::hook(name).ok_or(Error::Missing(name))?;
-            let Some(held) = held.get_mut(&(interface, name)) else { continue };
-            let programs = match bpf::interface_programs(interface, hook) {
+            let programs = match bpf::interface_programs(*interface, hook) {
                 Ok(programs) => programs,
                 // The interface is gone, and its pod with it.
-                Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(false),
+                Err(error) if error.raw_os_error() == Some(libc::ENODEV) => continue,
                 Err(source) => return Err(Error::Attach { program: name, source }),
             };
-            foreign |= programs.iter().any(|program| !held.runs(*program));
+            if programs.iter().any(|program| !held.runs(*program)) {
+                foreign.insert(*interface);
+            }
             let first = held.is_first(&programs, |_| false);
-            let attach = |program: &OwnedFd| object::attach_to_interface(program, interface, name, hook);
+            let attach = |program: &OwnedFd| object::attach_to_interface(program, *interface, name, hook);
             held.put_right(first, attach, found)?;
         }
         Ok(foreign)

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
@@ -12,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::netns::Netns;
-use crate::wait;
+use crate::{http, wait};
 
 /// A program with its configuration file, in a namespace. Its output is appended to its log, also across
 /// restarts.
@@ -102,6 +103,11 @@ impl Daemon {
     /// Everything it has written so far.
     pub fn log(&self) -> String {
         self.log_since(0)
+    }
+
+    /// `GET` on one of its ports.
+    pub fn get(&self, port: u16, path: &str) -> Result<String> {
+        http::get(&self.netns, SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port), path)?.ok()
     }
 
     /// How much it has written so far: a mark for [`Daemon::log_since`].

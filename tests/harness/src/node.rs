@@ -18,8 +18,8 @@ use crate::pod::{Place, Pod};
 use crate::wait;
 
 const ADMIN: u16 = 15000;
-const METRICS: u16 = 15020;
-const READINESS: u16 = 15021;
+pub(crate) const METRICS: u16 = 15020;
+pub(crate) const READINESS: u16 = 15021;
 /// From the ports of a daemon to those of the one beside it.
 const SURGE: u16 = 100;
 
@@ -215,6 +215,6 @@ impl Node {
 
     /// `GET` on one of the daemon's ports.
     pub fn get(&self, port: u16, path: &str) -> Result<String> {
-        http::get(&self.place.netns, SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port), path)?.ok()
+        self.ztunnel.get(port, path)
     }
 }

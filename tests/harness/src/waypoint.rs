@@ -2,21 +2,15 @@
 //!
 //! Entry point: [`Lab::waypoint`].
 
-use std::net::{Ipv4Addr, SocketAddr};
-
 use anyhow::{Context, Result};
-use serde_json::Value;
 
 use crate::daemon::Daemon;
 use crate::lab::Lab;
 use crate::metrics::Metrics;
+use crate::node::{METRICS, READINESS};
 use crate::pod::Pod;
 use crate::spec::PodSpec;
-use crate::{http, wait};
-
-const ADMIN: u16 = 15000;
-const METRICS: u16 = 15020;
-const READINESS: u16 = 15021;
+use crate::wait;
 
 /// A waypoint's pod and its process.
 #[derive(Debug)]
@@ -55,27 +49,13 @@ impl Waypoint {
         self.daemon.spawn()?;
         wait::eventually(&format!("{} is ready", self.pod.spec.key()), || {
             self.daemon.check()?;
-            self.get(READINESS, "/healthz/ready").map(drop)
+            self.daemon.get(READINESS, "/healthz/ready").map(drop)
         })
         .with_context(|| self.daemon.tail(40))
     }
 
     /// What it counts.
     pub fn metrics(&self) -> Result<Metrics> {
-        self.get(METRICS, "/metrics").map(|text| Metrics::parse(&text))
-    }
-
-    /// What it knows, as JSON.
-    pub fn config_dump(&self) -> Result<Value> {
-        serde_json::from_str(&self.get(ADMIN, "/config_dump")?).context("failed to parse /config_dump")
-    }
-
-    /// The access log's and other records since a mark, each a JSON object.
-    pub fn records_since(&self, mark: u64) -> Vec<Value> {
-        self.daemon.log_since(mark).lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
-    }
-
-    fn get(&self, port: u16, path: &str) -> Result<String> {
-        http::get(&self.pod.netns, SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port), path)?.ok()
+        self.daemon.get(METRICS, "/metrics").map(|text| Metrics::parse(&text))
     }
 }

@@ -12,6 +12,7 @@ pub mod forge;
 pub mod hbone;
 mod held;
 pub mod kubernetes;
+mod listening;
 mod load;
 pub mod pair;
 pub mod paths;

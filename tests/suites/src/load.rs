@@ -15,16 +15,56 @@ use crate::talk::{ask, greeted};
 /// Traffic that runs until it is stopped.
 #[derive(Debug)]
 pub struct Load {
-    shared: Arc<Shared>,
+    progress: Arc<Progress>,
     threads: Vec<JoinHandle<()>>,
 }
 
+/// What the threads of a load have done so far, and whether they go on.
 #[derive(Debug, Default)]
-struct Shared {
+pub(crate) struct Progress {
     stop: AtomicBool,
     connections: AtomicUsize,
     round_trips: AtomicUsize,
     failures: Mutex<Vec<String>>,
+}
+
+/// One thread of a load: counts what it has done, until it is told to end.
+type Work = fn(&Progress, &Place, SocketAddr) -> Result<()>;
+
+impl Progress {
+    /// Whether the thread goes on.
+    pub(crate) fn goes_on(&self) -> bool {
+        !self.stop.load(Ordering::Acquire)
+    }
+
+    /// A new connection has worked.
+    pub(crate) fn connection(&self) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        rest();
+    }
+
+    /// A round trip on the connection that stays.
+    pub(crate) fn round_trip(&self) {
+        self.round_trips.fetch_add(1, Ordering::Relaxed);
+        rest();
+    }
+
+    fn counts(&self) -> (usize, usize) {
+        (self.connections.load(Ordering::Relaxed), self.round_trips.load(Ordering::Relaxed))
+    }
+
+    fn failures(&self) -> Vec<String> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn failed(&self, error: &anyhow::Error) {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{error:#}"));
+    }
+}
+
+/// Load, not a flood: the machine has other things to do.
+fn rest() {
+    std::thread::sleep(Duration::from_millis(5));
 }
 
 /// The outcome of a load.
@@ -50,35 +90,35 @@ impl Load {
     /// From a place to each of these servers (see [`crate::Server`]): one thread of new connections and one
     /// lasting connection each.
     pub fn start(place: &Place, servers: &[SocketAddr]) -> Self {
-        let shared = Arc::new(Shared::default());
+        Self::of(place, servers, [new_connections, one_connection])
+    }
+
+    /// From a place to each of these servers: one thread of each work.
+    pub(crate) fn of(place: &Place, servers: &[SocketAddr], works: [Work; 2]) -> Self {
+        let progress = Arc::new(Progress::default());
         let mut threads = Vec::new();
         for to in servers.iter().copied() {
-            for work in [new_connections as fn(&Shared, &Place, SocketAddr) -> Result<()>, one_connection] {
-                let (shared, place) = (Arc::clone(&shared), place.clone());
+            for work in works {
+                let (progress, place) = (Arc::clone(&progress), place.clone());
                 threads.push(std::thread::spawn(move || {
-                    if let Err(error) = work(&shared, &place, to) {
-                        shared
-                            .failures
-                            .lock()
-                            .unwrap_or_else(PoisonError::into_inner)
-                            .push(format!("{error:#}"));
+                    if let Err(error) = work(&progress, &place, to) {
+                        progress.failed(&error);
                     }
                 }));
             }
         }
-        Self { shared, threads }
+        Self { progress, threads }
     }
 
     /// Waits until so many more connections and round trips have been made: the load is really on.
     pub fn progress(&self, more: usize) -> Result<()> {
-        let (connections, round_trips) = self.counts();
+        let (connections, round_trips) = self.progress.counts();
         eventually("the load makes progress", || {
-            let now = self.counts();
-            let failures = self.shared.failures.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            if !failures.is_empty() {
+            if !self.progress.failures().is_empty() {
                 // The report says it; waiting for progress would hide it.
                 return Ok(());
             }
+            let now = self.progress.counts();
             ensure!(
                 now.0 >= connections + more && now.1 >= round_trips + more,
                 "from {connections}/{round_trips} to {now:?}"
@@ -89,39 +129,29 @@ impl Load {
 
     /// Ends the load.
     pub fn stop(self) -> Report {
-        self.shared.stop.store(true, Ordering::Release);
+        self.progress.stop.store(true, Ordering::Release);
         for thread in self.threads {
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }
-        let failures = self.shared.failures.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Report {
-            connections: self.shared.connections.load(Ordering::Relaxed),
-            round_trips: self.shared.round_trips.load(Ordering::Relaxed),
-            failures,
-        }
-    }
-
-    fn counts(&self) -> (usize, usize) {
-        (self.shared.connections.load(Ordering::Relaxed), self.shared.round_trips.load(Ordering::Relaxed))
+        let (connections, round_trips) = self.progress.counts();
+        Report { connections, round_trips, failures: self.progress.failures() }
     }
 }
 
-fn new_connections(shared: &Shared, place: &Place, to: SocketAddr) -> Result<()> {
-    while !shared.stop.load(Ordering::Acquire) {
-        let number = shared.connections.load(Ordering::Relaxed);
+fn new_connections(progress: &Progress, place: &Place, to: SocketAddr) -> Result<()> {
+    while progress.goes_on() {
+        let (number, _) = progress.counts();
         ask(place, to).with_context(|| format!("new connection after {number} others"))?;
-        shared.connections.fetch_add(1, Ordering::Relaxed);
-        // Load, not a flood: the machine has other things to do.
-        std::thread::sleep(Duration::from_millis(5));
+        progress.connection();
     }
     Ok(())
 }
 
-fn one_connection(shared: &Shared, place: &Place, to: SocketAddr) -> Result<()> {
+fn one_connection(progress: &Progress, place: &Place, to: SocketAddr) -> Result<()> {
     let mut stream = greeted(place, to).context("failed to begin the lasting connection")?;
     let ping = [7; 64];
-    while !shared.stop.load(Ordering::Acquire) {
-        let number = shared.round_trips.load(Ordering::Relaxed);
+    while progress.goes_on() {
+        let (_, number) = progress.counts();
         let mut pong = [0; 64];
         stream.write_all(&ping).with_context(|| {
             format!("failed to write on the lasting connection after {number} round trips")
@@ -130,8 +160,7 @@ fn one_connection(shared: &Shared, place: &Place, to: SocketAddr) -> Result<()> 
             format!("failed to read on the lasting connection after {number} round trips")
         })?;
         ensure!(pong == ping, "the lasting connection brought other bytes");
-        shared.round_trips.fetch_add(1, Ordering::Relaxed);
-        std::thread::sleep(Duration::from_millis(5));
+        progress.round_trip();
     }
     Ok(())
 }

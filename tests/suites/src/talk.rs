@@ -1,14 +1,13 @@
 //! A server that greets with its name and the client's address, then echoes; and the client that asks it.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::JoinHandle;
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use ambit_harness::Place;
 use anyhow::{Context, Result, ensure};
+
+use crate::listening::Listening;
 
 /// Longer than any operation on a connection takes, on a busy machine too.
 pub const TIMEOUT: Duration = Duration::from_secs(20);
@@ -16,53 +15,20 @@ pub const TIMEOUT: Duration = Duration::from_secs(20);
 /// A server in a pod, on both families. Dropping it closes its listener; connections go on until their
 /// clients end them.
 #[derive(Debug)]
-pub struct Server {
-    address: SocketAddr,
-    place: Place,
-    stop: Arc<AtomicBool>,
-    accepted: Arc<AtomicUsize>,
-    thread: Option<JoinHandle<()>>,
-}
+pub struct Server(Listening);
 
 impl Server {
     /// Listens on a port of every address of the place; greets as `name`.
     pub fn start(place: &Place, name: &str, port: u16) -> Result<Self> {
-        let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
-        let listener = place
-            .run(|| TcpListener::bind(address))?
-            .with_context(|| format!("{name}: failed to listen on {port}"))?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let accepted = Arc::new(AtomicUsize::new(0));
-        let (ending, counter, name) = (Arc::clone(&stop), Arc::clone(&accepted), name.to_owned());
-        let thread = std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                if ending.load(Ordering::Acquire) {
-                    return;
-                }
-                counter.fetch_add(1, Ordering::Relaxed);
-                let name = name.clone();
-                // A client may go away in the middle.
-                std::thread::spawn(move || greet_and_echo(stream, &name).ok());
-            }
-        });
-        Ok(Self { address, place: place.clone(), stop, accepted, thread: Some(thread) })
+        let greeting = name.to_owned();
+        // A client may go away in the middle.
+        let serve = move |stream| drop(greet_and_echo(stream, &greeting));
+        Listening::start(place, name, port, serve).map(Self)
     }
 
     /// How many connections it has accepted.
     pub fn accepted(&self) -> usize {
-        self.accepted.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Release);
-        let port = self.address.port();
-        // Wakes the accept; loopback is never captured.
-        let _ = self.place.run(|| TcpStream::connect((Ipv6Addr::LOCALHOST, port)));
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        self.0.accepted()
     }
 }
 

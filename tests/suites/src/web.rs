@@ -1,65 +1,38 @@
 //! HTTP for the suites: a server that tells what it was asked, a client of one request, and steady load.
 
 use std::io::{BufRead, BufReader, Read as _, Write as _};
-use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use ambit_harness::{Place, eventually};
-use anyhow::{Context, Result, bail, ensure};
+use ambit_harness::Place;
+use anyhow::{Context, Result, ensure};
 
+use crate::listening::Listening;
+use crate::load::{Load, Progress};
 use crate::talk::connect;
 
 /// An HTTP/1.1 server in a pod. Each answer has the header `server` with its name, and as its body the head
 /// that it got. `/status/NNN` is answered with that status.
 #[derive(Debug)]
 pub struct WebServer {
-    address: SocketAddr,
-    place: Place,
-    stop: Arc<AtomicBool>,
+    _listening: Listening,
     requests: Arc<AtomicUsize>,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl WebServer {
     /// Listens on a port of every address of the place.
     pub fn start(place: &Place, name: &str, port: u16) -> Result<Self> {
-        let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
-        let listener = place
-            .run(|| TcpListener::bind(address))?
-            .with_context(|| format!("{name}: failed to listen on {port}"))?;
-        let (stop, requests) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let (ending, counter, name) = (Arc::clone(&stop), Arc::clone(&requests), name.to_owned());
-        let thread = std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                if ending.load(Ordering::Acquire) {
-                    return;
-                }
-                let (name, counter) = (name.clone(), Arc::clone(&counter));
-                // A client may go away in the middle.
-                std::thread::spawn(move || serve(stream, &name, &counter).ok());
-            }
-        });
-        Ok(Self { address, place: place.clone(), stop, requests, thread: Some(thread) })
+        let requests = Arc::new(AtomicUsize::new(0));
+        let (counter, own) = (Arc::clone(&requests), name.to_owned());
+        // A client may go away in the middle.
+        let answer = move |stream| drop(serve(stream, &own, &counter));
+        Ok(Self { _listening: Listening::start(place, name, port, answer)?, requests })
     }
 
     /// How many requests it has got.
     pub fn requests(&self) -> usize {
         self.requests.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for WebServer {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Release);
-        let port = self.address.port();
-        // Wakes the accept; loopback is never captured.
-        let _ = self.place.run(|| TcpStream::connect((Ipv6Addr::LOCALHOST, port)));
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
     }
 }
 
@@ -176,90 +149,38 @@ pub fn get(place: &Place, to: SocketAddr, path: &str, headers: &[(&str, &str)]) 
     Client::connect(place, to)?.get(path, headers)
 }
 
-/// Requests until it is stopped: on one thread with a connection for each, on another over one connection.
-#[derive(Debug)]
-pub struct WebLoad {
-    shared: Arc<Shared>,
-    threads: Vec<JoinHandle<()>>,
+/// Requests to an address until it is stopped: on one thread with a connection for each, on another over one
+/// connection for as long as that lasts.
+pub fn load(place: &Place, to: SocketAddr) -> Load {
+    Load::of(place, &[to], [new_connections, one_connection])
 }
 
-#[derive(Debug, Default)]
-struct Shared {
-    stop: AtomicBool,
-    answered: [AtomicUsize; 2],
-    failures: Mutex<Vec<String>>,
+fn new_connections(progress: &Progress, place: &Place, to: SocketAddr) -> Result<()> {
+    while progress.goes_on() {
+        asked(&mut Client::connect(place, to)?)?;
+        progress.connection();
+    }
+    Ok(())
 }
 
-impl WebLoad {
-    /// From a place to an address.
-    pub fn start(place: &Place, to: SocketAddr) -> Self {
-        let shared = Arc::new(Shared::default());
-        let threads = [0, 1].map(|way| {
-            let (shared, place) = (Arc::clone(&shared), place.clone());
-            std::thread::spawn(move || {
-                if let Err(error) = ask_on(&shared, way, &place, to) {
-                    let mut failures = shared.failures.lock().unwrap_or_else(PoisonError::into_inner);
-                    failures.push(format!("{error:#}"));
-                }
-            })
-        });
-        Self { shared, threads: threads.into() }
-    }
-
-    fn counts(&self) -> [usize; 2] {
-        [0, 1].map(|way| self.shared.answered[way].load(Ordering::Relaxed))
-    }
-
-    /// Waits until so many more requests have been answered on each way.
-    pub fn progress(&self, more: usize) -> Result<()> {
-        let before = self.counts();
-        eventually("the load makes progress", || {
-            let failures = self.shared.failures.lock().unwrap_or_else(PoisonError::into_inner);
-            if !failures.is_empty() {
-                // The report says it; waiting for progress would hide it.
-                return Ok(());
-            }
-            let now = self.counts();
-            ensure!(
-                now.iter().zip(before).all(|(now, before)| *now >= before + more),
-                "{before:?} to {now:?}"
-            );
-            Ok(())
-        })
-    }
-
-    /// Ends it: how many requests were answered; an error if one was not.
-    pub fn finish(self) -> Result<usize> {
-        self.shared.stop.store(true, Ordering::Release);
-        let answered = || self.shared.answered.iter().map(|way| way.load(Ordering::Relaxed)).sum();
-        for thread in self.threads {
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        }
-        let failures = self.shared.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        let answered: usize = answered();
-        println!("{answered} requests answered, {} failed", failures.len());
-        if !failures.is_empty() {
-            bail!("after {answered} answers: {}", failures.join("; "));
-        }
-        Ok(answered)
-    }
-}
-
-fn ask_on(shared: &Shared, way: usize, place: &Place, to: SocketAddr) -> Result<()> {
+fn one_connection(progress: &Progress, place: &Place, to: SocketAddr) -> Result<()> {
     let mut lasting: Option<Client> = None;
-    while !shared.stop.load(Ordering::Acquire) {
+    while progress.goes_on() {
         let mut client = match lasting.take() {
             Some(client) => client,
             None => Client::connect(place, to)?,
         };
-        let answer = client.get("/load", &[]).context("a request")?;
-        ensure!(answer.status == 200, "status {}: {}", answer.status, answer.head);
-        shared.answered[way].fetch_add(1, Ordering::Relaxed);
+        let answer = asked(&mut client)?;
         // A server that is going to close says so, and clients then use another connection.
         let closing = answer.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
-        lasting = (way == 1 && !closing).then_some(client);
-        // Load, not a flood: the machine has other things to do.
-        std::thread::sleep(Duration::from_millis(5));
+        lasting = (!closing).then_some(client);
+        progress.round_trip();
     }
     Ok(())
+}
+
+fn asked(client: &mut Client) -> Result<WebAnswer> {
+    let answer = client.get("/load", &[]).context("a request")?;
+    ensure!(answer.status == 200, "status {}: {}", answer.status, answer.head);
+    Ok(answer)
 }

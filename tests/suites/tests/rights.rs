@@ -281,11 +281,8 @@ fn requests(api: &Api, accounts: &[&String; 4], (own, foreign): (&Pod, &Pod), ta
     let deployments = "/apis/apps/v1/namespaces/shop/deployments";
     let gateway = json!([{"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "name": "x",
         "uid": "x"}]);
-    let deployment = |owners: &Value, rest: Value| {
-        let mut spec = json!({"containers": [{"name": "x", "image": "x"}]});
-        spec.as_object_mut().into_iter().for_each(|spec| {
-            spec.extend(rest.as_object().cloned().unwrap_or_default());
-        });
+    let deployment = |owners: &Value, mut spec: Value| {
+        spec["containers"] = container.clone();
         json!({"apiVersion": "apps/v1", "kind": "Deployment",
             "metadata": {"name": "x", "namespace": "shop", "ownerReferences": owners},
             "spec": {"selector": {"matchLabels": {"x": "x"}},

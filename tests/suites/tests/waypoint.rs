@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use ambit_harness::{Family, Lab, NamespaceSpec, PodSpec, ServiceSpec, Waypoint, eventually};
 use ambit_suites::shares::{Counts, fit};
-use ambit_suites::web::{Client, WebLoad, WebServer, get, get_and_end};
+use ambit_suites::web::{self, Client, WebServer, get, get_and_end};
 use ambit_suites::{MARKER, Rows};
 use anyhow::{Context, Result, bail, ensure};
 
@@ -150,7 +150,7 @@ fn requests_are_routed_by_their_service_routes() -> Result<()> {
             "      filters: [{type: RequestRedirect, requestRedirect: {statusCode: 301, hostname: ",
             "else.example}}]\n",
             "    - matches: [{path: {type: PathPrefix, value: /gone}}]\n",
-            "      backendRefs: [{name: nobody, port: 80}]\n",
+            "      backendRefs: [{name: missing, port: 80}]\n",
         ]
         .concat();
         shop.routed(&route(&rules), "/elsewhere", &[], "404 none")?;
@@ -233,7 +233,7 @@ fn no_request_fails_while_waypoints_come_and_go() -> Result<()> {
     let lab = &shop.lab;
     let web = lab.pod("shop/web");
     let mut table = Rows::new();
-    let load = WebLoad::start(&web, shop.cart());
+    let load = web::load(&web, shop.cart());
     load.progress(20)?;
     let first = shop.waypoint("waypoint-0", 1)?;
     let row = |name: &str, table: &mut Rows, act: &dyn Fn() -> Result<()>| {
@@ -280,7 +280,9 @@ fn no_request_fails_while_waypoints_come_and_go() -> Result<()> {
         })
     });
     table.row("no request failed", || {
-        let answered = load.finish()?;
+        let report = load.stop();
+        report.flawless()?;
+        let answered = report.connections + report.round_trips;
         ensure!(answered > 300, "hardly any load: {answered}");
         Ok(())
     });

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use ambit_core::inbound::HBONE_PORT;
 use serde_json::{Map, Value, json};
 
+use super::super::keeper::BUNDLE;
 use super::parameters::Parameters;
 use crate::config::kubernetes::{Settings, WaypointImage};
 
@@ -223,14 +224,14 @@ impl Waypoint<'_> {
             "controller": {
                 "address": format!("{controller}:15012"),
                 "server_name": controller,
-                "root_file": "/etc/ambit/root.pem",
+                "root_file": format!("/etc/ambit/{BUNDLE}"),
                 "token_file": "/var/run/ambit/token/token",
             },
             "drain_timeout_seconds": DRAIN_SECONDS,
             "log": {"format": "json"},
         });
         // JSON is YAML.
-        BTreeMap::from([("waypoint.yaml", config.to_string()), ("root.pem", self.roots.to_owned())])
+        BTreeMap::from([("waypoint.yaml", config.to_string()), (BUNDLE, self.roots.to_owned())])
     }
 }
 
