@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use ambit_core::Reason;
 use ambit_core::balance::Avoid;
 use ambit_core::mesh::Mesh;
-use ambit_core::model::Workload;
+use ambit_core::model::{Workload, WorkloadUid};
 use ambit_core::outbound::{
     Connection, Plaintext, Plan, Tunnel, WaypointTunnel, another, outside, plan, resolved,
 };
@@ -152,35 +152,37 @@ impl<W: Served> Attempt<'_, W> {
             self.describe(&plan);
             return self.follow(&mesh, &plan).await.map_err(|failure| failure.ending);
         }
-        self.try_endpoints(&mesh, &connection, opened).await
+        self.try_endpoints(mesh, &connection, opened).await
     }
 
-    /// Tries one endpoint after the other while it is the endpoint that fails, and the service has more.
+    /// Tries one endpoint after the other while it is the endpoint that fails, and the service has more. Each
+    /// is chosen from the mesh as it is then: in a rollout those that were known at first may all be gone.
     async fn try_endpoints(
         &mut self,
-        mesh: &Arc<Mesh>,
+        mut mesh: Arc<Mesh>,
         connection: &Connection,
         opened: &(impl Fn(&W, &Tunnel, SocketAddr) + Sync),
     ) -> Result<Remote, Ending> {
         let ejected = self.proxy.endpoints.ejected();
         let avoid = Avoid { ejected: &ejected, tried: &[] };
         let mut plan =
-            plan(mesh, connection, &avoid, rand::random()).map_err(|denial| ending::denied(&denial))?;
+            plan(&mesh, connection, &avoid, rand::random()).map_err(|denial| ending::denied(&denial))?;
         let mut tried = Vec::new();
+        let more = |mesh: &Mesh, tried: &[WorkloadUid]| {
+            let left = tried.len() < MAX_ATTEMPTS as usize;
+            left.then(|| another(mesh, connection, &Avoid { tried, ..avoid }, rand::random())).flatten()
+        };
         loop {
             self.describe(&plan);
             tried.extend(plan.destination().map(|workload| workload.uid.clone()));
-            let next = if tried.len() < MAX_ATTEMPTS as usize {
-                another(mesh, connection, &Avoid { tried: &tried, ..avoid }, rand::random())
-            } else {
-                None
-            };
             let since = Instant::now();
             self.trying = endpoint(&plan, connection).map(|endpoint| (mesh.clone(), endpoint));
             // The last one has all the time that is left.
-            let limit = next.as_ref().map(|_| self.proxy.timeouts.endpoint());
-            let followed = self.follow_within(mesh, &plan, limit).await;
+            let limit = more(&mesh, &tried).map(|_| self.proxy.timeouts.endpoint());
+            let followed = self.follow_within(&mesh, &plan, limit).await;
             self.record_health(&followed);
+            mesh = self.proxy.mesh.mesh().unwrap_or(mesh);
+            let next = more(&mesh, &tried);
             match (followed, next) {
                 (Ok(remote), _) => {
                     if let Plan::Tunnel(tunnel) = &plan {

@@ -99,17 +99,19 @@ impl Backend {
 
 /// Endpoints of a backend, one after the other while they cannot be reached.
 pub(crate) struct Choosing<'a> {
-    pub(crate) worker: &'a Worker,
-    pub(crate) mesh: &'a Arc<Mesh>,
-    pub(crate) backend: &'a Backend,
+    worker: &'a Worker,
+    /// As it was when the request came; after an endpoint that failed, the newest, since in a rollout those
+    /// that were known before may all be gone.
+    mesh: Arc<Mesh>,
+    backend: &'a Backend,
     /// Those that could not be reached.
     tried: Vec<WorkloadUid>,
     last: Option<Failure>,
 }
 
 impl<'a> Choosing<'a> {
-    pub(crate) fn new(worker: &'a Worker, mesh: &'a Arc<Mesh>, backend: &'a Backend) -> Self {
-        Self { worker, mesh, backend, tried: Vec::new(), last: None }
+    pub(crate) fn new(worker: &'a Worker, mesh: &Arc<Mesh>, backend: &'a Backend) -> Self {
+        Self { worker, mesh: mesh.clone(), backend, tried: Vec::new(), last: None }
     }
 
     /// How long one endpoint may take to be reached.
@@ -159,7 +161,8 @@ impl<'a> Choosing<'a> {
         }
         match endpoint {
             Some(endpoint) => {
-                endpoints.failed(self.mesh, &endpoint);
+                endpoints.failed(&self.mesh, &endpoint);
+                self.mesh = self.worker.waypoint.proxy.mesh.mesh().unwrap_or_else(|| self.mesh.clone());
                 self.tried.push(endpoint.workload);
                 self.last = Some(error);
                 Ok(None)
@@ -192,11 +195,11 @@ impl<'a> Choosing<'a> {
         match self.backend {
             Backend::Service { service, port, dialled } => {
                 let what = Forward { source, service: service.key.clone(), port: *port, dialled: *dialled };
-                outbound::forward(self.mesh, &what, &avoid, rand::random())
+                outbound::forward(&self.mesh, &what, &avoid, rand::random())
             }
             Backend::Workload { address } => {
                 let connection = Connection { source, destination: *address, chosen: None };
-                outbound::plan(self.mesh, &connection, &avoid, rand::random())
+                outbound::plan(&self.mesh, &connection, &avoid, rand::random())
             }
         }
     }

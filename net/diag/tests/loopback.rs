@@ -31,8 +31,13 @@ impl Pair {
     /// The accepting end.
     fn find(&self, diag: &mut Diag) -> Option<TcpSocket> {
         let (server, client) = self.ends();
-        diag.sockets().unwrap().into_iter().find(|s| s.local == server && s.remote == client)
+        find(diag, server, client)
     }
+}
+
+/// By both ends: connections to different listeners may share the client's ephemeral port.
+fn find(diag: &mut Diag, local: SocketAddr, remote: SocketAddr) -> Option<TcpSocket> {
+    diag.sockets().unwrap().into_iter().find(|socket| socket.local == local && socket.remote == remote)
 }
 
 fn eventually(diag: &mut Diag, pair: &Pair, what: &str, is: impl Fn(&TcpSocket) -> bool) {
@@ -133,7 +138,8 @@ fn socket_bound_to_a_device_is_closed() {
         client.connect(&listener.local_addr().unwrap().into()).unwrap();
         let mut client = TcpStream::from(client);
         let local = client.local_addr().unwrap();
-        let bound = diag.sockets().unwrap().into_iter().find(|socket| socket.local == local).expect(name);
+        let remote = client.peer_addr().unwrap();
+        let bound = find(&mut diag, local, remote).expect(name);
         assert_ne!(bound.interface, 0, "{name}");
         assert!(diag.destroy(bound.local, bound.remote, bound.cookie).unwrap(), "{name}: closed");
         let error = client.read(&mut [0]).expect_err(name);
@@ -155,9 +161,11 @@ fn accepted_and_connected_sockets_are_told_apart() {
     for round in 0..2 {
         let until = Instant::now() + Duration::from_secs(10);
         loop {
-            let sockets = diag.sockets().unwrap();
-            let of = |local: SocketAddr| sockets.iter().find(|s| s.local == local).and_then(|s| s.accepted);
-            let told = (of(server.local_addr().unwrap()), of(client.local_addr().unwrap()));
+            let mut of = |stream: &TcpStream| {
+                let (local, remote) = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
+                find(&mut diag, local, remote).and_then(|socket| socket.accepted)
+            };
+            let told = (of(&server), of(&client));
             if told == (Some(true), Some(false)) {
                 break;
             }

@@ -60,11 +60,15 @@ fn passed(mesh: &Mesh) -> Result<usize> {
     Ok(logs.matches("request complete").count())
 }
 
-/// Asks cart once: whether the waypoint has seen it.
-fn passes(mesh: &Mesh, client: &Pod) -> Result<bool> {
-    let before = passed(mesh)?;
-    mesh.ask(client, "cart.shop:80")?;
-    Ok(passed(mesh)? > before)
+/// Asks cart until the waypoint has seen it. A request is in the log a moment after its answer, and the logs
+/// of a pod that ends are gone with it.
+fn passes(mesh: &Mesh, client: &Pod) -> Result<()> {
+    within(DEADLINE, "a request passes the waypoint", || {
+        let before = passed(mesh)?;
+        mesh.ask(client, "cart.shop:80")?;
+        ensure!(passed(mesh)? > before, "it did not");
+        Ok(())
+    })
 }
 
 #[test]
@@ -95,10 +99,7 @@ fn waypoints_are_made_for_gateways() -> Result<()> {
     });
     table.row("labelled, requests pass it", || {
         mesh.kubectl(&["label", "namespace", "shop", BOUND])?;
-        within(DEADLINE, "a request passes the waypoint", || {
-            ensure!(passes(&mesh, &client)?, "it did not");
-            Ok(())
-        })
+        passes(&mesh, &client)
     });
     table.row("a route of the service acts", || {
         mesh.cluster.apply(&route("other"))?;
@@ -107,11 +108,14 @@ fn waypoints_are_made_for_gateways() -> Result<()> {
             ensure!(said.iter().all(|answer| answer.starts_with("other(")), "{said:?}");
             Ok(())
         })?;
-        let object = mesh.get(&["httproutes.gateway.networking.k8s.io", "-n", "shop", "cart"])?;
-        let conditions = object["status"]["parents"][0]["conditions"].as_array().cloned().unwrap_or_default();
-        let holds = |kind: &str| conditions.iter().any(|it| it["type"] == kind && it["status"] == "True");
-        ensure!(holds("Accepted") && holds("ResolvedRefs"), "{}", object["status"]);
-        Ok(())
+        within(DEADLINE, "the route's status says so", || {
+            let object = mesh.get(&["httproutes.gateway.networking.k8s.io", "-n", "shop", "cart"])?;
+            let conditions = object["status"]["parents"][0]["conditions"].as_array().cloned();
+            let conditions = conditions.unwrap_or_default();
+            let holds = |kind: &str| conditions.iter().any(|it| it["type"] == kind && it["status"] == "True");
+            ensure!(holds("Accepted") && holds("ResolvedRefs"), "{}", object["status"]);
+            Ok(())
+        })
     });
     table.row("scaled up, rolled out and scaled down under load, no request fails", || {
         under_load(&mesh, &client)
@@ -119,7 +123,7 @@ fn waypoints_are_made_for_gateways() -> Result<()> {
     table.row("wrong parameters are a condition, and change nothing", || {
         mesh.cluster.apply(&parameters("{replica: 3}"))?;
         stands(&mesh, "gate", "ambit.dev/Provisioned", "False", "InvalidParameters")?;
-        ensure!(passes(&mesh, &client)?, "the waypoint is gone");
+        passes(&mesh, &client).context("the waypoint is gone")?;
         mesh.cluster.apply(&parameters("{}"))?;
         stands(&mesh, "gate", "ambit.dev/Provisioned", "True", "Provisioned")
     });
@@ -172,7 +176,9 @@ fn under_load(mesh: &Mesh, client: &Pod) -> Result<()> {
         })
     };
     size(2)?;
-    mesh.get(&["poddisruptionbudget", "-n", "shop", "gate"])?;
+    within(DEADLINE, "two waypoints have a disruption budget", || {
+        mesh.get(&["poddisruptionbudget", "-n", "shop", "gate"]).map(drop)
+    })?;
     mesh.kubectl(&["-n", "shop", "rollout", "restart", "deployment/gate"])?;
     mesh.rolled_out("shop", &["deployment/gate"])?;
     mesh.cluster.apply(&parameters("{replicas: 1}"))?;

@@ -4,16 +4,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use ambit_core::inbound::HBONE_PORT;
+use ambit_core::mesh::Change;
 use ambit_core::model::AppProtocol;
 use ambit_core::route::{Rule, Timeouts};
+use ambit_core::testing::service;
+use ambit_proxy::outbound::{self, Accepted, Asked};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use http::{Method, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
 
 use crate::lab::{
-    BoxError, Handler, Lab, backend, echo, full, get, get2, handler, retrying, routes, rule, told,
+    App, BoxError, Handler, Lab, backend, echo, full, get, get2, handler, retrying, routes, rule, told,
 };
 
 /// Fails so many times with a status, then answers with the request's body.
@@ -191,6 +199,52 @@ async fn a_retry_goes_to_another_endpoint() {
         assert_eq!(told.status, StatusCode::OK, "request {number}");
     }
     assert_eq!(good.requests(), 20, "{} were tried on the bad one first", bad.requests());
+}
+
+/// The only endpoint of `cart`, whose ztunnel accepts and is gone; by then the service has another one.
+async fn replaced(lab: &Arc<Lab>) -> JoinHandle<App> {
+    lab.member("cart-1", 11, "cart");
+    let leaving = TcpListener::bind(lab.address(11, HBONE_PORT)).await.expect("the endpoint's address");
+    let lab = lab.clone();
+    tokio::spawn(async move {
+        let accepted = leaving.accept().await;
+        let app = lab.app("cart-2", 12, "cart", echo("cart-2")).await;
+        drop((accepted, leaving));
+        app
+    })
+}
+
+#[tokio::test]
+async fn an_endpoint_that_came_after_the_request_is_tried() {
+    let lab = Lab::new().await;
+    let cart = lab.service("cart", 100, AppProtocol::Http11);
+    let replaced = replaced(&lab).await;
+    let mut client = lab.http1(cart).await;
+    let told = told(client.send_request(get("/")).await.expect("a response")).await;
+    assert_eq!((told.status, told.text.lines().next()), (StatusCode::OK, Some("cart-2")));
+    assert_eq!(replaced.await.expect("no panic").requests(), 1);
+}
+
+/// The same for connections, as every proxy of the mesh carries them.
+#[tokio::test]
+async fn an_endpoint_that_came_after_the_connection_is_tried() {
+    let lab = Lab::new().await;
+    let own = service("shop/cart", &[&lab.ip(100)], &[(80, 8080)]);
+    lab.put([Change::PutService(Arc::new(own))]);
+    let replaced = replaced(&lab).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("an address");
+    let client = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("it listens");
+    let (stream, peer) = listener.accept().await.expect("a client");
+    let asked = Asked { destination: lab.address(100, 80), chosen: None, captures_all: false };
+    let accepted = Accepted { stream, client: peer, asked: Ok(asked), held: None };
+    let waypoint = &lab.worker.waypoint;
+    let (proxy, served) = (waypoint.proxy.clone(), waypoint.served.clone());
+    tokio::spawn(outbound::serve(proxy, lab.worker.pool.clone(), served, accepted, |_, _, _| ()));
+    let (mut sender, connection) = http1::handshake(TokioIo::new(client)).await.expect("HTTP/1");
+    tokio::spawn(connection);
+    let told = told(sender.send_request(get("/")).await.expect("a response")).await;
+    assert_eq!((told.status, told.text.lines().next()), (StatusCode::OK, Some("cart-2")));
+    assert_eq!(replaced.await.expect("no panic").requests(), 1);
 }
 
 #[tokio::test]
