@@ -20,6 +20,7 @@ mod uninstall;
 mod version;
 mod views;
 mod wait;
+mod waypoint;
 mod ztunnel;
 
 use std::process::ExitCode;
@@ -52,6 +53,8 @@ enum Verb {
     Release(enrol::Options),
     /// Show the state and the connections of the node daemons.
     Ztunnel(ztunnel::Options),
+    /// Make, list and delete waypoints, the proxies that route HTTP.
+    Waypoint(waypoint::Options),
     /// Print the versions of this program and of Ambit in the cluster.
     Version(version::Options),
 }
@@ -85,6 +88,7 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, error::Error> {
         Verb::Enrol(options) => enrol::enrol(access, options).await?,
         Verb::Release(options) => enrol::release(access, options).await?,
         Verb::Ztunnel(options) => ztunnel::run(access, options).await?,
+        Verb::Waypoint(options) => return waypoint::run(access, options).await,
         Verb::Version(options) => version::run(access, options).await?,
     }
     Ok(ExitCode::SUCCESS)

@@ -35,4 +35,5 @@ pub use object::{
 };
 pub use settings::Settings;
 pub use standing::{ParentStanding, Standing, Statement, WAYPOINT_CLASS};
+pub use waypoint::{USE_WAYPOINT, USE_WAYPOINT_NAMESPACE, WAYPOINT_FOR};
 pub use world::{Derived, World};

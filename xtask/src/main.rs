@@ -4,6 +4,7 @@ mod arrows;
 mod bench;
 mod build;
 mod cluster;
+mod conformance;
 mod count;
 mod crds;
 mod cycles;
@@ -40,6 +41,8 @@ enum Verb {
     Crds,
     /// A real Kubernetes of two nodes on this machine.
     Cluster(cluster::Options),
+    /// Run the Gateway API's conformance suite for meshes.
+    Conformance(conformance::Options),
     /// Run the fuzz targets, each for a bounded time.
     Fuzz(fuzz::Options),
     /// Compare the mesh with plain TCP and with Envoy, side by side in one run.
@@ -60,6 +63,7 @@ fn main() -> Result<()> {
         Verb::Demo(options) => demo::run(&options),
         Verb::Crds => crds::run(),
         Verb::Cluster(options) => cluster::run(&options),
+        Verb::Conformance(options) => conformance::run(&options),
         Verb::Fuzz(options) => fuzz::run(&options),
         Verb::Bench(options) => bench::run(&options),
         Verb::Image(options) => image::run(&options),

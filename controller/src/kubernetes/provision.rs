@@ -115,10 +115,12 @@ pub(crate) async fn keep(
                     continue;
                 }
                 let result = provisioner.provision(namespace, name).await;
-                let result = result.inspect_err(report(namespace, name));
-                failed |= result.is_err();
-                if result.is_ok() {
-                    done.insert(key, *generation);
+                match result.inspect_err(report(namespace, name)) {
+                    // What somebody has to change is looked at again with everything else.
+                    Ok(()) | Err(Error::Parameters(_) | Error::Taken(_)) => {
+                        done.insert(key, *generation);
+                    }
+                    Err(Error::Request { .. } | Error::NoRoots(_)) => failed = true,
                 }
             }
             done.retain(|key, _| due.contains_key(key));

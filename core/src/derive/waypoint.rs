@@ -20,12 +20,12 @@ use crate::inbound::HBONE_PORT;
 use crate::mesh::Mesh;
 use crate::model::{Health, PortMapping, ServiceKey, Waypoint, WaypointDestination, WaypointState, Workload};
 
-/// Names a Gateway; `none` opts out.
-pub(super) const USE_WAYPOINT: &str = "istio.io/use-waypoint";
-/// The Gateway's namespace, where it is another.
-pub(super) const USE_WAYPOINT_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
-/// On a Gateway: what connections are asked for that it serves.
-const WAYPOINT_FOR: &str = "istio.io/waypoint-for";
+/// A label of namespaces, Services and pods: names a Gateway; `none` opts out.
+pub const USE_WAYPOINT: &str = "istio.io/use-waypoint";
+/// A label beside it: the Gateway's namespace, where it is another.
+pub const USE_WAYPOINT_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
+/// A label of a Gateway: what connections are asked for that it serves.
+pub const WAYPOINT_FOR: &str = "istio.io/waypoint-for";
 /// On a Gateway: the service account of its waypoint, where it is not the Gateway's name.
 const SERVICE_ACCOUNT: &str = "ambit.dev/service-account";
 /// Our own condition: never taken back, so that restarts know it.

@@ -29,7 +29,9 @@ pub use cluster::{Cluster, Options};
 pub use control::Part;
 pub use node::Node;
 pub use parts::versions;
-pub use parts::{FOLDER_VARIABLE, Parts, folder as parts_folder, go_present, parts};
+pub use parts::{
+    Conformance, FOLDER_VARIABLE, Parts, conformance, folder as parts_folder, go_present, parts,
+};
 
 /// The program `ambit-cluster-machine`: what runs inside the machines.
 #[doc(hidden)]

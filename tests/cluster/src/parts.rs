@@ -3,11 +3,13 @@
 //! Entry point: [`parts`]. Building takes some minutes and says so; it may be interrupted at any time and
 //! goes on where it was.
 
+mod conformance;
 mod go;
 mod pause;
 mod tools;
 pub mod versions;
 
+pub use conformance::{Conformance, conformance};
 pub use go::go_present;
 pub(crate) use tools::on_path;
 

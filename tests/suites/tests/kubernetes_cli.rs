@@ -1,10 +1,10 @@
 //! The command line `ambit` on a real Kubernetes, from an empty cluster to an empty cluster.
 
-use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use ambit_harness::within;
 use ambit_suites::Rows;
+use ambit_suites::kubernetes::cli::{ambit, program};
 use ambit_suites::kubernetes::manifests::shop;
 use ambit_suites::kubernetes::remains::Remains;
 use ambit_suites::kubernetes::{ANNOTATION, DEADLINE, Mesh, Pod, SYSTEM, run};
@@ -227,34 +227,4 @@ fn checks(mesh: &Mesh, words: &str) -> Result<()> {
         ensure!(said.contains(words), "{said}");
         Ok(())
     })
-}
-
-/// How `ambit` ended, and what it printed.
-struct Said {
-    success: bool,
-    said: String,
-}
-
-impl Said {
-    fn well(self) -> Result<String> {
-        ensure!(self.success, "it failed: {}", self.said);
-        Ok(self.said)
-    }
-
-    fn failed(self) -> Result<String> {
-        ensure!(!self.success, "it did not fail: {}", self.said);
-        Ok(self.said)
-    }
-}
-
-fn ambit(mesh: &Mesh, arguments: &[&str]) -> Result<Said> {
-    let mut command = Command::new(program()?);
-    command.env("KUBECONFIG", mesh.cluster.kubeconfig()).args(arguments).stdin(Stdio::null());
-    let output = command.output().context("failed to start ambit")?;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Ok(Said { success: output.status.success(), said: text(&output.stdout) + &text(&output.stderr) })
-}
-
-fn program() -> Result<std::path::PathBuf> {
-    Ok(ambit_harness::binaries()?.join("ambit"))
 }

@@ -3,6 +3,7 @@
 
 use ambit_harness::within;
 use ambit_suites::Rows;
+use ambit_suites::kubernetes::cli::ambit;
 use ambit_suites::kubernetes::manifests::{deployment, service, shop};
 use ambit_suites::kubernetes::{DEADLINE, ENROLLED, Mesh, Pod};
 use anyhow::{Context, Result, ensure};
@@ -155,8 +156,37 @@ fn waypoints_are_made_for_gateways() -> Result<()> {
             Ok(())
         })
     });
+    table.row("the command line makes, binds, lists, explains and deletes one", || {
+        command_line(&mesh, &client)
+    });
     table.finish();
     mesh.cluster.down()
+}
+
+fn command_line(mesh: &Mesh, client: &Pod) -> Result<()> {
+    mesh.kubectl(&["label", "namespace", "shop", "istio.io/use-waypoint-"])?;
+    let said = ambit(mesh, &["waypoint", "status", "gate", "-n", "shop"])?.failed()?;
+    ensure!(said.contains("there is no waypoint shop/gate"), "{said}");
+    let foreign = gateway("foreign", "").replace("ambit-waypoint", "other");
+    mesh.cluster.apply(&foreign)?;
+    for verb in ["apply", "delete"] {
+        let said = ambit(mesh, &["waypoint", verb, "foreign", "-n", "shop"])?.failed()?;
+        ensure!(said.contains("Gateway shop/foreign has the class \"other\""), "{said}");
+    }
+    let apply = ["waypoint", "apply", "gate", "-n", "shop", "--for", "all", "--bind-namespace"];
+    let said = ambit(mesh, &apply)?.well()?;
+    ensure!(said.contains("waypoint shop/gate is programmed"), "{said}");
+    passes(mesh, client)?;
+    let said = ambit(mesh, &["waypoint", "list"])?.well()?;
+    let line: Vec<&str> =
+        said.lines().find(|line| line.contains(" gate ")).unwrap_or_default().split_whitespace().collect();
+    ensure!(line.len() == 6 && line[..4] == ["shop", "gate", "all", "True"], "{said}");
+    ensure!(!said.contains("foreign"), "{said}");
+    let said = ambit(mesh, &["waypoint", "status", "gate", "-n", "shop"])?.well()?;
+    ensure!(said.contains("Programmed") && said.contains("namespace shop is bound to it"), "{said}");
+    let said = ambit(mesh, &["waypoint", "delete", "gate", "-n", "shop"])?.well()?;
+    ensure!(said.contains("namespace shop still has its label istio.io/use-waypoint"), "{said}");
+    within(DEADLINE, "cart answers without it", || mesh.ask(client, "cart.shop:80"))
 }
 
 fn under_load(mesh: &Mesh, client: &Pod) -> Result<()> {

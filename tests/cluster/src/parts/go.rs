@@ -84,7 +84,7 @@ pub(super) fn build(folder: &Path) -> Result<bool> {
     if missing.is_empty() {
         return Ok(false);
     }
-    let go = Go { program: find(folder)?, folder: folder.to_path_buf() };
+    let go = Go::new(folder)?;
     say("building the parts of the cluster from source, once: a quarter of an hour on two cores");
     if missing.contains(&"pause") {
         go.pause()?;
@@ -101,13 +101,18 @@ pub(super) fn build(folder: &Path) -> Result<bool> {
 }
 
 /// A Go toolchain and where it works.
-struct Go {
+pub(super) struct Go {
     program: PathBuf,
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
 }
 
 impl Go {
-    fn command(&self, inside: &Path) -> Command {
+    /// The one of this machine, for the parts in a folder.
+    pub(super) fn new(folder: &Path) -> Result<Self> {
+        Ok(Self { program: find(folder)?, folder: folder.to_path_buf() })
+    }
+
+    pub(super) fn command(&self, inside: &Path) -> Command {
         let mut command = Command::new(&self.program);
         // Static, and whatever toolchain there is: nothing else is downloaded behind our back.
         command.env("CGO_ENABLED", "0").env("GOTOOLCHAIN", "local").env("GOFLAGS", "-mod=mod");

@@ -18,5 +18,9 @@ pub(crate) const PAUSE_IMAGE: &str = "ambit.dev/pause:1";
 /// What the CoreDNS image is called in the clusters.
 pub(crate) const COREDNS_IMAGE: &str = "ambit.dev/coredns:1.12.2";
 
+/// Istio, whose echo server the Gateway API's conformance suite asks.
+pub(super) const ISTIO: &str = "v0.0.0-20260827124520-eed52ebb66ad";
+/// What that suite calls its image.
+pub(super) const ECHO_IMAGE: &str = "registry.k8s.io/gateway-api/echo-advanced:v1.5.1";
 /// The Gateway API, whose definitions are installed in clusters with waypoints.
-pub(crate) const GATEWAY_API: &str = "v1.6.3";
+pub(super) const GATEWAY_API: &str = "v1.6.3";
