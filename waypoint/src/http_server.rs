@@ -7,6 +7,7 @@ use std::sync::Arc;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::downstream::Downstream;
 use crate::request;
@@ -25,7 +26,10 @@ const HEADERS: usize = 128;
 ///
 /// A draining waypoint answers with `Connection: close`; connections without a request are closed only after
 /// a grace period, so that a request that is on its way is not lost.
-pub(crate) async fn http1(downstream: Arc<Downstream>, link: Downlink) {
+pub(crate) async fn http1<L>(downstream: Arc<Downstream>, link: L)
+where
+    L: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let waypoint = downstream.worker.waypoint.clone();
     let (limits, drain) = (waypoint.limits, &waypoint.proxy.drain);
     let io = TokioIo::new(Guarded::new(link, downstream.clone(), limits.head));

@@ -92,8 +92,8 @@ impl Side for Downlink {
 
 /// Fails a connection whose client is too slow over the head of a request: it would hold its place for
 /// nothing.
-pub(crate) struct Guarded {
-    link: Downlink,
+pub(crate) struct Guarded<L> {
+    link: L,
     downstream: Arc<Downstream>,
     /// For a whole head, from its first byte on.
     limit: Duration,
@@ -102,8 +102,8 @@ pub(crate) struct Guarded {
     begun: u64,
 }
 
-impl Guarded {
-    pub(crate) fn new(link: Downlink, downstream: Arc<Downstream>, limit: Duration) -> Self {
+impl<L> Guarded<L> {
+    pub(crate) fn new(link: L, downstream: Arc<Downstream>, limit: Duration) -> Self {
         Self { link, downstream, limit, deadline: None, begun: 0 }
     }
 
@@ -115,7 +115,7 @@ impl Guarded {
     }
 }
 
-impl AsyncRead for Guarded {
+impl<L: AsyncRead + Unpin> AsyncRead for Guarded<L> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -138,7 +138,7 @@ impl AsyncRead for Guarded {
     }
 }
 
-impl AsyncWrite for Guarded {
+impl<L: AsyncWrite + Unpin> AsyncWrite for Guarded<L> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
