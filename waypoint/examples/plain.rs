@@ -31,7 +31,8 @@ const SERVICE: &str = "10.96.0.1";
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
-    let mut next = |what| arguments.next().with_context(|| format!("usage: plain LISTEN ENDPOINT ROUTES: no {what}"));
+    let mut next =
+        |what| arguments.next().with_context(|| format!("usage: plain LISTEN ENDPOINT ROUTES: no {what}"));
     let (listen, endpoint) = (next("LISTEN")?.parse()?, next("ENDPOINT")?.parse()?);
     let routes = next("ROUTES")?.parse()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -46,7 +47,8 @@ async fn serve(listen: SocketAddr, endpoint: SocketAddr, routes: usize) -> Resul
     let worker = Worker::new(Arc::new(Waypoint::new(proxy, served, Limits::default())));
     let identity = pod("bench/client", &[]).identity();
     let dialled = SocketAddr::new(SERVICE.parse::<IpAddr>()?, PORT);
-    let listener = TcpListener::bind(listen).await.with_context(|| format!("failed to listen on {listen}"))?;
+    let listener =
+        TcpListener::bind(listen).await.with_context(|| format!("failed to listen on {listen}"))?;
     println!("ready");
     loop {
         let (stream, client) = listener.accept().await.context("failed to accept")?;
