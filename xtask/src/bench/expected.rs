@@ -103,7 +103,7 @@ pub(super) struct Beside {
 /// All expectations of one system beside another.
 pub(super) fn beside() -> Vec<Beside> {
     use Bound::{AtLeast, MoreThan};
-    use System::{Envoy, EnvoyHttp, Haproxy, Tunnel, Waypoint};
+    use System::{Envoy, EnvoyHttp, Haproxy, Tunnel, Waypoint, WaypointRoutes};
     let above = |metric| Beside {
         system: Tunnel,
         metric,
@@ -113,11 +113,20 @@ pub(super) fn beside() -> Vec<Beside> {
         aim: MoreThan(1.0),
     };
     let proxied = |other, of, floor, aim| Beside { system: Waypoint, metric: PROXIED, other, of, floor, aim };
+    let many_routes = Beside {
+        system: WaypointRoutes,
+        metric: PROXIED,
+        other: Waypoint,
+        of: "× one route",
+        floor: Some(AtLeast(0.95)),
+        aim: AtLeast(0.95),
+    };
     vec![
         above(THROUGHPUT),
         above(REQUESTS),
         above(CONNECTIONS),
         proxied(EnvoyHttp, "× Envoy", Some(AtLeast(1.5)), AtLeast(1.5)),
         proxied(Haproxy, "× HAProxy", None, AtLeast(0.8)),
+        many_routes,
     ]
 }

@@ -27,6 +27,8 @@ const OTHERS_CPU: usize = 0;
 const PROXY_CPU: usize = 1;
 /// Connections for the memory figure.
 const CONNECTIONS: usize = 1000;
+/// Routes of the one service, where there are many.
+const MANY_ROUTES: usize = 5000;
 /// The port of the service behind the waypoint.
 const SERVICE: u16 = 80;
 /// The waypoint's admin server.
@@ -211,7 +213,9 @@ fn command(system: System, folder: &Path, listen: SocketAddr, server: SocketAddr
         _ => {
             let program = build::built("release").join("examples/plain");
             let program = program.to_string_lossy();
-            words(&["-c", &cpu, &program, &listen.to_string(), &server.to_string(), "1"])
+            let routes = if system == System::WaypointRoutes { MANY_ROUTES } else { 1 };
+            let [listen, server, routes] = [listen.to_string(), server.to_string(), routes.to_string()];
+            words(&["-c", &cpu, &program, &listen, &server, &routes])
         }
     })
 }

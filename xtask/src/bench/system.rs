@@ -26,6 +26,8 @@ pub(crate) enum System {
     Haproxy,
     /// Through the waypoint's code for requests, with plain TCP on both sides.
     Waypoint,
+    /// The same with 5,000 routes of the service.
+    WaypointRoutes,
     /// Through a waypoint as it is deployed, between two ztunnels.
     WaypointHbone,
 }
@@ -45,7 +47,7 @@ pub(super) struct Route {
 
 impl System {
     /// In the order in which they take turns.
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::Plain,
         Self::Tunnel,
         Self::Envoy,
@@ -55,6 +57,7 @@ impl System {
         Self::EnvoyHttp,
         Self::Haproxy,
         Self::Waypoint,
+        Self::WaypointRoutes,
         Self::WaypointHbone,
     ];
 
@@ -70,6 +73,7 @@ impl System {
             Self::EnvoyHttp => "envoy-http",
             Self::Haproxy => "haproxy",
             Self::Waypoint => "waypoint",
+            Self::WaypointRoutes => "waypoint-routes",
             Self::WaypointHbone => "waypoint-hbone",
         }
     }
@@ -79,7 +83,12 @@ impl System {
         match self {
             Self::Plain | Self::Tunnel | Self::Envoy => Self::Plain,
             Self::PlainLocal | Self::Direct => Self::PlainLocal,
-            Self::Http | Self::EnvoyHttp | Self::Haproxy | Self::Waypoint | Self::WaypointHbone => Self::Http,
+            Self::Http
+            | Self::EnvoyHttp
+            | Self::Haproxy
+            | Self::Waypoint
+            | Self::WaypointRoutes
+            | Self::WaypointHbone => Self::Http,
         }
     }
 
