@@ -320,9 +320,10 @@ const SYSTEMS: &str = "\
                        before, the daemon's counters after each load).
 - **http**: client and server on CPU 0, without a proxy. **envoy-http**, **haproxy**, **waypoint**: one HTTP \
                        proxy between them, alone on CPU 1 with one thread, HTTP/1.1 on both sides; \
-                       **waypoint** is its code for requests without HBONE. **waypoint-routes**: the same with 5,000 routes. **waypoint-hbone**: a deployed \
-                       waypoint, alone on CPU 1, the ztunnels of both sides on CPU 0 too: its CPU time can \
-                       be compared, its requests/s are limited by the others'.
+                       **waypoint** is its code for requests without HBONE, **waypoint-routes** the same \
+                       with 5,000 routes. **waypoint-hbone**: a deployed waypoint, alone on CPU 1, the \
+                       ztunnels of both sides on CPU 0 too: its CPU time can be compared, its requests/s are \
+                       limited by theirs.
 - Istio's ztunnel is missing: it is published as a container image only, and none can be had here. \
                        `docs/guide/performance.md` says how to read this.
 ";
