@@ -103,7 +103,8 @@ fn promtool(text: &str) -> Result<String> {
         .context("failed to start promtool")?;
     child.stdin.take().context("promtool has no input")?.write_all(text.as_bytes())?;
     let output = child.wait_with_output()?;
-    Ok(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    Ok(said.lines().filter(|line| !line.starts_with("istio_")).collect::<Vec<_>>().join("\n"))
 }
 
 /// A namespace with a waypoint, requests of every kind through which the dashboard tells them apart.
