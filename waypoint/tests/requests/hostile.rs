@@ -194,9 +194,8 @@ async fn a_connection_without_a_request_ends_after_its_time() {
             assert!(buffer[..count].starts_with(b"HTTP/1.1 200"), "{name}");
         }
         let answered = Instant::now();
-        let ended = tokio::time::timeout(DEADLINE, async {
-            while let Ok(1..) = tunnel.read(&mut buffer).await {}
-        });
+        let ended =
+            tokio::time::timeout(DEADLINE, async { while let Ok(1..) = tunnel.read(&mut buffer).await {} });
         ended.await.expect(name);
         assert!(answered.elapsed() >= Duration::from_millis(200), "{name}: after {:?}", answered.elapsed());
     }
