@@ -7,10 +7,11 @@ use std::sync::Arc;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::downstream::Downstream;
 use crate::request;
-use crate::stream::{Downlink, Guarded};
+use crate::stream::{Downlink, Guarded, Patience};
 
 /// What is read ahead of a body's reader, and what may wait to be written.
 const BUFFER: usize = 128 << 10;
@@ -25,19 +26,22 @@ const HEADERS: usize = 128;
 ///
 /// A draining waypoint answers with `Connection: close`; connections without a request are closed only after
 /// a grace period, so that a request that is on its way is not lost.
-pub(crate) async fn http1(downstream: Arc<Downstream>, link: Downlink) {
+pub(crate) async fn http1<L>(downstream: Arc<Downstream>, link: L)
+where
+    L: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let waypoint = downstream.worker.waypoint.clone();
     let (limits, drain) = (waypoint.limits, &waypoint.proxy.drain);
-    let io = TokioIo::new(Guarded::new(link, downstream.clone(), limits.head));
+    let patience = Patience { head: limits.head, idle: limits.idle };
+    let io = TokioIo::new(Guarded::new(link, downstream.clone(), patience));
     let service = service_fn(move |request| {
         let downstream = downstream.clone();
         async move { Ok::<_, Infallible>(request::serve(downstream, request).await) }
     });
+    // Without a timer: hyper would set one for each request, and [`Guarded`] has one.
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
         // A client may end its side after its request, as it may without a waypoint.
         .half_close(true)
-        .header_read_timeout(limits.idle)
         .max_header_size(limits.head_bytes as usize)
         .max_headers(HEADERS)
         .max_buf_size(BUFFER)

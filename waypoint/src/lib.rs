@@ -27,6 +27,7 @@ mod headers;
 mod http_server;
 pub mod metrics;
 mod mirror;
+pub mod plain;
 mod reply;
 mod report;
 mod request;

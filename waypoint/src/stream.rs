@@ -90,32 +90,75 @@ impl Side for Downlink {
     }
 }
 
-/// Fails a connection whose client is too slow over the head of a request: it would hold its place for
-/// nothing.
-pub(crate) struct Guarded {
-    link: Downlink,
-    downstream: Arc<Downstream>,
+/// How long a client's connection may wait for what.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
     /// For a whole head, from its first byte on.
-    limit: Duration,
-    deadline: Option<Pin<Box<Sleep>>>,
+    pub(crate) head: Duration,
+    /// For a request.
+    pub(crate) idle: Duration,
+}
+
+/// Fails a connection whose client is too slow over the head of a request, or has none for long: it would
+/// hold its place for nothing.
+///
+/// There is one timer, which is set anew when it has run out and seldom before: a timer for each request
+/// would cost more than the rest of its reading. So an idle connection ends between one and two of its
+/// times.
+pub(crate) struct Guarded<L> {
+    link: L,
+    downstream: Arc<Downstream>,
+    patience: Patience,
+    /// When the head that has begun must be whole.
+    head: Option<Instant>,
     /// How many requests there were when the head began.
     begun: u64,
+    timer: Pin<Box<Sleep>>,
+    /// How many requests there had been when the timer was set for a connection without a request.
+    seen: Option<u64>,
 }
 
-impl Guarded {
-    pub(crate) fn new(link: Downlink, downstream: Arc<Downstream>, limit: Duration) -> Self {
-        Self { link, downstream, limit, deadline: None, begun: 0 }
+impl<L> Guarded<L> {
+    pub(crate) fn new(link: L, downstream: Arc<Downstream>, patience: Patience) -> Self {
+        let timer = Box::pin(tokio::time::sleep(patience.idle));
+        Self { link, downstream, patience, head: None, begun: 0, timer, seen: Some(0) }
     }
 
-    fn is_too_late(&mut self, context: &mut Context<'_>) -> bool {
-        if !self.downstream.is_idle() || self.downstream.begun() != self.begun {
-            self.deadline = None;
+    /// Notes that bytes have come, or none.
+    fn note(&mut self, more: bool) {
+        let (idle, begun) = (self.downstream.is_idle(), self.downstream.begun());
+        if !idle || begun != self.begun {
+            self.head = None;
         }
-        self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(context).is_ready())
+        if more && idle && self.head.is_none() {
+            self.head = Some(Instant::now() + self.patience.head);
+            self.begun = begun;
+        }
+    }
+
+    /// Whether the client has had its time. The task wakes when that may have changed.
+    fn is_too_late(&mut self, context: &mut Context<'_>) -> bool {
+        if let Some(head) = self.head.filter(|head| *head < self.timer.deadline()) {
+            self.timer.as_mut().reset(head);
+            self.seen = None;
+        }
+        while self.timer.as_mut().poll(context).is_ready() {
+            let now = Instant::now();
+            let idle = self.downstream.is_idle().then(|| self.downstream.begun());
+            let next = match self.head {
+                Some(head) if head <= now => return true,
+                Some(head) => head,
+                None if idle.is_some() && self.seen == idle => return true,
+                None => now + self.patience.idle,
+            };
+            self.seen = idle.filter(|_| self.head.is_none());
+            self.timer.as_mut().reset(next);
+        }
+        false
     }
 }
 
-impl AsyncRead for Guarded {
+impl<L: AsyncRead + Unpin> AsyncRead for Guarded<L> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -123,22 +166,16 @@ impl AsyncRead for Guarded {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.link).poll_read(context, buffer);
+        let more = buffer.filled().len() > before;
+        self.note(more);
         if self.is_too_late(context) {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-        }
-        let more = buffer.filled().len() > before;
-        if more && self.deadline.is_none() && self.downstream.is_idle() {
-            let mut deadline = Box::pin(tokio::time::sleep_until(Instant::now() + self.limit));
-            // Asked once, so that it wakes this task.
-            let _pending = deadline.as_mut().poll(context);
-            self.deadline = Some(deadline);
-            self.begun = self.downstream.begun();
         }
         read
     }
 }
 
-impl AsyncWrite for Guarded {
+impl<L: AsyncWrite + Unpin> AsyncWrite for Guarded<L> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

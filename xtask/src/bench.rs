@@ -2,7 +2,8 @@
 //!
 //! Machines differ and drift, so every figure is also a ratio to plain TCP of its own round. Node 0 has CPU
 //! 0, node 1 has CPU 1; each proxy has one worker. `system` says what is compared, `stage` where it runs,
-//! `loads` what is measured, `report` what is made of it.
+//! `loads` what is measured, `report` what is made of it. HTTP proxies are compared among each other, in
+//! `proxies`.
 
 mod chart;
 mod cpu;
@@ -10,6 +11,7 @@ mod envoy;
 mod expected;
 mod loads;
 mod profile;
+mod proxies;
 mod report;
 mod row;
 mod stage;
@@ -22,11 +24,11 @@ use clap::Args;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::{build, ebpf, setup};
-use cpu::Meter;
+use cpu::{Meter, Used};
 use loads::{Better, Figure, Load};
 use report::Report;
 use stage::Stage;
-use system::System;
+use system::{Route, System};
 
 /// How much is measured.
 #[derive(Debug, Args)]
@@ -59,8 +61,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     for needs in [&ebpf::NEEDS[..], &setup::LAB, &setup::BENCH] {
         setup::ensure(needs)?;
     }
-    if systems.contains(&System::Envoy) {
+    if systems.contains(&System::Envoy) || systems.contains(&System::EnvoyHttp) {
         setup::ensure(&envoy::NEEDS)?;
+    }
+    if systems.contains(&System::Haproxy) {
+        setup::ensure(&setup::HAPROXY)?;
     }
     if options.profile {
         setup::ensure(&setup::PERF)?;
@@ -68,20 +73,33 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     allow_many_files()?;
     if !options.no_build {
         ebpf::run(ebpf::Options::default())?;
-        let arguments = ["build", "--release", "--package", "ambit-ztunnel", "--package", "ambit-controller"];
+        let packages = ["ambit-ztunnel", "ambit-controller", "ambit-waypoint"];
+        let packages = packages.iter().flat_map(|package| ["--package", package]);
+        // The waypoint's example is a proxy for plain HTTP.
+        let what = ["build", "--release", "--bins", "--example", "plain"];
+        let arguments: Vec<&str> = what.into_iter().chain(packages).collect();
         build::step("building the release", &mut build::cargo(&arguments))?;
     }
     let start = Instant::now();
     let folder = build::target().join("bench");
     std::fs::create_dir_all(&folder)?;
     let mut report = Report::new(options.rounds, options.profile);
-    let mut stage = Stage::start(&systems)?;
-    let measured = rounds(&mut stage, options, &systems, &mut report);
-    let finished = stage.finish();
+    let measured = measure(options, systems, &mut report);
     build::say(&format!("measured for {} s", start.elapsed().as_secs()));
     // What there is, also when a later round failed.
     report.write(&folder)?;
-    measured.and(finished)
+    measured
+}
+
+/// One comparison after the other, each in a lab of its own.
+fn measure(options: &Options, systems: Vec<System>, report: &mut Report) -> Result<()> {
+    let (proxies, tunnels): (Vec<_>, Vec<_>) = systems.into_iter().partition(|it| it.is_of_proxies());
+    if !tunnels.is_empty() {
+        let mut stage = Stage::start(&tunnels)?;
+        let measured = rounds(&mut stage, options, &tunnels, report);
+        measured.and(stage.finish())?;
+    }
+    if proxies.is_empty() { Ok(()) } else { proxies::measure(&proxies, options, report) }
 }
 
 fn rounds(stage: &mut Stage, options: &Options, systems: &[System], report: &mut Report) -> Result<()> {
@@ -139,24 +157,9 @@ impl Bench<'_> {
         let daemons = self.stage.daemons(system)?;
         let route = self.stage.route(system);
         let before = self.carried(system)?;
-        let profile =
-            self.options.profile.then(|| profile::Recording::start(&daemons, system, load)).transpose()?;
-        let meter = Meter::start(&daemons)?;
-        let (mut figures, work) = load.run(&route, self.options.seconds)?;
-        let used = meter.read()?;
-        if let Some(recording) = profile.flatten() {
-            recording.finish()?;
-        }
+        let (figures, used) = run_load(load, system, (&route, &daemons), self.options)?;
         if !self.was_direct(system, before, load.name())? {
             return Ok(());
-        }
-        if let Some(work) = work {
-            let per = |cpu: f64| cpu * work.scale / work.amount;
-            let figure = |metric, value| Figure { metric, unit: work.unit, better: Better::Lower, value };
-            figures.push(figure(work.everything, per(used.ours)));
-            if !daemons.is_empty() {
-                figures.push(figure(work.daemons, per(used.daemons)));
-            }
         }
         self.add(system, &figures);
         self.report.used += used;
@@ -217,19 +220,47 @@ impl Bench<'_> {
     }
 
     fn add(&mut self, system: System, figures: &[Figure]) {
-        for figure in figures {
-            build::say(&format!(
-                "round {} of {}: {}: {}: {:.2} {}",
-                self.round,
-                self.options.rounds,
-                system.name(),
-                figure.metric,
-                figure.value,
-                figure.unit
-            ));
-            self.report.add(system, self.round, *figure);
+        add(self.report, (self.round, self.options.rounds), system, figures);
+    }
+}
+
+/// Adds figures to the report, and shows them.
+fn add(report: &mut Report, (round, rounds): (u32, u32), system: System, figures: &[Figure]) {
+    for figure in figures {
+        build::say(&format!(
+            "round {round} of {rounds}: {}: {}: {:.2} {}",
+            system.name(),
+            figure.metric,
+            figure.value,
+            figure.unit
+        ));
+        report.add(system, round, *figure);
+    }
+}
+
+/// Runs a load; its figures, the CPU time of each piece of its work among them.
+fn run_load(
+    load: Load,
+    system: System,
+    (route, daemons): (&Route, &[u32]),
+    options: &Options,
+) -> Result<(Vec<Figure>, Used)> {
+    let profile = options.profile.then(|| profile::Recording::start(daemons, system, load)).transpose()?;
+    let meter = Meter::start(daemons)?;
+    let (mut figures, work) = load.run(route, options.seconds)?;
+    let used = meter.read()?;
+    if let Some(recording) = profile.flatten() {
+        recording.finish()?;
+    }
+    if let Some(work) = work {
+        let per = |cpu: f64| cpu * work.scale / work.amount;
+        let figure = |metric, value| Figure { metric, unit: work.unit, better: Better::Lower, value };
+        figures.push(figure(work.everything, per(used.ours)));
+        if !daemons.is_empty() {
+            figures.push(figure(work.daemons, per(used.daemons)));
         }
     }
+    Ok((figures, used))
 }
 
 /// Memory of processes in MB (resident set).

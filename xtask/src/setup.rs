@@ -58,6 +58,10 @@ pub(crate) const BENCH: [Need; 4] = [
     },
 ];
 
+/// An HTTP proxy to compare with.
+pub(crate) const HAPROXY: [Need; 1] =
+    [Need { what: "HAProxy", present: || on_path("haproxy").is_some(), install: Install::Apt(&["haproxy"]) }];
+
 /// A sampling profiler.
 pub(crate) const PERF: [Need; 1] =
     [Need { what: "perf", present: || on_path("perf").is_some(), install: Install::Apt(&["linux-perf"]) }];

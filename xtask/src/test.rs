@@ -25,7 +25,7 @@ pub(crate) struct Options {
 /// How long each fuzz target is run.
 const FUZZ: Duration = Duration::from_secs(20);
 /// Suites of `--all` alone.
-const LONG: [&str; 4] = ["fuzz", "kubernetes_ca", "kubernetes_outages", "kubernetes_scale"];
+const LONG: [&str; 5] = ["fuzz", "kubernetes_ca", "kubernetes_outages", "kubernetes_scale", "waypoint_scale"];
 /// How long the soak of `--all` takes; else it is a minute.
 const SOAK_MINUTES: &str = "5";
 /// A suite that hangs is a failure; the longest takes a few minutes on two cores.

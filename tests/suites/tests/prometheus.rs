@@ -1,4 +1,4 @@
-//! The daemons' metrics as a real Prometheus sees them: format, names, the guide, and every query of the
+//! The daemons' and a waypoint's metrics as a real Prometheus sees them: format, names, the guide, and every query of the
 //! dashboard and of the alerts.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,8 +7,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
 
-use ambit_harness::{Lab, Process, eventually};
-use ambit_suites::shop::{DB, shop};
+use ambit_harness::{Family, Lab, NamespaceSpec, PodSpec, Process, ServiceSpec, Waypoint, eventually};
+use ambit_suites::shop::{CART, DB, shop};
+use ambit_suites::web::{self, WebServer};
 use ambit_suites::{Rows, ask};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -25,8 +26,19 @@ const POLICIES: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPol
                         dry, annotations: {istio.io/dry-run: \"true\"}}\nspec:\n  selector: {matchLabels: \
                         {app: db}}\n  action: DENY\n  rules: [{from: [{source: {namespaces: [shop]}}]}]\n";
 
+/// A service behind a waypoint, with a route for one path: others get 404, and one a backend that is missing.
+const MARKET: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {namespace: market, \
+                      name: waypoint}\nspec:\n  gatewayClassName: ambit-waypoint\n  listeners: [{name: mesh, \
+                      port: 15008, protocol: HBONE}]\n---\napiVersion: \
+                      gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {namespace: market, name: \
+                      stall}\nspec:\n  parentRefs: [{group: \"\", kind: Service, name: stall}]\n  rules:\n    \
+                      - matches: [{path: {type: PathPrefix, value: /open}}]\n      backendRefs: [{name: stall, \
+                      port: 80}]\n    - matches: [{path: {type: PathPrefix, value: /gone}}]\n      \
+                      backendRefs: [{name: missing, port: 80}]\n";
+
+/// Both pages that list metrics.
 fn guide() -> Result<String> {
-    read("docs/guide/telemetry.md")
+    Ok(read("docs/guide/telemetry.md")? + &read("docs/guide/waypoint.md")?)
 }
 
 fn read(path: &str) -> Result<String> {
@@ -91,16 +103,42 @@ fn promtool(text: &str) -> Result<String> {
         .context("failed to start promtool")?;
     child.stdin.take().context("promtool has no input")?.write_all(text.as_bytes())?;
     let output = child.wait_with_output()?;
-    Ok(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    Ok(said.lines().filter(|line| !line.starts_with("istio_")).collect::<Vec<_>>().join("\n"))
 }
 
-/// A real server that scrapes both nodes and the controller every second.
-fn prometheus(lab: &Lab) -> Result<Process> {
+/// A namespace with a waypoint, requests of every kind through which the dashboard tells them apart.
+fn market(lab: &Lab) -> Result<(Waypoint, WebServer)> {
+    lab.label_namespace(NamespaceSpec::mesh("market").label("istio.io/use-waypoint", "waypoint"))?;
+    let stall = lab.add_pod(PodSpec::new("market/stall").node(1))?;
+    lab.add_service(ServiceSpec::new("market/stall").port(80, CART).protocol("http"))?;
+    lab.add_service(ServiceSpec::new("market/waypoint").port(15008, 15008))?;
+    lab.apply("market", MARKET)?;
+    let server = WebServer::start(&stall, "stall", CART)?;
+    let waypoint = lab.waypoint(PodSpec::new("market/waypoint"), "market/waypoint", "")?;
+    let (web, service) = (lab.pod("shop/web"), SocketAddr::new(lab.service("market/stall", Family::V4), 80));
+    let grpc = ("content-type", "application/grpc");
+    for (path, headers, expected) in
+        [("/open", &[][..], 200), ("/closed", &[], 404), ("/gone", &[], 500), ("/closed", &[grpc], 200)]
+    {
+        eventually(&format!("{path} is answered with {expected}"), || {
+            let answer = web::get(&web, service, path, headers)?;
+            ensure!(answer.status == expected, "{}", answer.head);
+            let labels = [("response_code", &*expected.to_string())];
+            ensure!(waypoint.metrics()?.sum("istio_requests_total", &labels) > 0.0, "not by the waypoint");
+            Ok(())
+        })?;
+    }
+    Ok((waypoint, server))
+}
+
+/// A real server that scrapes both nodes and the waypoint every second.
+fn prometheus(lab: &Lab, waypoint: &Waypoint) -> Result<Process> {
     let place = &lab.nodes[0].place;
     let folder = lab.dir().join("prometheus");
     std::fs::create_dir_all(&folder)?;
-    let targets: Vec<String> =
-        lab.nodes.iter().map(|node| format!("\"{}:{ZTUNNEL}\"", node.place.v4)).collect();
+    let addresses = lab.nodes.iter().map(|node| node.place.v4).chain([waypoint.pod.v4]);
+    let targets: Vec<String> = addresses.map(|address| format!("\"{address}:{ZTUNNEL}\"")).collect();
     let config = folder.join("prometheus.yml");
     let text = format!(
         "global: {{scrape_interval: 1s, scrape_timeout: 1s}}\nscrape_configs:\n  - job_name: ztunnel\n    \
@@ -132,14 +170,14 @@ fn get(lab: &Lab, path: &str, query: Option<&str>) -> Result<Value> {
 }
 
 /// Asks a query, whose metrics must be `shown`: one about a metric that does not exist succeeds as well.
-fn asks(lab: &Lab, query: &str, shown: &BTreeSet<String>) -> Result<()> {
-    get(lab, "/api/v1/query", Some(query))?;
+fn asks(lab: &Lab, query: &str, shown: &BTreeSet<String>) -> Result<Value> {
+    let data = get(lab, "/api/v1/query", Some(query))?;
     let words = query.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
     for name in words.filter(|word| ["ambit_", "istio_", "process_"].iter().any(|s| word.starts_with(s))) {
-        let family = name.trim_end_matches("_bucket");
+        let family = ["_bucket", "_sum"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
         ensure!(shown.contains(family), "{family} is no metric of ours");
     }
-    Ok(())
+    Ok(data["result"].clone())
 }
 
 #[test]
@@ -158,12 +196,15 @@ fn prometheus_scrapes_every_documented_metric() -> Result<()> {
         ask(&lab.pod(client), db)?;
     }
 
+    let (waypoint, _stall) = market(&lab)?;
+
     let mut table = Rows::new();
     let mut shown = BTreeSet::new();
     let texts = [
         ("ztunnel, node a", lab.nodes[0].get(ZTUNNEL, "/metrics")?),
         ("ztunnel, node b", lab.nodes[1].get(ZTUNNEL, "/metrics")?),
         ("controller", lab.controller_get(CONTROLLER, "/metrics")?),
+        ("waypoint", waypoint.daemon.get(ZTUNNEL, "/metrics")?),
     ];
     for (name, text) in &texts {
         shown.extend(announced(text));
@@ -209,11 +250,11 @@ fn prometheus_scrapes_every_documented_metric() -> Result<()> {
         Ok(())
     });
 
-    let mut server = prometheus(&lab)?;
-    table.row("both nodes are scraped", || {
-        eventually("both targets are up", || {
+    let mut server = prometheus(&lab, &waypoint)?;
+    table.row("both nodes and the waypoint are scraped", || {
+        eventually("all targets are up", || {
             let data = get(&lab, "/api/v1/query", Some("sum(up)"))?;
-            ensure!(data["result"][0]["value"][1] == "2", "{data}\n{}", server.log());
+            ensure!(data["result"][0]["value"][1] == "3", "{data}\n{}", server.log());
             Ok(())
         })
     });
@@ -230,10 +271,20 @@ fn prometheus_scrapes_every_documented_metric() -> Result<()> {
     let dashboard: Value = serde_json::from_str(&read("deploy/dashboards/ambit.json")?)?;
     let panels = dashboard["panels"].as_array().context("no panels")?;
     ensure!(panels.len() >= 10, "{} panels", panels.len());
+    let (rows, panels): (Vec<&Value>, _) = panels.iter().partition(|panel| panel["type"] == "row");
+    ensure!(rows.len() == 1, "{rows:?}");
     for panel in panels {
         let title = panel["title"].as_str().context("no title")?;
         let query = panel["targets"][0]["expr"].as_str().context("no query")?;
-        table.row(&format!("dashboard: {title}"), || asks(&lab, query, &shown));
+        // Under the row there is something to see of each kind of request.
+        let is_http = panel["gridPos"]["y"].as_u64() > rows[0]["gridPos"]["y"].as_u64();
+        table.row(&format!("dashboard: {title}"), || {
+            eventually("it is answered", || {
+                let result = asks(&lab, query, &shown)?;
+                ensure!(!is_http || result.as_array().is_some_and(|it| !it.is_empty()), "nothing to see");
+                Ok(())
+            })
+        });
     }
     for file in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/alerts"))? {
         let file = file?.path();
@@ -246,7 +297,7 @@ fn prometheus_scrapes_every_documented_metric() -> Result<()> {
             let queries: Vec<&str> =
                 rules.lines().filter_map(|line| line.trim().strip_prefix("expr: ")).collect();
             ensure!(!queries.is_empty(), "no rules");
-            queries.into_iter().try_for_each(|query| asks(&lab, query, &shown))
+            queries.into_iter().try_for_each(|query| asks(&lab, query, &shown).map(drop))
         });
     }
     server.kill()?;

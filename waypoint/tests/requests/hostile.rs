@@ -180,6 +180,28 @@ async fn a_client_that_is_slow_over_its_head_is_cut_off_and_keeps_nobody_waiting
 }
 
 #[tokio::test]
+async fn a_connection_without_a_request_ends_after_its_time() {
+    let limits = Limits { idle: Duration::from_millis(300), ..Limits::default() };
+    let lab = Lab::with(limits).await;
+    let cart = lab.service("cart", 100, AppProtocol::Http11);
+    lab.app("cart-1", 11, "cart", echo("cart-1")).await;
+    for (name, requests) in [("after its first request", 1), ("after its third", 3)] {
+        let mut tunnel = lab.tunnel(cart).await.expect("a tunnel");
+        let mut buffer = vec![0; 4096];
+        for _ in 0..requests {
+            tunnel.write_all(b"GET / HTTP/1.1\r\nHost: cart.shop\r\n\r\n").await.expect("sent");
+            let count = tunnel.read(&mut buffer).await.expect("an answer");
+            assert!(buffer[..count].starts_with(b"HTTP/1.1 200"), "{name}");
+        }
+        let answered = Instant::now();
+        let ended =
+            tokio::time::timeout(DEADLINE, async { while let Ok(1..) = tunnel.read(&mut buffer).await {} });
+        ended.await.expect(name);
+        assert!(answered.elapsed() >= Duration::from_millis(200), "{name}: after {:?}", answered.elapsed());
+    }
+}
+
+#[tokio::test]
 async fn a_thousand_streams_of_one_client_leave_room_for_others() {
     let lab = Lab::new().await;
     let cart = lab.service("cart", 100, AppProtocol::Http2);

@@ -98,7 +98,7 @@ pub(crate) fn program() -> Option<PathBuf> {
 }
 
 /// For `taskset`.
-fn arguments(program: &Path, cpu: usize, config: &Path) -> [String; 10] {
+pub(super) fn arguments(program: &Path, cpu: usize, config: &Path) -> [String; 10] {
     let [cpu, program, config] =
         [cpu.to_string(), program.display().to_string(), config.display().to_string()];
     let words = ["--concurrency", "1", "--disable-hot-restart", "--log-level", "error"];
@@ -153,7 +153,7 @@ fn listener(address: &str, port: u16, name: u16) -> Value {
     })
 }
 
-fn cluster(address: &str, name: u16, port: u16) -> Value {
+pub(super) fn cluster(address: &str, name: u16, port: u16) -> Value {
     // Its default of 1,024 connections would end the measurement of idle ones.
     let many =
         json!({ "max_connections": 100_000, "max_pending_requests": 100_000, "max_requests": 100_000 });

@@ -59,9 +59,11 @@ pub(super) enum Load {
     Connections,
     /// 64 bytes there and back, one connection.
     RoundTrip,
+    /// HTTP/1.1 keep-alive through one HTTP proxy, 32 connections.
+    Proxied,
 }
 
-/// In the order in which they run.
+/// What tunnels and direct connections carry, in the order in which it runs.
 pub(super) const ALL: [Load; 4] = [Load::Throughput, Load::Requests, Load::Connections, Load::RoundTrip];
 
 /// Metrics as reports call them.
@@ -70,6 +72,9 @@ pub(super) const REQUESTS: &str = "requests/s, keep-alive, 16 connections";
 pub(super) const CONNECTIONS: &str = "new connections/s";
 pub(super) const ROUND_TRIP: &str = "round trip of 64 bytes, median";
 pub(super) const ROUND_TRIP_99: &str = "round trip of 64 bytes, 99th percentile";
+pub(super) const PROXIED: &str = "HTTP proxy: requests/s, keep-alive, 32 connections";
+pub(super) const PROXIED_50: &str = "HTTP proxy: time of a request, median";
+pub(super) const PROXIED_99: &str = "HTTP proxy: time of a request, 99th percentile";
 
 impl Load {
     /// A short name, for files.
@@ -79,6 +84,7 @@ impl Load {
             Self::Requests => "requests",
             Self::Connections => "connections",
             Self::RoundTrip => "round-trip",
+            Self::Proxied => "proxied",
         }
     }
 
@@ -98,6 +104,7 @@ impl Load {
                 Ok((vec![higher(CONNECTIONS, "1/s", rate)], Some(work)))
             }
             Self::RoundTrip => Ok((round_trip(route)?, None)),
+            Self::Proxied => proxied(route, seconds),
         }
     }
 }
@@ -136,9 +143,43 @@ fn throughput(route: &Route, seconds: u32) -> Result<(Vec<Figure>, Option<Work>)
 
 /// Requests a second, and how many there were.
 fn wrk(route: &Route, seconds: u32, more: &[&str]) -> Result<(f64, f64)> {
-    let (duration, url) = (format!("{seconds}s"), format!("http://{}:{HTTP}/", route.target));
-    let before = ["wrk", "-t1", "-c16", "-d", &duration];
-    wrk_said(&client(route, seconds, &[&before[..], more, &[&url]].concat())?)
+    wrk_said(&wrk_text(route, seconds, &[&["-c16"], more].concat())?)
+}
+
+fn wrk_text(route: &Route, seconds: u32, more: &[&str]) -> Result<String> {
+    let duration = format!("{seconds}s");
+    let url = format!("http://{}/", SocketAddr::new(route.target, route.port));
+    client(route, seconds, &[&["wrk", "-t1", "-d", &duration][..], more, &[&url]].concat())
+}
+
+/// Requests through one proxy, and how long they took.
+fn proxied(route: &Route, seconds: u32) -> Result<(Vec<Figure>, Option<Work>)> {
+    let text = wrk_text(route, seconds, &["-c32", "--latency"])?;
+    let (rate, count) = wrk_said(&text)?;
+    let time = |metric, share| {
+        let value = wrk_time(&text, share)?;
+        Ok::<_, anyhow::Error>(Figure { metric, unit: "µs", better: Better::Lower, value })
+    };
+    let figures = vec![higher(PROXIED, "1/s", rate), time(PROXIED_50, "50%")?, time(PROXIED_99, "99%")?];
+    let work = per_item(
+        "HTTP proxy: CPU per request, the proxy's",
+        "HTTP proxy: CPU per request, everything",
+        count,
+    );
+    Ok((figures, Some(work)))
+}
+
+/// A share of the times that wrk has measured, in microseconds.
+fn wrk_time(text: &str, share: &str) -> Result<f64> {
+    let said =
+        text.lines().find_map(|line| line.trim().strip_prefix(share)).context("wrk measured no times")?;
+    let said = said.trim();
+    let units = [("us", 1.0), ("ms", 1e3), ("s", 1e6), ("m", 6e7)];
+    let (number, scale) = units
+        .iter()
+        .find_map(|(unit, scale)| Some((said.strip_suffix(unit)?, scale)))
+        .with_context(|| format!("{said} has no unit of time"))?;
+    Ok(number.parse::<f64>().with_context(|| format!("failed to parse {said}"))? * scale)
 }
 
 fn wrk_said(text: &str) -> Result<(f64, f64)> {
@@ -217,6 +258,27 @@ pub(super) fn hold(route: &Route, connections: usize) -> Result<Vec<(TcpStream, 
     })?
 }
 
+/// Opens HTTP connections that carry one request each and then stay open.
+pub(super) fn hold_http(route: &Route, connections: usize) -> Result<Vec<TcpStream>> {
+    let address = SocketAddr::new(route.target, route.port);
+    route.client.run(|| (0..connections).map(|_| asked_once(address)).collect())?
+}
+
+fn asked_once(address: SocketAddr) -> Result<TcpStream> {
+    let mut stream =
+        TcpStream::connect(address).with_context(|| format!("failed to connect to {address}"))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: server\r\n\r\n")?;
+    let (mut answer, mut buffer) = (Vec::new(), [0; 4096]);
+    while !answer.ends_with(ANSWER.as_bytes()) {
+        let count = stream.read(&mut buffer).context("failed to read an answer")?;
+        ensure!(count > 0, "no whole answer: {:?}", String::from_utf8_lossy(&answer));
+        answer.extend_from_slice(&buffer[..count]);
+    }
+    ensure!(answer.starts_with(b"HTTP/1.1 200 "), "{:?}", String::from_utf8_lossy(&answer));
+    Ok(stream)
+}
+
 /// How long our own sockets wait before they fail.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -253,6 +315,9 @@ pub(super) fn listens(pod: &Pod, address: IpAddr, port: u16) -> Result<()> {
     pod.run(|| TcpStream::connect((address, port)))?.map(drop).context("failed to connect")
 }
 
+/// What nginx answers.
+const ANSWER: &str = "ok\n";
+
 /// One worker, no logs, a small file from memory.
 pub(super) fn nginx_config(folder: &Path) -> String {
     let folder = folder.display();
@@ -265,11 +330,21 @@ pub(super) fn nginx_config(folder: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::wrk_said;
+    use super::{wrk_said, wrk_time};
 
     const GOOD: &str = "Running 3s test @ http://10.0.0.1/\n  1 threads and 16 connections\n  Thread Stats \
                         …\n  120034 requests in 3.00s, 17.2MB read\nRequests/sec:  40011.25\nTransfer/sec: \
                         5.7MB\n";
+
+    #[test]
+    fn times_are_parsed() {
+        let text = "  Latency Distribution\n     50%    1.20ms\n     75%    2.00s\n     99%  830.00us\n";
+        for (share, expected) in [("50%", 1200.0), ("75%", 2e6), ("99%", 830.0)] {
+            let time = wrk_time(text, share).expect(share);
+            assert!((time - expected).abs() < 1e-6, "{share}: {time}");
+        }
+        assert!(wrk_time(text, "90%").is_err());
+    }
 
     #[test]
     fn wrk_output_is_parsed() {

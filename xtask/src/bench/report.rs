@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::chart;
 use super::cpu::Used;
-use super::expected::{self, Expected, Of};
+use super::expected::{self, Beside, Expected, Of};
 use super::loads::{self, Better, Figure};
 use super::row::{Row, Spread};
 use super::system::System;
@@ -24,7 +24,8 @@ const NOISY_SPREAD: f64 = 0.15;
 /// Above this share of CPU time used by other processes, likewise.
 const NOISY_OTHERS: f64 = 0.05;
 /// What the machine's noise is judged by.
-const STEADY: [&str; 4] = [loads::THROUGHPUT, loads::REQUESTS, loads::CONNECTIONS, loads::ROUND_TRIP];
+const STEADY: [&str; 5] =
+    [loads::THROUGHPUT, loads::REQUESTS, loads::CONNECTIONS, loads::ROUND_TRIP, loads::PROXIED];
 
 /// All figures of a run.
 #[derive(Debug)]
@@ -163,18 +164,12 @@ impl Report {
     }
 
     fn ratio(&self, series: &Series) -> Option<Spread> {
-        let plain = self.find(series.system.baseline(), series.metric)?;
-        let ratios: Vec<f64> = series
-            .values
-            .iter()
-            .filter_map(|(round, value)| plain.values.get(round).map(|plain| value / plain))
-            .collect();
-        (!ratios.is_empty()).then(|| spread(ratios.into_iter()))
+        ratio(series, self.find(series.system.baseline(), series.metric)?)
     }
 
     fn verdicts(&self) -> Vec<Verdict> {
         let of_all = expected::all().into_iter().map(|expected| self.verdict(&expected));
-        of_all.chain(expected::ABOVE_ENVOY.iter().map(|metric| self.above_envoy(metric))).collect()
+        of_all.chain(expected::beside().iter().map(|expected| self.beside(expected))).collect()
     }
 
     fn verdict(&self, expected: &Expected) -> Verdict {
@@ -198,19 +193,19 @@ impl Report {
         }
     }
 
-    fn above_envoy(&self, metric: &'static str) -> Verdict {
-        let median =
-            |system| self.find(system, metric).map(|series| spread(series.values.values().copied()).median);
-        let ratio = median(System::Tunnel).zip(median(System::Envoy)).map(|(tunnel, envoy)| tunnel / envoy);
+    fn beside(&self, expected: &Beside) -> Verdict {
+        let Beside { system, metric, other, of, floor, aim } = *expected;
+        let series = self.find(system, metric).zip(self.find(other, metric));
+        let ratio = series.and_then(|(own, other)| ratio(own, other)).map(|ratio| ratio.median);
         Verdict {
-            system: System::Tunnel.name(),
+            system: system.name(),
             metric,
-            of: "× Envoy pair",
+            of,
             measured: ratio,
-            expected: "> 1".to_owned(),
-            reached: ratio.map(|ratio| ratio > 1.0),
-            aim: "> 1".to_owned(),
-            aim_reached: ratio.map(|ratio| ratio > 1.0),
+            expected: floor.map_or_else(|| "–".to_owned(), |floor| floor.to_string()),
+            reached: ratio.zip(floor).map(|(ratio, floor)| floor.holds(ratio)),
+            aim: aim.to_string(),
+            aim_reached: ratio.map(|ratio| aim.holds(ratio)),
         }
     }
 
@@ -323,6 +318,12 @@ const SYSTEMS: &str = "\
 - **plain-local**: two pods of one node without a mesh; client on CPU 0, server on CPU 1. **direct**: two \
                        enrolled pods of one node, pinned alike, on the direct path (checked: `/connections` \
                        before, the daemon's counters after each load).
+- **http**: client and server on CPU 0, without a proxy. **envoy-http**, **haproxy**, **waypoint**: one HTTP \
+                       proxy between them, alone on CPU 1 with one thread, HTTP/1.1 on both sides; \
+                       **waypoint** is its code for requests without HBONE, **waypoint-routes** the same \
+                       with 5,000 routes. **waypoint-hbone**: a deployed waypoint, alone on CPU 1, the \
+                       ztunnels of both sides on CPU 0 too: its CPU time can be compared, its requests/s are \
+                       limited by theirs.
 - Istio's ztunnel is missing: it is published as a container image only, and none can be had here. \
                        `docs/guide/performance.md` says how to read this.
 ";
@@ -361,6 +362,13 @@ fn machine() -> String {
     let date =
         date.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();
     format!("Linux {}, {cpus} × {}, {date}", kernel.trim(), model.trim_start_matches([' ', '\t', ':']))
+}
+
+/// Of one system's figures to another's, of the rounds that both have.
+fn ratio(own: &Series, other: &Series) -> Option<Spread> {
+    let both = own.values.iter().filter_map(|(round, value)| Some(value / other.values.get(round)?));
+    let ratios: Vec<f64> = both.collect();
+    (!ratios.is_empty()).then(|| spread(ratios.into_iter()))
 }
 
 /// Of at least one value; the median of an even number is the mean of the two in the middle.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use ambit_harness::{Family, Lab, NamespaceSpec, PodSpec, Process, eventually, within};
+use ambit_harness::{Family, Lab, NamespaceSpec, Pod, PodSpec, Process, eventually, within};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
@@ -69,10 +69,11 @@ impl Stage {
     /// The processes that carry a system's bytes, the client's side first.
     pub(super) fn daemons(&self, system: System) -> Result<Vec<u32>> {
         Ok(match system {
-            System::Plain | System::PlainLocal => Vec::new(),
             System::Tunnel => self.ztunnels()?,
             System::Direct => self.ztunnels()?.into_iter().take(1).collect(),
             System::Envoy => self.envoys.as_ref().map(envoy::Pair::processes).unwrap_or_default(),
+            // Nobody carries plain traffic; HTTP proxies have a stage of their own.
+            _ => Vec::new(),
         })
     }
 
@@ -153,27 +154,31 @@ fn route(lab: &Lab, system: System) -> Route {
         _ => server.ip(Family::V4),
     };
     // Also on one node: what the kernel moves between CPUs costs both kinds alike.
-    Route { client, server, target, client_cpu: 0, server_cpu: 1 }
+    Route { client, server, target, port: loads::HTTP, client_cpu: 0, server_cpu: 1 }
 }
 
 /// iperf3 and nginx, on the server's CPU.
 fn serve(lab: &Lab, route: &Route) -> Result<Vec<Process>> {
-    let pod = &route.server;
+    let (pod, cpu) = (&route.server, route.server_cpu.to_string());
+    let iperf = pod.start("taskset", &["-c", &cpu, "iperf3", "--server"])?;
+    eventually(&format!("iperf3 of {} listens", pod.spec.key()), || {
+        loads::listens(pod, pod.ip(Family::V4), loads::IPERF)
+    })?;
+    Ok(vec![iperf, nginx(lab, pod, route.server_cpu)?])
+}
+
+/// nginx in a pod, on one CPU; it listens when this returns.
+pub(super) fn nginx(lab: &Lab, pod: &Pod, cpu: usize) -> Result<Process> {
     let folder = lab.dir().join(format!("nginx-{}", pod.spec.namespace));
     std::fs::create_dir(&folder)?;
     let config = folder.join("nginx.conf");
     std::fs::write(&config, loads::nginx_config(&folder))?;
-    let (cpu, config) = (route.server_cpu.to_string(), config.to_string_lossy().into_owned());
-    let servers = vec![
-        pod.start("taskset", &["-c", &cpu, "iperf3", "--server"])?,
-        pod.start("taskset", &["-c", &cpu, "nginx", "-c", &config])?,
-    ];
-    for port in [loads::IPERF, loads::HTTP] {
-        eventually(&format!("port {port} of {} listens", pod.spec.key()), || {
-            loads::listens(pod, pod.ip(Family::V4), port)
-        })?;
-    }
-    Ok(servers)
+    let (cpu, config) = (cpu.to_string(), config.to_string_lossy().into_owned());
+    let process = pod.start("taskset", &["-c", &cpu, "nginx", "-c", &config])?;
+    eventually(&format!("nginx of {} listens", pod.spec.key()), || {
+        loads::listens(pod, pod.ip(Family::V4), loads::HTTP)
+    })?;
+    Ok(process)
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! What the demo does, step by step: each step sends real traffic, says what came of it, and checks it.
 
+mod http;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -9,9 +11,10 @@ use anyhow::{Context, Result, bail, ensure};
 use super::table::{self, Row, Table};
 use crate::count::Count;
 
-/// The shop: `web → cart → db` over both nodes, and a `legacy` namespace outside the mesh.
+/// The shop: `web → cart → db` over both nodes, a market behind a waypoint, and a `legacy` namespace outside
+/// the mesh.
 pub(super) fn lab() -> ambit_harness::Builder {
-    Lab::builder()
+    http::market(Lab::builder())
         .namespace(NamespaceSpec::mesh("shop"))
         .namespace(NamespaceSpec::new("legacy"))
         .pod(PodSpec::new("shop/web"))
@@ -89,7 +92,10 @@ impl<'lab> Script<'lab> {
         self.refused_without_identity();
         self.outside_the_mesh(table);
         self.daemon_dies()?;
-        self.policy_changes()
+        self.policy_changes()?;
+        let waypoint = self.canary()?;
+        self.refused_path(&waypoint);
+        Ok(())
     }
 
     /// One round of the traffic that goes on while people watch.
@@ -117,6 +123,8 @@ impl<'lab> Script<'lab> {
             ("shop/cart-2", "cart", Some(&db)),
             ("shop/db", "db", None),
             ("legacy/printer", "printer", None),
+            ("market/v1", "v1", None),
+            ("market/v2", "v2", None),
         ];
         for (pod, name, calls) in shops {
             let mut arguments = vec![name, "--listen", &listen];
@@ -133,8 +141,8 @@ impl<'lab> Script<'lab> {
 
     fn introduce(&self) {
         println!(
-            "\nNamespace \x1b[1mshop\x1b[0m is in the mesh (label istio.io/dataplane-mode: ambient), \
-             \x1b[1mlegacy\x1b[0m is not."
+            "\nNamespaces \x1b[1mshop\x1b[0m and \x1b[1mmarket\x1b[0m are in the mesh (label \
+             istio.io/dataplane-mode: ambient), \x1b[1mlegacy\x1b[0m is not."
         );
         for pod in self.lab.pods() {
             println!("  {:<16} {:<12} {}", pod.spec.key(), self.lab.node_of(&pod).name, pod.ip(Family::V4));
