@@ -5,7 +5,7 @@ use std::future::Future as _;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use ambit_hbone::Tunnel;
@@ -15,6 +15,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use crate::downstream::Downstream;
+
+/// How long a client may take to end its side of a connection that the waypoint has ended.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// A client's tunnel, of which the first bytes were read already.
 pub(crate) struct Downlink {
@@ -116,12 +119,14 @@ pub(crate) struct Guarded<L> {
     timer: Pin<Box<Sleep>>,
     /// How many requests there had been when the timer was set for a connection without a request.
     seen: Option<u64>,
+    /// Set once our side has ended: until when the client may end its own.
+    linger: Option<Pin<Box<Sleep>>>,
 }
 
 impl<L> Guarded<L> {
     pub(crate) fn new(link: L, downstream: Arc<Downstream>, patience: Patience) -> Self {
         let timer = Box::pin(tokio::time::sleep(patience.idle));
-        Self { link, downstream, patience, head: None, begun: 0, timer, seen: Some(0) }
+        Self { link, downstream, patience, head: None, begun: 0, timer, seen: Some(0), linger: None }
     }
 
     /// Notes that bytes have come, or none.
@@ -175,7 +180,7 @@ impl<L: AsyncRead + Unpin> AsyncRead for Guarded<L> {
     }
 }
 
-impl<L: AsyncWrite + Unpin> AsyncWrite for Guarded<L> {
+impl<L: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<L> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -188,7 +193,22 @@ impl<L: AsyncWrite + Unpin> AsyncWrite for Guarded<L> {
         Pin::new(&mut self.link).poll_flush(context)
     }
 
+    /// Ends our side, and waits for the client to end its own. To close at once would reset a client that has
+    /// its answer and ends its request only now.
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.link).poll_shutdown(context)
+        let Self { link, linger, .. } = &mut *self;
+        if linger.is_none() {
+            ready!(Pin::new(&mut *link).poll_shutdown(context))?;
+        }
+        let linger = linger.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
+        let mut bytes = [0; 1024];
+        while linger.as_mut().poll(context).is_pending() {
+            let mut rest = ReadBuf::new(&mut bytes);
+            let read = ready!(Pin::new(&mut *link).poll_read(context, &mut rest));
+            if read.is_err() || rest.filled().is_empty() {
+                break;
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }

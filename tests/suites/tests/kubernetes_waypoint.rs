@@ -6,7 +6,7 @@ use ambit_suites::Rows;
 use ambit_suites::kubernetes::cli::ambit;
 use ambit_suites::kubernetes::manifests::{deployment, service, shop};
 use ambit_suites::kubernetes::{DEADLINE, ENROLLED, Mesh, Pod};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 /// The pods of the waypoint.
@@ -216,6 +216,12 @@ fn under_load(mesh: &Mesh, client: &Pod) -> Result<()> {
     mesh.exec(client, &["/ambit-load", "--touch", "/tmp/stop"])?;
     let report = load.finish()?;
     println!("waypoint scaled up, rolled out, scaled down: {report}");
-    ensure!(report["failed"] == 0 && report["answered"].as_u64() > Some(100), "{report}");
+    if report["failed"] != 0 {
+        let pod = format!("{}/{}", client.namespace, client.name);
+        let recent = ambit(mesh, &["ztunnel", "recent", "--pod", &pod])?.said;
+        let failed: Vec<&str> = recent.lines().filter(|line| !line.contains(" closed ")).take(20).collect();
+        bail!("{report}\n{}", failed.join("\n"));
+    }
+    ensure!(report["answered"].as_u64() > Some(100), "{report}");
     Ok(())
 }

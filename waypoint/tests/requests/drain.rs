@@ -1,10 +1,13 @@
 //! The end of a waypoint: what is under way ends in order.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ambit_core::model::AppProtocol;
+use ambit_hbone::relay::Side;
 use http::Response;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Semaphore;
 
 use crate::lab::{Lab, echo, full, get, get2, handler, told, until};
@@ -44,6 +47,27 @@ async fn requests_under_way_are_answered_and_the_next_go_elsewhere() {
     let two_told = told(two_under_way.await.expect("no panic").expect("a response")).await;
     assert_eq!(two_told.text, "done");
     until("HTTP/2 takes no more requests", || two.is_closed()).await;
+    drain.finish(Duration::from_secs(20)).await.expect("nothing is left");
+}
+
+/// The waypoint ends the connection after the answer; a client may have sent its request and end its side only
+/// then.
+#[tokio::test]
+async fn a_client_that_ends_after_its_answer_is_not_reset() {
+    let lab = Lab::new().await;
+    let cart = lab.service("cart", 100, AppProtocol::Http11);
+    lab.app("cart-1", 11, "cart", echo("cart-1")).await;
+    let mut tunnel = lab.tunnel(cart).await.expect("a tunnel");
+    let drain = lab.worker.waypoint.proxy.drain.clone();
+    drain.start();
+    tunnel.write_all(b"GET / HTTP/1.1\r\nHost: cart.shop\r\n\r\n").await.expect("it is open");
+    let mut answer = String::new();
+    tunnel.read_to_string(&mut answer).await.expect("the answer, and its end");
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    let reset = poll_fn(|context| Side::poll_failure(&mut tunnel, context));
+    let reset = tokio::time::timeout(Duration::from_millis(500), reset).await;
+    assert!(reset.is_err(), "{reset:?}");
+    tunnel.shutdown().await.expect("the client's end");
     drain.finish(Duration::from_secs(20)).await.expect("nothing is left");
 }
 
