@@ -1,4 +1,4 @@
-//! `ambit waypoint`: the Gateways of class `ambit-waypoint`, for each of which the controller runs a waypoint.
+//! `ambit waypoint`: the Gateways of class `ambit-waypoint`; the controller runs a waypoint for each.
 //!
 //! Entry point: [`run`].
 

@@ -1,4 +1,5 @@
-//! A waypoint as a plain HTTP/1.1 proxy on one thread, for `cargo xtask bench`: `plain LISTEN ENDPOINT ROUTES`.
+//! A waypoint as a plain HTTP/1.1 proxy on one thread, for `cargo xtask bench`: `plain LISTEN ENDPOINT
+//! ROUTES`.
 //!
 //! Requests go the way of every request from its head on: route, filters, endpoint, connection, report. What
 //! is missing is HBONE on either side, the controller, the access log and the admin servers. Of the routes

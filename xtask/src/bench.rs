@@ -14,44 +14,22 @@ mod profile;
 mod proxies;
 mod report;
 mod row;
+mod runs;
 mod stage;
 mod system;
 
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use clap::Args;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::{build, ebpf, setup};
-use cpu::{Meter, Used};
 use loads::{Better, Figure, Load};
 use report::Report;
+pub(crate) use runs::Options;
+use runs::{add, run_load, weights};
 use stage::Stage;
-use system::{Route, System};
-
-/// How much is measured.
-#[derive(Debug, Args)]
-pub(crate) struct Options {
-    /// How often each load runs on each system; medians are reported.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
-    rounds: u32,
-    /// How long one load runs, in seconds.
-    #[arg(long, default_value_t = 4)]
-    seconds: u32,
-    /// Idle connections for the memory figure.
-    #[arg(long, default_value_t = 3000)]
-    connections: usize,
-    /// Only these; what is no plain traffic has ratios only if its plain counterpart is there too.
-    #[arg(long, value_enum, value_delimiter = ',')]
-    only: Vec<System>,
-    /// Take the release build that is there.
-    #[arg(long)]
-    no_build: bool,
-    /// Sample the daemons with `perf` while they work, and write hot lists instead of fair figures.
-    #[arg(long)]
-    profile: bool,
-}
+use system::System;
 
 /// Builds the release, lays the lab out, measures, writes `target/bench/report.{md,json}` and `chart.svg`.
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -222,50 +200,6 @@ impl Bench<'_> {
     fn add(&mut self, system: System, figures: &[Figure]) {
         add(self.report, (self.round, self.options.rounds), system, figures);
     }
-}
-
-/// Adds figures to the report, and shows them.
-fn add(report: &mut Report, (round, rounds): (u32, u32), system: System, figures: &[Figure]) {
-    for figure in figures {
-        build::say(&format!(
-            "round {round} of {rounds}: {}: {}: {:.2} {}",
-            system.name(),
-            figure.metric,
-            figure.value,
-            figure.unit
-        ));
-        report.add(system, round, *figure);
-    }
-}
-
-/// Runs a load; its figures, the CPU time of each piece of its work among them.
-fn run_load(
-    load: Load,
-    system: System,
-    (route, daemons): (&Route, &[u32]),
-    options: &Options,
-) -> Result<(Vec<Figure>, Used)> {
-    let profile = options.profile.then(|| profile::Recording::start(daemons, system, load)).transpose()?;
-    let meter = Meter::start(daemons)?;
-    let (mut figures, work) = load.run(route, options.seconds)?;
-    let used = meter.read()?;
-    if let Some(recording) = profile.flatten() {
-        recording.finish()?;
-    }
-    if let Some(work) = work {
-        let per = |cpu: f64| cpu * work.scale / work.amount;
-        let figure = |metric, value| Figure { metric, unit: work.unit, better: Better::Lower, value };
-        figures.push(figure(work.everything, per(used.ours)));
-        if !daemons.is_empty() {
-            figures.push(figure(work.daemons, per(used.daemons)));
-        }
-    }
-    Ok((figures, used))
-}
-
-/// Memory of processes in MB (resident set).
-fn weights(processes: &[u32]) -> Result<Vec<f64>> {
-    processes.iter().map(|process| cpu::memory(*process).map(|kib| cpu::count(kib) * 1024.0 / 1e6)).collect()
 }
 
 /// Thousands of connections are held open here and in every proxy; they inherit the limit.

@@ -17,7 +17,7 @@ use clap::Args;
 
 use crate::count::Count;
 use crate::{build, ebpf, setup};
-use scenario::{Script, lab};
+use scenario::{Script, http, lab};
 use table::Table;
 
 /// How the demo ends.
@@ -112,7 +112,7 @@ fn show(keep: bool) -> Result<()> {
 fn start() -> Result<Lab> {
     build::say("laying out two nodes and their pods, starting the controller and a ztunnel on each node");
     let began = Instant::now();
-    let lab = lab().binaries(&build::binaries()).start()?;
+    let lab = http::market(lab()).binaries(&build::binaries()).start()?;
     build::say(&format!("the mesh is up after {:.1} s", began.elapsed().as_secs_f32()));
     Ok(lab)
 }

@@ -1,5 +1,5 @@
-//! The daemons' and a waypoint's metrics as a real Prometheus sees them: format, names, the guide, and every query of the
-//! dashboard and of the alerts.
+//! The daemons' and a waypoint's metrics as a real Prometheus sees them: format, names, the guide, and every
+//! query of the dashboard and of the alerts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
@@ -31,9 +31,9 @@ const MARKET: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nm
                       name: waypoint}\nspec:\n  gatewayClassName: ambit-waypoint\n  listeners: [{name: mesh, \
                       port: 15008, protocol: HBONE}]\n---\napiVersion: \
                       gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {namespace: market, name: \
-                      stall}\nspec:\n  parentRefs: [{group: \"\", kind: Service, name: stall}]\n  rules:\n    \
-                      - matches: [{path: {type: PathPrefix, value: /open}}]\n      backendRefs: [{name: stall, \
-                      port: 80}]\n    - matches: [{path: {type: PathPrefix, value: /gone}}]\n      \
+                      stall}\nspec:\n  parentRefs: [{group: \"\", kind: Service, name: stall}]\n  rules:\n  \
+                      \x20 - matches: [{path: {type: PathPrefix, value: /open}}]\n      backendRefs: [{name: \
+                      stall, port: 80}]\n    - matches: [{path: {type: PathPrefix, value: /gone}}]\n      \
                       backendRefs: [{name: missing, port: 80}]\n";
 
 /// Both pages that list metrics.

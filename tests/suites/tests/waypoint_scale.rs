@@ -40,8 +40,9 @@ fn services() -> String {
         let address = address(number).ip();
         let _ = write!(
             all,
-            "---\napiVersion: v1\nkind: Service\nmetadata: {{namespace: shop, name: service-{number}}}\nspec: \
-             {{clusterIP: {address}, ports: [{{name: http, port: 80, targetPort: {PORT}, protocol: TCP}}]}}\n"
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{namespace: shop, name: service-{number}}}\n\
+             spec: {{clusterIP: {address}, \
+             ports: [{{name: http, port: 80, targetPort: {PORT}, protocol: TCP}}]}}\n"
         );
         all
     })
@@ -55,10 +56,11 @@ fn name(service: usize, route: usize) -> String {
 fn route(service: usize, route: usize, version: u32) -> String {
     format!(
         "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{namespace: shop, name: \
-         {}}}\nspec:\n  parentRefs: [{{group: \"\", kind: Service, name: service-{service}}}]\n  rules:\n    - \
-         matches: [{{path: {{type: PathPrefix, value: /path-{route}}}}}]\n      filters: [{{type: \
-         ResponseHeaderModifier, responseHeaderModifier: {{set: [{{name: version, value: \"{version}\"}}]}}}}]\n      \
-         backendRefs: [{{name: server, port: 80}}]\n",
+         {}}}\nspec:\n  parentRefs: [{{group: \"\", kind: Service, name: service-{service}}}]\n  rules:\n  \
+         \x20 - matches: [{{path: {{type: PathPrefix, value: /path-{route}}}}}]\n      filters: [{{type: \
+         ResponseHeaderModifier, responseHeaderModifier: \
+         {{set: [{{name: version, value: \"{version}\"}}]}}}}]\n  \
+         \x20   backendRefs: [{{name: server, port: 80}}]\n",
         name(service, route)
     )
 }
@@ -137,8 +139,9 @@ fn changed_routes_act_soon_among_five_thousand() -> Result<()> {
     times.sort_unstable();
     let at = |percent: usize| times[(times.len() * percent / 100).min(times.len() - 1)];
     println!(
-        "{} routes of {SERVICES} services, there after {:.1} s; {:.1} changes a second, each visible after p50 \
-         {:.1} ms, p99 {:.1} ms, most {:.1} ms; the waypoint's memory {:.1} MB before, {:.1} MB with them, \
+        "{} routes of {SERVICES} services, there after {:.1} s; {:.1} changes a second, each visible after \
+         p50 {:.1} ms, p99 {:.1} ms, most {:.1} ms; the waypoint's \
+         memory {:.1} MB before, {:.1} MB with them, \
          {:.1} MB after {CHANGES} changes",
         SERVICES * ROUTES_OF_EACH,
         first.as_secs_f64(),

@@ -50,8 +50,8 @@ async fn requests_under_way_are_answered_and_the_next_go_elsewhere() {
     drain.finish(Duration::from_secs(20)).await.expect("nothing is left");
 }
 
-/// The waypoint ends the connection after the answer; a client may have sent its request and end its side only
-/// then.
+/// The waypoint ends the connection after the answer; a client may have sent its request and end its side
+/// only then.
 #[tokio::test]
 async fn a_client_that_ends_after_its_answer_is_not_reset() {
     let lab = Lab::new().await;

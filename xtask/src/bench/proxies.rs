@@ -17,9 +17,10 @@ use anyhow::{Context, Result, ensure};
 use super::expected::{PROXY_HELD, PROXY_IDLE};
 use super::loads::{self, Better, Figure, Load};
 use super::report::Report;
+use super::runs::{Options, add, run_load, weights};
 use super::stage::nginx;
 use super::system::{Route, System};
-use super::{Options, add, cpu, envoy, run_load, weights};
+use super::{cpu, envoy};
 use crate::build;
 
 /// Of client, server and everything but the proxy.
@@ -35,11 +36,11 @@ const SERVICE: u16 = 80;
 const ADMIN: u16 = 15000;
 
 const GATEWAY: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {namespace: \
-                       waypoint-hbone, name: waypoint}\nspec:\n  gatewayClassName: ambit-waypoint\n  listeners: \
-                       [{name: mesh, port: 15008, protocol: HBONE}]\n---\napiVersion: \
+                       waypoint-hbone, name: waypoint}\nspec:\n  gatewayClassName: ambit-waypoint\n  \
+                       listeners: [{name: mesh, port: 15008, protocol: HBONE}]\n---\napiVersion: \
                        gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {namespace: waypoint-hbone, \
-                       name: server}\nspec:\n  parentRefs: [{group: \"\", kind: Service, name: server}]\n  rules: \
-                       [{backendRefs: [{name: server, port: 80}]}]\n";
+                       name: server}\nspec:\n  parentRefs: [{group: \"\", kind: Service, name: server}]\n  \
+                       rules: [{backendRefs: [{name: server, port: 80}]}]\n";
 
 /// Every load on every system in turn, in rounds, and what the proxies weigh.
 pub(super) fn measure(systems: &[System], options: &Options, report: &mut Report) -> Result<()> {

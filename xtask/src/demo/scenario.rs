@@ -1,6 +1,6 @@
 //! What the demo does, step by step: each step sends real traffic, says what came of it, and checks it.
 
-mod http;
+pub(super) mod http;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,10 +11,9 @@ use anyhow::{Context, Result, bail, ensure};
 use super::table::{self, Row, Table};
 use crate::count::Count;
 
-/// The shop: `web → cart → db` over both nodes, a market behind a waypoint, and a `legacy` namespace outside
-/// the mesh.
+/// The shop: `web → cart → db` over both nodes, and a `legacy` namespace outside the mesh.
 pub(super) fn lab() -> ambit_harness::Builder {
-    http::market(Lab::builder())
+    Lab::builder()
         .namespace(NamespaceSpec::mesh("shop"))
         .namespace(NamespaceSpec::new("legacy"))
         .pod(PodSpec::new("shop/web"))

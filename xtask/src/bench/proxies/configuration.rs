@@ -12,9 +12,9 @@ use crate::bench::envoy;
 /// HAProxy's file.
 pub(super) fn haproxy(listen: SocketAddr, server: SocketAddr) -> String {
     format!(
-        "global\n  nbthread 1\n  maxconn 8000\ndefaults\n  mode http\n  timeout connect 5s\n  timeout client \
-         10m\n  timeout server 10m\nfrontend in\n  bind {listen}\n  default_backend out\nbackend out\n  server \
-         one {server}\n"
+        "global\n  nbthread 1\n  maxconn 8000\ndefaults\n  mode http\n  timeout connect 5s\n  timeout \
+         client 10m\n  timeout server 10m\nfrontend in\n  bind {listen}\n  default_backend out\n\
+         backend out\n  server one {server}\n"
     )
 }
 

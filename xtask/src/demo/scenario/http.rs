@@ -1,6 +1,7 @@
 //! HTTP in the demo: a market behind a waypoint, whose catalog gets a second version.
 //!
-//! Entry points: [`market`] adds it to the lab, [`Script::canary`] and [`Script::refused_path`] are the steps.
+//! Entry points: [`market`] adds it to the lab, [`Script::canary`] and [`Script::refused_path`] are the
+//! steps.
 
 use std::net::SocketAddr;
 
@@ -24,7 +25,7 @@ spec:
 ";
 
 /// Two versions of a catalog, one on each node, behind a waypoint.
-pub(super) fn market(lab: Builder) -> Builder {
+pub(in crate::demo) fn market(lab: Builder) -> Builder {
     lab.namespace(NamespaceSpec::mesh("market").label("istio.io/use-waypoint", "waypoint"))
         .pod(PodSpec::new("market/v1").label("part", "catalog"))
         .pod(PodSpec::new("market/v2").label("part", "catalog").node(1))
