@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use ambit_kube::access::{self, AccessError};
 use clap::Args;
-use kube::api::{Api, DynamicObject};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::config::KubeConfigOptions;
 use kube::discovery::Scope;
 use kube::{Client, Config};
+use serde_json::{Value, json};
 
-use crate::error::Error;
-use crate::manifests::Manifest;
+use crate::error::{Error, api};
+use crate::manifests::{MANAGER, Manifest};
 
 /// The label of everything that belongs to Ambit.
 pub(crate) const ALL_PODS: &str = "app.kubernetes.io/part-of=ambit";
@@ -68,4 +70,12 @@ pub(crate) fn api_of(client: &Client, manifest: &Manifest) -> Api<DynamicObject>
         }
         _ => Api::all_with(client.clone(), &manifest.resource),
     }
+}
+
+/// Sets labels of a namespace, and removes those that are null.
+pub(crate) async fn label_namespace(client: &Client, name: &str, labels: &Value) -> Result<(), Error> {
+    let patch = Patch::Merge(json!({ "metadata": { "labels": labels } }));
+    let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+    let labelled = Api::<Namespace>::all(client.clone()).patch(name, &parameters, &patch).await;
+    labelled.map(drop).map_err(api(format!("label namespace {name}")))
 }

@@ -5,13 +5,12 @@ use std::time::Duration;
 use ambit_core::enrolment::{DATAPLANE_MODE, Labels};
 use clap::Args;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
-use kube::api::{Api, ListParams, Patch, PatchParams};
+use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt as _};
 use serde_json::json;
 
-use crate::cluster::Access;
+use crate::cluster::{Access, label_namespace};
 use crate::error::{Error, api};
-use crate::manifests::MANAGER;
 use crate::membership::{Standing, standing};
 use crate::output::outln;
 use crate::wait::{self, Look};
@@ -42,12 +41,7 @@ pub(crate) async fn release(access: &Access, options: &Options) -> Result<(), Er
 
 async fn change(access: &Access, options: &Options, label: Option<&str>) -> Result<(), Error> {
     let client = access.connect().await?;
-    let patch = Patch::Merge(json!({ "metadata": { "labels": { DATAPLANE_MODE: label } } }));
-    let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
-    Api::<Namespace>::all(client.clone())
-        .patch(&options.namespace, &parameters, &patch)
-        .await
-        .map_err(api(format!("label namespace {}", options.namespace)))?;
+    label_namespace(&client, &options.namespace, &json!({ DATAPLANE_MODE: label })).await?;
     let goal = if label.is_some() { "enrol the pods" } else { "release the pods" };
     let mut standings = Vec::new();
     wait::until(goal, Duration::from_secs(options.timeout), async || {

@@ -17,7 +17,7 @@ use kube::discovery::{ApiResource, oneshot};
 use kube::{Client, ResourceExt as _};
 use serde_json::{Value, json};
 
-use crate::cluster::Access;
+use crate::cluster::{Access, label_namespace};
 use crate::error::{Error, api};
 use crate::manifests::MANAGER;
 use crate::output::outln;
@@ -156,10 +156,7 @@ impl Gateways {
     async fn bind(&self, one: &One) -> Result<(), Error> {
         let namespace = &one.namespace;
         let labels = json!({ USE_WAYPOINT: one.name, USE_WAYPOINT_NAMESPACE: Value::Null });
-        let patch = Patch::Merge(json!({ "metadata": { "labels": labels } }));
-        let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
-        let labelled = Api::<Namespace>::all(self.client.clone()).patch(namespace, &parameters, &patch).await;
-        labelled.map_err(api(format!("label namespace {namespace}")))?;
+        label_namespace(&self.client, namespace, &labels).await?;
         outln!("namespace {namespace} is bound to it")
     }
 

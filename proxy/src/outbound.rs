@@ -181,18 +181,20 @@ impl<W: Served> Attempt<'_, W> {
             let limit = more(&mesh, &tried).map(|_| self.proxy.timeouts.endpoint());
             let followed = self.follow_within(&mesh, &plan, limit).await;
             self.record_health(&followed);
-            mesh = self.proxy.mesh.mesh().unwrap_or(mesh);
-            let next = more(&mesh, &tried);
-            match (followed, next) {
-                (Ok(remote), _) => {
+            let failure = match followed {
+                Ok(remote) => {
                     if let Plan::Tunnel(tunnel) = &plan {
                         opened(self.served, tunnel, connection.destination);
                     }
                     CONNECT.observe(self.info.path.as_str(), since.elapsed());
                     return Ok(remote);
                 }
-                (Err(Failure { elsewhere: true, .. }), Some(next)) => plan = next,
-                (Err(failure), _) => return Err(failure.ending),
+                Err(failure) => failure,
+            };
+            mesh = self.proxy.mesh.mesh().unwrap_or(mesh);
+            match more(&mesh, &tried) {
+                Some(next) if failure.elsewhere => plan = next,
+                _ => return Err(failure.ending),
             }
         }
     }

@@ -27,7 +27,7 @@ use tokio::net::TcpListener;
 
 /// The service's own port.
 const PORT: u16 = 80;
-/// The service's address: nobody connects to it.
+/// The service's address, to which no client connects.
 const SERVICE: &str = "10.96.0.1";
 
 fn main() -> Result<()> {

@@ -72,7 +72,7 @@ impl Stage {
             System::Tunnel => self.ztunnels()?,
             System::Direct => self.ztunnels()?.into_iter().take(1).collect(),
             System::Envoy => self.envoys.as_ref().map(envoy::Pair::processes).unwrap_or_default(),
-            // Nobody carries plain traffic; HTTP proxies have a stage of their own.
+            // Plain traffic has no daemons; HTTP proxies have a stage of their own.
             _ => Vec::new(),
         })
     }
