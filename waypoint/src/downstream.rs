@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use ambit_core::fronted::Fronted;
 use ambit_core::mesh::Mesh;
@@ -36,6 +36,8 @@ pub(crate) struct Downstream {
     requests: AtomicUsize,
     /// Requests so far.
     begun: AtomicU64,
+    /// Whether it speaks another protocol than HTTP by now.
+    switched: AtomicBool,
     /// Metrics of its last requests.
     pub(crate) series: Cache,
 }
@@ -64,6 +66,7 @@ impl Downstream {
             certificate: text(format!("By={};URI={identity}", own.identity())),
             requests: AtomicUsize::new(0),
             begun: AtomicU64::new(0),
+            switched: AtomicBool::new(false),
             series: Cache::default(),
         }
     }
@@ -99,6 +102,15 @@ impl Downstream {
     /// How many requests there were.
     pub(crate) fn begun(&self) -> u64 {
         self.begun.load(Ordering::Relaxed)
+    }
+
+    /// Whether a request has turned the connection into another protocol's.
+    pub(crate) fn is_switched(&self) -> bool {
+        self.switched.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn switch(&self) {
+        self.switched.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn request_begins(&self) {

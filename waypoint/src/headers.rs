@@ -31,10 +31,18 @@ impl Target {
         if head.method == Method::CONNECT {
             return Err(Failure::Method);
         }
+        let is_path = head.uri.authority().is_none() || head.uri.scheme().is_some();
+        let is_of_server = head.uri.path() == "*" && head.method != Method::OPTIONS;
+        if !is_path || is_of_server {
+            return Err(Failure::BadRequest("path is not valid"));
+        }
         let mut lines = head.headers.get_all(HOST).iter();
         let (first, second) = (lines.next(), lines.next());
         if second.is_some() {
             return Err(Failure::BadRequest("more than one host"));
+        }
+        if head.version == Version::HTTP_2 {
+            only_meaning(head, first)?;
         }
         let authority = match (head.uri.authority(), first) {
             // The request line counts (RFC 9112, 3.2.2), and `:authority` in HTTP/2.
@@ -44,7 +52,7 @@ impl Target {
                 let parsed = Authority::try_from(host.as_bytes());
                 Some(parsed.map_err(|_| Failure::BadRequest("host is not valid"))?)
             }
-            (None, None) if head.version == Version::HTTP_11 => {
+            (None, None) if head.version > Version::HTTP_10 => {
                 return Err(Failure::BadRequest("no host"));
             }
             (None, None) => None,
@@ -54,6 +62,19 @@ impl Target {
         }
         Ok(Self { authority })
     }
+}
+
+/// What HTTP/2 leaves open and HTTP/1 behind it would read in another way (RFC 9113, 8.3.1 and 8.2.1).
+fn only_meaning(head: &Parts, host: Option<&HeaderValue>) -> Result<(), Failure> {
+    let authority = head.uri.authority().map(|authority| authority.as_str().as_bytes());
+    if let (Some(authority), Some(host)) = (authority, host)
+        && !authority.eq_ignore_ascii_case(host.as_bytes())
+    {
+        return Err(Failure::BadRequest("two hosts"));
+    }
+    let mut lengths = head.headers.get_all(CONTENT_LENGTH).iter();
+    let is_one = lengths.next().is_none_or(|length| !length.is_empty()) && lengths.next().is_none();
+    if is_one { Ok(()) } else { Err(Failure::BadRequest("length is not valid")) }
 }
 
 /// Leaves out what the client said of its connection, and says who the client is: what it said of that itself

@@ -9,6 +9,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::delimited::Delimited;
 use crate::downstream::Downstream;
 use crate::request;
 use crate::stream::{Downlink, Guarded, Patience};
@@ -33,6 +34,7 @@ where
     let waypoint = downstream.worker.waypoint.clone();
     let (limits, drain) = (waypoint.limits, &waypoint.proxy.drain);
     let patience = Patience { head: limits.head, idle: limits.idle };
+    let link = Delimited::new(link, downstream.clone());
     let io = TokioIo::new(Guarded::new(link, downstream.clone(), patience));
     let service = service_fn(move |request| {
         let downstream = downstream.clone();

@@ -1,7 +1,7 @@
 //! Answers of the waypoint's own: [`failure`], and those that a rule gives ([`answer`]).
 
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 
 use crate::body::{Delivery, ResponseBody};
 use crate::failure::{Failure, Flag};
@@ -34,8 +34,10 @@ pub(crate) fn answer(
     text: &'static str,
 ) -> Response<ResponseBody> {
     exchange.status = Some(status);
-    exchange.response_bytes = text.len() as u64;
     let is_http2 = exchange.version == http::Version::HTTP_2;
+    // hyper leaves it out in HTTP/1 alone.
+    let text = if is_http2 && exchange.method == Method::HEAD { "" } else { text };
+    exchange.response_bytes = text.len() as u64;
     let body = ResponseBody::text(text, Delivery::new(exchange, None, None));
     let mut response = Response::new(body);
     *response.status_mut() = status;

@@ -15,6 +15,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 
 use crate::body::{Delivery, Payload, Recording, ResponseBody};
 use crate::downstream::Downstream;
@@ -33,12 +34,16 @@ use crate::{mirror, reply};
 pub(crate) async fn serve(downstream: Arc<Downstream>, request: Request<Incoming>) -> Response<ResponseBody> {
     let mut exchange = Exchange::begin(downstream.clone(), &request);
     let version = request.version();
+    let upgrade = request.extensions().get::<OnUpgrade>().cloned();
     let mut response = match respond(&mut exchange, request).await {
         Ok(Outcome::Own { status, headers }) => reply::answer(exchange, status, headers, ""),
         Ok(Outcome::Endpoint { answer, upgrade }) => deliver(exchange, answer, upgrade),
         Err(failure) => reply::failure(exchange, &failure),
     };
     let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if let Some(upgrade) = upgrade.filter(|_| !is_upgrade) {
+        upgrade::decline(upgrade);
+    }
     if version < Version::HTTP_2 && !is_upgrade && downstream.worker.waypoint.proxy.drain.is_started() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }

@@ -6,7 +6,7 @@ use http::{HeaderValue, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncWriteExt as _, copy_bidirectional};
 
 use crate::body::ResponseBody;
 use crate::failure::Failure;
@@ -37,6 +37,16 @@ pub(crate) fn wanted(parts: &mut Parts) -> Option<Upgrade> {
     Some(Upgrade { protocol, client })
 }
 
+/// Ends a connection in order whose wish is not granted: where hyper would close it, it hands it over all the
+/// same, and dropped it would be reset together with the answer.
+pub(crate) fn decline(client: OnUpgrade) {
+    tokio::spawn(async move {
+        if let Ok(client) = client.await {
+            let _ended = TokioIo::new(client).shutdown().await;
+        }
+    });
+}
+
 /// Answers 101, and carries bytes both ways from then on.
 pub(crate) fn switch(
     mut exchange: Box<Exchange>,
@@ -44,6 +54,7 @@ pub(crate) fn switch(
     lease: Lease,
     upgrade: Upgrade,
 ) -> Response<ResponseBody> {
+    exchange.downstream.switch();
     let endpoint = hyper::upgrade::on(&mut response);
     let mut answer = Response::new(ResponseBody::none());
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;

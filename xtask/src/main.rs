@@ -12,6 +12,7 @@ mod demo;
 mod documents;
 mod ebpf;
 mod fuzz;
+mod h2spec;
 mod image;
 mod layout;
 mod lint;
@@ -47,6 +48,8 @@ enum Verb {
     Fuzz(fuzz::Options),
     /// Compare the mesh with plain TCP and with Envoy, side by side in one run.
     Bench(bench::Options),
+    /// Run h2spec, the conformance suite of HTTP/2, against a waypoint.
+    H2spec,
     /// Write OCI archives of the images, without a container engine.
     Image(image::Options),
     /// Build everything and run the suites.
@@ -66,6 +69,7 @@ fn main() -> Result<()> {
         Verb::Conformance(options) => conformance::run(&options),
         Verb::Fuzz(options) => fuzz::run(&options),
         Verb::Bench(options) => bench::run(&options),
+        Verb::H2spec => h2spec::run(),
         Verb::Image(options) => image::run(&options),
         Verb::Test(options) => test::run(&options),
     }

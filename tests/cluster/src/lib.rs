@@ -30,7 +30,8 @@ pub use control::Part;
 pub use node::Node;
 pub use parts::versions;
 pub use parts::{
-    Conformance, FOLDER_VARIABLE, Parts, conformance, folder as parts_folder, go_present, parts,
+    Conformance, FOLDER_VARIABLE, Parts, conformance, folder as parts_folder, go_present, h2spec,
+    h2spec_present, parts,
 };
 
 /// The program `ambit-cluster-machine`: what runs inside the machines.

@@ -10,7 +10,7 @@ mod tools;
 pub mod versions;
 
 pub use conformance::{Conformance, conformance};
-pub use go::go_present;
+pub use go::{go_present, h2spec, h2spec_present};
 pub(crate) use tools::on_path;
 
 use std::fs::File;

@@ -1,4 +1,4 @@
-//! Clients that mean harm: requests with two meanings, too slow, too many, too large.
+//! Clients that mean harm: too slow, too many, too large. Requests with two meanings are in `smuggling`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,124 +14,7 @@ use http_body_util::{BodyExt as _, StreamBody};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::lab::{BoxError, DEADLINE, Lab, echo, get, get2, handler, told};
-
-/// What the waypoint answers to these bytes, until it closes or the deadline for a further answer has passed.
-async fn answer(lab: &Lab, to: std::net::SocketAddr, bytes: &[u8]) -> String {
-    let mut tunnel = lab.tunnel(to).await.expect("a tunnel");
-    tunnel.write_all(bytes).await.expect("written");
-    let mut answer = Vec::new();
-    // A reset is an answer too.
-    let _ended = tokio::time::timeout(DEADLINE, tunnel.read_to_end(&mut answer)).await.expect("it ends");
-    String::from_utf8_lossy(&answer).into_owned()
-}
-
-#[tokio::test]
-async fn requests_with_two_meanings_are_refused() {
-    let lab = Lab::new().await;
-    let cart = lab.service("cart", 100, AppProtocol::Http11);
-    let app = lab.app("cart-1", 11, "cart", echo("cart-1")).await;
-    let hidden = "GET /hidden HTTP/1.1\r\nHost: cart.shop\r\n\r\n";
-    for (name, head) in [
-        ("two lengths", "Host: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n"),
-        ("two lengths in one line", "Host: a\r\nContent-Length: 5, 6\r\n"),
-        ("a signed length", "Host: a\r\nContent-Length: +5\r\n"),
-        ("a negative length", "Host: a\r\nContent-Length: -1\r\n"),
-        ("an encoding that is not chunked", "Host: a\r\nTransfer-Encoding: xchunked\r\n"),
-        ("chunked, and then something else", "Host: a\r\nTransfer-Encoding: chunked, identity\r\n"),
-        ("a folded header", "Host: a\r\nX-One: 1\r\n two\r\n"),
-        ("a space before the colon", "Host: a\r\nTransfer-Encoding : chunked\r\n"),
-        ("a name with a control character", "Host: a\r\nX\x0bOne: 1\r\n"),
-        ("a bare carriage return in a value", "Host: a\r\nX-One: 1\rX-Two: 2\r\n"),
-        ("two hosts", "Host: a\r\nHost: b\r\n"),
-        ("no host", "X-One: 1\r\n"),
-        ("a host with a user", "Host: a@b\r\n"),
-        ("a host with a path", "Host: a/b\r\n"),
-    ] {
-        let told = answer(&lab, cart, format!("POST /seen HTTP/1.1\r\n{head}\r\n{hidden}").as_bytes()).await;
-        assert!(told.starts_with("HTTP/1.1 400 "), "{name}: {told}");
-        assert_eq!(told.matches("HTTP/1.1 ").count(), 1, "{name}: nothing after it is looked at: {told}");
-        assert_eq!(app.requests(), 0, "{name}");
-    }
-}
-
-#[tokio::test]
-async fn a_length_beside_chunks_hides_no_second_request() {
-    let lab = Lab::new().await;
-    let cart = lab.service("cart", 100, AppProtocol::Http11);
-    let app = lab.app("cart-1", 11, "cart", echo("cart-1")).await;
-    let hidden = "GET /hidden HTTP/1.1\r\nHost: cart.shop\r\n\r\n";
-    let chunked = format!("0\r\n\r\n{hidden}");
-    for (name, head) in [
-        ("length first", format!("Content-Length: {}\r\nTransfer-Encoding: chunked\r\n", chunked.len())),
-        ("chunked first", format!("Transfer-Encoding: chunked\r\nContent-Length: {}\r\n", chunked.len())),
-    ] {
-        let before = app.requests();
-        let request = format!("POST /seen HTTP/1.1\r\nHost: cart.shop\r\n{head}\r\n{chunked}");
-        let told = answer(&lab, cart, request.as_bytes()).await;
-        assert!(!told.contains("/hidden"), "{name}: {told}");
-        // RFC 9112, 6.1: it may be read as chunked if the connection is closed after it.
-        assert!(app.requests() <= before + 1, "{name}");
-    }
-}
-
-#[tokio::test]
-async fn bare_line_feeds_mean_the_same_behind_the_waypoint() {
-    let lab = Lab::new().await;
-    let cart = lab.service("cart", 100, AppProtocol::Http11);
-    let app = lab.app("cart-1", 11, "cart", echo("cart-1")).await;
-    let told =
-        answer(&lab, cart, b"GET /seen HTTP/1.1\nHost: cart.shop\nX-One: 1\nConnection: close\n\n").await;
-    if told.starts_with("HTTP/1.1 200 ") {
-        assert_eq!(app.requests(), 1);
-        assert!(told.contains("x-one: 1\n"), "{told}");
-    } else {
-        assert!(told.starts_with("HTTP/1.1 400 "), "{told}");
-    }
-    for chunk in [
-        "5\nhello\r\n0\r\n\r\n",
-        "5\r\nhello\n0\r\n\r\n",
-        "5;x\nhello\r\n0\r\n\r\n",
-        "0x5\r\nhello\r\n0\r\n\r\n",
-    ] {
-        let before = app.requests();
-        let request = format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}");
-        let told = answer(&lab, cart, request.as_bytes()).await;
-        assert!(!told.starts_with("HTTP/1.1 200 "), "{chunk:?}: {told}");
-        assert!(app.requests() <= before + 1);
-    }
-}
-
-#[tokio::test]
-async fn http2_requests_that_would_be_two_in_http1_are_refused() {
-    let lab = Lab::new().await;
-    let cart = lab.service("cart", 100, AppProtocol::Http11);
-    let app = lab.app("cart-1", 11, "cart", echo("cart-1")).await;
-    for (name, header, value) in [
-        ("chunks", "transfer-encoding", "chunked"),
-        ("a connection header", "connection", "close"),
-        ("another protocol", "upgrade", "h2c"),
-        ("a wrong length", "content-length", "50"),
-        ("two hosts", "host", "b,c"),
-    ] {
-        let mut request = get2("/seen");
-        *request.method_mut() = http::Method::POST;
-        *request.body_mut() = crate::lab::full("hello");
-        request
-            .headers_mut()
-            .insert(http::HeaderName::from_static(header), http::HeaderValue::from_static(value));
-        // hyper's client leaves some of these out by itself; what it sends must be refused or mean one thing.
-        let sent = lab.http2(cart).await.send_request(request).await;
-        if let Ok(response) = sent
-            && response.status() == 200
-        {
-            let told = told(response).await;
-            assert!(told.text.ends_with("\nhello"), "{name}: {}", told.text);
-            assert_eq!(told.sent("host"), Some("cart.shop"), "{name}");
-            assert_eq!(told.sent("transfer-encoding"), None, "{name}");
-        }
-    }
-    assert!(app.requests() <= 5);
-}
+use crate::smuggling::answer;
 
 #[tokio::test]
 async fn heads_have_a_limit() {
@@ -233,7 +116,7 @@ async fn a_thousand_streams_of_one_client_leave_room_for_others() {
 }
 
 /// One that is being answered.
-struct Held(Arc<AtomicUsize>);
+pub(crate) struct Held(pub(crate) Arc<AtomicUsize>);
 
 impl Drop for Held {
     fn drop(&mut self) {
@@ -312,4 +195,49 @@ async fn a_reader_that_stops_makes_the_endpoint_stop() {
         length += frame.expect("a frame").into_data().map_or(0, |data| data.len());
     }
     assert_eq!(length, WHOLE, "and all of it comes in the end");
+}
+
+#[tokio::test]
+async fn clients_that_are_slow_and_clients_that_reset_starve_nobody() {
+    const REQUESTS: usize = 300;
+    let lab = Lab::new().await;
+    let cart = lab.service("cart", 100, AppProtocol::Http2);
+    lab.app("cart-1", 11, "cart", handler(|_| async { Response::new(crate::lab::full("quick")) })).await;
+    let connection = lab.connection("slow", 201).await;
+    let request = ambit_hbone::request::ConnectRequest::to(cart);
+    let mut slow = Vec::new();
+    for _ in 0..90 {
+        let mut tunnel = connection.open(&request).await.expect("a tunnel");
+        tunnel.write_all(b"GET / HTTP/1.1\r\nHost: ca").await.expect("written");
+        slow.push(tunnel);
+    }
+    let resets = Arc::new(AtomicUsize::new(0));
+    let (count, flooding) = (resets.clone(), lab.clone());
+    let flood = tokio::spawn(async move {
+        loop {
+            let tunnel = flooding.tunnel_of("resetting", 202, cart).await.expect("a tunnel");
+            let mut client = crate::lab::http2(tunnel).await;
+            while client.ready().await.is_ok() {
+                let sent = client.send_request(get2("/"));
+                // Sent at the next turn of this thread, and given up at once.
+                let _given_up = tokio::time::timeout(Duration::from_micros(1), sent).await;
+                count.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    });
+    let mut other = crate::lab::http2(lab.tunnel_of("other", 203, cart).await.expect("a tunnel")).await;
+    let mut times = Vec::new();
+    for _ in 0..REQUESTS {
+        let start = Instant::now();
+        let told = told(other.send_request(get2("/")).await.expect("a response")).await;
+        times.push(start.elapsed());
+        assert_eq!(told.text, "quick");
+    }
+    flood.abort();
+    times.sort_unstable();
+    let p99 = times[REQUESTS * 99 / 100];
+    println!("p99 {p99:?}, {} resets meanwhile", resets.load(Ordering::SeqCst));
+    assert!(resets.load(Ordering::SeqCst) > REQUESTS, "a flood");
+    // All of it shares one thread here: what is measured is that its turn comes.
+    assert!(p99 < Duration::from_secs(1), "{p99:?}");
 }

@@ -3,10 +3,16 @@
 
 mod basics;
 mod ca;
+mod downgrade;
 mod drain;
+mod edges;
+mod frames;
+mod grpc;
+mod h2spec;
 mod hostile;
 mod lab;
 mod protocols;
 mod retries;
 mod rules;
+mod smuggling;
 mod telemetry;

@@ -150,17 +150,23 @@ async fn times_end_a_request_within_a_tenth_of_their_value() {
         let cart = lab.service("cart", 100, AppProtocol::Http11);
         lab.app("cart-1", 11, "cart", app).await;
         lab.put([routes("cart", vec![Rule { timeouts, ..rule(vec![backend("cart", 1)]) }])]);
-        let mut client = lab.http1(cart).await;
-        let start = Instant::now();
-        let response = client.send_request(get("/")).await.expect("a response");
-        let begun = response.status();
-        let ended = response.into_body().collect().await;
-        let took = start.elapsed();
-        match status {
-            Some(status) => assert_eq!(begun, status, "{name}"),
-            None => assert!(ended.is_err(), "{name}: it breaks off"),
+        // On a busy machine a timer may be late, but not each time.
+        let mut quickest = Duration::MAX;
+        for _ in 0..5 {
+            let mut client = lab.http1(cart).await;
+            let start = Instant::now();
+            let response = client.send_request(get("/")).await.expect("a response");
+            let begun = response.status();
+            let ended = response.into_body().collect().await;
+            let took = start.elapsed();
+            match status {
+                Some(status) => assert_eq!(begun, status, "{name}"),
+                None => assert!(ended.is_err(), "{name}: it breaks off"),
+            }
+            assert!(took >= LIMIT, "{name}: {took:?}");
+            quickest = quickest.min(took);
         }
-        assert!(took >= LIMIT && took < LIMIT * 3 / 2, "{name}: {took:?}");
+        assert!(quickest < LIMIT + LIMIT / 10, "{name}: {quickest:?}");
     }
 }
 

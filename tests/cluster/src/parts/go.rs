@@ -8,7 +8,9 @@ use anyhow::{Context, Result, ensure};
 
 use super::pause;
 use super::tools::{fresh, on_path, run, say};
-use super::versions::{CNI_PLUGINS, COREDNS, ETCD, GATEWAY_API, GO, HELM, KUBERNETES, LIBRARIES};
+use super::versions::{
+    CNI_PLUGINS, COREDNS, ETCD, GATEWAY_API, GO, H2SPEC, H2SPEC_LIBRARIES, HELM, KUBERNETES, LIBRARIES,
+};
 
 /// A main module whose programs are built.
 struct Module {
@@ -18,6 +20,8 @@ struct Module {
     version: &'static str,
     /// Package below the module, and what its program is called here.
     programs: &'static [(&'static str, &'static str)],
+    /// Modules that it uses, and their versions, where it does not say which itself.
+    libraries: &'static [(&'static str, &'static str)],
     /// Below the folder of the parts.
     into: &'static str,
 }
@@ -28,6 +32,7 @@ const SIMPLE: [Module; 4] = [
         path: "go.etcd.io/etcd/server/v3",
         version: ETCD,
         programs: &[("", "etcd")],
+        libraries: &[],
         into: "bin",
     },
     Module {
@@ -35,6 +40,7 @@ const SIMPLE: [Module; 4] = [
         path: "github.com/coredns/coredns",
         version: COREDNS,
         programs: &[("", "coredns")],
+        libraries: &[],
         into: "bin",
     },
     Module {
@@ -42,6 +48,7 @@ const SIMPLE: [Module; 4] = [
         path: "helm.sh/helm/v3",
         version: HELM,
         programs: &[("/cmd/helm", "helm")],
+        libraries: &[],
         into: "bin",
     },
     Module {
@@ -54,9 +61,20 @@ const SIMPLE: [Module; 4] = [
             ("/plugins/ipam/host-local", "host-local"),
             ("/plugins/meta/portmap", "portmap"),
         ],
+        libraries: &[],
         into: "cni",
     },
 ];
+
+/// The conformance suite of HTTP/2, which no cluster needs.
+const H2SPEC_MODULE: Module = Module {
+    what: "h2spec (about half a minute)",
+    path: "github.com/summerwind/h2spec",
+    version: H2SPEC,
+    programs: &[("/cmd/h2spec", "h2spec")],
+    libraries: &H2SPEC_LIBRARIES,
+    into: "bin",
+};
 
 const KUBERNETES_PROGRAMS: [&str; 6] =
     ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl"];
@@ -76,6 +94,24 @@ fn missing(folder: &Path) -> Vec<&'static str> {
     let kubernetes = KUBERNETES_PROGRAMS.iter().map(|name| ("bin", *name));
     let all = simple.chain(kubernetes).chain([("bin", "pause"), ("gateway-api", DEFINITION)]);
     all.filter(|(into, name)| !folder.join(into).join(name).exists()).map(|(_, name)| name).collect()
+}
+
+/// Whether h2spec is there, or a toolchain that builds it.
+pub fn h2spec_present(folder: &Path) -> bool {
+    folder.join("bin/h2spec").exists() || find(folder).is_ok()
+}
+
+/// h2spec in this folder; builds it if it is missing.
+pub fn h2spec(folder: &Path) -> Result<PathBuf> {
+    std::fs::create_dir_all(folder.join("bin"))
+        .with_context(|| format!("failed to create {}", folder.display()))?;
+    let folder = folder.canonicalize()?;
+    let program = folder.join("bin/h2spec");
+    if !program.exists() {
+        let go = Go { program: find(&folder)?, folder };
+        go.simple(&H2SPEC_MODULE)?;
+    }
+    Ok(program)
 }
 
 /// Builds what is missing; says whether anything was.
@@ -123,10 +159,11 @@ impl Go {
     fn simple(&self, module: &Module) -> Result<()> {
         let inside = fresh(&self.folder.join("build"))?;
         let Module { what, path, version, .. } = module;
-        std::fs::write(
-            inside.join("go.mod"),
-            format!("module ambit.dev/parts\n\ngo 1.25.0\n\nrequire {path} {version}\n"),
-        )?;
+        let mut text = format!("module ambit.dev/parts\n\ngo 1.25.0\n\nrequire {path} {version}\n");
+        for (library, version) in module.libraries {
+            writeln!(text, "require {library} {version}")?;
+        }
+        std::fs::write(inside.join("go.mod"), text)?;
         for (package, name) in module.programs {
             let package = format!("{path}{package}");
             let mut command = self.command(&inside);

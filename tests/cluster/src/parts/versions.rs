@@ -10,6 +10,14 @@ pub(super) const COREDNS: &str = "v1.12.2";
 pub(super) const HELM: &str = "v3.22.0";
 /// Its portmap knows nftables, which Debian's does not.
 pub(super) const CNI_PLUGINS: &str = "v1.9.1";
+/// The last release that is a Go module as it is; it has no go.mod.
+pub(super) const H2SPEC: &str = "v2.2.1+incompatible";
+/// What it uses: the newest would need a later Go.
+pub(super) const H2SPEC_LIBRARIES: [(&str, &str); 3] = [
+    ("github.com/spf13/cobra", "v1.10.2"),
+    ("github.com/fatih/color", "v1.18.0"),
+    ("golang.org/x/net", "v0.48.0"),
+];
 /// The first Go release that builds all of them.
 pub(super) const GO: (u32, u32) = (1, 25);
 
