@@ -34,8 +34,9 @@ where
     let waypoint = downstream.worker.waypoint.clone();
     let (limits, drain) = (waypoint.limits, &waypoint.proxy.drain);
     let patience = Patience { head: limits.head, idle: limits.idle };
-    let link = Delimited::new(link, downstream.clone());
-    let io = TokioIo::new(Guarded::new(link, downstream.clone(), patience));
+    // Around it, since what is left when the connection ends is nobody's to check.
+    let guarded = Guarded::new(link, downstream.clone(), patience);
+    let io = TokioIo::new(Delimited::new(guarded, downstream.clone()));
     let service = service_fn(move |request| {
         let downstream = downstream.clone();
         async move { Ok::<_, Infallible>(request::serve(downstream, request).await) }
