@@ -259,11 +259,11 @@ fn chunk(state: State, byte: u8) -> Option<State> {
         (State::ChunkSize { size, .. } | State::ChunkExtension(size), b'\r') => {
             Some(State::ChunkSizeLf(size))
         }
-        (State::ChunkSize { size, .. }, b';') => Some(State::ChunkExtension(size)),
+        (State::ChunkSize { size, .. }, b';')
+        | (State::ChunkExtension(size), b'\t' | b' '..=b'~' | 0x80..) => Some(State::ChunkExtension(size)),
         (State::ChunkSize { size, digits }, byte) if digits < SIZE_DIGITS => {
             digit(byte).map(|digit| State::ChunkSize { size: size << 4 | digit, digits: digits + 1 })
         }
-        (State::ChunkExtension(size), b'\t' | b' '..=b'~' | 0x80..) => Some(State::ChunkExtension(size)),
         (State::ChunkSizeLf(0), b'\n') => Some(State::LineStart),
         (State::ChunkSizeLf(size), b'\n') => Some(State::Chunk(size)),
         (State::ChunkCr, b'\r') => Some(State::ChunkLf),

@@ -38,7 +38,7 @@ const ROWS: &[(&str, Fields)] = &[
     ("a line in a value", &[("x-one", b"1\r\ntransfer-encoding: chunked")]),
     ("a line feed in a value", &[("x-one", b"1\nx-two: 2")]),
     ("a carriage return in a value", &[("x-one", b"1\rx-two: 2")]),
-    ("NUL in a value", &[("x-one", b"1\02")]),
+    ("NUL in a value", &[("x-one", b"1\0b")]),
     ("a line in a name", &[("x-one: 1\r\nx-two", b"2")]),
     ("a colon in a name", &[("x-one:", b"2")]),
     ("a space in a name", &[("x one", b"2")]),

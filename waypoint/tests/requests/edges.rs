@@ -1,5 +1,6 @@
 //! The edges of HTTP: `Expect`, CONNECT, informational responses, requests one behind the other.
 
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 use ambit_core::model::AppProtocol;
@@ -57,8 +58,8 @@ async fn saying(address: SocketAddr, bytes: &'static str) {
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             tokio::spawn(async move {
-                let mut asked = [0; 4096];
-                stream.read(&mut asked).await?;
+                let mut asked = Vec::new();
+                while !asked.ends_with(b"\r\n\r\n") && stream.read_buf(&mut asked).await? > 0 {}
                 stream.write_all(bytes.as_bytes()).await?;
                 stream.shutdown().await
             });
@@ -95,7 +96,7 @@ async fn requests_one_behind_the_other_are_answered_in_their_order() {
     let mut bytes = String::new();
     for number in 0..10 {
         let body = bodies[number % 2];
-        bytes.push_str(&format!("POST /number/{number} HTTP/1.1\r\nHost: a\r\n{body}"));
+        let _ = write!(bytes, "POST /number/{number} HTTP/1.1\r\nHost: a\r\n{body}");
     }
     bytes.push_str("HEAD /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     let told = answer(&lab, cart, bytes.as_bytes()).await;
