@@ -1,4 +1,8 @@
-//! What a client speaks, by the first bytes that it sends: [`sniff`].
+//! What a client speaks, by the first bytes that it sends: [`sniff`]; of TLS the name it asks for: [`hello`].
+
+mod hello;
+
+pub use hello::{HELLO_LIMIT, Hello, hello};
 
 /// What HTTP/2 with prior knowledge begins with.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

@@ -104,6 +104,10 @@ reasons! {
     NotSynchronized => "not_synchronized",
     /// There is no certificate for the workload.
     CertificateMissing => "certificate_missing",
+    /// The port has routes of connections, and none matches this one.
+    RouteMissing => "route_missing",
+    /// The route's backend leads to nothing.
+    BackendInvalid => "backend_invalid",
     /// Connecting to the peer failed.
     ConnectFailed => "connect_failed",
     /// Connecting took too long.

@@ -1,4 +1,4 @@
-//! The types of `gateway.networking.k8s.io`: Gateway, HTTPRoute, GRPCRoute, ReferenceGrant.
+//! The types of `gateway.networking.k8s.io`: Gateway, the kinds of routes, ReferenceGrant.
 //!
 //! In routes an unknown field is a mistake: a condition that is left out would match more. Fields of the API
 //! that have no meaning here are named, and said to have none. A Gateway may be another controller's, so of
@@ -79,6 +79,12 @@ pub(crate) type HttpRoute = Envelope<RouteSpec<HttpRule>>;
 /// A GRPCRoute.
 pub(crate) type GrpcRoute = Envelope<RouteSpec<GrpcRule>>;
 
+/// A TLSRoute.
+pub(crate) type TlsRoute = Envelope<RouteSpec<ConnectionRule>>;
+
+/// A TCPRoute.
+pub(crate) type TcpRoute = Envelope<RouteSpec<ConnectionRule>>;
+
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct RouteSpec<R> {
@@ -157,6 +163,14 @@ pub(crate) struct GrpcRule {
     #[serde(default)]
     pub(crate) backend_refs: Vec<BackendReference>,
     pub(crate) session_persistence: Option<IgnoredAny>,
+}
+
+/// A rule of a TLSRoute or TCPRoute.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(crate) struct ConnectionRule {
+    pub(crate) name: Option<String>,
+    pub(crate) backend_refs: Vec<BackendReference>,
 }
 
 #[derive(Debug, Default, Deserialize)]

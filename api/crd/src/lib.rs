@@ -134,6 +134,8 @@ fn known(api_version: &str, kind: &str) -> Known {
         (GATEWAY_API, "Gateway") => (Kind::Gateway, &["v1", "v1beta1"]),
         (GATEWAY_API, "HTTPRoute") => (Kind::HTTPRoute, &["v1", "v1beta1"]),
         (GATEWAY_API, "GRPCRoute") => (Kind::GRPCRoute, &["v1"]),
+        (GATEWAY_API, "TLSRoute") => (Kind::TLSRoute, &["v1", "v1alpha3", "v1alpha2"]),
+        (GATEWAY_API, "TCPRoute") => (Kind::TCPRoute, &["v1", "v1alpha2"]),
         (GATEWAY_API, "ReferenceGrant") => (Kind::ReferenceGrant, &["v1", "v1beta1"]),
         _ => return Known::Unknown,
     };
@@ -200,6 +202,8 @@ fn read(kind: Kind, value: &Value) -> Result<Object, Vec<Mistake>> {
         Kind::Gateway => typed(value).and_then(gateway::convert).map(Object::Gateway),
         Kind::HTTPRoute => typed(value).and_then(route::http).map(|it| Object::Route(Box::new(it))),
         Kind::GRPCRoute => typed(value).and_then(route::grpc).map(|it| Object::Route(Box::new(it))),
+        Kind::TLSRoute => typed(value).and_then(route::tls).map(|it| Object::Route(Box::new(it))),
+        Kind::TCPRoute => typed(value).and_then(route::tcp).map(|it| Object::Route(Box::new(it))),
         Kind::ReferenceGrant => typed(value).and_then(gateway::convert_grant).map(Object::ReferenceGrant),
     }
 }

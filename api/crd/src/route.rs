@@ -1,4 +1,4 @@
-//! HTTPRoute and GRPCRoute: [`http`] and [`grpc`].
+//! The kinds of routes: [`http`], [`grpc`], [`tls`] and [`tcp`].
 //!
 //! A mistake in a rule is part of that rule (`RuleMistake`), so that the others stay in force and the status
 //! says what became of it, as Gateway API wants. Mistakes outside of rules reject the object.
@@ -10,7 +10,7 @@ mod target;
 mod value;
 
 use ambit_core::derive::{BackendRef, ParentRef, RouteFilter, RouteObject, RouteRule, RuleEffect};
-use ambit_core::route::{Filter, Match, PathMatch, PathRewrite, RouteKind};
+use ambit_core::route::{Filter, Match, PathMatch, PathRewrite, RouteKind, ServerNameMatch};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::Mistake;
@@ -22,6 +22,8 @@ use target::target;
 
 /// Gateway API's limit on rules.
 const MAX_RULES: usize = 16;
+/// And on the hostnames of a TLSRoute.
+const MAX_HOSTNAMES: usize = 16;
 
 pub(crate) fn http(route: written::HttpRoute) -> Result<RouteObject, Vec<Mistake>> {
     let default = || written::HttpRule {
@@ -79,6 +81,50 @@ pub(crate) fn grpc(route: written::GrpcRoute) -> Result<RouteObject, Vec<Mistake
     })
 }
 
+pub(crate) fn tls(mut route: written::TlsRoute) -> Result<RouteObject, Vec<Mistake>> {
+    let mut report = Report::default();
+    let mut server_names = Vec::new();
+    for (index, hostname) in std::mem::take(&mut route.spec.hostnames).into_iter().enumerate() {
+        match ServerNameMatch::parse(&hostname) {
+            Some(name) => server_names.push(name),
+            None => report.add(
+                format_args!("spec.hostnames[{index}]"),
+                &format!("{hostname:?} is not a server name: a DNS name, which may begin with *."),
+            ),
+        }
+    }
+    report.at_most("spec.hostnames", server_names.len(), MAX_HOSTNAMES);
+    let object = convert(
+        RouteKind::Tls,
+        route.metadata,
+        route.spec,
+        written::ConnectionRule::default,
+        connection_rule,
+    );
+    match (object, report.finish(())) {
+        (Ok(object), Ok(())) => Ok(RouteObject { server_names, ..object }),
+        (object, names) => Err(object.err().into_iter().chain(names.err()).flatten().collect()),
+    }
+}
+
+pub(crate) fn tcp(route: written::TcpRoute) -> Result<RouteObject, Vec<Mistake>> {
+    if !route.spec.hostnames.is_empty() {
+        let message = "is not a field of a TCPRoute".to_owned();
+        return Err(vec![Mistake { field: "spec.hostnames".to_owned(), message }]);
+    }
+    convert(RouteKind::Tcp, route.metadata, route.spec, written::ConnectionRule::default, connection_rule)
+}
+
+fn connection_rule(rule: written::ConnectionRule, at: &str) -> RouteRule {
+    let mut notes = Notes::at(at);
+    for (index, backend) in rule.backend_refs.iter().enumerate() {
+        notes.unsupported(&format!("backendRefs[{index}].filters"), !backend.filters.is_empty());
+    }
+    let backends = backends(&mut notes, rule.backend_refs);
+    let (name, mistakes) = (rule.name, notes.mistakes);
+    RouteRule { name, matches: vec![Match::any()], backends, mistakes, ..RouteRule::default() }
+}
+
 fn convert<R>(
     kind: RouteKind,
     meta: ObjectMeta,
@@ -97,7 +143,8 @@ fn convert<R>(
     report.at_most("spec.rules", rules.len(), MAX_RULES);
     let rules = rules.into_iter().enumerate();
     let rules = rules.map(|(index, it)| rule(it, &format!("spec.rules[{index}]"))).collect();
-    report.finish(RouteObject { kind, metadata, parents, hostnames: spec.hostnames, rules })
+    let hostnames = spec.hostnames;
+    report.finish(RouteObject { kind, metadata, parents, hostnames, server_names: Vec::new(), rules })
 }
 
 fn parent(report: &mut Report, index: usize, parent: written::ParentReference) -> ParentRef {

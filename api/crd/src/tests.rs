@@ -86,9 +86,12 @@ fn every_kind_is_known_by_its_name() {
             Kind::EndpointSlice => "discovery.k8s.io/v1",
             Kind::WorkloadEntry | Kind::ServiceEntry => "networking.istio.io/v1",
             Kind::AuthorizationPolicy | Kind::PeerAuthentication => "security.istio.io/v1",
-            Kind::Gateway | Kind::HTTPRoute | Kind::GRPCRoute | Kind::ReferenceGrant => {
-                "gateway.networking.k8s.io/v1"
-            }
+            Kind::Gateway
+            | Kind::HTTPRoute
+            | Kind::GRPCRoute
+            | Kind::TLSRoute
+            | Kind::TCPRoute
+            | Kind::ReferenceGrant => "gateway.networking.k8s.io/v1",
         };
         assert!(matches!(known(group, &kind.to_string()), Known::Kind(found) if found == kind), "{kind}");
     }

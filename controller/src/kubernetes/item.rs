@@ -182,7 +182,7 @@ fn take_controller_fields(kind: Kind, object: &mut Map<String, Value>) -> (Vec<S
             let conditions = status.get("conditions").and_then(Value::as_array).cloned();
             (Vec::new(), conditions.unwrap_or_default())
         }
-        Kind::HTTPRoute | Kind::GRPCRoute => {
+        Kind::HTTPRoute | Kind::GRPCRoute | Kind::TLSRoute | Kind::TCPRoute => {
             let status = object.remove("status").unwrap_or_default();
             let parents = status.get("parents").and_then(Value::as_array).cloned();
             (Vec::new(), parents.unwrap_or_default())
@@ -234,6 +234,9 @@ const V1: &[&str] = &["v1"];
 /// Istio served these before; the definitions of its older releases serve only the last.
 const V1_OR_BETA: &[&str] = &["v1", "v1beta1"];
 const V1_OR_OLDER: &[&str] = &["v1", "v1beta1", "v1alpha3"];
+/// Routes of connections were experimental for long; their shapes are equal in what is read.
+const V1_OR_ALPHA: &[&str] = &["v1", "v1alpha3", "v1alpha2"];
+const V1_OR_ALPHA2: &[&str] = &["v1", "v1alpha2"];
 
 watched! {
     Namespace "" V1 "namespaces" None,
@@ -248,6 +251,8 @@ watched! {
     Gateway "gateway.networking.k8s.io" V1_OR_BETA "gateways" None,
     HTTPRoute "gateway.networking.k8s.io" V1_OR_BETA "httproutes" None,
     GRPCRoute "gateway.networking.k8s.io" V1 "grpcroutes" None,
+    TLSRoute "gateway.networking.k8s.io" V1_OR_ALPHA "tlsroutes" None,
+    TCPRoute "gateway.networking.k8s.io" V1_OR_ALPHA2 "tcproutes" None,
     ReferenceGrant "gateway.networking.k8s.io" V1_OR_BETA "referencegrants" None,
 }
 

@@ -165,7 +165,7 @@ impl Entry {
         let now = in_seconds(now);
         match kind {
             // One that cannot be read keeps its status: it may be another controller's.
-            Kind::Gateway | Kind::HTTPRoute | Kind::GRPCRoute => {
+            Kind::Gateway | Kind::HTTPRoute | Kind::GRPCRoute | Kind::TLSRoute | Kind::TCPRoute => {
                 let (listed, generation) = (self.conditions.as_slice(), self.generation);
                 standing::patch(self.standing.as_ref()?, Present { listed, generation, now: &now })
             }
@@ -257,6 +257,8 @@ fn resource(kind: Kind, version: &'static str) -> Option<ApiResource> {
         Kind::Gateway => Some(of::<item::Gateway>(version)),
         Kind::HTTPRoute => Some(of::<item::HTTPRoute>(version)),
         Kind::GRPCRoute => Some(of::<item::GRPCRoute>(version)),
+        Kind::TLSRoute => Some(of::<item::TLSRoute>(version)),
+        Kind::TCPRoute => Some(of::<item::TCPRoute>(version)),
         // They get no conditions: their own controllers write their statuses, or they have none.
         Kind::Namespace
         | Kind::Node

@@ -40,6 +40,8 @@ pub(super) fn uid(key: &ObjectKey, settings: &Settings) -> WorkloadUid {
         | Kind::Gateway
         | Kind::HTTPRoute
         | Kind::GRPCRoute
+        | Kind::TLSRoute
+        | Kind::TCPRoute
         | Kind::ReferenceGrant => format!("{cluster}//{}/{namespace}/{name}", key.kind),
     };
     WorkloadUid(text.into())

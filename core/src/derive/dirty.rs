@@ -26,7 +26,7 @@ pub(super) struct Dirty {
     gateways: BTreeSet<ObjectKey>,
     /// Services whose conditions may have changed.
     services: BTreeSet<ObjectKey>,
-    /// HTTPRoutes and GRPCRoutes that must be compiled again.
+    /// Routes that must be compiled again.
     routes: BTreeSet<ObjectKey>,
     /// Services whose routes may have changed, by namespace and name.
     routed: BTreeSet<(String, String)>,
@@ -99,10 +99,10 @@ impl Dirty {
                 self.all_peers |= key.namespace == *root;
             }
             Kind::Gateway => self.mark_gateway(store, settings, key),
-            Kind::HTTPRoute | Kind::GRPCRoute => {
+            Kind::HTTPRoute | Kind::GRPCRoute | Kind::TLSRoute | Kind::TCPRoute => {
                 self.routes.insert(key.clone());
                 for (namespace, name) in store.route(key).into_iter().flat_map(routes::parents) {
-                    // A GRPCRoute takes a port from the HTTPRoutes of its Service.
+                    // Of one kind it takes a port from the routes of its Service that are of another.
                     self.routes.extend(store.routes_with(&namespace, &name).cloned());
                     self.routed.insert((namespace, name));
                 }

@@ -50,7 +50,7 @@ pub enum Object {
     PeerAuthentication(PeerAuthentication),
     /// `gateway.networking.k8s.io` Gateway.
     Gateway(Gateway),
-    /// `gateway.networking.k8s.io` HTTPRoute or GRPCRoute.
+    /// `gateway.networking.k8s.io` HTTPRoute, GRPCRoute, TLSRoute or TCPRoute.
     Route(Box<RouteObject>),
     /// `gateway.networking.k8s.io` ReferenceGrant.
     ReferenceGrant(ReferenceGrant),

@@ -1,31 +1,29 @@
-//! HTTPRoutes and GRPCRoutes → the routes of services, and their status.
+//! Routes of every kind → the routes of services, and their status.
 //!
 //! [`compile`] makes what a waypoint runs of one route object, [`attached`] gathers the routes of one
 //! Service, and [`standing`] is what the object's status says at each of its parents. Only Services are
-//! parents here: routes of Gateways are an ingress' affair. See docs/decisions/312.
+//! parents here: routes of Gateways are an ingress' affair. See docs/decisions/312 and 317.
 
 mod backend;
+mod claim;
 mod parent;
 
 pub(super) use self::parent::parents;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::condition::Condition;
 use super::object::{
     Kind, Metadata, ObjectKey, ParentRef, RouteFilter, RouteObject, RouteRule, RuleEffect, Service,
 };
-use super::service;
 use super::settings::Settings;
 use super::standing::{ParentStanding, Standing, Statement};
 use super::store::Store;
 use super::waypoint;
 use crate::model::{ServiceKey, WaypointState};
-use crate::route::{
-    Attached, Backend, Backends, Filter, Mirror, Route, RouteKey, RouteKind, Rule, ServiceRoutes, Target,
-};
+use crate::route::{Backend, Backends, Filter, Mirror, Route, RouteKey, Rule, ServiceRoutes, Target};
 use backend::{Resolver, Unresolved};
+use claim::Claims;
 use parent::{is_service, namespace, port};
 
 /// What a waypoint runs of a route object, whoever its parents are.
@@ -73,11 +71,16 @@ pub(super) fn compile(object: &RouteObject, store: &Store, settings: &Settings) 
         let message = "mean nothing to a mesh: requests are routed by the Service that was dialled";
         compiled.notes.push(("spec.hostnames".to_owned(), message.to_owned()));
     }
+    if !object.kind.is_of_requests() && object.rules.len() > 1 {
+        let message = "the first rule serves every connection, so the others are never reached";
+        compiled.notes.push(("spec.rules".to_owned(), message.to_owned()));
+    }
     compiled.unresolved = resolver.unresolved;
     if !rules.is_empty() {
         let key = route_key(object);
+        let server_names = object.server_names.clone();
         let created = object.metadata.created.unwrap_or(i64::MAX);
-        compiled.route = Some(Arc::new(Route { key, created, rules }));
+        compiled.route = Some(Arc::new(Route { key, created, server_names, rules }));
     }
     compiled
 }
@@ -126,39 +129,8 @@ fn empty(rule: &RouteRule) -> Rule {
     }
 }
 
-/// One attachment of an accepted route, before routes of different kinds are held against each other.
-struct Wanted {
-    kind: RouteKind,
-    route: Arc<Route>,
-    port: Option<u16>,
-    consumer: Option<Arc<str>>,
-}
-
 /// A compiled route by its object's key.
 pub(super) type Lookup<'a> = &'a dyn Fn(&ObjectKey) -> Option<&'a Compiled>;
-
-fn wanted(store: &Store, service: &Service, compiled: Lookup<'_>) -> Vec<Wanted> {
-    let Metadata { namespace: own, name, .. } = &service.metadata;
-    let mut found = Vec::new();
-    for key in store.routes_with(own, name) {
-        let Some(object) = store.route(key) else { continue };
-        let Some(route) = compiled(key).and_then(|compiled| compiled.route.as_ref()) else { continue };
-        let parents = object.parents.iter().filter(|it| is_service(it) && it.name == *name);
-        for parent in parents.filter(|it| namespace(it, object) == own) {
-            let Ok(port) = port(parent, service) else { continue };
-            let consumer = (key.namespace != *own).then(|| Arc::from(key.namespace.as_str()));
-            found.push(Wanted { kind: object.kind, route: route.clone(), port, consumer });
-        }
-    }
-    found
-}
-
-/// The ports at which GRPCRoutes serve clients of this scope: there HTTPRoutes do not (one kind for each
-/// port, and the more specific one). `None`: all ports.
-fn taken(wanted: &[Wanted], consumer: Option<&str>) -> BTreeSet<Option<u16>> {
-    let grpc = wanted.iter().filter(|it| it.kind == RouteKind::Grpc && it.consumer.as_deref() == consumer);
-    grpc.map(|it| it.port).collect()
-}
 
 /// The routes of a Service; `None` where it has none.
 pub(super) fn attached(
@@ -167,22 +139,8 @@ pub(super) fn attached(
     store: &Store,
     compiled: Lookup<'_>,
 ) -> Option<ServiceRoutes> {
-    let wanted = wanted(store, service, compiled);
-    let mut attached = Vec::new();
-    for it in &wanted {
-        let taken = match it.kind {
-            RouteKind::Grpc => BTreeSet::new(),
-            RouteKind::Http => taken(&wanted, it.consumer.as_deref()),
-        };
-        let at = |port| Attached { route: it.route.clone(), port, consumer: it.consumer.clone() };
-        if taken.is_empty() {
-            attached.push(at(it.port));
-        } else if !taken.contains(&None) {
-            let free = |port: &u16| !taken.contains(&Some(*port)) && it.port.is_none_or(|own| own == *port);
-            let ports = service::tcp_ports(service).map(|port| port.port).filter(free);
-            attached.extend(ports.map(|port| at(Some(port))));
-        }
-    }
+    let claims = Claims::of(store, service, compiled);
+    let mut attached = claims.attached();
     attached.dedup();
     (!attached.is_empty()).then(|| ServiceRoutes::new(key.clone(), attached))
 }
@@ -260,15 +218,8 @@ impl Judged {
             return refused(reason, own.dropped.join("; "));
         }
         let consumer = (object.metadata.namespace != namespace).then_some(object.metadata.namespace.as_str());
-        let taken = match object.kind {
-            RouteKind::Grpc => BTreeSet::new(),
-            RouteKind::Http => taken(&wanted(store, service, compiled), consumer),
-        };
-        let ports = service::tcp_ports(service).map(|port| port.port);
-        let mut own_ports = ports.filter(|it| port.is_none_or(|port| port == *it)).peekable();
-        let is_taken = |port: &u16| taken.contains(&None) || taken.contains(&Some(*port));
-        if own_ports.peek().is_some() && own_ports.all(|port| is_taken(&port)) {
-            let message = "a GRPCRoute serves this port, and a port has routes of one kind".to_owned();
+        let claims = Claims::of(store, service, compiled);
+        if let Some(message) = own.route.as_ref().and_then(|route| claims.lost(route, port, consumer)) {
             return refused("Conflicted", message);
         }
         let name = format!("Service {namespace}/{}", parent.name);

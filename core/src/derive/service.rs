@@ -99,7 +99,7 @@ fn port(port: &ServicePort) -> model::ServicePort {
 }
 
 /// `appProtocol`, or else the first part of the port's name, as Istio reads them.
-fn app_protocol(port: &ServicePort) -> AppProtocol {
+pub(super) fn app_protocol(port: &ServicePort) -> AppProtocol {
     let protocol = if port.app_protocol.is_empty() {
         port.name.split('-').next().unwrap_or_default()
     } else {

@@ -47,6 +47,8 @@ pub(super) struct Contents {
     pub(super) gateways: BTreeMap<String, Gateway>,
     pub(super) http_routes: BTreeMap<String, RouteObject>,
     pub(super) grpc_routes: BTreeMap<String, RouteObject>,
+    pub(super) tls_routes: BTreeMap<String, RouteObject>,
+    pub(super) tcp_routes: BTreeMap<String, RouteObject>,
     pub(super) reference_grants: BTreeMap<String, ReferenceGrant>,
 }
 
@@ -116,6 +118,8 @@ impl Store {
             Kind::Gateway => drop(contents.gateways.remove(&key.name)),
             Kind::HTTPRoute => drop(contents.http_routes.remove(&key.name)),
             Kind::GRPCRoute => drop(contents.grpc_routes.remove(&key.name)),
+            Kind::TLSRoute => drop(contents.tls_routes.remove(&key.name)),
+            Kind::TCPRoute => drop(contents.tcp_routes.remove(&key.name)),
             Kind::ReferenceGrant => drop(contents.reference_grants.remove(&key.name)),
         }
         if contents.is_empty() {
@@ -220,7 +224,7 @@ impl Store {
                 let hosts = self.service_entry(key).map(|entry| entry.hosts.clone()).unwrap_or_default();
                 unindex(&mut self.entries_by_host, key, hosts);
             }
-            Kind::HTTPRoute | Kind::GRPCRoute => {
+            Kind::HTTPRoute | Kind::GRPCRoute | Kind::TLSRoute | Kind::TCPRoute => {
                 let named = self.route(key).map(named_services).unwrap_or_default();
                 unindex(&mut self.routes_by_service, key, named);
             }
@@ -254,12 +258,14 @@ impl Store {
         self.contents(namespace)?.gateways.get(name)
     }
 
-    /// An HTTPRoute or GRPCRoute.
+    /// A route of any kind.
     pub(super) fn route(&self, key: &ObjectKey) -> Option<&RouteObject> {
         let contents = self.contents(&key.namespace)?;
         match key.kind {
             Kind::HTTPRoute => contents.http_routes.get(&key.name),
             Kind::GRPCRoute => contents.grpc_routes.get(&key.name),
+            Kind::TLSRoute => contents.tls_routes.get(&key.name),
+            Kind::TCPRoute => contents.tcp_routes.get(&key.name),
             _ => None,
         }
     }
@@ -330,12 +336,15 @@ impl Contents {
         match kind {
             RouteKind::Http => &mut self.http_routes,
             RouteKind::Grpc => &mut self.grpc_routes,
+            RouteKind::Tls => &mut self.tls_routes,
+            RouteKind::Tcp => &mut self.tcp_routes,
         }
     }
 
-    /// Its HTTPRoutes and GRPCRoutes.
+    /// Its routes of every kind.
     pub(super) fn routes(&self) -> impl Iterator<Item = &RouteObject> {
-        self.http_routes.values().chain(self.grpc_routes.values())
+        let of_requests = self.http_routes.values().chain(self.grpc_routes.values());
+        of_requests.chain(self.tls_routes.values()).chain(self.tcp_routes.values())
     }
 
     fn is_empty(&self) -> bool {
@@ -350,6 +359,8 @@ impl Contents {
             && self.gateways.is_empty()
             && self.http_routes.is_empty()
             && self.grpc_routes.is_empty()
+            && self.tls_routes.is_empty()
+            && self.tcp_routes.is_empty()
             && self.reference_grants.is_empty()
     }
 

@@ -338,6 +338,8 @@ impl World {
                 | Kind::Gateway
                 | Kind::HTTPRoute
                 | Kind::GRPCRoute
+                | Kind::TLSRoute
+                | Kind::TCPRoute
                 | Kind::ReferenceGrant => None,
             };
             self.put_workload(uid, new, steps);

@@ -3,7 +3,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
 
-use super::rule::Route;
+use super::connections::ConnectionTable;
+use super::rule::{Route, RouteKind};
 use super::table::Table;
 use crate::model::ServiceKey;
 
@@ -35,11 +36,20 @@ struct Tables {
     consumers: HashMap<Arc<str>, Ports>,
 }
 
-/// Tables by port; `rest` is for ports that no route names.
+/// Routes by port; `rest` is for ports that no route names.
 #[derive(Debug, Default)]
 struct Ports {
-    named: HashMap<u16, Table>,
-    rest: Option<Table>,
+    named: HashMap<u16, PortRoutes>,
+    rest: Option<PortRoutes>,
+}
+
+/// What the routes of a port are held against.
+#[derive(Debug)]
+pub enum PortRoutes {
+    /// Each request (HTTPRoute, GRPCRoute).
+    Requests(Table),
+    /// Each connection (TLSRoute, TCPRoute).
+    Connections(ConnectionTable),
 }
 
 impl ServiceRoutes {
@@ -61,9 +71,18 @@ impl ServiceRoutes {
     }
 
     /// The routes for a request to this port by a client of this namespace: those of its own namespace, where
-    /// that has consumer routes for the port, else the service's own. `None`: no route is attached, and the
-    /// request goes to the service's endpoints. In a table that has no rule for it, it is answered with 404.
+    /// that has consumer routes for the port, else the service's own. `None`: no route of requests is attached,
+    /// and the request goes to the service's endpoints. In a table that has no rule for it, it is answered with
+    /// 404.
     pub fn table(&self, port: u16, client: &str) -> Option<&Table> {
+        match self.at(port, client)? {
+            PortRoutes::Requests(table) => Some(table),
+            PortRoutes::Connections(_) => None,
+        }
+    }
+
+    /// The routes of this port for a client of this namespace, whatever they route.
+    pub fn at(&self, port: u16, client: &str) -> Option<&PortRoutes> {
         let tables = self.tables.get_or_init(|| Tables::of(&self.attached));
         let consumer = tables.consumers.get(client).and_then(|ports| ports.at(port));
         consumer.or_else(|| tables.producer.at(port))
@@ -92,6 +111,23 @@ impl Tables {
     }
 }
 
+impl PortRoutes {
+    /// Of the kind that comes first, if they are of several: `derive` attaches one kind alone to a port.
+    fn of(routes: &[Arc<Route>]) -> Option<Self> {
+        let first = routes.iter().map(|route| route.key.kind).min()?;
+        let of_one = |one: &&Arc<Route>| {
+            let kind = one.key.kind;
+            kind == first || (kind.is_of_requests() && first.is_of_requests())
+        };
+        let routes: Vec<Arc<Route>> = routes.iter().filter(of_one).cloned().collect();
+        Some(match first {
+            RouteKind::Grpc | RouteKind::Http => Self::Requests(Table::new(&routes)),
+            RouteKind::Tls => Self::Connections(ConnectionTable::tls(&routes)),
+            RouteKind::Tcp => Self::Connections(ConnectionTable::tcp(&routes)),
+        })
+    }
+}
+
 impl Ports {
     fn of(attached: &[&Attached]) -> Self {
         // Of one object only once, though several of its parents may mean the same port.
@@ -102,14 +138,14 @@ impl Ports {
                     routes.push(it.route.clone());
                 }
             }
-            (!routes.is_empty()).then(|| Table::new(&routes))
+            PortRoutes::of(&routes)
         };
         let named: BTreeSet<u16> = attached.iter().filter_map(|it| it.port).collect();
         let named = named.into_iter().filter_map(|port| Some((port, table(Some(port))?)));
         Self { named: named.collect(), rest: table(None) }
     }
 
-    fn at(&self, port: u16) -> Option<&Table> {
+    fn at(&self, port: u16) -> Option<&PortRoutes> {
         self.named.get(&port).or(self.rest.as_ref())
     }
 }

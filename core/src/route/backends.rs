@@ -35,7 +35,8 @@ pub enum Target {
         /// Its port.
         port: u16,
     },
-    /// A reference that cannot be followed: it keeps its share, which is answered with 500.
+    /// A reference that cannot be followed: it keeps its share, of requests as answers 500, of
+    /// connections as refused ones.
     Invalid {
         /// Why, as in the route's status.
         reason: Arc<str>,

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 
 use super::matching::{Match, PathMatch};
-use super::rule::{Route, RouteKey, RouteKind};
+use super::rule::{Route, RouteKey};
 
 /// The place of a match among all matches for one host; the smallest rank wins.
 ///
@@ -60,8 +60,7 @@ fn characters(prefix: &str) -> usize {
 impl Ord for RouteKey {
     /// By `namespace/name`, as Gateway API orders routes of the same age.
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        let kind = |key: &Self| matches!(key.kind, RouteKind::Grpc);
-        (&self.namespace, &self.name, kind(self)).cmp(&(&other.namespace, &other.name, kind(other)))
+        (&self.namespace, &self.name, self.kind).cmp(&(&other.namespace, &other.name, other.kind))
     }
 }
 

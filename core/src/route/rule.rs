@@ -13,22 +13,25 @@ use super::headers::HeaderChange;
 use super::matching::Match;
 use super::redirect::Redirect;
 use super::rewrite::Rewrite;
+use super::server_name::ServerNameMatch;
 
-/// One HTTPRoute or GRPCRoute as it applies to one service and port.
+/// One route object as it applies to one service and port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// Its object.
     pub key: RouteKey,
     /// When the object was made, in seconds since 1970: the older one wins a tie.
     pub created: i64,
-    /// Its rules, in the object's order.
+    /// Of a TLSRoute: the server names whose connections it routes; none are all of them.
+    pub server_names: Vec<ServerNameMatch>,
+    /// Its rules, in the object's order. Of one that routes connections the first serves them all.
     pub rules: Vec<Rule>,
 }
 
 /// The object that a route comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RouteKey {
-    /// HTTPRoute or GRPCRoute.
+    /// Its kind.
     pub kind: RouteKind,
     /// The object's namespace.
     pub namespace: Arc<str>,
@@ -36,22 +39,39 @@ pub struct RouteKey {
     pub name: Arc<str>,
 }
 
-/// The kinds that route requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// The kinds of routes, in the order in which they take a port of a service: a port has routes of one kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RouteKind {
-    /// `HTTPRoute`.
-    Http,
     /// `GRPCRoute`.
     Grpc,
+    /// `HTTPRoute`.
+    Http,
+    /// `TLSRoute`.
+    Tls,
+    /// `TCPRoute`.
+    Tcp,
+}
+
+impl RouteKind {
+    /// The name of the object's kind.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Grpc => "GRPCRoute",
+            Self::Http => "HTTPRoute",
+            Self::Tls => "TLSRoute",
+            Self::Tcp => "TCPRoute",
+        }
+    }
+
+    /// Whether it routes requests, not connections.
+    pub const fn is_of_requests(self) -> bool {
+        matches!(self, Self::Grpc | Self::Http)
+    }
 }
 
 impl fmt::Display for RouteKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = match self.kind {
-            RouteKind::Http => "HTTPRoute",
-            RouteKind::Grpc => "GRPCRoute",
-        };
-        write!(f, "{kind} {}/{}", self.namespace, self.name)
+        write!(f, "{} {}/{}", self.kind.name(), self.namespace, self.name)
     }
 }
 

@@ -1,16 +1,18 @@
-//! HTTPRoutes and GRPCRoutes → the routes of services, and what their status says.
+//! Routes of every kind → the routes of services, and what their status says.
 
 use ambit_core::derive::{
-    BackendRef, GrantFrom, GrantTo, Kind, Object, ParentRef, ReferenceGrant, RouteObject, RuleEffect,
-    RuleMistake, Standing, Statement,
+    BackendRef, GrantFrom, GrantTo, Kind, Metadata, Object, ParentRef, ReferenceGrant, RouteObject,
+    RuleEffect, RuleMistake, Standing, Statement,
 };
-use ambit_core::route::{Attached, RouteKind, Target};
+use ambit_core::route::{Attached, RouteKind, ServerNameMatch, Target};
 
 use crate::build::service_key;
 use crate::objects::{Lab, backend, gateway, metadata, parent, route, service, service_port, waypoint};
 
 const HTTP: RouteKind = RouteKind::Http;
 const GRPC: RouteKind = RouteKind::Grpc;
+const TLS: RouteKind = RouteKind::Tls;
+const TCP: RouteKind = RouteKind::Tcp;
 
 fn named_port(name: &str, port: u16) -> ambit_core::derive::ServicePort {
     ambit_core::derive::ServicePort { name: name.into(), ..service_port(port, "8080") }
@@ -150,6 +152,138 @@ fn one_kind_of_route_for_each_port() {
     }
 }
 
+/// Of this age, with these hostnames.
+fn aged(route: RouteObject, created: i64, names: &[&str]) -> RouteObject {
+    let parse = |name: &&str| ServerNameMatch::parse(name).expect("a server name");
+    let metadata = Metadata { created: Some(created), ..route.metadata };
+    RouteObject { metadata, server_names: names.iter().map(parse).collect(), ..route }
+}
+
+#[test]
+fn routes_of_connections_and_their_conflicts() {
+    let of = |kind, name: &str, port, created, names: &[&str]| {
+        aged(route(kind, name, vec![parent("shop/cart", port)], vec![]), created, names)
+    };
+    let tcp = |name: &str, port, created| of(TCP, name, port, created, &[]);
+    let tls = |name: &str, created, names: &[&str]| of(TLS, name, None, created, names);
+    // What is attached, and Accepted of the first and the last route.
+    let rows: Vec<(&str, Vec<RouteObject>, &[&str], [&str; 2])> = vec![
+        ("TCP", vec![tcp("shop/t", None, 0)], &["t"], ["Accepted", "Accepted"]),
+        (
+            "HTTP before TCP",
+            vec![of(HTTP, "shop/h", None, 9, &[]), tcp("shop/t", None, 0)],
+            &["h"],
+            ["Accepted", "!Conflicted"],
+        ),
+        (
+            "gRPC before TLS, at one port",
+            vec![of(GRPC, "shop/g", Some(80), 9, &[]), tls("shop/t", 0, &["a.com"])],
+            &["g@80", "t@81"],
+            ["Accepted", "Accepted"],
+        ),
+        (
+            "TLS before TCP",
+            vec![tls("shop/s", 9, &["a.com"]), tcp("shop/t", None, 0)],
+            &["s"],
+            ["Accepted", "!Conflicted"],
+        ),
+        (
+            "the older TCPRoute",
+            vec![tcp("shop/new", None, 2), tcp("shop/old", None, 1)],
+            &["old"],
+            ["!Conflicted", "Accepted"],
+        ),
+        (
+            "the older TCPRoute at one port",
+            vec![tcp("shop/new", None, 2), tcp("shop/old", Some(80), 1)],
+            &["new@81", "old@80"],
+            ["Accepted", "Accepted"],
+        ),
+        (
+            "of one age by name",
+            vec![tcp("shop/b", None, 1), tcp("shop/a", None, 1)],
+            &["a"],
+            ["!Conflicted", "Accepted"],
+        ),
+        (
+            "other server names",
+            vec![tls("shop/a", 1, &["a.com"]), tls("shop/b", 2, &["*.com", "a.com"])],
+            &["a", "b"],
+            ["Accepted", "Accepted"],
+        ),
+        (
+            "the same server names",
+            vec![tls("shop/a", 1, &["a.com", "b.com"]), tls("shop/b", 2, &["b.com"])],
+            &["a"],
+            ["Accepted", "!Conflicted"],
+        ),
+        (
+            "every server name twice",
+            vec![tls("shop/a", 1, &[]), tls("shop/b", 2, &[])],
+            &["a"],
+            ["Accepted", "!Conflicted"],
+        ),
+        (
+            "a consumer's is another matter",
+            vec![tcp("blog/t", None, 0), of(HTTP, "shop/h", None, 0, &[])],
+            &["h", "t/blog"],
+            ["Accepted", "Accepted"],
+        ),
+    ];
+    for (row, routes, expected, accepted) in rows {
+        // In either order of arrival.
+        for turned in [false, true] {
+            let mut lab = Lab::new(shop());
+            let mut arriving = routes.clone();
+            if turned {
+                arriving.reverse();
+            }
+            for route in arriving {
+                lab.put([Object::Route(Box::new(route))]);
+            }
+            let mut found = attached(&lab, "shop/cart");
+            found.sort();
+            assert_eq!(found, expected, "{row}");
+            for (route, accepted) in [&routes[0], &routes[routes.len() - 1]].into_iter().zip(accepted) {
+                let Metadata { namespace, name, .. } = &route.metadata;
+                let (found, message) =
+                    said(&statements(&lab, route.kind, &format!("{namespace}/{name}"), 0), "Accepted");
+                assert_eq!(found, accepted, "{row}: {name}: {message}");
+            }
+        }
+    }
+}
+
+#[test]
+fn routes_of_requests_take_no_port_that_is_declared_otherwise() {
+    let ports = vec![named_port("http", 80), named_port("tcp-db", 81), named_port("tls", 82)];
+    let mixed = Object::Service(service("shop/mixed", &["10.96.0.9"], &[], ports));
+    let to = |kind, name: &str, port| route(kind, name, vec![parent("mixed", port)], vec![]);
+    let mut lab = Lab::new([mixed]);
+    lab.put([Object::Route(Box::new(to(HTTP, "shop/h", None)))]);
+    assert_eq!(attached(&lab, "shop/mixed"), ["h"]);
+    lab.put([Object::Route(Box::new(to(TCP, "shop/t", Some(81))))]);
+    lab.put([Object::Route(Box::new(to(TLS, "shop/s", Some(82))))]);
+    let mut found = attached(&lab, "shop/mixed");
+    found.sort();
+    assert_eq!(found, ["h@80", "s@82", "t@81"]);
+    for (kind, name) in [(HTTP, "shop/h"), (TCP, "shop/t"), (TLS, "shop/s")] {
+        assert_eq!(said(&statements(&lab, kind, name, 0), "Accepted").0, "Accepted", "{name}");
+    }
+    lab.delete(Kind::TCPRoute, "shop/t");
+    lab.delete(Kind::TLSRoute, "shop/s");
+    assert_eq!(attached(&lab, "shop/mixed"), ["h"], "they are given back");
+}
+
+#[test]
+fn a_second_rule_for_connections_is_said_to_be_idle() {
+    let mut two = route(TCP, "shop/t", vec![parent("cart", None)], vec![backend("cart", 80)]);
+    two.rules.push(two.rules[0].clone());
+    let lab = lab([two]);
+    let conditions = lab.conditions(Kind::TCPRoute, "shop/t");
+    assert!(conditions.iter().any(|it| it.message.contains("never reached")), "{conditions:?}");
+}
+
 #[test]
 fn references_are_resolved_or_keep_their_share_as_errors() {
     let of = |kind: &str, group: &str| {
@@ -175,26 +309,30 @@ fn references_are_resolved_or_keep_their_share_as_errors() {
     ];
     let grant = ReferenceGrant {
         metadata: metadata("blog/grant", &[]),
-        from: vec![GrantFrom {
-            group: "gateway.networking.k8s.io".into(),
-            kind: "HTTPRoute".into(),
-            namespace: "granted".into(),
-        }],
+        from: [HTTP, GRPC, TLS, TCP]
+            .map(|kind| GrantFrom {
+                group: "gateway.networking.k8s.io".into(),
+                kind: kind.name().into(),
+                namespace: "granted".into(),
+            })
+            .into(),
         to: vec![GrantTo { group: String::new(), kind: "Service".into(), name: Some("cms".into()) }],
     };
-    for (row, name, backend, expected) in rows {
-        let mut lab = lab([route(HTTP, name, vec![parent("shop/cart", None)], vec![backend])]);
+    let kinds = [HTTP, GRPC, TLS, TCP];
+    let rows = kinds.iter().flat_map(|kind| rows.iter().map(move |row| (*kind, row.clone())));
+    for (kind, (row, name, backend, expected)) in rows {
+        let mut lab = lab([route(kind, name, vec![parent("shop/cart", None)], vec![backend])]);
         lab.put([Object::ReferenceGrant(grant.clone())]);
-        let (reason, message) = said(&statements(&lab, HTTP, name, 0), "ResolvedRefs");
-        assert_eq!(reason, expected, "{row}: {message}");
+        let (reason, message) = said(&statements(&lab, kind, name, 0), "ResolvedRefs");
+        assert_eq!(reason, expected, "{kind:?}, {row}: {message}");
         let routes = lab.mesh.routes(&service_key("shop/cart")).expect("routes");
         let only = &routes.attached()[0].route.rules[0].backends.all()[0];
         let invalid = matches!(only.target, Target::Invalid { .. });
-        assert_eq!((invalid, only.weight), (expected.starts_with('!'), 1), "{row}");
+        assert_eq!((invalid, only.weight), (expected.starts_with('!'), 1), "{kind:?}, {row}");
         lab.delete(Kind::ReferenceGrant, "blog/grant");
         if name == "granted/r" {
-            let (reason, _) = said(&statements(&lab, HTTP, name, 0), "ResolvedRefs");
-            assert_eq!(reason, "!RefNotPermitted", "{row}: it was taken back");
+            let (reason, _) = said(&statements(&lab, kind, name, 0), "ResolvedRefs");
+            assert_eq!(reason, "!RefNotPermitted", "{kind:?}, {row}: it was taken back");
         }
     }
 }

@@ -74,7 +74,7 @@ fn a_pod() -> impl Strategy<Value = Object> {
 }
 
 fn a_route() -> impl Strategy<Value = Object> {
-    let kind = select(vec![RouteKind::Http, RouteKind::Http, RouteKind::Grpc]);
+    let kind = select(vec![RouteKind::Http, RouteKind::Grpc, RouteKind::Tls, RouteKind::Tcp]);
     let ports = option::of(select(vec![80, 81]));
     let parents = vec((name(), ports), 1..3);
     (kind, name(), parents, vec((name(), select(vec![80, 81])), 0..3)).prop_map(

@@ -8,6 +8,7 @@
 
 mod balance;
 mod build;
+mod connection_routes;
 mod derive;
 mod derive_authorization;
 mod derive_endpoint_slice;

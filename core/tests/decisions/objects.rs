@@ -226,5 +226,7 @@ pub(crate) fn route(
     backends: Vec<BackendRef>,
 ) -> RouteObject {
     let rule = RouteRule { matches: vec![Match::any()], backends, ..RouteRule::default() };
-    RouteObject { kind, metadata: metadata(name, &[]), parents, hostnames: Vec::new(), rules: vec![rule] }
+    let metadata = metadata(name, &[]);
+    let (hostnames, server_names) = (Vec::new(), Vec::new());
+    RouteObject { kind, metadata, parents, hostnames, server_names, rules: vec![rule] }
 }

@@ -26,7 +26,7 @@ pub(crate) fn rule(name: &str, matches: Vec<Match>) -> Rule {
 /// A route of a name and an age.
 pub(crate) fn route(name: &str, created: i64, rules: Vec<Rule>) -> Arc<Route> {
     let key = RouteKey { kind: RouteKind::Http, namespace: "shop".into(), name: name.into() };
-    Arc::new(Route { key, created, rules })
+    Arc::new(Route { key, created, server_names: Vec::new(), rules })
 }
 
 fn exact(path: &str) -> Match {

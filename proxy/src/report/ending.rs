@@ -91,6 +91,8 @@ fn flag(reason: Reason) -> Flag {
         | Reason::AddressMismatch
         | Reason::OriginalDestinationMissing
         | Reason::NotSynchronized
+        | Reason::RouteMissing
+        | Reason::BackendInvalid
         | Reason::ConnectFailed
         | Reason::ConnectTimeout
         | Reason::PodConnectionsExhausted

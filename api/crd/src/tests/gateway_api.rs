@@ -53,7 +53,7 @@ fn a_route_as_it_is_written() {
 #[test]
 fn a_route_without_rules_matches_everything() {
     for rules in ["[]", "null", "[{}]"] {
-        for kind in ["HTTPRoute", "GRPCRoute"] {
+        for kind in ["HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute"] {
             let route = route(kind, rules);
             assert_eq!(route.rules.len(), 1, "{kind} {rules}");
             assert_eq!(route.rules[0].matches, [Match::any()], "{kind} {rules}");
@@ -193,4 +193,60 @@ fn gateways_of_any_class_are_read() {
         };
         assert_eq!((found.as_str(), hbone_port, was), (class, port, was_programmed), "{row}");
     }
+}
+
+fn of_connections(kind: &str, version: &str, spec: &str) -> Outcome {
+    let text = format!(
+        "apiVersion: gateway.networking.k8s.io/{version}\nkind: {kind}\nmetadata: {{name: r, namespace: \
+         shop}}\nspec: {{parentRefs: [{{group: '', kind: Service, name: cart}}], {spec}}}"
+    );
+    parse(&text).remove(0).outcome
+}
+
+#[test]
+fn routes_of_connections_in_every_version() {
+    let rules = "rules: [{name: all, backendRefs: [{name: a, port: 1}, {name: b, port: 2, weight: 0}]}]";
+    for (kind, expected, versions) in [
+        ("TLSRoute", RouteKind::Tls, &["v1", "v1alpha3", "v1alpha2"][..]),
+        ("TCPRoute", RouteKind::Tcp, &["v1", "v1alpha2"]),
+    ] {
+        for version in versions {
+            let Outcome::Accepted { object, .. } = of_connections(kind, version, rules) else {
+                panic!("{kind} {version}");
+            };
+            let Object::Route(route) = *object else { panic!("{kind} {version}") };
+            let weights: Vec<u32> = route.rules[0].backends.iter().map(|it| it.weight).collect();
+            assert_eq!((route.kind, weights, route.rules.len()), (expected, vec![1, 0], 1), "{version}");
+            assert_eq!(route.rules[0].mistakes, [], "{kind} {version}");
+        }
+    }
+}
+
+#[test]
+fn mistakes_in_routes_of_connections() {
+    let rows = [
+        ("TLSRoute", "v1", "hostnames: [a.com, 10.0.0.1]", "spec.hostnames[1]"),
+        ("TLSRoute", "v1", "hostnames: ['*.a.*']", "spec.hostnames[0]"),
+        ("TLSRoute", "v1", "rules: [{matches: []}]", "spec.rules[0].matches"),
+        ("TCPRoute", "v1", "hostnames: [a.com]", "spec.hostnames"),
+        ("TCPRoute", "v1alpha3", "rules: []", "apiVersion"),
+    ];
+    for (kind, version, spec, field) in rows {
+        let Outcome::Rejected { mistakes, .. } = of_connections(kind, version, spec) else {
+            panic!("{kind} {spec} is accepted");
+        };
+        assert_eq!(mistakes[0].field, field, "{kind} {spec}: {mistakes:?}");
+    }
+    let accepted = of_connections("TLSRoute", "v1", "hostnames: ['*.Shop.example', a.com]");
+    let Outcome::Accepted { object, .. } = accepted else { panic!("{accepted:?}") };
+    let Object::Route(route) = *object else { panic!("a route") };
+    let names: Vec<String> = route.server_names.iter().map(ToString::to_string).collect();
+    assert_eq!((names, route.hostnames.len()), (vec!["*.shop.example".into(), "a.com".into()], 0));
+    let filtered = "rules: [{backendRefs: [{name: a, port: 1, filters: [{type: RequestHeaderModifier, \
+                    requestHeaderModifier: {remove: [x]}}]}]}]";
+    let Outcome::Accepted { object, .. } = of_connections("TCPRoute", "v1", filtered) else {
+        panic!("a mistake of its rule alone");
+    };
+    let Object::Route(route) = *object else { panic!("a route") };
+    assert_eq!(route.rules[0].mistakes[0].effect, RuleEffect::Fails);
 }

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use ambit_core::model::ServiceKey;
 use ambit_core::route::{
-    Attached, Backend, Backends, Retry, Route, RouteKey, RouteKind, Rule, ServiceRoutes, Timeouts,
+    Attached, Backend, Backends, Retry, Route, RouteKey, RouteKind, Rule, ServerNameMatch, ServiceRoutes,
+    Timeouts,
 };
 use http::StatusCode;
 
@@ -76,11 +77,14 @@ fn encode_route(route: &Route) -> wire::Route {
         kind: match route.key.kind {
             RouteKind::Http => wire::route::Kind::Http,
             RouteKind::Grpc => wire::route::Kind::Grpc,
+            RouteKind::Tls => wire::route::Kind::Tls,
+            RouteKind::Tcp => wire::route::Kind::Tcp,
         }
         .into(),
         namespace: route.key.namespace.to_string(),
         name: route.key.name.to_string(),
         created: route.created,
+        server_names: route.server_names.iter().map(ToString::to_string).collect(),
         rules: route.rules.iter().map(encode_rule).collect(),
     }
 }
@@ -89,12 +93,19 @@ fn decode_route(field: &str, route: &wire::Route) -> Result<Route, Problem> {
     let kind = match decode_enum(&format!("{field}.kind"), route.kind)? {
         wire::route::Kind::Http => RouteKind::Http,
         wire::route::Kind::Grpc => RouteKind::Grpc,
+        wire::route::Kind::Tls => RouteKind::Tls,
+        wire::route::Kind::Tcp => RouteKind::Tcp,
     };
     let namespace = required(&format!("{field}.namespace"), &route.namespace)?;
     let name = required(&format!("{field}.name"), &route.name)?;
+    let server_names = each(&format!("{field}.server_names"), &route.server_names, |field, name| {
+        let parsed = ServerNameMatch::parse(name);
+        parsed.ok_or_else(|| Problem::new(field, format!("{name:?} is not a server name")))
+    })?;
     Ok(Route {
         key: RouteKey { kind, namespace, name },
         created: route.created,
+        server_names,
         rules: each(&format!("{field}.rules"), &route.rules, decode_rule)?,
     })
 }

@@ -1,8 +1,8 @@
-//! `gateway.networking.k8s.io`: [`Gateway`], [`ReferenceGrant`], and HTTPRoute and GRPCRoute as
+//! `gateway.networking.k8s.io`: [`Gateway`], [`ReferenceGrant`], and the kinds of routes as
 //! [`RouteObject`].
 
 use super::key::Metadata;
-use crate::route::{Filter, HeaderChange, Match, Retry, RouteKind, Timeouts};
+use crate::route::{Filter, HeaderChange, Match, Retry, RouteKind, ServerNameMatch, Timeouts};
 
 /// A Gateway. Only those of the class `ambit-waypoint` are the mesh's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,17 +50,19 @@ pub struct GrantTo {
     pub name: Option<String>,
 }
 
-/// An HTTPRoute or GRPCRoute.
+/// A route of any kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteObject {
-    /// Which of the two.
+    /// Which kind.
     pub kind: RouteKind,
     /// `metadata`.
     pub metadata: Metadata,
     /// `spec.parentRefs`.
     pub parents: Vec<ParentRef>,
-    /// `spec.hostnames`, which mean nothing to a mesh.
+    /// `spec.hostnames` of routes of requests, which mean nothing to a mesh.
     pub hostnames: Vec<String>,
+    /// `spec.hostnames` of a TLSRoute.
+    pub server_names: Vec<ServerNameMatch>,
     /// `spec.rules`, never empty.
     pub rules: Vec<RouteRule>,
 }

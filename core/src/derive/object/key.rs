@@ -48,6 +48,10 @@ kinds! {
     HTTPRoute,
     /// `gateway.networking.k8s.io` GRPCRoute.
     GRPCRoute,
+    /// `gateway.networking.k8s.io` TLSRoute.
+    TLSRoute,
+    /// `gateway.networking.k8s.io` TCPRoute.
+    TCPRoute,
     /// `gateway.networking.k8s.io` ReferenceGrant.
     ReferenceGrant,
 }
@@ -58,6 +62,8 @@ impl Kind {
         match route {
             RouteKind::Http => Self::HTTPRoute,
             RouteKind::Grpc => Self::GRPCRoute,
+            RouteKind::Tls => Self::TLSRoute,
+            RouteKind::Tcp => Self::TCPRoute,
         }
     }
 }

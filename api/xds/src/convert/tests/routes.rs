@@ -7,6 +7,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
+use proptest::sample::select;
 
 use super::{service_key, text};
 use crate::convert::{decode_routes, encode_routes};
@@ -151,11 +152,15 @@ fn one_rule() -> impl Strategy<Value = Rule> {
 }
 
 fn one_route() -> impl Strategy<Value = Route> {
-    let kind = prop_oneof![Just(RouteKind::Http), Just(RouteKind::Grpc)];
-    (kind, text(), text(), any::<i64>(), vec(one_rule(), 0..3)).prop_map(
-        |(kind, namespace, name, created, rules)| Route {
+    let kind = select(vec![RouteKind::Http, RouteKind::Grpc, RouteKind::Tls, RouteKind::Tcp]);
+    let server_name = select(vec!["a.example.com", "*.example.com", "com"]);
+    let server_name = server_name.prop_map(|name| ServerNameMatch::parse(name).expect("a server name"));
+    let server_names = vec(server_name, 0..3);
+    (kind, text(), text(), any::<i64>(), server_names, vec(one_rule(), 0..3)).prop_map(
+        |(kind, namespace, name, created, server_names, rules)| Route {
             key: RouteKey { kind, namespace, name },
             created,
+            server_names,
             rules,
         },
     )
@@ -190,7 +195,7 @@ type Break = fn(&mut wire::ServiceRoutes);
 
 #[test]
 fn what_is_not_known_is_refused_by_field() {
-    let rows: [(&str, Break, &str); 6] = [
+    let rows: [(&str, Break, &str); 7] = [
         ("no service", |it| it.hostname.clear(), "hostname"),
         ("no such route", |it| it.attachments[0].route = 9, "attachments[0].route"),
         (
@@ -207,6 +212,11 @@ fn what_is_not_known_is_refused_by_field() {
             "no method",
             |it| it.routes[0].rules[0].matches[0].method = Some("G T".into()),
             "routes[0].rules[0].matches[0].method",
+        ),
+        (
+            "a server name",
+            |it| it.routes[0].server_names = vec!["a.com".into(), "*".into()],
+            "routes[0].server_names[1]",
         ),
         ("a kind of route", |it| it.routes[0].kind = 7, "routes[0].kind"),
     ];
