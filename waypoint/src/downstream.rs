@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use ambit_core::fronted::Fronted;
 use ambit_core::mesh::Mesh;
 use ambit_core::model::{AppProtocol, Identity, Service, Workload};
+use ambit_core::route::PortRoutes;
 use ambit_hbone::request::ConnectRequest;
 use ambit_hbone::server::Peer;
 use ambit_proxy::dial::VerifiedClient;
@@ -77,6 +78,12 @@ impl Downstream {
             Fronted::Service { service, .. } => Some(service),
             Fronted::Workload { .. } => None,
         }
+    }
+
+    /// The routes of the dialled port for this client; none where it has none.
+    pub(crate) fn routes<'a>(&self, mesh: &'a Mesh) -> Option<&'a PortRoutes> {
+        let Fronted::Service { service, port } = &self.fronted else { return None };
+        mesh.routes(&service.key)?.at(*port, &self.identity.namespace)
     }
 
     /// What the dialled port is declared to speak.

@@ -1,9 +1,10 @@
-//! What a client speaks: [`http_version`] where it must be HTTP, [`sniff`] where it may be anything.
+//! What a client speaks: [`http_version`] where it must be HTTP, [`sniff`] where it may be anything,
+//! [`client_hello`] where it must be TLS.
 
 use std::io;
 use std::time::Duration;
 
-use ambit_core::protocol::{self, SNIFFED, Sniffed};
+use ambit_core::protocol::{self, HELLO_LIMIT, Hello, SNIFFED, Sniffed};
 use ambit_hbone::Tunnel;
 use bytes::BytesMut;
 use tokio::io::AsyncReadExt as _;
@@ -68,4 +69,31 @@ pub(crate) async fn sniff(mut tunnel: Tunnel, limit: Duration) -> io::Result<(Sn
         }
     };
     Ok((sniffed, Downlink::new(first.freeze(), tunnel)))
+}
+
+/// The server name of a client that must speak TLS, which the client begins. `None`: it does not within the
+/// limit.
+pub(crate) async fn client_hello(
+    mut tunnel: Tunnel,
+    limit: Duration,
+) -> io::Result<Option<(Option<String>, Downlink)>> {
+    let mut first = BytesMut::with_capacity(SNIFFED);
+    let until = Instant::now() + limit;
+    loop {
+        match protocol::hello(&first) {
+            Hello::Client { server_name } => {
+                return Ok(Some((server_name, Downlink::new(first.freeze(), tunnel))));
+            }
+            Hello::NotTls => return Ok(None),
+            Hello::Incomplete => first.reserve(HELLO_LIMIT.saturating_sub(first.len()).clamp(1, SNIFFED)),
+        }
+        match timeout_at(until, tunnel.read_buf(&mut first)).await {
+            Ok(read) => {
+                if read? == 0 {
+                    return Ok(None);
+                }
+            }
+            Err(_) => return Ok(None),
+        }
+    }
 }

@@ -1,11 +1,14 @@
 //! Connections that are not HTTP, TLS of the application's own among them: bytes to an endpoint and back.
 //!
-//! Entry points: [`serve_unopened`] where the port is declared so, [`serve`] where it was sniffed.
+//! Entry points: [`serve_unopened`] where the port is declared so or has a TCPRoute, [`serve`] where the first
+//! bytes are known. A route that leads to nothing refuses the connection.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use ambit_core::Reason;
+use ambit_core::mesh::Mesh;
+use ambit_core::route::{PortRoutes, Target};
 use ambit_hbone::relay;
 use ambit_hbone::server::Responder;
 use ambit_proxy::connections::Registered;
@@ -26,7 +29,7 @@ pub(crate) async fn serve_unopened(downstream: Arc<Downstream>, mut responder: R
     let since = Instant::now();
     let mut info = info(&downstream);
     let reached = tokio::select! {
-        reached = reach(&downstream, &mut info) => reached,
+        reached = reach(&downstream, None, &mut info) => reached,
         () = responder.abandoned() => {
             let ending = ending::unmade(Reason::Reset, "the client gave up before an endpoint answered");
             return failed(&info, since, &ending);
@@ -44,23 +47,46 @@ pub(crate) async fn serve_unopened(downstream: Arc<Downstream>, mut responder: R
     }
 }
 
-/// Carries a connection of which the first bytes are known.
-pub(crate) async fn serve(downstream: Arc<Downstream>, link: Downlink) {
+/// Carries a connection of which the first bytes are known, and the server name where it is TLS and a route
+/// asks for it.
+pub(crate) async fn serve(downstream: Arc<Downstream>, server_name: Option<&str>, link: Downlink) {
     let since = Instant::now();
     let mut info = info(&downstream);
-    match reach(&downstream, &mut info).await {
+    match reach(&downstream, server_name, &mut info).await {
         Ok(uplink) => carry(&downstream, info, link, uplink).await,
         // The link resets the client when it is dropped.
         Err(ending) => failed(&info, since, &ending),
     }
 }
 
-async fn reach(downstream: &Downstream, info: &mut ConnectionInfo) -> Result<Uplink, Ending> {
+/// Reports a connection that is not carried.
+pub(crate) fn refuse(downstream: &Downstream, why: &str) {
+    failed(&info(downstream), Instant::now(), &ending::unmade(Reason::RouteMissing, why));
+}
+
+/// Where a connection goes: to the backend of its route, or to what was dialled where the port has none.
+fn backend(downstream: &Downstream, mesh: &Mesh, server_name: Option<&str>) -> Result<Backend, Failure> {
+    let Some(PortRoutes::Connections(table)) = downstream.routes(mesh) else {
+        return Ok(Backend::dialled(downstream));
+    };
+    let route = table.find(server_name).ok_or(Failure::NoRoute)?;
+    let rule = route.rules.first().ok_or(Failure::NoBackend)?;
+    match &rule.backends.pick(rand::random()).ok_or(Failure::NoBackend)?.target {
+        Target::Invalid { reason } => Err(Failure::InvalidBackend(reason.clone())),
+        Target::Service { service, port } => Backend::service(mesh, downstream, service, *port),
+    }
+}
+
+async fn reach(
+    downstream: &Downstream,
+    server_name: Option<&str>,
+    info: &mut ConnectionInfo,
+) -> Result<Uplink, Ending> {
     let worker = &downstream.worker;
     let not_synchronized =
         || ending::unmade(Reason::NotSynchronized, "no configuration from the controller yet");
     let mesh = worker.waypoint.proxy.mesh.mesh().ok_or_else(not_synchronized)?;
-    let backend = Backend::dialled(downstream);
+    let backend = backend(downstream, &mesh, server_name).map_err(|failure| ending_from(&failure))?;
     let mut choosing = Choosing::new(worker, &mesh, &backend);
     loop {
         let plan = choosing.next(&[]).map_err(|failure| ending_from(&failure))?;
@@ -77,6 +103,10 @@ async fn reach(downstream: &Downstream, info: &mut ConnectionInfo) -> Result<Upl
 fn ending_from(failure: &Failure) -> Ending {
     match failure {
         Failure::NoEndpoint(denial) => ending::denied(denial),
+        Failure::NoRoute => ending::unmade(Reason::RouteMissing, failure.to_string()),
+        Failure::NoBackend | Failure::InvalidBackend(_) => {
+            ending::unmade(Reason::BackendInvalid, failure.to_string())
+        }
         failure => ending::unmade(Reason::ConnectFailed, failure.to_string()),
     }
 }

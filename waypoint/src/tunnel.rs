@@ -8,6 +8,7 @@ use std::time::Instant;
 use ambit_core::fronted::fronted;
 use ambit_core::model::AppProtocol;
 use ambit_core::protocol::Sniffed;
+use ambit_core::route::PortRoutes;
 use ambit_core::{Denial, Reason};
 use ambit_hbone::Tunnel;
 use ambit_hbone::request::{Authority, ConnectRequest};
@@ -20,7 +21,6 @@ use crate::http_server;
 use crate::sniff::{self, HttpVersion};
 use crate::stream::Downlink;
 use crate::tcp;
-use crate::waypoint::routes;
 use crate::worker::Worker;
 
 /// Serves one tunnel to its end.
@@ -95,6 +95,7 @@ fn refusal(denial: &Denial) -> Refusal {
 enum Expected {
     Http,
     Tcp,
+    Tls,
     Anything,
 }
 
@@ -102,6 +103,10 @@ async fn carry(downstream: Arc<Downstream>, responder: Responder) {
     match expected(&downstream) {
         // Its client learns as if there were no waypoint whether the server can be reached.
         Expected::Tcp => tcp::serve_unopened(downstream, responder).await,
+        Expected::Tls => match responder.accept() {
+            Ok(tunnel) => carry_tls(downstream, tunnel).await,
+            Err(error) => tracing::debug!(error = error.chain(), "failed to open a client's tunnel"),
+        },
         expected => match responder.accept() {
             Ok(tunnel) => carry_opened(downstream, expected, tunnel).await,
             Err(error) => tracing::debug!(error = error.chain(), "failed to open a client's tunnel"),
@@ -115,7 +120,7 @@ async fn carry_opened(downstream: Arc<Downstream>, expected: Expected, tunnel: T
         Expected::Http => sniff::http_version(tunnel, limits.idle)
             .await
             .map(|found| found.map(|(version, link)| (Some(version), link))),
-        Expected::Tcp | Expected::Anything => {
+        Expected::Tcp | Expected::Tls | Expected::Anything => {
             sniff::sniff(tunnel, limits.sniff).await.map(|(sniffed, link)| {
                 let version = match sniffed {
                     Sniffed::Http1 => Some(HttpVersion::Http1),
@@ -128,8 +133,19 @@ async fn carry_opened(downstream: Arc<Downstream>, expected: Expected, tunnel: T
     };
     match found {
         Ok(Some((Some(version), link))) => http(downstream, version, link).await,
-        Ok(Some((None, link))) => tcp::serve(downstream, link).await,
+        Ok(Some((None, link))) => tcp::serve(downstream, None, link).await,
         Ok(None) => {}
+        Err(error) => tracing::debug!(%error, "client went away before it said anything"),
+    }
+}
+
+/// The client must begin, and say whom it wants: TLSRoutes route by that.
+async fn carry_tls(downstream: Arc<Downstream>, tunnel: Tunnel) {
+    match sniff::client_hello(tunnel, downstream.worker.waypoint.limits.head).await {
+        Ok(Some((server_name, link))) => tcp::serve(downstream, server_name.as_deref(), link).await,
+        Ok(None) => {
+            tcp::refuse(&downstream, "the client does not begin with TLS, and a TLSRoute serves the port")
+        }
         Err(error) => tracing::debug!(%error, "client went away before it said anything"),
     }
 }
@@ -141,20 +157,31 @@ async fn http(downstream: Arc<Downstream>, version: HttpVersion, link: Downlink)
     }
 }
 
-/// A port with HTTP routes is HTTP whatever it is declared to be, or silence would be a way around them
-/// (`docs/decisions/300`).
+/// A port with routes speaks what they route whatever it is declared to be, or silence would be a way around
+/// them (`docs/decisions/300` and `317`).
 fn expected(downstream: &Downstream) -> Expected {
-    match downstream.declared() {
-        AppProtocol::Http11 | AppProtocol::Http2 | AppProtocol::Grpc => Expected::Http,
-        AppProtocol::Tcp | AppProtocol::Tls => Expected::Tcp,
-        AppProtocol::Unknown if has_routes(downstream) => Expected::Http,
-        AppProtocol::Unknown => Expected::Anything,
+    let routed = routed(downstream);
+    match (routed, downstream.declared()) {
+        (Some(Routed::Tls), _) => Expected::Tls,
+        (Some(Routed::Tcp), _) | (_, AppProtocol::Tcp | AppProtocol::Tls) => Expected::Tcp,
+        (_, AppProtocol::Http11 | AppProtocol::Http2 | AppProtocol::Grpc) => Expected::Http,
+        (Some(Routed::Requests), AppProtocol::Unknown) => Expected::Http,
+        (None, AppProtocol::Unknown) => Expected::Anything,
     }
 }
 
-fn has_routes(downstream: &Downstream) -> bool {
-    let mesh = downstream.worker.waypoint.proxy.mesh.mesh();
-    let (port, client) = (downstream.dialled.port(), &downstream.identity.namespace);
-    let service = downstream.service();
-    mesh.is_some_and(|mesh| service.is_some_and(|it| routes(&mesh, &it.key, port, client).is_some()))
+/// What the routes of the dialled port route.
+enum Routed {
+    Requests,
+    Tls,
+    Tcp,
+}
+
+fn routed(downstream: &Downstream) -> Option<Routed> {
+    let mesh = downstream.worker.waypoint.proxy.mesh.mesh()?;
+    Some(match downstream.routes(&mesh)? {
+        PortRoutes::Requests(_) => Routed::Requests,
+        PortRoutes::Connections(table) if table.is_tls() => Routed::Tls,
+        PortRoutes::Connections(_) => Routed::Tcp,
+    })
 }

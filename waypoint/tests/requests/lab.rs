@@ -17,8 +17,8 @@ use ambit_core::model::{
     AppProtocol, Identity, ServiceKey, Waypoint as Binding, WaypointDestination, Workload,
 };
 use ambit_core::route::{
-    Attached, Backend, Backends, Filter, Match, Retry, Route, RouteKey, RouteKind, Rule, ServiceRoutes,
-    Target, Timeouts,
+    Attached, Backend, Backends, Filter, Match, Retry, Route, RouteKey, RouteKind, Rule, ServerNameMatch,
+    ServiceRoutes, Target, Timeouts,
 };
 use ambit_core::testing::{behind, service, service_key};
 use ambit_hbone::memory::Account;
@@ -368,10 +368,27 @@ pub(crate) fn retrying(attempts: u32, codes: &[u16], name: &str) -> Rule {
 
 /// The routes of a service: one HTTPRoute with these rules.
 pub(crate) fn routes(service: &str, rules: Vec<Rule>) -> Change {
-    let key_of = RouteKey { kind: RouteKind::Http, namespace: "shop".into(), name: "route".into() };
-    let route = Arc::new(Route { key: key_of, created: 0, rules });
-    let attached = Attached { route, port: None, consumer: None };
-    Change::PutRoutes(Arc::new(ServiceRoutes::new(key(service), vec![attached])))
+    routes_of(service, RouteKind::Http, vec![(&[], rules)])
+}
+
+/// The routes of a service: for each set of server names one of this kind with these rules.
+pub(crate) fn routes_of(service: &str, kind: RouteKind, each: Vec<(&[&str], Vec<Rule>)>) -> Change {
+    let attached = each.into_iter().enumerate().map(|(index, (names, rules))| {
+        let key = RouteKey { kind, namespace: "shop".into(), name: format!("route-{index}").into() };
+        let parse = |name: &&str| ServerNameMatch::parse(name).expect("a server name");
+        let server_names = names.iter().map(parse).collect();
+        Attached {
+            route: Arc::new(Route { key, created: 0, server_names, rules }),
+            port: None,
+            consumer: None,
+        }
+    });
+    Change::PutRoutes(Arc::new(ServiceRoutes::new(key(service), attached.collect())))
+}
+
+/// A backend that leads to nothing.
+pub(crate) fn invalid(weight: u32) -> Backend {
+    Backend { target: Target::Invalid { reason: "gone".into() }, ..backend("gone", weight) }
 }
 
 /// How often each name answered.

@@ -3,6 +3,7 @@
 
 mod basics;
 mod ca;
+mod connections;
 mod downgrade;
 mod drain;
 mod edges;
