@@ -1,10 +1,11 @@
 //! Routing: which rule of a service's routes serves a request or a connection.
 //!
 //! [`Mesh::routes`](crate::mesh::Mesh::routes) has the [`ServiceRoutes`] of a service, whose [`PortRoutes`]
-//! are those of a port and a client: of connections the [`ConnectionTable`], of requests the [`Table`]. [`Table::new`] orders the matches of all its routes once, by [`Rank`];
-//! [`Table::find`] answers for one [`Request`] without allocating. A rule's filters are data with one
-//! function each that applies them ([`HeaderChange`], [`Redirect`], [`Rewrite`], [`Cors`]);
-//! [`Backends::pick`] chooses among weighted backends.
+//! are those of a port and a client: of connections the [`ConnectionTable`], of requests the [`Table`].
+//! [`Table::new`] orders the matches of all its routes once, by [`Rank`]; [`Table::find`] answers for one
+//! [`Request`] without allocating. A rule's filters are data with one function each that applies them
+//! ([`HeaderChange`], [`Redirect`], [`Rewrite`], [`Cors`]); [`Backends::pick`] chooses among weighted
+//! backends.
 //!
 //! The meaning is Gateway API's, for HTTPRoute and GRPCRoute alike: a match of a gRPC service and method is
 //! one of a path ([`PathMatch::grpc`]).

@@ -1,7 +1,7 @@
 //! Connections that are not HTTP, TLS of the application's own among them: bytes to an endpoint and back.
 //!
-//! Entry points: [`serve_unopened`] where the port is declared so or has a TCPRoute, [`serve`] where the first
-//! bytes are known. A route that leads to nothing refuses the connection.
+//! Entry points: [`serve_unopened`] where the port is declared so or has a TCPRoute, [`serve`] where the
+//! first bytes are known. A route that leads to nothing refuses the connection.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -71,9 +71,9 @@ impl ServiceRoutes {
     }
 
     /// The routes for a request to this port by a client of this namespace: those of its own namespace, where
-    /// that has consumer routes for the port, else the service's own. `None`: no route of requests is attached,
-    /// and the request goes to the service's endpoints. In a table that has no rule for it, it is answered with
-    /// 404.
+    /// that has consumer routes for the port, else the service's own. `None`: no route of requests is
+    /// attached, and the request goes to the service's endpoints. In a table that has no rule for it, it is
+    /// answered with 404.
     pub fn table(&self, port: u16, client: &str) -> Option<&Table> {
         match self.at(port, client)? {
             PortRoutes::Requests(table) => Some(table),

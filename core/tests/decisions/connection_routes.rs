@@ -153,7 +153,8 @@ proptest! {
         name in select(NAMES.to_vec()),
     ) {
         let routes: Vec<Arc<Route>> = sets.iter().enumerate().map(|(index, (created, names))| {
-            let text = |(below, name): &(bool, &str)| if *below { format!("*.{name}") } else { (*name).into() };
+            let text =
+                |(below, name): &(bool, &str)| if *below { format!("*.{name}") } else { (*name).into() };
             let names: Vec<String> = names.iter().map(text).collect();
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
             route(RouteKind::Tls, &index.to_string(), *created, &names)

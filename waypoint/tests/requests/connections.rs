@@ -31,26 +31,23 @@ async fn named_app(address: SocketAddr, name: &'static str) {
     });
 }
 
-/// Two services with an application each, and one in front of which routes stand.
-async fn lab_with(protocol: AppProtocol) -> (Arc<Lab>, SocketAddr) {
+/// Two services with an application each, one in front of which routes stand, and a client.
+async fn lab() -> (Arc<Lab>, SocketAddr, Connection) {
     let lab = Lab::with(Limits { head: Duration::from_millis(500), ..Limits::default() }).await;
-    let cart = lab.service("cart", 100, protocol);
+    let cart = lab.service("cart", 100, AppProtocol::Unknown);
     for (name, host) in [("cart", 100), ("one", 101), ("two", 102)] {
         if name != "cart" {
             lab.service(name, host, AppProtocol::Unknown);
         }
         named_app(lab.endpoint(&format!("{name}-app"), host - 80, name).await, name).await;
     }
-    (lab, cart)
+    let client = lab.connection("web", 200).await;
+    (lab, cart, client)
 }
 
 /// Who answers to these bytes: `refused` where nobody does.
-async fn answers(lab: &Lab, to: SocketAddr, said: &[u8]) -> String {
-    answers_on(&lab.connection("web", 200).await, to, said).await
-}
-
-async fn answers_on(connection: &Connection, to: SocketAddr, said: &[u8]) -> String {
-    let Ok(mut tunnel) = connection.open(&ConnectRequest::to(to)).await else { return "refused".to_owned() };
+async fn answers(client: &Connection, to: SocketAddr, said: &[u8]) -> String {
+    let Ok(mut tunnel) = client.open(&ConnectRequest::to(to)).await else { return "refused".to_owned() };
     let exchange = async {
         tunnel.write_all(said).await?;
         tunnel.shutdown().await?;
@@ -87,7 +84,7 @@ fn hello(server_name: Option<&str>, in_two: bool) -> Vec<u8> {
 #[tokio::test]
 async fn connections_are_shared_by_weight_and_an_invalid_backend_refuses_its_share() {
     const CONNECTIONS: usize = 200;
-    let (lab, cart) = lab_with(AppProtocol::Unknown).await;
+    let (lab, cart, client) = lab().await;
     for (row, backends, expected) in [
         ("one", vec![backend("one", 1)], &["one"][..]),
         ("two by weight", vec![backend("one", 3), backend("two", 1)], &["one", "two"]),
@@ -99,9 +96,8 @@ async fn connections_are_shared_by_weight_and_an_invalid_backend_refuses_its_sha
         lab.put([routes_of("cart", RouteKind::Tcp, vec![(&[], vec![rule(backends)])])]);
         let count = if expected.len() > 1 { CONNECTIONS } else { 10 };
         let mut names = Vec::new();
-        let connection = lab.connection("web", 200).await;
         for _ in 0..count {
-            names.push(answers_on(&connection, cart, b"hello").await);
+            names.push(answers(&client, cart, b"hello").await);
         }
         let counts = tally(names);
         let found: Vec<&str> = counts.keys().map(String::as_str).collect();
@@ -123,19 +119,21 @@ fn within(counts: &BTreeMap<String, usize>, name: &str, share: f64, of: usize, b
 
 #[tokio::test]
 async fn a_tcp_route_serves_whatever_is_spoken_and_declared() {
+    let (lab, cart, client) = lab().await;
+    lab.put([routes_of("cart", RouteKind::Tcp, vec![(&[], vec![rule(vec![backend("two", 1)])])])]);
     for protocol in [AppProtocol::Unknown, AppProtocol::Tcp, AppProtocol::Tls, AppProtocol::Http11] {
-        let (lab, cart) = lab_with(protocol).await;
-        lab.put([routes_of("cart", RouteKind::Tcp, vec![(&[], vec![rule(vec![backend("two", 1)])])])]);
+        lab.service("cart", 100, protocol);
         for said in [&b"EHLO\r\n"[..], b"GET / HTTP/1.1\r\n\r\n", &hello(Some("a.com"), false)] {
-            assert_eq!(answers(&lab, cart, said).await, "two", "{protocol:?} {said:?}");
+            assert_eq!(answers(&client, cart, said).await, "two", "{protocol:?} {said:?}");
         }
     }
 }
 
 #[tokio::test]
 async fn a_tls_connection_goes_where_its_server_name_says() {
+    let (lab, cart, client) = lab().await;
     for protocol in [AppProtocol::Unknown, AppProtocol::Tls] {
-        let (lab, cart) = lab_with(protocol).await;
+        lab.service("cart", 100, protocol);
         let to = |name: &str| vec![rule(vec![backend(name, 1)])];
         let named: Vec<(&[&str], _)> = vec![(&["*.example.com"], to("two")), (&["a.example.com"], to("one"))];
         lab.put([routes_of("cart", RouteKind::Tls, named.clone())]);
@@ -149,7 +147,7 @@ async fn a_tls_connection_goes_where_its_server_name_says() {
             ("no TLS", b"GET / HTTP/1.1\r\n\r\n".to_vec(), "refused"),
             ("nothing", Vec::new(), "refused"),
         ] {
-            assert_eq!(answers(&lab, cart, &said).await, expected, "{protocol:?}: {row}");
+            assert_eq!(answers(&client, cart, &said).await, expected, "{protocol:?}: {row}");
         }
         let any = [named, vec![(&[], to("cart"))]].concat();
         lab.put([routes_of("cart", RouteKind::Tls, any)]);
@@ -158,16 +156,20 @@ async fn a_tls_connection_goes_where_its_server_name_says() {
             ("no name", hello(None, false), "cart"),
             ("no TLS", b"EHLO\r\n".to_vec(), "refused"),
         ] {
-            assert_eq!(answers(&lab, cart, &said).await, expected, "{protocol:?}, with one for all: {row}");
+            assert_eq!(
+                answers(&client, cart, &said).await,
+                expected,
+                "{protocol:?}, with one for all: {row}"
+            );
         }
     }
 }
 
 #[tokio::test]
 async fn silence_is_no_way_around_a_tls_route() {
-    let (lab, cart) = lab_with(AppProtocol::Unknown).await;
+    let (lab, cart, client) = lab().await;
     lab.put([routes_of("cart", RouteKind::Tls, vec![(&["a.com"], vec![rule(vec![backend("one", 1)])])])]);
-    let mut tunnel = lab.tunnel(cart).await.expect("a tunnel");
+    let mut tunnel = client.open(&ConnectRequest::to(cart)).await.expect("a tunnel");
     let mut answer = Vec::new();
     let read = tokio::time::timeout(DEADLINE, tunnel.read_to_end(&mut answer)).await.expect("in time");
     assert!(read.is_err() && answer.is_empty(), "it is reset after a while: {read:?} {answer:?}");
