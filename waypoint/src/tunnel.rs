@@ -144,7 +144,7 @@ async fn carry_tls(downstream: Arc<Downstream>, tunnel: Tunnel) {
     match sniff::client_hello(tunnel, downstream.worker.waypoint.limits.head).await {
         Ok(Some((server_name, link))) => tcp::serve(downstream, server_name.as_deref(), link).await,
         Ok(None) => {
-            tcp::refuse(&downstream, "the client does not begin with TLS, and a TLSRoute serves the port")
+            tcp::refuse(&downstream, "the client does not begin with TLS, and a TLSRoute serves the port");
         }
         Err(error) => tracing::debug!(%error, "client went away before it said anything"),
     }
@@ -164,8 +164,8 @@ fn expected(downstream: &Downstream) -> Expected {
     match (routed, downstream.declared()) {
         (Some(Routed::Tls), _) => Expected::Tls,
         (Some(Routed::Tcp), _) | (_, AppProtocol::Tcp | AppProtocol::Tls) => Expected::Tcp,
-        (_, AppProtocol::Http11 | AppProtocol::Http2 | AppProtocol::Grpc) => Expected::Http,
-        (Some(Routed::Requests), AppProtocol::Unknown) => Expected::Http,
+        (_, AppProtocol::Http11 | AppProtocol::Http2 | AppProtocol::Grpc)
+        | (Some(Routed::Requests), AppProtocol::Unknown) => Expected::Http,
         (None, AppProtocol::Unknown) => Expected::Anything,
     }
 }

@@ -89,7 +89,7 @@ pub(crate) fn tls(mut route: written::TlsRoute) -> Result<RouteObject, Vec<Mista
             Some(name) => server_names.push(name),
             None => report.add(
                 format_args!("spec.hostnames[{index}]"),
-                &format!("{hostname:?} is not a server name: a DNS name, which may begin with *."),
+                format_args!("{hostname:?} is not a server name: a DNS name, which may begin with *."),
             ),
         }
     }

@@ -33,8 +33,8 @@ const HOST_NAME: u8 = 0;
 pub fn hello(bytes: &[u8]) -> Hello {
     match message(bytes) {
         Ok(Some(message)) => match server_name(&message) {
-            Some(server_name) => Hello::Client { server_name },
-            None => Hello::NotTls,
+            Ok(server_name) => Hello::Client { server_name },
+            Err(NotTls) => Hello::NotTls,
         },
         Ok(None) if bytes.len() < HELLO_LIMIT => Hello::Incomplete,
         Ok(None) | Err(NotTls) => Hello::NotTls,
@@ -52,7 +52,7 @@ fn message(mut bytes: &[u8]) -> Result<Option<Vec<u8>>, NotTls> {
                 return Err(NotTls);
             }
             if let [high, middle, low, body @ ..] = rest {
-                let length = usize::from(*high) << 16 | usize::from(*middle) << 8 | usize::from(*low);
+                let length = (usize::from(*high) << 16) | (usize::from(*middle) << 8) | usize::from(*low);
                 if length > HELLO_LIMIT {
                     return Err(NotTls);
                 }
@@ -62,8 +62,7 @@ fn message(mut bytes: &[u8]) -> Result<Option<Vec<u8>>, NotTls> {
             }
         }
         match bytes {
-            [] | [HANDSHAKE] | [HANDSHAKE, 3] => return Ok(None),
-            [HANDSHAKE, 3, _] | [HANDSHAKE, 3, _, _] => return Ok(None),
+            [] | [HANDSHAKE] | [HANDSHAKE, 3] | [HANDSHAKE, 3, _] | [HANDSHAKE, 3, _, _] => return Ok(None),
             [HANDSHAKE, 3, _, high, low, rest @ ..] => {
                 let length = usize::from(u16::from_be_bytes([*high, *low]));
                 if length == 0 || length > HELLO_LIMIT {
@@ -84,8 +83,8 @@ fn check_start(message: &[u8]) -> Result<Option<Vec<u8>>, NotTls> {
     if message.first().is_some_and(|kind| *kind != CLIENT_HELLO) { Err(NotTls) } else { Ok(None) }
 }
 
-/// The name in a hello's body. The outer None: it is no hello.
-fn server_name(body: &[u8]) -> Option<Option<String>> {
+/// The name in a hello's body, if it has one.
+fn server_name(body: &[u8]) -> Result<Option<String>, NotTls> {
     let mut rest = Reader(body);
     // The version and the random.
     rest.take(2 + 32)?;
@@ -97,7 +96,7 @@ fn server_name(body: &[u8]) -> Option<Option<String>> {
     rest.take(compressions)?;
     if rest.0.is_empty() {
         // Extensions may be left out.
-        return Some(None);
+        return Ok(None);
     }
     let length = rest.u16()?.into();
     let mut extensions = Reader(rest.take(length)?);
@@ -108,33 +107,33 @@ fn server_name(body: &[u8]) -> Option<Option<String>> {
             return host_name(value).map(Some);
         }
     }
-    Some(None)
+    Ok(None)
 }
 
-fn host_name(value: &[u8]) -> Option<String> {
+fn host_name(value: &[u8]) -> Result<String, NotTls> {
     let mut rest = Reader(value);
     let length = rest.u16()?.into();
     let mut names = Reader(rest.take(length)?);
     let (kind, length) = (names.u8()?, names.u16()?.into());
     let name = names.take(length)?;
-    let name = std::str::from_utf8(name).ok().filter(|name| kind == HOST_NAME && name.is_ascii())?;
-    Some(name.to_ascii_lowercase())
+    let name = std::str::from_utf8(name).ok().filter(|name| kind == HOST_NAME && name.is_ascii());
+    name.map(str::to_ascii_lowercase).ok_or(NotTls)
 }
 
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(count)?;
+    fn take(&mut self, count: usize) -> Result<&'a [u8], NotTls> {
+        let (taken, rest) = self.0.split_at_checked(count).ok_or(NotTls)?;
         self.0 = rest;
-        Some(taken)
+        Ok(taken)
     }
 
-    fn u8(&mut self) -> Option<u8> {
+    fn u8(&mut self) -> Result<u8, NotTls> {
         self.take(1).map(|bytes| bytes[0])
     }
 
-    fn u16(&mut self) -> Option<u16> {
+    fn u16(&mut self) -> Result<u16, NotTls> {
         self.take(2).map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]))
     }
 }

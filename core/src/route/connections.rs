@@ -40,7 +40,7 @@ impl ConnectionTable {
 
     /// Of TCPRoutes: the oldest serves.
     pub fn tcp(routes: &[Arc<Route>]) -> Self {
-        let any = oldest_first(routes).first().map(|route| Arc::clone(route));
+        let any = oldest_first(routes).first().copied().cloned();
         Self { is_tls: false, exact: HashMap::new(), below: HashMap::new(), any }
     }
 

@@ -94,6 +94,7 @@ fn the_oldest_tcp_route_serves_all() {
 
 #[test]
 fn a_port_has_routes_of_the_first_kind() {
+    use RouteKind::{Grpc, Http, Tcp, Tls};
     let of = |kinds: &[RouteKind]| {
         let attach = |kind: &RouteKind| Attached {
             route: route(*kind, kind.name(), 0, &[]),
@@ -108,7 +109,6 @@ fn a_port_has_routes_of_the_first_kind() {
             Some(PortRoutes::Connections(_)) => "tcp",
         }
     };
-    use RouteKind::{Grpc, Http, Tcp, Tls};
     for (kinds, expected) in [
         (&[][..], "none"),
         (&[Tcp], "tcp"),

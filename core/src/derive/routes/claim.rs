@@ -21,8 +21,11 @@ pub(super) struct Claims<'a> {
     /// The kind of routes of a port for clients of a scope.
     kinds: BTreeMap<(Scope, u16), RouteKind>,
     /// The oldest route of connections of that kind, by the names that it means; `None`: all of them.
-    holders: BTreeMap<(Scope, u16), Vec<(Option<ServerNameMatch>, Arc<Route>)>>,
+    holders: BTreeMap<(Scope, u16), Vec<Holder>>,
 }
+
+/// A name of connections, and the route that serves them.
+type Holder = (Option<ServerNameMatch>, Arc<Route>);
 
 /// A consumer's namespace, or all clients.
 type Scope = Option<Arc<str>>;
