@@ -26,14 +26,15 @@ mod world;
 
 pub use condition::Condition;
 pub use object::{
-    AuthorizationPolicy, BackendRef, BackendTarget, ContainerPort, EndpointSlice, EntryPort, Gateway,
-    GrantFrom, GrantTo, Kind, LocalityText, Metadata, MtlsMode, Namespace, Node, Object, ObjectEvent,
-    ObjectKey, Operation, Owner, ParentRef, PeerAuthentication, Phase, Pod, PolicyAction, PolicyRule,
-    PortRef, ReferenceGrant, Resolution, RouteFilter, RouteObject, RouteRule, RuleEffect, RuleMistake,
-    Selector, Service, ServiceEntry, ServicePort, SliceEndpoint, SlicePort, Source, TargetRef,
-    TrafficDistribution, Transport, When, WorkloadEntry,
+    AllowedNamespaces, AuthorizationPolicy, BackendRef, BackendTarget, ContainerPort, EndpointSlice,
+    EntryPort, Gateway, GrantFrom, GrantTo, Kind, LabelRequirement, LabelValue, Listener, LocalityText,
+    Metadata, MtlsMode, Namespace, Node, Object, ObjectEvent, ObjectKey, Operation, Owner, ParentRef,
+    PeerAuthentication, Phase, Pod, PolicyAction, PolicyRule, PortRef, ReferenceGrant, Resolution,
+    RouteFilter, RouteObject, RouteRule, RuleEffect, RuleMistake, Selector, Service, ServiceEntry,
+    ServicePort, SliceEndpoint, SlicePort, Source, TargetRef, TrafficDistribution, Transport, When,
+    WorkloadEntry,
 };
 pub use settings::Settings;
-pub use standing::{ParentStanding, Standing, Statement, WAYPOINT_CLASS};
+pub use standing::{ListenerStanding, ParentStanding, Standing, Statement, WAYPOINT_CLASS};
 pub use waypoint::{USE_WAYPOINT, USE_WAYPOINT_NAMESPACE, WAYPOINT_FOR};
 pub use world::{Derived, World};

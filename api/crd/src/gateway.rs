@@ -1,6 +1,9 @@
 //! Gateway and ReferenceGrant: [`convert`] and [`convert_grant`].
 
-use ambit_core::derive::{Gateway, GrantFrom, GrantTo, ReferenceGrant};
+use ambit_core::derive::{
+    AllowedNamespaces, Gateway, GrantFrom, GrantTo, LabelRequirement, LabelValue, Listener, ReferenceGrant,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 
 use crate::Mistake;
 use crate::field::Report;
@@ -14,13 +17,69 @@ pub(crate) fn convert(gateway: written::Gateway) -> Result<Gateway, Vec<Mistake>
     let mut report = Report::default();
     let metadata = metadata::in_namespace(&mut report, gateway.metadata);
     let listeners = gateway.spec.listeners.into_iter().enumerate();
-    let mut hbone = listeners.filter(|(_, listener)| listener.protocol == "HBONE");
-    let hbone_port =
-        hbone.next().and_then(|(i, it)| report.port(format_args!("spec.listeners[{i}].port"), it.port));
+    let listeners = listeners.map(|(index, it)| listener(&mut report, index, it)).collect();
     let is_record = |it: &written::Condition| it.kind == FIRST_PROGRAMMED && it.status == "True";
     let was_programmed = gateway.status.conditions.iter().any(is_record);
     let class = gateway.spec.gateway_class_name;
-    report.finish(Gateway { metadata, class, hbone_port, was_programmed })
+    report.finish(Gateway { metadata, class, listeners, was_programmed })
+}
+
+fn listener(report: &mut Report, index: usize, listener: written::Listener) -> Listener {
+    let field = format!("spec.listeners[{index}]");
+    let written::Listener { name, port, protocol, allowed_routes } = listener;
+    let written::AllowedRoutes { namespaces, kinds } = allowed_routes;
+    Listener {
+        name,
+        // A mistake rejects the Gateway, so the value does not count then.
+        port: report.port(format_args!("{field}.port"), port).unwrap_or_default(),
+        protocol,
+        namespaces: allowed(report, &format!("{field}.allowedRoutes.namespaces"), namespaces),
+        kinds: kinds.into_iter().map(|it| it.kind).collect(),
+    }
+}
+
+fn allowed(report: &mut Report, field: &str, namespaces: written::RouteNamespaces) -> AllowedNamespaces {
+    let written::RouteNamespaces { from, selector } = namespaces;
+    match (from.as_deref(), selector) {
+        (None | Some("Same"), _) => AllowedNamespaces::Same,
+        (Some("All"), _) => AllowedNamespaces::All,
+        (Some("None"), _) => AllowedNamespaces::None,
+        (Some("Selector"), Some(selector)) => {
+            AllowedNamespaces::Selected(requirements(report, &format!("{field}.selector"), selector))
+        }
+        (Some("Selector"), None) => {
+            report.add(format_args!("{field}.selector"), "missing");
+            AllowedNamespaces::None
+        }
+        (Some(other), _) => {
+            let message = format_args!("{other:?} is none of All, Same, Selector and None");
+            report.add(format_args!("{field}.from"), message);
+            AllowedNamespaces::None
+        }
+    }
+}
+
+fn requirements(report: &mut Report, field: &str, selector: LabelSelector) -> Vec<LabelRequirement> {
+    let labels = selector.match_labels.unwrap_or_default().into_iter();
+    let equal = labels.map(|(key, value)| LabelRequirement { key, value: LabelValue::In(vec![value]) });
+    let mut found: Vec<LabelRequirement> = equal.collect();
+    for (index, written) in selector.match_expressions.unwrap_or_default().into_iter().enumerate() {
+        let LabelSelectorRequirement { key, operator, values } = written;
+        let values = values.unwrap_or_default();
+        let value = match operator.as_str() {
+            "In" => LabelValue::In(values),
+            "NotIn" => LabelValue::NotIn(values),
+            "Exists" => LabelValue::Exists,
+            "DoesNotExist" => LabelValue::DoesNotExist,
+            other => {
+                let field = format_args!("{field}.matchExpressions[{index}].operator");
+                report.add(field, format_args!("{other:?} is none of In, NotIn, Exists and DoesNotExist"));
+                continue;
+            }
+        };
+        found.push(LabelRequirement { key, value });
+    }
+    found
 }
 
 pub(crate) fn convert_grant(grant: written::ReferenceGrant) -> Result<ReferenceGrant, Vec<Mistake>> {

@@ -4,6 +4,7 @@
 //! that have no meaning here are named, and said to have none. A Gateway may be another controller's, so of
 //! it only what is read is known.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
@@ -30,8 +31,31 @@ pub(crate) struct GatewaySpec {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Listener {
+    #[serde(default)]
+    pub(crate) name: String,
     pub(crate) port: i64,
     pub(crate) protocol: String,
+    #[serde(default)]
+    pub(crate) allowed_routes: AllowedRoutes,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct AllowedRoutes {
+    pub(crate) namespaces: RouteNamespaces,
+    pub(crate) kinds: Vec<RouteGroupKind>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct RouteNamespaces {
+    pub(crate) from: Option<String>,
+    pub(crate) selector: Option<LabelSelector>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct RouteGroupKind {
+    pub(crate) kind: String,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -75,6 +75,8 @@ pub(crate) struct Seen {
     pub(crate) taints: Vec<String>,
     /// `status.conditions` as they are; of a route `status.parents`.
     pub(crate) conditions: Vec<Value>,
+    /// `status.listeners` of a Gateway.
+    pub(crate) listeners: Vec<Value>,
 }
 
 /// The item type of the API's lists and watches.
@@ -105,6 +107,7 @@ impl<K: Watched> Item<K> {
         let version = K::VERSIONS.iter().copied().find(|version| written == Some(*version));
         let metadata = object.get_mut("metadata").and_then(Value::as_object_mut);
         let (meta, generation, created) = metadata.map(trim).unwrap_or_default();
+        let listeners = listeners(K::KIND, &object);
         let (taints, conditions) = take_controller_fields(K::KIND, &mut object);
         let key = ObjectKey {
             kind: K::KIND,
@@ -133,6 +136,7 @@ impl<K: Watched> Item<K> {
                 created,
                 taints,
                 conditions,
+                listeners,
             }),
             kind: PhantomData,
         }
@@ -165,6 +169,12 @@ fn is_read(annotation: &str) -> bool {
     let of =
         |known: &str| domain.strip_suffix(known).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
     annotation == MIRROR || ["istio.io", "ambit.dev"].into_iter().any(of)
+}
+
+fn listeners(kind: Kind, object: &Map<String, Value>) -> Vec<Value> {
+    let status = object.get("status").filter(|_| kind == Kind::Gateway);
+    let listeners = status.and_then(|status| status.get("listeners")).and_then(Value::as_array);
+    listeners.cloned().unwrap_or_default()
 }
 
 /// Takes out what concerns only the controller: the taints of a node, the conditions of a mesh object.

@@ -261,7 +261,7 @@ async fn say(
     let name = object.metadata.name.as_deref().unwrap_or_default();
     let listed = object.data["status"]["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
     let generation = object.metadata.generation.unwrap_or_default();
-    let present = Present { listed, generation, now: &in_seconds(Timestamp::now()) };
+    let present = Present { listed, listeners: &[], generation, now: &in_seconds(Timestamp::now()) };
     let conditions = written(&[statement], listed, present);
     if conditions.iter().all(|condition| listed.contains(condition)) {
         return Ok(());

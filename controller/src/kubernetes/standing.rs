@@ -1,6 +1,6 @@
 //! The statuses of Gateway API's objects as patches: [`patch`].
 
-use ambit_core::derive::{ParentRef, ParentStanding, Standing, Statement};
+use ambit_core::derive::{ListenerStanding, ParentRef, ParentStanding, Standing, Statement};
 use serde_json::{Map, Value, json};
 
 /// The name under which routes' parents are written, as in the chart's GatewayClass.
@@ -11,6 +11,8 @@ pub(crate) const CONTROLLER_NAME: &str = "ambit.dev/waypoint";
 pub(crate) struct Present<'a> {
     /// `status.conditions` of a Gateway, `status.parents` of a route.
     pub(crate) listed: &'a [Value],
+    /// `status.listeners` of a Gateway.
+    pub(crate) listeners: &'a [Value],
     pub(crate) generation: i64,
     /// The time of a change, in the API's form.
     pub(crate) now: &'a str,
@@ -19,17 +21,26 @@ pub(crate) struct Present<'a> {
 /// The `status` to be written; `None` if it is as it should be.
 pub(crate) fn patch(standing: &Standing, present: Present<'_>) -> Option<Value> {
     match standing {
-        Standing::Gateway { conditions, addresses } => gateway(conditions, addresses, present),
+        Standing::Gateway { conditions, addresses, listeners } => {
+            gateway(conditions, addresses, listeners, present)
+        }
         Standing::Route(parents) => route(parents, present),
     }
 }
 
-fn gateway(statements: &[Statement], addresses: &[String], present: Present<'_>) -> Option<Value> {
+fn gateway(
+    statements: &[Statement],
+    addresses: &[String],
+    listeners: &[ListenerStanding],
+    present: Present<'_>,
+) -> Option<Value> {
     let ours = written(statements, present.listed, present);
     let is_ours = |it: &&Value| statements.iter().any(|statement| it["type"] == statement.kind);
     let old: Vec<&Value> = present.listed.iter().filter(is_ours).collect();
+    let listeners: Vec<Value> = listeners.iter().map(|it| listener(it, present)).collect();
     // The same ones in any order.
-    if old.len() == ours.len() && ours.iter().all(|it| old.contains(&it)) {
+    let same = old.len() == ours.len() && ours.iter().all(|it| old.contains(&it));
+    if same && present.listeners == listeners {
         return None;
     }
     let others = present.listed.iter().filter(|it| !is_ours(it)).cloned();
@@ -40,7 +51,20 @@ fn gateway(statements: &[Statement], addresses: &[String], present: Present<'_>)
     Some(json!({
         "conditions": others.chain(ours).collect::<Vec<_>>(),
         "addresses": addresses.collect::<Vec<_>>(),
+        "listeners": listeners,
     }))
+}
+
+/// A listener of a waypoint: no route is attached to it, since those of a mesh have Services as parents.
+fn listener(standing: &ListenerStanding, present: Present<'_>) -> Value {
+    let before = present.listeners.iter().find(|it| it["name"] == standing.name);
+    let before = before.and_then(|it| it["conditions"].as_array()).map(Vec::as_slice).unwrap_or_default();
+    json!({
+        "name": standing.name,
+        "attachedRoutes": 0,
+        "supportedKinds": [],
+        "conditions": written(&standing.conditions, before, present),
+    })
 }
 
 fn route(parents: &[ParentStanding], present: Present<'_>) -> Option<Value> {
@@ -123,8 +147,12 @@ mod tests {
         let standing = |programmed| Standing::Gateway {
             conditions: vec![said("Accepted", true), said("Programmed", programmed)],
             addresses: vec!["10.96.0.9".to_owned(), "wp.shop.svc.cluster.local".to_owned()],
+            listeners: vec![ListenerStanding {
+                name: "mesh".to_owned(),
+                conditions: vec![said("Accepted", true), said("Programmed", programmed)],
+            }],
         };
-        let at = |listed| Present { listed, generation: 3, now: "2026-02-02T00:00:00Z" };
+        let at = |listed| Present { listed, listeners: &[], generation: 3, now: "2026-02-02T00:00:00Z" };
         let listed = [foreign.clone()];
         let first = patch(&standing(false), at(&listed)).expect("it is new");
         let expected = json!([
@@ -134,12 +162,25 @@ mod tests {
         ]);
         assert_eq!(first["conditions"], expected);
         assert_eq!(first["addresses"][0], json!({"type": "IPAddress", "value": "10.96.0.9"}));
+        let expected = json!([{
+            "name": "mesh", "attachedRoutes": 0, "supportedKinds": [],
+            "conditions": [
+                condition("Accepted", "True", "2026-02-02T00:00:00Z"),
+                condition("Programmed", "False", "2026-02-02T00:00:00Z"),
+            ],
+        }]);
+        assert_eq!(first["listeners"], expected);
         let listed = first["conditions"].as_array().expect("a list").clone();
-        let later = Present { now: "2026-03-03T00:00:00Z", ..at(&listed) };
+        let listeners = first["listeners"].as_array().expect("a list").clone();
+        let later = Present { listeners: &listeners, now: "2026-03-03T00:00:00Z", ..at(&listed) };
+        let removed = patch(&standing(false), Present { listeners: &[], ..later }).expect("none is listed");
+        assert_eq!(removed["listeners"][0]["name"], "mesh");
         assert_eq!(patch(&standing(false), later), None, "it is as it should be");
         let changed = patch(&standing(true), later).expect("one differs");
         assert_eq!(changed["conditions"][1]["lastTransitionTime"], "2026-02-02T00:00:00Z");
         assert_eq!(changed["conditions"][2]["lastTransitionTime"], "2026-03-03T00:00:00Z");
+        let of_listener = |index: usize| &changed["listeners"][0]["conditions"][index]["lastTransitionTime"];
+        assert_eq!((of_listener(0), of_listener(1)), (&json!("2026-02-02T00:00:00Z"), &json!(later.now)));
     }
 
     #[test]
@@ -151,7 +192,7 @@ mod tests {
         let foreign =
             json!({"parentRef": {"name": "gw"}, "controllerName": "example.com/gw", "conditions": []});
         let listed = [foreign.clone()];
-        let present = Present { listed: &listed, generation: 3, now: "2026-02-02T00:00:00Z" };
+        let present = Present { listed: &listed, listeners: &[], generation: 3, now: "2026-02-02T00:00:00Z" };
         let status = patch(&standing, present).expect("it is new");
         assert_eq!(status["parents"][0], foreign);
         let reference = json!({"group": "", "kind": "Service", "name": "cart", "port": 80});

@@ -39,6 +39,8 @@ struct Entry {
     generation: i64,
     resource_version: String,
     conditions: Vec<Value>,
+    /// Of a Gateway.
+    listeners: Vec<Value>,
     verdict: Verdict,
     /// Of Gateway API's objects, in place of the verdict.
     standing: Option<Standing>,
@@ -80,6 +82,7 @@ impl Statuses {
         entry.generation = seen.generation;
         entry.resource_version.clone_from(&seen.resource_version);
         entry.conditions.clone_from(&seen.conditions);
+        entry.listeners.clone_from(&seen.listeners);
         let rejected = seen.read.as_ref().err();
         entry.verdict.mistakes = rejected.into_iter().flat_map(|bad| &bad.mistakes).map(text).collect();
         entry.verdict.closed = match rejected.and_then(|bad| bad.closed.as_deref()) {
@@ -167,7 +170,8 @@ impl Entry {
             // One that cannot be read keeps its status: it may be another controller's.
             Kind::Gateway | Kind::HTTPRoute | Kind::GRPCRoute | Kind::TLSRoute | Kind::TCPRoute => {
                 let (listed, generation) = (self.conditions.as_slice(), self.generation);
-                standing::patch(self.standing.as_ref()?, Present { listed, generation, now: &now })
+                let present = Present { listed, listeners: &self.listeners, generation, now: &now };
+                standing::patch(self.standing.as_ref()?, present)
             }
             _ => Some(json!({ "conditions": self.conditions(&now)? })),
         }

@@ -7,6 +7,7 @@
 
 mod gateway;
 mod key;
+mod listener;
 mod namespace;
 mod networking;
 mod pod;
@@ -18,6 +19,7 @@ pub use gateway::{
     RouteObject, RouteRule, RuleEffect, RuleMistake,
 };
 pub use key::{Kind, Metadata, ObjectKey, Selector};
+pub use listener::{AllowedNamespaces, LabelRequirement, LabelValue, Listener};
 pub use namespace::Namespace;
 pub use networking::{EntryPort, LocalityText, Resolution, ServiceEntry, WorkloadEntry};
 pub use pod::{ContainerPort, Node, Owner, Phase, Pod, PortRef, Transport};

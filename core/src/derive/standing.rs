@@ -15,6 +15,8 @@ pub enum Standing {
         conditions: Vec<Statement>,
         /// Where it is reached: host names and addresses.
         addresses: Vec<String>,
+        /// Of each listener, in the Gateway's order.
+        listeners: Vec<ListenerStanding>,
     },
     /// Of a route: one for each parent that is the mesh's.
     Route(Vec<ParentStanding>),
@@ -25,6 +27,16 @@ pub enum Standing {
 pub struct ParentStanding {
     /// The parent as it is written.
     pub parent: ParentRef,
+    /// The conditions.
+    pub conditions: Vec<Statement>,
+}
+
+/// The conditions of a listener. A waypoint's carries no route of its own (routes have Services as parents),
+/// so no kind is supported there and none is attached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerStanding {
+    /// Its name.
+    pub name: String,
     /// The conditions.
     pub conditions: Vec<Statement>,
 }

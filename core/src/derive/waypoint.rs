@@ -7,11 +7,15 @@
 //!
 //! Entry points: [`of_service`], [`of_workload`], [`of_entry`], [`is_ready`] and [`standing`].
 
+mod listeners;
+
 use std::collections::BTreeMap;
 
 use super::authorization;
 use super::condition::Condition;
-use super::object::{Gateway, Kind, ObjectKey, PolicyAction, Service, ServiceEntry, TargetRef};
+use super::object::{
+    AllowedNamespaces, Gateway, Kind, ObjectKey, PolicyAction, Service, ServiceEntry, TargetRef,
+};
 use super::service;
 use super::settings::Settings;
 use super::standing::{Standing, Statement, WAYPOINT_CLASS};
@@ -45,6 +49,14 @@ enum Traffic {
     Workload,
 }
 
+/// What is to be bound.
+#[derive(Clone, Copy, Debug)]
+struct Asked<'a> {
+    /// The object's own.
+    namespace: &'a str,
+    traffic: Traffic,
+}
+
 /// The Gateway that an object's labels name, or else its namespace's.
 pub(super) fn named<'a>(
     store: &'a Store,
@@ -70,7 +82,8 @@ pub(super) fn of_service(store: &Store, settings: &Settings, service: &Service) 
     }
     let label = |name: &str| metadata.labels.get(name).map(String::as_str);
     let target = ("Service", metadata.name.as_str());
-    binding(store, settings, named(store, &metadata.namespace, label)?, Traffic::Service, |policies| {
+    let asked = Asked { namespace: &metadata.namespace, traffic: Traffic::Service };
+    binding(store, settings, named(store, &metadata.namespace, label)?, asked, |policies| {
         policies.target(&metadata.namespace, target)
     })
 }
@@ -80,7 +93,8 @@ pub(super) fn of_entry(store: &Store, settings: &Settings, entry: &ServiceEntry)
     let metadata = &entry.metadata;
     let label = |name: &str| metadata.labels.get(name).map(String::as_str);
     let target = ("ServiceEntry", metadata.name.as_str());
-    binding(store, settings, named(store, &metadata.namespace, label)?, Traffic::Service, |policies| {
+    let asked = Asked { namespace: &metadata.namespace, traffic: Traffic::Service };
+    binding(store, settings, named(store, &metadata.namespace, label)?, asked, |policies| {
         policies.target(&metadata.namespace, target)
     })
 }
@@ -99,7 +113,7 @@ pub(super) fn of_workload(
     if own.any(|gateway| services.contains_key(&service_key(gateway, settings))) {
         return None;
     }
-    binding(store, settings, named, Traffic::Workload, |_| false)
+    binding(store, settings, named, Asked { namespace, traffic: Traffic::Workload }, |_| false)
 }
 
 /// What an object should know whose label names no Gateway that serves it; none if all is well.
@@ -113,6 +127,9 @@ pub(super) fn service_conditions(store: &Store, key: &ObjectKey, service: &Servi
     let Named { namespace, name } = named;
     let message = match waypoint_gateway(store, namespace, name) {
         None => format!("there is no Gateway {namespace}/{name} of class {WAYPOINT_CLASS}"),
+        Some(gateway) if !admits(store, gateway, &metadata.namespace) => {
+            format!("the allowedRoutes of Gateway {namespace}/{name} do not admit this namespace")
+        }
         Some(gateway) if !serves(gateway, Traffic::Service) => {
             format!("Gateway {namespace}/{name} does not serve connections to Services ({WAYPOINT_FOR})")
         }
@@ -130,11 +147,11 @@ fn binding(
     store: &Store,
     settings: &Settings,
     named: Named<'_>,
-    traffic: Traffic,
+    asked: Asked<'_>,
     targeted: impl Fn(&Policies<'_>) -> bool,
 ) -> Option<Waypoint> {
     let gateway = waypoint_gateway(store, named.namespace, named.name)?;
-    if !serves(gateway, traffic) {
+    if !admits(store, gateway, asked.namespace) || !serves(gateway, asked.traffic) {
         return None;
     }
     let policies = Policies { store, settings };
@@ -168,7 +185,15 @@ pub(super) fn service_key(gateway: &Gateway, settings: &Settings) -> ServiceKey 
 }
 
 fn hbone_port(gateway: &Gateway) -> u16 {
-    gateway.hbone_port.unwrap_or(HBONE_PORT)
+    gateway.hbone().map_or(HBONE_PORT, |listener| listener.port)
+}
+
+/// Whether a Gateway's `allowedRoutes` let objects of a namespace be bound to it, as in Istio.
+fn admits(store: &Store, gateway: &Gateway, namespace: &str) -> bool {
+    let object = store.contents(namespace).and_then(|contents| contents.namespace.as_ref());
+    let labels = object.map(|object| &object.metadata.labels);
+    let allowed = gateway.hbone().map_or(&AllowedNamespaces::Same, |listener| &listener.namespaces);
+    allowed.admit(&gateway.metadata.namespace, namespace, labels)
 }
 
 fn account(gateway: &Gateway) -> &str {
@@ -253,7 +278,8 @@ pub(super) fn standing(
 ) -> (Standing, Vec<Condition>) {
     let object = key(gateway);
     let unready = unready(gateway, mesh, settings);
-    let mut conditions = vec![Statement::new("Accepted", true, "Accepted", "")];
+    let mut conditions = vec![listeners::accepted(gateway)];
+    let listeners = listeners::standings(gateway, unready.as_deref());
     conditions.push(match &unready {
         None => Statement::new("Programmed", true, "Programmed", "a ready endpoint serves"),
         Some(why) => Statement::new("Programmed", false, "Pending", why.clone()),
@@ -272,5 +298,5 @@ pub(super) fn standing(
         accepted: true,
         message: unready.map(|why| format!("not programmed: {why}")).unwrap_or_default(),
     };
-    (Standing::Gateway { conditions, addresses }, vec![said])
+    (Standing::Gateway { conditions, addresses, listeners }, vec![said])
 }

@@ -1,7 +1,8 @@
 //! Labels and Gateways → bindings, and when they act.
 
 use ambit_core::derive::{
-    Gateway, Kind, Metadata, Namespace, Object, Pod, PolicyAction, Standing, TargetRef,
+    AllowedNamespaces, Gateway, Kind, LabelRequirement, LabelValue, Listener, Metadata, Namespace, Object,
+    Pod, PolicyAction, Standing, Statement, TargetRef,
 };
 use ambit_core::model::{Waypoint, WaypointDestination, WaypointState};
 
@@ -13,6 +14,11 @@ use crate::objects::{
 const USE: &str = "istio.io/use-waypoint";
 const USE_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
 const FOR: &str = "istio.io/waypoint-for";
+
+fn allowing(name: &str, namespaces: AllowedNamespaces) -> Gateway {
+    let listener = Listener { namespaces, ..Listener::hbone("mesh", 15008) };
+    Gateway { listeners: vec![listener], ..gateway(name, &[]) }
+}
 
 fn labelled_namespace(name: &str, labels: &[(&str, &str)]) -> Object {
     let metadata = Metadata { namespace: String::new(), ..metadata(&format!("/{name}"), labels) };
@@ -78,7 +84,7 @@ fn the_nearest_label_binds() {
             cart_pod(of_pod_labels),
             Object::Gateway(gateway("shop/wp", &[])),
             Object::Gateway(gateway("shop/other", &[])),
-            Object::Gateway(gateway("infra/far", &[])),
+            Object::Gateway(allowing("infra/far", AllowedNamespaces::All)),
             Object::Gateway(gateway("shop/pods", &[(FOR, "workload")])),
             Object::Gateway(gateway("shop/both", &[(FOR, "all")])),
         ]);
@@ -99,6 +105,141 @@ fn gateways_that_are_no_waypoint_for_services_bind_none() {
         assert_eq!(of_service(&lab), None, "{row}");
         let said = lab.conditions(Kind::Service, "shop/cart");
         assert!(said.iter().any(|it| it.message.contains("pass no waypoint")), "{row}: {said:?}");
+    }
+}
+
+#[test]
+fn allowed_routes_say_which_namespaces_may_be_bound() {
+    use AllowedNamespaces::{All, None, Same, Selected};
+    let label = |key: &str, value| vec![LabelRequirement { key: key.into(), value }];
+    let of = |values: &[&str]| values.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let name = "kubernetes.io/metadata.name";
+    // The namespace shop has the label team=web.
+    let rows = [
+        ("its own alone", "infra", Same, false),
+        ("its own alone, which it is", "shop", Same, true),
+        ("all", "infra", All, true),
+        ("none", "shop", None, false),
+        ("every one", "infra", Selected(vec![]), true),
+        ("a label", "infra", Selected(label("team", LabelValue::In(of(&["db", "web"])))), true),
+        ("another value", "infra", Selected(label("team", LabelValue::In(of(&["db"])))), false),
+        ("another label", "infra", Selected(label("zone", LabelValue::In(of(&["web"])))), false),
+        ("not this value", "infra", Selected(label("team", LabelValue::NotIn(of(&["web"])))), false),
+        ("not a value that it lacks", "infra", Selected(label("zone", LabelValue::NotIn(of(&["a"])))), true),
+        ("a label that is there", "infra", Selected(label("team", LabelValue::Exists)), true),
+        ("a label that is not there", "infra", Selected(label("zone", LabelValue::Exists)), false),
+        ("no such label", "infra", Selected(label("zone", LabelValue::DoesNotExist)), true),
+        ("no such label, which is there", "infra", Selected(label("team", LabelValue::DoesNotExist)), false),
+        ("the name", "infra", Selected(label(name, LabelValue::In(of(&["shop"])))), true),
+        ("another name", "infra", Selected(label(name, LabelValue::In(of(&["blog"])))), false),
+        (
+            "two labels, of which one is wrong",
+            "infra",
+            Selected([label("team", LabelValue::Exists), label("zone", LabelValue::Exists)].concat()),
+            false,
+        ),
+    ];
+    for (row, of_gateway, namespaces, expected) in rows {
+        let named = [(USE, "wp"), (USE_NAMESPACE, of_gateway)];
+        let mut lab = Lab::new([labelled_namespace("shop", &[("team", "web")]), cart(&named)]);
+        lab.put([Object::Gateway(allowing(&format!("{of_gateway}/wp"), namespaces))]);
+        assert_eq!(of_service(&lab).is_some(), expected, "{row}");
+        let said = lab.conditions(Kind::Service, "shop/cart");
+        let denied = said.iter().any(|it| it.message.contains("do not admit this namespace"));
+        assert_eq!(denied, !expected, "{row}: {said:?}");
+    }
+}
+
+#[test]
+fn a_binding_follows_allowed_routes_and_labels() {
+    let selected = LabelRequirement { key: "team".into(), value: LabelValue::Exists };
+    let selected = AllowedNamespaces::Selected(vec![selected]);
+    let mut lab = Lab::new([
+        labelled_namespace("shop", &[("team", "web")]),
+        cart(&[(USE, "wp"), (USE_NAMESPACE, "infra")]),
+        cart_pod(&[(USE, "pods"), (USE_NAMESPACE, "infra")]),
+        Object::Gateway(allowing("infra/wp", selected.clone())),
+        Object::Gateway(Gateway {
+            metadata: metadata("infra/pods", &[(FOR, "workload")]),
+            ..allowing("infra/pods", selected)
+        }),
+    ]);
+    let bound = |lab: &Lab| (of_service(lab).is_some(), of_pod(lab).is_some());
+    assert_eq!(bound(&lab), (true, true));
+    lab.put([labelled_namespace("shop", &[])]);
+    assert_eq!(bound(&lab), (false, false), "the label is gone");
+    lab.put([Object::Gateway(allowing("infra/wp", AllowedNamespaces::All))]);
+    assert_eq!(bound(&lab), (true, false), "one Gateway admits all");
+}
+
+#[test]
+fn listeners_have_conditions_of_their_own() {
+    let other = |name: &str, port, protocol: &str| Listener {
+        protocol: protocol.into(),
+        ..Listener::hbone(name, port)
+    };
+    let mesh = || Listener::hbone("mesh", 15008);
+    let kinds = Listener { kinds: vec!["HTTPRoute".into()], ..mesh() };
+    // Of the Gateway `Accepted`, and of its last listener `Accepted`, `Conflicted`, `ResolvedRefs`, and
+    // `Programmed` while a ready endpoint serves.
+    let good = ["Accepted", "!NoConflicts", "ResolvedRefs", "Programmed"];
+    let rows: [(&str, Vec<Listener>, &str, [&str; 4]); 7] = [
+        ("one", vec![mesh()], "Accepted", good),
+        (
+            "of another protocol",
+            vec![mesh(), other("web", 80, "HTTP")],
+            "ListenersNotValid",
+            ["!UnsupportedProtocol", "!NoConflicts", "ResolvedRefs", "!Invalid"],
+        ),
+        (
+            "of another protocol at its port",
+            vec![mesh(), other("web", 15008, "HTTP")],
+            "ListenersNotValid",
+            ["!UnsupportedProtocol", "ProtocolConflict", "ResolvedRefs", "!Invalid"],
+        ),
+        (
+            "a second one",
+            vec![mesh(), Listener::hbone("more", 15009)],
+            "ListenersNotValid",
+            ["!PortUnavailable", "!NoConflicts", "ResolvedRefs", "!Invalid"],
+        ),
+        (
+            "a second one at its port",
+            vec![mesh(), Listener::hbone("more", 15008)],
+            "ListenersNotValid",
+            ["!PortUnavailable", "HostnameConflict", "ResolvedRefs", "!Invalid"],
+        ),
+        ("the last is the one", vec![other("web", 80, "HTTP"), mesh()], "ListenersNotValid", good),
+        (
+            "kinds of routes",
+            vec![kinds],
+            "Accepted",
+            ["Accepted", "!NoConflicts", "!InvalidRouteKinds", "Programmed"],
+        ),
+    ];
+    let reason = |statements: &[Statement], kind: &str| {
+        let found = statements.iter().find(|it| it.kind == kind).expect("the condition");
+        format!("{}{}", if found.holds { "" } else { "!" }, found.reason)
+    };
+    let told = |lab: &Lab| {
+        let Some(Standing::Gateway { conditions, listeners, .. }) =
+            lab.world.standings().get(&key(Kind::Gateway, "shop/wp"))
+        else {
+            panic!("no standing");
+        };
+        let last = &listeners.last().expect("a listener").conditions;
+        let kinds = ["Accepted", "Conflicted", "ResolvedRefs", "Programmed"];
+        (reason(conditions, "Accepted"), kinds.map(|kind| reason(last, kind)), listeners.len())
+    };
+    for (row, listeners, of_gateway, expected) in rows {
+        let count = listeners.len();
+        let mut lab = Lab::new([Object::Gateway(Gateway { listeners, ..gateway("shop/wp", &[]) })]);
+        let (_, [.., programmed], _) = told(&lab);
+        assert!(programmed == "!Pending" || programmed == "!Invalid", "{row}: {programmed}");
+        lab.put(waypoint("shop/wp", true));
+        let (accepted, found, listed) = told(&lab);
+        assert_eq!((accepted.as_str(), listed), (of_gateway, count), "{row}");
+        assert_eq!(found, expected, "{row}");
     }
 }
 
@@ -227,7 +368,7 @@ fn a_policy_that_needs_the_waypoint_has_connections_wait_for_it() {
 #[test]
 fn the_binding_names_account_and_port() {
     let mut own = gateway("shop/wp", &[]);
-    own.hbone_port = Some(16008);
+    own.listeners = vec![Listener::hbone("mesh", 16008)];
     own.metadata.annotations.insert("ambit.dev/service-account".into(), "proxy".into());
     let lab = Lab::new([cart(&[(USE, "wp")]), Object::Gateway(own)]);
     let waypoint = of_service(&lab).expect("a binding");

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use ambit_core::derive::{
-    Condition, Gateway, GrantFrom, GrantTo, Metadata, Namespace, Object, ObjectEvent, ObjectKey, Pod,
-    PolicyAction, ReferenceGrant, Service, Settings, TargetRef, World,
+    AllowedNamespaces, Condition, Gateway, GrantFrom, GrantTo, LabelRequirement, LabelValue, Listener,
+    Metadata, Namespace, Object, ObjectEvent, ObjectKey, Pod, PolicyAction, ReferenceGrant, Service,
+    Settings, TargetRef, World,
 };
 use ambit_core::mesh::Mesh;
 use ambit_core::model::WaypointState;
@@ -44,11 +45,19 @@ fn a_namespace() -> impl Strategy<Value = Object> {
 fn a_gateway() -> impl Strategy<Value = Object> {
     let serving = select(vec!["service", "service", "workload", "all", "all", "none"]);
     let names = select(vec!["shop/wp", "shop/wp", "blog/wp", "shop/a"]).prop_map(str::to_owned);
-    (names, serving, prop::bool::weighted(0.8), prop::bool::weighted(0.1)).prop_map(
-        |(name, serving, ours, was_programmed)| {
+    let of_label = LabelRequirement { key: "app".into(), value: LabelValue::In(vec!["wp".into()]) };
+    let allowed = select(vec![
+        AllowedNamespaces::All,
+        AllowedNamespaces::All,
+        AllowedNamespaces::Same,
+        AllowedNamespaces::Selected(vec![of_label]),
+    ]);
+    (names, serving, prop::bool::weighted(0.8), prop::bool::weighted(0.1), allowed).prop_map(
+        |(name, serving, ours, was_programmed, namespaces)| {
             let base = gateway(&name, &[("istio.io/waypoint-for", serving)]);
             let class = if ours { base.class.clone() } else { "other".into() };
-            Object::Gateway(Gateway { class, was_programmed, ..base })
+            let listeners = vec![Listener { namespaces, ..Listener::hbone("mesh", 15008) }];
+            Object::Gateway(Gateway { class, was_programmed, listeners, ..base })
         },
     )
 }

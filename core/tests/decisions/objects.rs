@@ -2,9 +2,9 @@
 
 use ambit_core::derive::{
     AuthorizationPolicy, BackendRef, BackendTarget, Condition, ContainerPort, Derived, Gateway, Kind,
-    Metadata, MtlsMode, Namespace, Object, ObjectEvent, ObjectKey, ParentRef, PeerAuthentication, Phase, Pod,
-    PolicyAction, PolicyRule, PortRef, RouteObject, RouteRule, Service, ServicePort, Settings, Transport,
-    WAYPOINT_CLASS, World,
+    Listener, Metadata, MtlsMode, Namespace, Object, ObjectEvent, ObjectKey, ParentRef, PeerAuthentication,
+    Phase, Pod, PolicyAction, PolicyRule, PortRef, RouteObject, RouteRule, Service, ServicePort, Settings,
+    Transport, WAYPOINT_CLASS, World,
 };
 use ambit_core::mesh::{Mesh, Touched};
 use ambit_core::policy::{Request, authorize};
@@ -177,7 +177,7 @@ pub(crate) fn gateway(name: &str, labels: &[(&str, &str)]) -> Gateway {
     Gateway {
         metadata: metadata(name, labels),
         class: WAYPOINT_CLASS.into(),
-        hbone_port: Some(15008),
+        listeners: vec![Listener::hbone("mesh", 15008)],
         was_programmed: false,
     }
 }

@@ -1,9 +1,11 @@
 //! Routes and Gateways: what is read, and what becomes of mistakes.
 
-use ambit_core::derive::{Gateway, Object, RouteFilter, RouteObject, RuleEffect};
+use ambit_core::derive::{
+    AllowedNamespaces, LabelRequirement, LabelValue, Object, RouteFilter, RouteObject, RuleEffect,
+};
 use ambit_core::route::{Filter, Match, PathMatch, PathRewrite, RedirectStatus, RouteKind};
 
-use crate::{Outcome, parse};
+use crate::{Document, Outcome, parse};
 
 fn object(text: &str) -> Object {
     match parse(text).remove(0).outcome {
@@ -187,11 +189,59 @@ fn gateways_of_any_class_are_read() {
         ("another's", text("istio", "HTTPS", "{}"), "istio", None, false),
     ];
     for (row, text, class, port, was_programmed) in rows {
-        let Object::Gateway(Gateway { class: found, hbone_port, was_programmed: was, .. }) = object(&text)
-        else {
-            panic!("{row}")
+        let Object::Gateway(gateway) = object(&text) else { panic!("{row}") };
+        let found = (gateway.class.as_str(), gateway.hbone().map(|it| it.port), gateway.was_programmed);
+        assert_eq!(found, (class, port, was_programmed), "{row}");
+    }
+}
+
+#[test]
+fn allowed_routes_of_a_listener() {
+    let text = |allowed: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: wp, namespace: \
+             shop}}\nspec: {{gatewayClassName: ambit-waypoint, listeners: [{{name: mesh, port: 15008, \
+             protocol: HBONE, allowedRoutes: {allowed}}}]}}"
+        )
+    };
+    let selected = AllowedNamespaces::Selected(vec![
+        LabelRequirement { key: "team".into(), value: LabelValue::In(vec!["web".into()]) },
+        LabelRequirement { key: "zone".into(), value: LabelValue::NotIn(vec!["a".into()]) },
+        LabelRequirement { key: "x".into(), value: LabelValue::Exists },
+        LabelRequirement { key: "y".into(), value: LabelValue::DoesNotExist },
+    ]);
+    let selector = "{matchLabels: {team: web}, matchExpressions: [{key: zone, operator: NotIn, values: [a]}, \
+                    {key: x, operator: Exists}, {key: y, operator: DoesNotExist}]}";
+    let rows = [
+        ("nothing", "{}".to_owned(), AllowedNamespaces::Same),
+        ("no source", "{namespaces: {}}".to_owned(), AllowedNamespaces::Same),
+        ("its own", "{namespaces: {from: Same}}".to_owned(), AllowedNamespaces::Same),
+        ("all", "{namespaces: {from: All}}".to_owned(), AllowedNamespaces::All),
+        ("none", "{namespaces: {from: None}}".to_owned(), AllowedNamespaces::None),
+        ("by labels", format!("{{namespaces: {{from: Selector, selector: {selector}}}}}"), selected),
+    ];
+    for (row, allowed, expected) in rows {
+        let Object::Gateway(gateway) = object(&text(&allowed)) else { panic!("{row}") };
+        let listener = gateway.hbone().expect("a listener");
+        assert_eq!((&listener.namespaces, listener.name.as_str()), (&expected, "mesh"), "{row}");
+    }
+    let Object::Gateway(gateway) = object(&text("{kinds: [{kind: HTTPRoute}]}")) else { panic!("kinds") };
+    assert_eq!(gateway.listeners[0].kinds, ["HTTPRoute"]);
+    let at = "spec.listeners[0].allowedRoutes.namespaces";
+    let rows = [
+        ("{namespaces: {from: Some}}", format!("{at}.from")),
+        ("{namespaces: {from: Selector}}", format!("{at}.selector")),
+        (
+            "{namespaces: {from: Selector, selector: {matchExpressions: [{key: a, operator: Is}]}}}",
+            format!("{at}.selector.matchExpressions[0].operator"),
+        ),
+    ];
+    for (allowed, field) in rows {
+        let documents = parse(&text(allowed));
+        let [Document { outcome: Outcome::Rejected { mistakes, .. }, .. }] = &documents[..] else {
+            panic!("{allowed}: {documents:?}");
         };
-        assert_eq!((found.as_str(), hbone_port, was), (class, port, was_programmed), "{row}");
+        assert_eq!(mistakes[0].field, field, "{allowed}");
     }
 }
 

@@ -30,6 +30,7 @@ fn seen(name: &str) -> Box<Seen> {
         created: String::new(),
         taints: Vec::new(),
         conditions: Vec::new(),
+        listeners: Vec::new(),
     })
 }
 

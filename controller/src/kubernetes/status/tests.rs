@@ -72,6 +72,7 @@ fn conditions_are_written_once_and_others_kept() {
         generation,
         taints: Vec::new(),
         conditions,
+        listeners: Vec::new(),
     };
     let statuses = Statuses::default();
     let (early, late) = (Timestamp::from_second(1_000).unwrap(), Timestamp::from_second(2_000).unwrap());

@@ -2,6 +2,7 @@
 //! [`RouteObject`].
 
 use super::key::Metadata;
+use super::listener::Listener;
 use crate::route::{Filter, HeaderChange, Match, Retry, RouteKind, ServerNameMatch, Timeouts};
 
 /// A Gateway. Only those of the class `ambit-waypoint` are the mesh's.
@@ -11,10 +12,17 @@ pub struct Gateway {
     pub metadata: Metadata,
     /// `spec.gatewayClassName`.
     pub class: String,
-    /// The port of its listener for HBONE.
-    pub hbone_port: Option<u16>,
+    /// `spec.listeners`.
+    pub listeners: Vec<Listener>,
     /// Its status says that it was programmed once.
     pub was_programmed: bool,
+}
+
+impl Gateway {
+    /// Its listener for HBONE: the first, where there are several.
+    pub fn hbone(&self) -> Option<&Listener> {
+        self.listeners.iter().find(|listener| listener.is_hbone())
+    }
 }
 
 /// Who may refer to objects of a namespace.
