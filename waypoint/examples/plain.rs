@@ -104,5 +104,9 @@ fn route(number: usize, is_last: bool) -> Attached {
     };
     let name = format!("route-{number}").as_str().into();
     let key = RouteKey { kind: RouteKind::Http, namespace: "bench".into(), name };
-    Attached { route: Arc::new(Route { key, created: 0, rules: vec![rule] }), port: None, consumer: None }
+    Attached {
+        route: Arc::new(Route { key, created: 0, server_names: Vec::new(), rules: vec![rule] }),
+        port: None,
+        consumer: None,
+    }
 }
