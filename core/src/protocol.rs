@@ -43,6 +43,11 @@ pub fn sniff(bytes: &[u8]) -> Sniffed {
     request_line(bytes)
 }
 
+/// Whether these first bytes may become the preface of HTTP/2.
+pub fn may_become_http2(bytes: &[u8]) -> bool {
+    PREFACE.starts_with(bytes)
+}
+
 /// `token SP target SP HTTP/1.x` and an end of line; a blank line ahead is overlooked, as servers do.
 fn request_line(bytes: &[u8]) -> Sniffed {
     let bytes = bytes.strip_prefix(b"\r\n").unwrap_or(bytes);
@@ -67,6 +72,7 @@ fn request_line(bytes: &[u8]) -> Sniffed {
 /// Longer than any registered method.
 const MAX_METHOD: usize = 32;
 
-fn is_token(byte: u8) -> bool {
+/// Whether a byte may stand in a token (RFC 9110, section 5.6.2): a method, a field's name.
+pub fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }

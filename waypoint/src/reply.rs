@@ -1,6 +1,6 @@
 //! Answers of the waypoint's own: [`failure`], and those that a rule gives ([`answer`]).
 
-use http::header::CONTENT_TYPE;
+use http::header::{CONNECTION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 
 use crate::body::{Delivery, ResponseBody};
@@ -14,15 +14,16 @@ const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 pub(crate) fn failure(mut exchange: Box<Exchange>, failure: &Failure) -> Response<ResponseBody> {
     exchange.failed(failure);
     let (status, flag) = failure.meaning();
-    if exchange.is_grpc {
-        return grpc(exchange, status, failure.text());
-    }
     let mut headers = HeaderMap::new();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     if flag == Flag::Protocol || flag == Flag::Client {
         // What comes next on this connection may be anything.
-        headers.insert(http::header::CONNECTION, HeaderValue::from_static("close"));
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
+    // A CONNECT whose answer has a 2xx would become a tunnel.
+    if exchange.is_grpc && exchange.method != Method::CONNECT {
+        return grpc(exchange, status, headers, failure.text());
+    }
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     answer(exchange, status, headers, failure.text())
 }
 
@@ -43,16 +44,20 @@ pub(crate) fn answer(
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     if is_http2 {
-        response.headers_mut().remove(http::header::CONNECTION);
+        response.headers_mut().remove(CONNECTION);
     }
     response
 }
 
 /// A response without a body, whose status is in the headers.
-fn grpc(mut exchange: Box<Exchange>, status: StatusCode, text: &'static str) -> Response<ResponseBody> {
+fn grpc(
+    mut exchange: Box<Exchange>,
+    status: StatusCode,
+    mut headers: HeaderMap,
+    text: &'static str,
+) -> Response<ResponseBody> {
     let code = grpc_code(status);
     exchange.grpc_status = Some(code);
-    let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(GRPC_STATUS, HeaderValue::from(code));
     headers.insert(GRPC_MESSAGE, HeaderValue::from_static(text));

@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use tokio::io::AsyncReadExt as _;
 use tokio::time::{Instant, timeout_at};
 
-use crate::stream::Downlink;
+use crate::stream::{Downlink, Patience};
 
 /// Which HTTP it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,17 +23,18 @@ pub(crate) enum HttpVersion {
 /// it sent nothing at all.
 pub(crate) async fn http_version(
     mut tunnel: Tunnel,
-    limit: Duration,
+    patience: Patience,
 ) -> io::Result<Option<(HttpVersion, Downlink)>> {
     let mut first = BytesMut::with_capacity(SNIFFED);
-    let until = Instant::now() + limit;
+    let mut until = Instant::now() + patience.idle;
     let version = loop {
         match protocol::sniff(&first) {
             Sniffed::Http2 => break HttpVersion::Http2,
             // Only what may become the preface is waited for: anything else is HTTP/1's to read.
-            Sniffed::Undecided if first.is_empty() || first.starts_with(b"P") => {}
+            _ if protocol::may_become_http2(&first) => {}
             _ => break HttpVersion::Http1,
         }
+        let had_none = first.is_empty();
         match timeout_at(until, tunnel.read_buf(&mut first)).await {
             Ok(read) => {
                 if read? == 0 {
@@ -41,6 +42,9 @@ pub(crate) async fn http_version(
                         return Ok(None);
                     }
                     break HttpVersion::Http1;
+                }
+                if had_none {
+                    until = Instant::now() + patience.head;
                 }
             }
             Err(_) => return Ok(None),
@@ -90,7 +94,9 @@ pub(crate) async fn client_hello(
         match timeout_at(until, tunnel.read_buf(&mut first)).await {
             Ok(read) => {
                 if read? == 0 {
-                    return Ok(None);
+                    // One that says nothing wants nothing: a probe.
+                    let silent = first.is_empty();
+                    return if silent { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(None) };
                 }
             }
             Err(_) => return Ok(None),

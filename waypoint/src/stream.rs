@@ -194,9 +194,12 @@ impl<L: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<L> {
     }
 
     /// Ends our side, and waits for the client to end its own. To close at once would reset a client that has
-    /// its answer and ends its request only now.
+    /// its answer and ends its request only now. After an upgrade the client's bytes are somebody's still.
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { link, linger, .. } = &mut *self;
+        let Self { link, linger, downstream, .. } = &mut *self;
+        if downstream.is_switched() {
+            return Pin::new(link).poll_shutdown(context);
+        }
         if linger.is_none() {
             ready!(Pin::new(&mut *link).poll_shutdown(context))?;
         }

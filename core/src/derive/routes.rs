@@ -10,6 +10,7 @@ mod parent;
 
 pub(super) use self::parent::parents;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::condition::Condition;
@@ -145,20 +146,38 @@ pub(super) fn attached(
     (!attached.is_empty()).then(|| ServiceRoutes::new(key.clone(), attached))
 }
 
+/// What the routes of Services want of their ports, gathered once for each Service.
+pub(super) struct AllClaims<'a> {
+    store: &'a Store,
+    compiled: Lookup<'a>,
+    of: BTreeMap<(&'a str, &'a str), Claims<'a>>,
+}
+
+impl<'a> AllClaims<'a> {
+    pub(super) fn new(store: &'a Store, compiled: Lookup<'a>) -> Self {
+        Self { store, compiled, of: BTreeMap::new() }
+    }
+
+    fn of(&mut self, service: &'a Service) -> &Claims<'a> {
+        let key = (service.metadata.namespace.as_str(), service.metadata.name.as_str());
+        self.of.entry(key).or_insert_with(|| Claims::of(self.store, service, self.compiled))
+    }
+}
+
 /// What the status of a route says at each Service that is its parent, and what is logged.
 pub(super) fn standing(
     key: &ObjectKey,
     object: &RouteObject,
-    store: &Store,
     settings: &Settings,
-    compiled: Lookup<'_>,
+    claims: &mut AllClaims<'_>,
 ) -> (Standing, Vec<Condition>) {
+    let compiled = claims.compiled;
     let Some(own) = compiled(key) else { return (Standing::Route(Vec::new()), Vec::new()) };
     let mut parents = Vec::new();
     let mut said = Vec::new();
     let services = object.parents.iter().enumerate().filter(|(_, parent)| is_service(parent));
     for (index, parent) in services {
-        let judged = Judged::of(parent, object, own, store, settings, compiled);
+        let judged = Judged::of(parent, object, own, settings, claims);
         if !judged.message.is_empty() {
             said.push(Condition {
                 object: key.clone(),
@@ -198,10 +217,10 @@ impl Judged {
         parent: &ParentRef,
         object: &RouteObject,
         own: &Compiled,
-        store: &Store,
         settings: &Settings,
-        compiled: Lookup<'_>,
+        claims: &mut AllClaims<'_>,
     ) -> Self {
+        let store = claims.store;
         let refused = |reason, message: String| Self { reason, message, bound: None };
         let namespace = namespace(parent, object);
         let service =
@@ -213,15 +232,16 @@ impl Judged {
             Ok(port) => port,
             Err(message) => return refused("NoMatchingParent", message),
         };
-        if own.route.is_none() {
+        let Some(route) = &own.route else {
             let reason = if own.incompatible { "IncompatibleFilters" } else { "UnsupportedValue" };
             return refused(reason, own.dropped.join("; "));
-        }
+        };
         let consumer = (object.metadata.namespace != namespace).then_some(object.metadata.namespace.as_str());
-        let claims = Claims::of(store, service, compiled);
-        if let Some(message) = own.route.as_ref().and_then(|route| claims.lost(route, port, consumer)) {
-            return refused("Conflicted", message);
+        let claims = claims.of(service);
+        if let Some(lost) = claims.lost(route, port, consumer) {
+            return refused(lost.reason, lost.message);
         }
+        let partly_lost = claims.partly_lost(route, port, consumer);
         let name = format!("Service {namespace}/{}", parent.name);
         let bound = match waypoint::of_service(store, settings, service).map(|waypoint| waypoint.state) {
             Some(WaypointState::Programmed) => (true, "Bound", String::new()),
@@ -230,7 +250,9 @@ impl Judged {
             }
             None => (false, "NoWaypoint", format!("{name} has no waypoint, so nothing applies this route")),
         };
-        Self { reason: "Accepted", message: bound.2.clone(), bound: Some(bound) }
+        let said = [partly_lost, bound.2.clone()].into_iter().filter(|message| !message.is_empty());
+        let message = said.collect::<Vec<_>>().join("; ");
+        Self { reason: "Accepted", message, bound: Some(bound) }
     }
 
     fn statements(self, own: &Compiled) -> Vec<Statement> {

@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// A hostname of a TLSRoute, in lower case.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ServerNameMatch {
     /// This name.
     Exact(Box<str>),

@@ -1,8 +1,9 @@
 //! What a backend reference leads to: [`Resolver`].
 //!
 //! A mesh's routes may send to any namespace without a ReferenceGrant as long as they open nothing: to the
-//! route's own namespace, and to that of a Service that is its parent, whose waypoint it is that sends.
-//! Beyond these the waypoint would lend its own identity, so a grant is asked for.
+//! route's own namespace, and to that of the Services that are its parents, whose waypoint it is that sends.
+//! Beyond these the waypoint would lend its own identity, so a grant is asked for; also where parents are in
+//! several namespaces, for then the waypoint of one sends to another.
 
 use super::super::object::{BackendTarget, GrantFrom, Kind, ObjectKey, RouteObject};
 use super::super::service;
@@ -69,7 +70,9 @@ impl<'a> Resolver<'a> {
 
     fn is_permitted(&self, namespace: &str, name: &str) -> bool {
         let own = &self.object.metadata.namespace;
-        if namespace == own || parents(self.object).iter().any(|(parent, _)| parent == namespace) {
+        let parents = parents(self.object);
+        let is_of_parents = !parents.is_empty() && parents.iter().all(|(parent, _)| parent == namespace);
+        if namespace == own || is_of_parents {
             return true;
         }
         let kind = Kind::of_route(self.object.kind).name();

@@ -21,11 +21,16 @@ pub(super) struct Claims<'a> {
     /// The kind of routes of a port for clients of a scope.
     kinds: BTreeMap<(Scope, u16), RouteKind>,
     /// The oldest route of connections of that kind, by the names that it means; `None`: all of them.
-    holders: BTreeMap<(Scope, u16), Vec<Holder>>,
+    holders: BTreeMap<(Scope, u16), BTreeMap<Option<ServerNameMatch>, Arc<Route>>>,
 }
 
-/// A name of connections, and the route that serves them.
-type Holder = (Option<ServerNameMatch>, Arc<Route>);
+/// Why a route does not have a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    /// As the status names it.
+    pub(super) reason: &'static str,
+    pub(super) message: String,
+}
 
 /// A consumer's namespace, or all clients.
 type Scope = Option<Arc<str>>;
@@ -56,9 +61,7 @@ impl<'a> Claims<'a> {
                 }
                 let holders = claims.holders.entry(place).or_default();
                 for name in names(&it.route) {
-                    if !holders.iter().any(|(held, _)| *held == name) {
-                        holders.push((name, it.route.clone()));
-                    }
+                    holders.entry(name).or_insert_with(|| it.route.clone());
                 }
             }
         }
@@ -70,9 +73,9 @@ impl<'a> Claims<'a> {
         let mut attached = Vec::new();
         for it in &self.wanted {
             let at = |port| Attached { route: it.route.clone(), port, consumer: it.scope.clone() };
-            let has = |port: &u16| self.refusal(&it.route, *port, it.scope.as_ref()).is_none();
-            let all: Vec<u16> = ports(self.service, it.port).map(|port| port.port).collect();
-            let own: Vec<u16> = all.iter().copied().filter(has).collect();
+            let has = |port: &&ServicePort| self.refusal(&it.route, port, it.scope.as_ref()).is_none();
+            let all: Vec<&ServicePort> = ports(self.service, it.port).collect();
+            let own: Vec<u16> = all.iter().copied().filter(has).map(|port| port.port).collect();
             if own.len() == all.len() {
                 attached.push(at(it.port));
             } else {
@@ -88,32 +91,66 @@ impl<'a> Claims<'a> {
         route: &Arc<Route>,
         port: Option<u16>,
         consumer: Option<&str>,
-    ) -> Option<String> {
+    ) -> Option<Refusal> {
         let scope: Scope = consumer.map(Into::into);
-        let mut refusals = ports(self.service, port).map(|it| self.refusal(route, it.port, scope.as_ref()));
+        let mut refusals = ports(self.service, port).map(|port| self.refusal(route, port, scope.as_ref()));
         let first = refusals.next()??;
         refusals.all(|it| it.is_some()).then_some(first)
     }
 
-    /// Why a route does not have a port.
-    fn refusal(&self, route: &Arc<Route>, port: u16, scope: Option<&Arc<str>>) -> Option<String> {
-        let place = (scope.cloned(), port);
+    /// What other routes have of the ports that one of a route's parents means, where it has others. A port
+    /// that carries something else is nothing that it lost.
+    pub(super) fn partly_lost(&self, route: &Arc<Route>, port: Option<u16>, consumer: Option<&str>) -> String {
+        let scope: Scope = consumer.map(Into::into);
+        let usable = ports(self.service, port).filter(|port| may_serve(route.key.kind, port));
+        let losses = usable.flat_map(|port| {
+            let refusal = self.refusal(route, port, scope.as_ref()).map(|it| it.message);
+            let losses = refusal.map_or_else(|| self.lost_names(route, port, scope.as_ref()), |it| vec![it]);
+            losses.into_iter().map(|loss| format!("port {}: {loss}", port.port))
+        });
+        losses.collect::<Vec<_>>().join("; ")
+    }
+
+    fn refusal(&self, route: &Arc<Route>, port: &ServicePort, scope: Option<&Arc<str>>) -> Option<Refusal> {
+        let refused = |reason, message| Some(Refusal { reason, message });
+        if let Some(protocol) = other_protocol(route.key.kind, port) {
+            let message =
+                format!("port {} is declared as {protocol}, so no requests are read there", port.port);
+            return refused("UnsupportedProtocol", message);
+        }
+        let place = (scope.cloned(), port.port);
         let kind = *self.kinds.get(&place)?;
         if kind != route.key.kind {
             let article = if kind == RouteKind::Http { "an" } else { "a" };
             let message =
                 format!("{article} {} serves this port, and a port has routes of one kind", kind.name());
-            return Some(message);
+            return refused("Conflicted", message);
         }
-        let holders = self.holders.get(&place)?;
-        let other = |name: &Option<ServerNameMatch>| {
-            let holder = holders.iter().find(|(held, _)| held == name).map(|(_, holder)| holder);
-            holder.filter(|holder| holder.key != route.key)
-        };
-        let mut others = names(route).map(|name| other(&name));
-        let first = others.next()??.clone();
-        let message = || format!("the older {} serves the same connections", first.key);
-        others.all(|it| it.is_some()).then(message)
+        let mut holders = names(route).map(|name| self.older(route, &place, &name));
+        let first = holders.next()??;
+        let message = format!("the older {} serves the same connections", first.key);
+        holders.all(|it| it.is_some()).then_some(Refusal { reason: "Conflicted", message })
+    }
+
+    /// The server names of a route that an older one serves at a port.
+    fn lost_names(&self, route: &Arc<Route>, port: &ServicePort, scope: Option<&Arc<str>>) -> Vec<String> {
+        let place = (scope.cloned(), port.port);
+        let lost = names(route).filter_map(|name| {
+            let older = self.older(route, &place, &name)?;
+            Some(format!("the older {} serves {}", older.key, name?))
+        });
+        lost.collect()
+    }
+
+    /// The older route that has a name of connections.
+    fn older(
+        &self,
+        route: &Route,
+        place: &(Scope, u16),
+        name: &Option<ServerNameMatch>,
+    ) -> Option<&Arc<Route>> {
+        let holder = self.holders.get(place)?.get(name);
+        holder.filter(|holder| holder.key != route.key)
     }
 }
 
@@ -138,9 +175,17 @@ fn ports(service: &Service, port: Option<u16>) -> impl Iterator<Item = &ServiceP
     service::tcp_ports(service).filter(move |it| port.is_none_or(|port| port == it.port))
 }
 
-/// Requests are read at no port that is declared to carry something else, so no route of requests takes one.
+/// What a port is declared to carry instead of requests, which no route of requests takes.
+fn other_protocol(kind: RouteKind, port: &ServicePort) -> Option<&'static str> {
+    match service::app_protocol(port) {
+        AppProtocol::Tcp if kind.is_of_requests() => Some("TCP"),
+        AppProtocol::Tls if kind.is_of_requests() => Some("TLS"),
+        _ => None,
+    }
+}
+
 fn may_serve(kind: RouteKind, port: &ServicePort) -> bool {
-    !kind.is_of_requests() || !matches!(service::app_protocol(port), AppProtocol::Tcp | AppProtocol::Tls)
+    other_protocol(kind, port).is_none()
 }
 
 /// The names that a route of connections means; `None`: all.

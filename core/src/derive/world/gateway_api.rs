@@ -36,9 +36,10 @@ impl World {
         let (store, settings, mesh) = (&self.store, &self.settings, &self.mesh);
         let compiled = |key: &ObjectKey| self.compiled.get(key);
         let [first, second] = dirty;
+        let mut claims = routes::AllClaims::new(store, &compiled);
         for key in first.routes().union(second.routes()) {
             let route = store.route(key);
-            found.push((key.clone(), route.map(|it| routes::standing(key, it, store, settings, &compiled))));
+            found.push((key.clone(), route.map(|it| routes::standing(key, it, settings, &mut claims))));
         }
         for key in first.gateways().union(second.gateways()) {
             if waypoint::waypoint_gateway(store, &key.namespace, &key.name).is_none() {
