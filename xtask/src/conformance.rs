@@ -44,7 +44,8 @@ const FEATURES: [&str; 12] = [
 ];
 const GATEWAY: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: waypoint, \
                        namespace: gateway-conformance-mesh}\nspec: {gatewayClassName: ambit-waypoint, \
-                       listeners: [{name: mesh, port: 15008, protocol: HBONE}]}\n";
+                       listeners: [{name: mesh, port: 15008, protocol: HBONE, \
+                       allowedRoutes: {namespaces: {from: All}}}]}\n";
 
 /// Builds, installs, runs the suite, and says how many of its tests passed; fails when one did not.
 pub(crate) fn run(options: &Options) -> Result<()> {

@@ -15,6 +15,7 @@ use ambit_abi::{
 };
 use parking_lot::Mutex;
 
+use crate::difference::Difference;
 use crate::enrolled::Enrolled;
 use crate::held::Held;
 use crate::kept::Kept;
@@ -76,6 +77,8 @@ pub struct Dataplane {
     pub(crate) inbound_links: Mutex<BTreeMap<NetnsCookie, Held>>,
     /// The programs of shared links, by the interface at the node's end and their names.
     pub(crate) shared_links: Mutex<BTreeMap<(u32, &'static str), Held>>,
+    /// What was put right since the last look, by something else than a look.
+    pub(crate) repaired: Mutex<Vec<Difference>>,
     pub(crate) pods: Kept<NetnsCookie, Pod>,
     pub(crate) pod_names: Kept<NetnsCookie, PodName>,
     pub(crate) pod_handoffs: Map<NetnsCookie, u64>,
@@ -149,6 +152,7 @@ impl Dataplane {
             cgroup_links: Mutex::new(object.cgroup_links(&pins)?),
             inbound_links: Mutex::default(),
             shared_links: Mutex::default(),
+            repaired: Mutex::default(),
             pods: Kept::open(&pins, names::PODS)?,
             pod_names: Kept::open(&pins, names::POD_NAMES)?,
             pod_handoffs: Map::open(&pins, names::POD_HANDOFFS)?,

@@ -8,6 +8,7 @@ use ambit_abi::{HardwareAddress, LinkEntry, LinkKind, NetnsCookie, WorkloadNumbe
 
 use crate::bpf::{self, Hook};
 use crate::difference::Difference;
+use crate::held::Held;
 use crate::pins::link_program;
 use crate::{Dataplane, Error, clock, object};
 
@@ -44,8 +45,12 @@ impl Dataplane {
     /// there. The calling thread must be in the node's network namespace.
     pub fn attach_link(&self, interface: u32) -> Result<(), Error> {
         let _lock = self.pins.lock()?;
-        self.object.attach_link(&self.pins, &self.link_programs, interface)?;
         let mut held = self.shared_links.lock();
+        for ((_, name), held) in held.iter_mut().filter(|((at, _), _)| *at == interface) {
+            // The next look tells it: without that, what somebody detached would be attached again unseen.
+            link_right(interface, name, held, &mut self.repaired.lock())?;
+        }
+        self.object.attach_link(&self.pins, &self.link_programs, interface)?;
         for name in names::LINK_PROGRAMS {
             held.insert((interface, name), self.object.shared_link(&self.pins, name, interface)?);
         }
@@ -65,19 +70,9 @@ impl Dataplane {
         let mut foreign = BTreeSet::new();
         let ours = links.iter_mut().filter(|((interface, _), _)| interfaces.contains(interface));
         for ((interface, name), held) in ours {
-            let hook = object::hook(name).ok_or(Error::Missing(name))?;
-            let programs = match bpf::interface_programs(*interface, hook) {
-                Ok(programs) => programs,
-                // The interface is gone, and its pod with it.
-                Err(error) if error.raw_os_error() == Some(libc::ENODEV) => continue,
-                Err(source) => return Err(Error::Attach { program: name, source }),
-            };
-            if programs.iter().any(|program| !held.runs(*program)) {
+            if link_right(*interface, name, held, found)? {
                 foreign.insert(*interface);
             }
-            let first = held.is_first(&programs, |_| false);
-            let attach = |program: &OwnedFd| object::attach_to_interface(program, *interface, name, hook);
-            held.put_right(first, attach, found)?;
         }
         Ok(foreign)
     }
@@ -141,4 +136,28 @@ impl Dataplane {
         }
         Ok(())
     }
+}
+
+/// Puts the program on one hook of a shared link right; whether programs of others are there, too.
+fn link_right(
+    interface: u32,
+    name: &'static str,
+    held: &mut Held,
+    found: &mut Vec<Difference>,
+) -> Result<bool, Error> {
+    let hook = object::hook(name).ok_or(Error::Missing(name))?;
+    let programs = match bpf::interface_programs(interface, hook) {
+        Ok(programs) => programs,
+        // The interface is gone, and its pod with it.
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(false),
+        Err(source) => return Err(Error::Attach { program: name, source }),
+    };
+    let foreign = programs.iter().any(|program| !held.runs(*program));
+    let first = held.is_first(&programs, |_| false);
+    held.put_right(
+        first,
+        |program: &OwnedFd| object::attach_to_interface(program, interface, name, hook),
+        found,
+    )?;
+    Ok(foreign)
 }

@@ -79,6 +79,7 @@ impl Dataplane {
             Err(error) => look.errors.push(error),
         }
         let enrolled = self.enrolled.lock();
+        look.found.append(&mut self.repaired.lock());
         look.part(|found| self.pins_right(found));
         look.part(|found| self.cgroup_links_right(found));
         let served: BTreeMap<NetnsCookie, &Served<'_>> = served

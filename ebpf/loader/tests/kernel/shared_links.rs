@@ -1,14 +1,18 @@
 //! Direct connections between shared links: the programs at the node's ends carry them.
 
+use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use ambit_loader::{KernelReason, LinkKind, PodLink};
+use ambit_loader::{KernelReason, LinkKind, Look, PodLink};
 use nix::net::if_::if_nametoindex;
 
 use crate::lab::{accept, assert_connected, at, counter, until};
+use crate::leaks::folder;
 use crate::neighbours::{CLIENT, Neighbours, OTHER, SERVER, V4, V6};
+use crate::upkeep::bpftool;
 
 /// As the daemon finds a pod's link.
 fn link(world: &Neighbours, pod: usize, kind: LinkKind) -> PodLink {
@@ -68,6 +72,39 @@ fn direct_connections_pass_shared_links() {
     }
     for reason in [KernelReason::LinkPacketForged, KernelReason::LinkHandshakeForged] {
         assert_eq!(counter(&world.dataplane, reason), 0, "{reason:?}: nothing of an honest connection");
+    }
+}
+
+/// The daemon attaches a shared link's programs again whenever it reads the link, which may be before the
+/// next look.
+#[test]
+fn program_that_reading_a_link_attaches_again_is_told_by_the_next_look() {
+    let world = shared();
+    let interface = link(&world, CLIENT, LinkKind::Shared).interface;
+    let on_this_link = |look: Look| {
+        assert!(look.errors.is_empty(), "{:?}", look.errors);
+        let of = format!("_pod-{interface}-");
+        look.found.into_iter().filter(|it| it.object.contains(&of)).map(|it| it.found).collect::<Vec<_>>()
+    };
+    let read_again = || world.node.run(|| world.dataplane.attach_link(interface).expect("attached"));
+    assert_eq!(on_this_link(world.dataplane.put_right(&[])), [""; 0], "nothing differs at first");
+    for name in ["from_pod", "to_pod"] {
+        let prefix = format!("{name}-{interface}-");
+        let pin = || -> PathBuf {
+            let versions = fs::read_dir(folder(world.settings())).expect("the instance's folder");
+            let folders = versions.map(|version| version.expect("a version").path());
+            let pins = folders.flat_map(|folder| fs::read_dir(folder).expect("pins"));
+            let mut pins = pins.map(|pin| pin.expect("a pin"));
+            pins.find(|pin| pin.file_name().to_string_lossy().starts_with(&prefix)).expect("a link").path()
+        };
+        bpftool(&["link", "detach", "pinned", &pin().to_string_lossy()]);
+        read_again();
+        assert_eq!(on_this_link(world.dataplane.put_right(&[])), ["detached"], "{name}");
+        fs::remove_file(pin()).expect("the pin is removed");
+        read_again();
+        assert_eq!(on_this_link(world.dataplane.put_right(&[])), ["no pin"], "{name}");
+        read_again();
+        assert_eq!(on_this_link(world.dataplane.put_right(&[])), [""; 0], "{name}: told once");
     }
 }
 

@@ -24,7 +24,7 @@ fn look(dataplane: &Dataplane, pod: &Pod, daemon: &Daemon) -> Look {
 
 const DISPLACED: &str = "another program before it";
 
-fn bpftool(arguments: &[&str]) {
+pub(crate) fn bpftool(arguments: &[&str]) {
     let output = Command::new("bpftool").args(arguments).output().expect("bpftool runs");
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "bpftool {}: {error}", arguments.join(" "));
