@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::downstream::Downstream;
 use crate::framing::{Fault, Framing, Part};
+use crate::metrics::AMBIGUOUS;
 
 /// What hyper is given in place of a head that is refused: no head may contain it, so hyper answers 400,
 /// after the answers of earlier requests, and closes. The empty line has it look at once.
@@ -30,6 +31,7 @@ impl<L> Delimited<L> {
 
     /// Takes back what was read (from `before` on) but may not be used.
     fn refuse(&mut self, fault: Fault, before: usize, buffer: &mut ReadBuf<'_>) -> io::Result<()> {
+        AMBIGUOUS.count();
         tracing::debug!(client = %self.downstream.client, "refused a request with more than one reading");
         buffer.set_filled(before + fault.at);
         let rest = self.refused.insert(match fault.within {

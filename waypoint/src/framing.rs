@@ -9,6 +9,8 @@ mod word;
 
 use std::mem::take;
 
+use ambit_core::protocol::is_token;
+
 use self::word::Word;
 
 #[cfg(test)]
@@ -177,7 +179,7 @@ impl Framing {
         match (self.state, byte) {
             (State::Start, b'\r') => Some(State::StartLf),
             (State::StartLf, b'\n') => Some(State::Start),
-            (State::Start, byte) if word::is_token(byte) => Some(State::RequestLine),
+            (State::Start, byte) if is_token(byte) => Some(State::RequestLine),
             (State::RequestLine, b'\r') => Some(State::LineLf),
             // No fragment: it would be cut off on the way.
             (State::RequestLine, b' '..=b'~' | 0x80..) if byte != b'#' => Some(State::RequestLine),
@@ -202,7 +204,7 @@ impl Framing {
 
     fn name(&mut self, byte: u8) -> Option<State> {
         self.word.push(byte);
-        word::is_token(byte).then_some(State::Name)
+        is_token(byte).then_some(State::Name)
     }
 
     fn colon(&mut self) -> Option<State> {

@@ -17,6 +17,13 @@ pub(crate) static ACCEPT_ERRORS: Counter = Counter::new(
     "Errors of accepting that concern the listener, not a single connection.",
 );
 
+/// Requests that [`crate::framing`] refuses. They have no place in a request metric: nobody knows what they
+/// are.
+pub(crate) static AMBIGUOUS: Counter = Counter::new(
+    "ambit_waypoint_ambiguous_requests_total",
+    "HTTP/1 requests that were refused because they can be read in more than one way, or in none.",
+);
+
 /// Copies of requests.
 pub(crate) static MIRRORED: Counters<1> = Counters::new(
     "ambit_waypoint_mirrored_requests_total",
@@ -38,6 +45,7 @@ pub fn show(threads: &[Thread], xds: watch::Receiver<Status>, exposed: &Metrics)
         ambit_proxy::metrics::show(&xds.borrow(), all);
         ACCEPT_ERRORS.show(all);
         MIRRORED.show(all);
+        AMBIGUOUS.show(all);
         all.single(&UPSTREAM, workers.iter().map(|worker| worker.upstreams.count()).sum::<usize>());
         all.single(&POOL, workers.iter().map(|worker| worker.pool.connections()).sum::<usize>());
         if let Some(worker) = workers.first() {

@@ -2,6 +2,7 @@
 //!
 //! what was dialled → whether this waypoint stands in front of it → what is spoken → HTTP or TCP.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -19,7 +20,7 @@ use http::StatusCode;
 use crate::downstream::Downstream;
 use crate::http_server;
 use crate::sniff::{self, HttpVersion};
-use crate::stream::Downlink;
+use crate::stream::{Downlink, Patience};
 use crate::tcp;
 use crate::worker::Worker;
 
@@ -93,61 +94,66 @@ fn refusal(denial: &Denial) -> Refusal {
 
 /// What is to be made of a tunnel before its first byte.
 enum Expected {
-    Http,
     Tcp,
+    Spoken(Speech),
+}
+
+/// What a client says first, where the tunnel is opened to hear it.
+enum Speech {
+    Http,
     Tls,
     Anything,
 }
 
 async fn carry(downstream: Arc<Downstream>, responder: Responder) {
-    match expected(&downstream) {
+    let speech = match expected(&downstream) {
         // Its client learns as if there were no waypoint whether the server can be reached.
-        Expected::Tcp => tcp::serve_unopened(downstream, responder).await,
-        Expected::Tls => match responder.accept() {
-            Ok(tunnel) => carry_tls(downstream, tunnel).await,
-            Err(error) => tracing::debug!(error = error.chain(), "failed to open a client's tunnel"),
-        },
-        expected => match responder.accept() {
-            Ok(tunnel) => carry_opened(downstream, expected, tunnel).await,
-            Err(error) => tracing::debug!(error = error.chain(), "failed to open a client's tunnel"),
-        },
+        Expected::Tcp => return tcp::serve_unopened(downstream, responder).await,
+        Expected::Spoken(speech) => speech,
+    };
+    let tunnel = match responder.accept() {
+        Ok(tunnel) => tunnel,
+        Err(error) => return tracing::debug!(error = error.chain(), "failed to open a client's tunnel"),
+    };
+    let carried = match speech {
+        Speech::Http => carry_http(downstream, tunnel).await,
+        Speech::Tls => carry_tls(downstream, tunnel).await,
+        Speech::Anything => carry_anything(downstream, tunnel).await,
+    };
+    if let Err(error) = carried {
+        tracing::debug!(%error, "client went away before it said anything");
     }
 }
 
-async fn carry_opened(downstream: Arc<Downstream>, expected: Expected, tunnel: Tunnel) {
+async fn carry_http(downstream: Arc<Downstream>, tunnel: Tunnel) -> io::Result<()> {
     let limits = downstream.worker.waypoint.limits;
-    let found = match expected {
-        Expected::Http => sniff::http_version(tunnel, limits.idle)
-            .await
-            .map(|found| found.map(|(version, link)| (Some(version), link))),
-        Expected::Tcp | Expected::Tls | Expected::Anything => {
-            sniff::sniff(tunnel, limits.sniff).await.map(|(sniffed, link)| {
-                let version = match sniffed {
-                    Sniffed::Http1 => Some(HttpVersion::Http1),
-                    Sniffed::Http2 => Some(HttpVersion::Http2),
-                    Sniffed::Tls | Sniffed::Tcp | Sniffed::Undecided => None,
-                };
-                Some((version, link))
-            })
-        }
-    };
-    match found {
-        Ok(Some((Some(version), link))) => http(downstream, version, link).await,
-        Ok(Some((None, link))) => tcp::serve(downstream, None, link).await,
-        Ok(None) => {}
-        Err(error) => tracing::debug!(%error, "client went away before it said anything"),
+    let patience = Patience { head: limits.head, idle: limits.idle };
+    if let Some((version, link)) = sniff::http_version(tunnel, patience).await? {
+        http(downstream, version, link).await;
     }
+    Ok(())
+}
+
+async fn carry_anything(downstream: Arc<Downstream>, tunnel: Tunnel) -> io::Result<()> {
+    let limit = downstream.worker.waypoint.limits.sniff;
+    let (sniffed, link) = sniff::sniff(tunnel, limit).await?;
+    match sniffed {
+        Sniffed::Http1 => http(downstream, HttpVersion::Http1, link).await,
+        Sniffed::Http2 => http(downstream, HttpVersion::Http2, link).await,
+        Sniffed::Tls | Sniffed::Tcp | Sniffed::Undecided => tcp::serve(downstream, None, link).await,
+    }
+    Ok(())
 }
 
 /// The client must begin, and say whom it wants: TLSRoutes route by that.
-async fn carry_tls(downstream: Arc<Downstream>, tunnel: Tunnel) {
-    match sniff::client_hello(tunnel, downstream.worker.waypoint.limits.head).await {
-        Ok(Some((server_name, link))) => tcp::serve(downstream, server_name.as_deref(), link).await,
-        Ok(None) => {
-            tcp::refuse(&downstream, "the client does not begin with TLS, and a TLSRoute serves the port");
+async fn carry_tls(downstream: Arc<Downstream>, tunnel: Tunnel) -> io::Result<()> {
+    match sniff::client_hello(tunnel, downstream.worker.waypoint.limits.head).await? {
+        Some((server_name, link)) => tcp::serve(downstream, server_name.as_deref(), link).await,
+        None => {
+            tcp::refuse(&downstream, "the client does not begin with TLS, and a TLSRoute serves the port")
         }
-        Err(error) => tracing::debug!(%error, "client went away before it said anything"),
     }
+    Ok(())
 }
 
 async fn http(downstream: Arc<Downstream>, version: HttpVersion, link: Downlink) {
@@ -162,11 +168,11 @@ async fn http(downstream: Arc<Downstream>, version: HttpVersion, link: Downlink)
 fn expected(downstream: &Downstream) -> Expected {
     let routed = routed(downstream);
     match (routed, downstream.declared()) {
-        (Some(Routed::Tls), _) => Expected::Tls,
+        (Some(Routed::Tls), _) => Expected::Spoken(Speech::Tls),
         (Some(Routed::Tcp), _) | (_, AppProtocol::Tcp | AppProtocol::Tls) => Expected::Tcp,
         (_, AppProtocol::Http11 | AppProtocol::Http2 | AppProtocol::Grpc)
-        | (Some(Routed::Requests), AppProtocol::Unknown) => Expected::Http,
-        (None, AppProtocol::Unknown) => Expected::Anything,
+        | (Some(Routed::Requests), AppProtocol::Unknown) => Expected::Spoken(Speech::Http),
+        (None, AppProtocol::Unknown) => Expected::Spoken(Speech::Anything),
     }
 }
 

@@ -10,14 +10,21 @@ use crate::field::Report;
 use crate::gateway_api as written;
 use crate::metadata;
 
+/// The protocol of a waypoint's listener.
+const HBONE: &str = "HBONE";
 /// The condition in which the controller records that a waypoint was programmed once.
 const FIRST_PROGRAMMED: &str = "ambit.dev/FirstProgrammed";
 
 pub(crate) fn convert(gateway: written::Gateway) -> Result<Gateway, Vec<Mistake>> {
     let mut report = Report::default();
     let metadata = metadata::in_namespace(&mut report, gateway.metadata);
-    let listeners = gateway.spec.listeners.into_iter().enumerate();
-    let listeners = listeners.map(|(index, it)| listener(&mut report, index, it)).collect();
+    let own = gateway.spec.listeners.iter().position(|listener| listener.protocol == HBONE);
+    let listeners = gateway.spec.listeners.into_iter().enumerate().map(|(index, it)| {
+        // What is wrong with a listener that a waypoint does not have anyway is its own affair.
+        let mut others = Report::default();
+        listener(if own == Some(index) { &mut report } else { &mut others }, index, it)
+    });
+    let listeners = listeners.collect();
     let is_record = |it: &written::Condition| it.kind == FIRST_PROGRAMMED && it.status == "True";
     let was_programmed = gateway.status.conditions.iter().any(is_record);
     let class = gateway.spec.gateway_class_name;
@@ -30,7 +37,7 @@ fn listener(report: &mut Report, index: usize, listener: written::Listener) -> L
     let written::AllowedRoutes { namespaces, kinds } = allowed_routes;
     Listener {
         name,
-        // A mistake rejects the Gateway, so the value does not count then.
+        // A mistake in a waypoint's own listener rejects the Gateway, so the value does not count then.
         port: report.port(format_args!("{field}.port"), port).unwrap_or_default(),
         protocol,
         namespaces: allowed(report, &format!("{field}.allowedRoutes.namespaces"), namespaces),
@@ -66,14 +73,23 @@ fn requirements(report: &mut Report, field: &str, selector: LabelSelector) -> Ve
     for (index, written) in selector.match_expressions.unwrap_or_default().into_iter().enumerate() {
         let LabelSelectorRequirement { key, operator, values } = written;
         let values = values.unwrap_or_default();
+        let field = format!("{field}.matchExpressions[{index}]");
+        // As the API server asks of every selector; a NotIn without values would select everything.
+        match (operator.as_str(), values.is_empty()) {
+            ("In" | "NotIn", true) => report.add(format_args!("{field}.values"), "missing"),
+            ("Exists" | "DoesNotExist", false) => {
+                report.add(format_args!("{field}.values"), format_args!("{operator} takes no values"));
+            }
+            _ => {}
+        }
         let value = match operator.as_str() {
             "In" => LabelValue::In(values),
             "NotIn" => LabelValue::NotIn(values),
             "Exists" => LabelValue::Exists,
             "DoesNotExist" => LabelValue::DoesNotExist,
             other => {
-                let field = format_args!("{field}.matchExpressions[{index}].operator");
-                report.add(field, format_args!("{other:?} is none of In, NotIn, Exists and DoesNotExist"));
+                let message = format_args!("{other:?} is none of In, NotIn, Exists and DoesNotExist");
+                report.add(format_args!("{field}.operator"), message);
                 continue;
             }
         };

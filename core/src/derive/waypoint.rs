@@ -116,31 +116,49 @@ pub(super) fn of_workload(
     binding(store, settings, named, Asked { namespace, traffic: Traffic::Workload }, |_| false)
 }
 
-/// What an object should know whose label names no Gateway that serves it; none if all is well.
-pub(super) fn service_conditions(store: &Store, key: &ObjectKey, service: &Service) -> Vec<Condition> {
+/// What a Service should know whose label, or its namespace's, names no Gateway that serves it.
+pub(super) fn service_unbound(store: &Store, key: &ObjectKey, service: &Service) -> Option<Condition> {
     let metadata = &service.metadata;
-    let label = |name: &str| metadata.labels.get(name).map(String::as_str);
-    let Some(named) = named(store, &metadata.namespace, label) else { return Vec::new() };
     if waypoint_gateway(store, &metadata.namespace, &metadata.name).is_some() {
-        return Vec::new();
+        return None;
     }
+    let named = named(store, &metadata.namespace, |name| metadata.labels.get(name).map(String::as_str))?;
+    unbound(store, key, &named, Traffic::Service)
+}
+
+/// The same of a ServiceEntry.
+pub(super) fn entry_unbound(store: &Store, key: &ObjectKey, entry: &ServiceEntry) -> Option<Condition> {
+    let labels = &entry.metadata.labels;
+    let named = named(store, &key.namespace, |name| labels.get(name).map(String::as_str))?;
+    unbound(store, key, &named, Traffic::Service)
+}
+
+/// The same of a pod or workload entry, where its own label asks for it. Its namespace's label means Services
+/// first, and most waypoints serve no others.
+pub(super) fn workload_unbound(store: &Store, key: &ObjectKey, labels: &impl Labelled) -> Option<Condition> {
+    labels.label(USE_WAYPOINT)?;
+    unbound(store, key, &named(store, &key.namespace, |name| labels.label(name))?, Traffic::Workload)
+}
+
+fn unbound(store: &Store, key: &ObjectKey, named: &Named<'_>, traffic: Traffic) -> Option<Condition> {
     let Named { namespace, name } = named;
     let message = match waypoint_gateway(store, namespace, name) {
         None => format!("there is no Gateway {namespace}/{name} of class {WAYPOINT_CLASS}"),
-        Some(gateway) if !admits(store, gateway, &metadata.namespace) => {
+        Some(gateway) if !admits(store, gateway, &key.namespace) => {
             format!("the allowedRoutes of Gateway {namespace}/{name} do not admit this namespace")
         }
-        Some(gateway) if !serves(gateway, Traffic::Service) => {
-            format!("Gateway {namespace}/{name} does not serve connections to Services ({WAYPOINT_FOR})")
+        Some(gateway) if !serves(gateway, traffic) => {
+            let to = if traffic == Traffic::Service { "Services" } else { "workloads" };
+            format!("Gateway {namespace}/{name} does not serve connections to {to} ({WAYPOINT_FOR})")
         }
-        Some(_) => return Vec::new(),
+        Some(_) => return None,
     };
-    vec![Condition {
+    Some(Condition {
         object: key.clone(),
         field: Some(format!("metadata.labels[{USE_WAYPOINT}]")),
         accepted: true,
         message: format!("{message}: connections pass no waypoint"),
-    }]
+    })
 }
 
 fn binding(

@@ -173,13 +173,15 @@ impl World {
         for key in entries {
             if let Some(entry) = self.store.service_entry(&key).filter(|_| key.kind == Kind::ServiceEntry) {
                 let claims = service_entry::Claims::of(entry, &self.store, &self.settings);
-                report.set(key.clone(), claims.conditions(&key, &self.mesh));
+                let unbound = waypoint::entry_unbound(&self.store, &key, entry);
+                report.set(key.clone(), and(claims.conditions(&key, &self.mesh), unbound));
             } else if let Some(entry) =
                 self.store.workload_entry(&key).filter(|_| key.kind == Kind::WorkloadEntry)
             {
                 let workload = self.mesh.workload(&context::uid(&key, &self.settings));
                 let workload = workload.map(|workload| &**workload);
-                report.set(key, workload::entry_conditions(entry, workload, &self.mesh));
+                let unbound = waypoint::workload_unbound(&self.store, &key, entry);
+                report.set(key, and(workload::entry_conditions(entry, workload, &self.mesh), unbound));
             }
         }
     }
@@ -324,7 +326,8 @@ impl World {
                     self.store.workload_entry(key).map(|entry| workload::entry(&context, entry))
                 }
                 Kind::Pod => self.store.pod(key).and_then(|pod| {
-                    report.set(key.clone(), workload::pod_conditions(key, pod));
+                    let unbound = waypoint::workload_unbound(&self.store, key, pod);
+                    report.set(key.clone(), and(workload::pod_conditions(key, pod), unbound));
                     workload::pod(&context, pod)
                 }),
                 // `Dirty` marks none of them as a workload.
@@ -345,4 +348,13 @@ impl World {
             self.put_workload(uid, new, steps);
         }
     }
+}
+
+/// What is said of an object, and one thing more. That all is well is not said then.
+fn and(mut conditions: Vec<Condition>, more: Option<Condition>) -> Vec<Condition> {
+    if more.is_some() {
+        conditions.retain(|condition| !condition.message.is_empty());
+    }
+    conditions.extend(more);
+    conditions
 }

@@ -261,7 +261,7 @@ fn routes_of_requests_take_no_port_that_is_declared_otherwise() {
     let to = |kind, name: &str, port| route(kind, name, vec![parent("mixed", port)], vec![]);
     let mut lab = Lab::new([mixed]);
     lab.put([Object::Route(Box::new(to(HTTP, "shop/h", None)))]);
-    assert_eq!(attached(&lab, "shop/mixed"), ["h"]);
+    assert_eq!(attached(&lab, "shop/mixed"), ["h@80"]);
     lab.put([Object::Route(Box::new(to(TCP, "shop/t", Some(81))))]);
     lab.put([Object::Route(Box::new(to(TLS, "shop/s", Some(82))))]);
     let mut found = attached(&lab, "shop/mixed");
@@ -272,7 +272,18 @@ fn routes_of_requests_take_no_port_that_is_declared_otherwise() {
     }
     lab.delete(Kind::TCPRoute, "shop/t");
     lab.delete(Kind::TLSRoute, "shop/s");
-    assert_eq!(attached(&lab, "shop/mixed"), ["h"], "they are given back");
+    assert_eq!(attached(&lab, "shop/mixed"), ["h@80"]);
+    for (name, port, protocol) in [("shop/at-tcp", 81, "TCP"), ("shop/at-tls", 82, "TLS")] {
+        lab.put([Object::Route(Box::new(to(HTTP, name, Some(port))))]);
+        let (reason, message) = said(&statements(&lab, HTTP, name, 0), "Accepted");
+        assert_eq!(reason, "!UnsupportedProtocol", "{name}");
+        assert!(message.contains(&format!("port {port} is declared as {protocol}")), "{message}");
+    }
+    assert_eq!(attached(&lab, "shop/mixed"), ["h@80"]);
+    let mut consumer = to(HTTP, "blog/h", None);
+    consumer.parents[0].namespace = Some("shop".into());
+    lab.put([Object::Route(Box::new(consumer))]);
+    assert_eq!(attached(&lab, "shop/mixed"), ["h@80", "h@80/blog"]);
 }
 
 #[test]

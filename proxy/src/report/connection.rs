@@ -136,6 +136,10 @@ pub enum Flag {
     None,
     /// A policy refused it.
     Denied,
+    /// No route takes it.
+    NoRoute,
+    /// Its route's backend is not valid.
+    NoBackend,
     /// The destination could not be reached.
     ConnectFailed,
     /// TLS with the peer failed.
@@ -147,11 +151,13 @@ pub enum Flag {
 }
 
 impl Flag {
-    /// Its text in the label, as Istio's ztunnel writes it.
+    /// Its text in the label, as Istio's ztunnel writes it, or Envoy what only a waypoint has.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::None => "-",
             Self::Denied => "DENY",
+            Self::NoRoute => "NR",
+            Self::NoBackend => "NC",
             Self::ConnectFailed => "CONNECT",
             Self::TlsFailed => "TLS_FAILURE",
             Self::TunnelFailed => "H2_HANDSHAKE_FAILURE",

@@ -60,6 +60,8 @@ fn flag(reason: Reason) -> Flag {
         Reason::CertificateMissing => Flag::IdentityFailed,
         Reason::TlsFailed | Reason::HandshakesExhausted => Flag::TlsFailed,
         Reason::TunnelFailed => Flag::TunnelFailed,
+        Reason::RouteMissing => Flag::NoRoute,
+        Reason::BackendInvalid => Flag::NoBackend,
         Reason::OutboundListenerMissing
         | Reason::HandoffsExhausted
         | Reason::KernelMemory
@@ -91,8 +93,6 @@ fn flag(reason: Reason) -> Flag {
         | Reason::AddressMismatch
         | Reason::OriginalDestinationMissing
         | Reason::NotSynchronized
-        | Reason::RouteMissing
-        | Reason::BackendInvalid
         | Reason::ConnectFailed
         | Reason::ConnectTimeout
         | Reason::PodConnectionsExhausted

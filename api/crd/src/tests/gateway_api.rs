@@ -235,6 +235,14 @@ fn allowed_routes_of_a_listener() {
             "{namespaces: {from: Selector, selector: {matchExpressions: [{key: a, operator: Is}]}}}",
             format!("{at}.selector.matchExpressions[0].operator"),
         ),
+        (
+            "{namespaces: {from: Selector, selector: {matchExpressions: [{key: a, operator: NotIn}]}}}",
+            format!("{at}.selector.matchExpressions[0].values"),
+        ),
+        (
+            "{namespaces: {from: Selector, selector: {matchExpressions: [{key: a, operator: Exists, values: [b]}]}}}",
+            format!("{at}.selector.matchExpressions[0].values"),
+        ),
     ];
     for (allowed, field) in rows {
         let documents = parse(&text(allowed));
@@ -242,6 +250,24 @@ fn allowed_routes_of_a_listener() {
             panic!("{allowed}: {documents:?}");
         };
         assert_eq!(mistakes[0].field, field, "{allowed}");
+    }
+}
+
+#[test]
+fn mistakes_in_listeners_that_a_waypoint_does_not_have_are_overlooked() {
+    let text = |first: &str, second: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: wp, namespace: \
+             shop}}\nspec: {{gatewayClassName: ambit-waypoint, listeners: [{first}, {second}]}}"
+        )
+    };
+    let own = "{name: mesh, port: 15008, protocol: HBONE}";
+    let wrong = "{name: web, port: 80, protocol: HTTP, allowedRoutes: {namespaces: {from: Some}}}";
+    for (row, text) in [("before it", text(wrong, own)), ("after it", text(own, wrong))] {
+        let Object::Gateway(gateway) = object(&text) else { panic!("{row}") };
+        assert_eq!(gateway.hbone().map(|it| it.port), Some(15008), "{row}");
+        let other = gateway.listeners.iter().find(|it| it.name == "web").expect(row);
+        assert_eq!(other.namespaces, AllowedNamespaces::None, "{row}");
     }
 }
 

@@ -100,7 +100,12 @@ impl<'a> Claims<'a> {
 
     /// What other routes have of the ports that one of a route's parents means, where it has others. A port
     /// that carries something else is nothing that it lost.
-    pub(super) fn partly_lost(&self, route: &Arc<Route>, port: Option<u16>, consumer: Option<&str>) -> String {
+    pub(super) fn partly_lost(
+        &self,
+        route: &Arc<Route>,
+        port: Option<u16>,
+        consumer: Option<&str>,
+    ) -> String {
         let scope: Scope = consumer.map(Into::into);
         let usable = ports(self.service, port).filter(|port| may_serve(route.key.kind, port));
         let losses = usable.flat_map(|port| {

@@ -55,7 +55,8 @@ impl World {
         }
         for key in first.services().union(second.services()) {
             if let Some(service) = store.service(key) {
-                report.set(key.clone(), waypoint::service_conditions(store, key, service));
+                let unbound = waypoint::service_unbound(store, key, service);
+                report.set(key.clone(), unbound.into_iter().collect());
             }
         }
         let mut changed = Vec::new();
