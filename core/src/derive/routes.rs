@@ -6,11 +6,13 @@
 
 mod backend;
 mod claim;
+mod compiled;
 mod parent;
 
+pub(super) use self::claim::AllClaims;
+pub(super) use self::compiled::{Compiled, Lookup};
 pub(super) use self::parent::parents;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::condition::Condition;
@@ -26,20 +28,6 @@ use crate::route::{Backend, Backends, Filter, Mirror, Route, RouteKey, Rule, Ser
 use backend::{Resolver, Unresolved};
 use claim::Claims;
 use parent::{is_service, namespace, port};
-
-/// What a waypoint runs of a route object, whoever its parents are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Compiled {
-    /// `None` where nothing of it can be run.
-    route: Option<Arc<Route>>,
-    /// Rules that were left out, and why.
-    dropped: Vec<String>,
-    incompatible: bool,
-    /// References that lead nowhere.
-    unresolved: Vec<Unresolved>,
-    /// What else its author should know, by field.
-    notes: Vec<(String, String)>,
-}
 
 /// Compiles a route object.
 pub(super) fn compile(object: &RouteObject, store: &Store, settings: &Settings) -> Compiled {
@@ -130,9 +118,6 @@ fn empty(rule: &RouteRule) -> Rule {
     }
 }
 
-/// A compiled route by its object's key.
-pub(super) type Lookup<'a> = &'a dyn Fn(&ObjectKey) -> Option<&'a Compiled>;
-
 /// The routes of a Service; `None` where it has none.
 pub(super) fn attached(
     key: &ServiceKey,
@@ -144,24 +129,6 @@ pub(super) fn attached(
     let mut attached = claims.attached();
     attached.dedup();
     (!attached.is_empty()).then(|| ServiceRoutes::new(key.clone(), attached))
-}
-
-/// What the routes of Services want of their ports, gathered once for each Service.
-pub(super) struct AllClaims<'a> {
-    store: &'a Store,
-    compiled: Lookup<'a>,
-    of: BTreeMap<(&'a str, &'a str), Claims<'a>>,
-}
-
-impl<'a> AllClaims<'a> {
-    pub(super) fn new(store: &'a Store, compiled: Lookup<'a>) -> Self {
-        Self { store, compiled, of: BTreeMap::new() }
-    }
-
-    fn of(&mut self, service: &'a Service) -> &Claims<'a> {
-        let key = (service.metadata.namespace.as_str(), service.metadata.name.as_str());
-        self.of.entry(key).or_insert_with(|| Claims::of(self.store, service, self.compiled))
-    }
 }
 
 /// What the status of a route says at each Service that is its parent, and what is logged.

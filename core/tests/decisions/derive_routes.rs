@@ -283,7 +283,7 @@ fn routes_of_requests_take_no_port_that_is_declared_otherwise() {
     let mut consumer = to(HTTP, "blog/h", None);
     consumer.parents[0].namespace = Some("shop".into());
     lab.put([Object::Route(Box::new(consumer))]);
-    assert_eq!(attached(&lab, "shop/mixed"), ["h@80", "h@80/blog"]);
+    assert_eq!(attached(&lab, "shop/mixed"), ["h@80/blog", "h@80"]);
 }
 
 #[test]

@@ -240,7 +240,8 @@ fn allowed_routes_of_a_listener() {
             format!("{at}.selector.matchExpressions[0].values"),
         ),
         (
-            "{namespaces: {from: Selector, selector: {matchExpressions: [{key: a, operator: Exists, values: [b]}]}}}",
+            "{namespaces: {from: Selector, selector: {matchExpressions: [{key: a, operator: Exists, values: \
+             [b]}]}}}",
             format!("{at}.selector.matchExpressions[0].values"),
         ),
     ];

@@ -1,4 +1,4 @@
-//! Which routes of a Service have which of its ports: [`Claims`].
+//! Which routes of a Service have which of its ports: [`Claims`], and those of all Services: [`AllClaims`].
 //!
 //! A port has routes of one kind for the same clients, that of [`RouteKind`]'s order that comes first; of
 //! routes of connections that mean the same ones the oldest. See docs/decisions/312 and 317.
@@ -9,10 +9,28 @@ use std::sync::Arc;
 use super::super::object::{Metadata, Service, ServicePort};
 use super::super::service;
 use super::super::store::Store;
-use super::Lookup;
+use super::compiled::Lookup;
 use super::parent::{is_service, namespace, port};
 use crate::model::AppProtocol;
 use crate::route::{Attached, Route, RouteKind, ServerNameMatch};
+
+/// What the routes of Services want of their ports, gathered once for each Service.
+pub(in crate::derive) struct AllClaims<'a> {
+    pub(super) store: &'a Store,
+    pub(super) compiled: Lookup<'a>,
+    of: BTreeMap<(&'a str, &'a str), Claims<'a>>,
+}
+
+impl<'a> AllClaims<'a> {
+    pub(in crate::derive) fn new(store: &'a Store, compiled: Lookup<'a>) -> Self {
+        Self { store, compiled, of: BTreeMap::new() }
+    }
+
+    pub(super) fn of(&mut self, service: &'a Service) -> &Claims<'a> {
+        let key = (service.metadata.namespace.as_str(), service.metadata.name.as_str());
+        self.of.entry(key).or_insert_with(|| Claims::of(self.store, service, self.compiled))
+    }
+}
 
 /// What the routes of one Service want of its ports.
 pub(super) struct Claims<'a> {
@@ -131,31 +149,32 @@ impl<'a> Claims<'a> {
                 format!("{article} {} serves this port, and a port has routes of one kind", kind.name());
             return refused("Conflicted", message);
         }
-        let mut holders = names(route).map(|name| self.older(route, &place, &name));
-        let first = holders.next()??;
+        let mut older = self.older(route, place).map(|(_, older)| older);
+        let first = older.next()??;
         let message = format!("the older {} serves the same connections", first.key);
-        holders.all(|it| it.is_some()).then_some(Refusal { reason: "Conflicted", message })
+        older.all(|it| it.is_some()).then_some(Refusal { reason: "Conflicted", message })
     }
 
     /// The server names of a route that an older one serves at a port.
     fn lost_names(&self, route: &Arc<Route>, port: &ServicePort, scope: Option<&Arc<str>>) -> Vec<String> {
         let place = (scope.cloned(), port.port);
-        let lost = names(route).filter_map(|name| {
-            let older = self.older(route, &place, &name)?;
-            Some(format!("the older {} serves {}", older.key, name?))
-        });
+        let lost = self
+            .older(route, place)
+            .filter_map(|(name, older)| Some(format!("the older {} serves {}", older?.key, name?)));
         lost.collect()
     }
 
-    /// The older route that has a name of connections.
-    fn older(
-        &self,
-        route: &Route,
-        place: &(Scope, u16),
-        name: &Option<ServerNameMatch>,
-    ) -> Option<&Arc<Route>> {
-        let holder = self.holders.get(place)?.get(name);
-        holder.filter(|holder| holder.key != route.key)
+    /// The names of connections that a route means, and the older route that has each.
+    fn older<'b>(
+        &'b self,
+        route: &'b Route,
+        place: (Scope, u16),
+    ) -> impl Iterator<Item = (Option<ServerNameMatch>, Option<&'b Arc<Route>>)> {
+        let holders = self.holders.get(&place);
+        names(route).map(move |name| {
+            let holder = holders.and_then(|holders| holders.get(&name));
+            (name, holder.filter(|holder| holder.key != route.key))
+        })
     }
 }
 
