@@ -150,7 +150,7 @@ async fn carry_tls(downstream: Arc<Downstream>, tunnel: Tunnel) -> io::Result<()
     match sniff::client_hello(tunnel, downstream.worker.waypoint.limits.head).await? {
         Some((server_name, link)) => tcp::serve(downstream, server_name.as_deref(), link).await,
         None => {
-            tcp::refuse(&downstream, "the client does not begin with TLS, and a TLSRoute serves the port")
+            tcp::refuse(&downstream, "the client does not begin with TLS, and a TLSRoute serves the port");
         }
     }
     Ok(())

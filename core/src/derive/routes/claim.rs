@@ -149,7 +149,7 @@ impl<'a> Claims<'a> {
                 format!("{article} {} serves this port, and a port has routes of one kind", kind.name());
             return refused("Conflicted", message);
         }
-        let mut older = self.older(route, place).map(|(_, older)| older);
+        let mut older = self.older(route, &place).map(|(_, older)| older);
         let first = older.next()??;
         let message = format!("the older {} serves the same connections", first.key);
         older.all(|it| it.is_some()).then_some(Refusal { reason: "Conflicted", message })
@@ -159,7 +159,7 @@ impl<'a> Claims<'a> {
     fn lost_names(&self, route: &Arc<Route>, port: &ServicePort, scope: Option<&Arc<str>>) -> Vec<String> {
         let place = (scope.cloned(), port.port);
         let lost = self
-            .older(route, place)
+            .older(route, &place)
             .filter_map(|(name, older)| Some(format!("the older {} serves {}", older?.key, name?)));
         lost.collect()
     }
@@ -168,9 +168,9 @@ impl<'a> Claims<'a> {
     fn older<'b>(
         &'b self,
         route: &'b Route,
-        place: (Scope, u16),
+        place: &(Scope, u16),
     ) -> impl Iterator<Item = (Option<ServerNameMatch>, Option<&'b Arc<Route>>)> {
-        let holders = self.holders.get(&place);
+        let holders = self.holders.get(place);
         names(route).map(move |name| {
             let holder = holders.and_then(|holders| holders.get(&name));
             (name, holder.filter(|holder| holder.key != route.key))
