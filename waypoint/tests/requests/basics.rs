@@ -1,6 +1,7 @@
 //! The plain way of a request: who asks, what arrives, what comes back.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ambit_core::model::AppProtocol;
 use bytes::Bytes;
@@ -8,6 +9,7 @@ use futures::StreamExt as _;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
+use tokio::sync::Semaphore;
 
 use crate::lab::{Body, BoxError, Lab, echo, full, get, get2, handler, http1, told};
 
@@ -222,26 +224,54 @@ async fn an_endpoint_that_cannot_be_reached_is_passed_over_unnoticed() {
     assert_eq!(app.requests(), 20, "each exactly once");
 }
 
+/// Eight clients, and an endpoint that answers nobody until the other has had a hundred requests, or all
+/// clients wait for it.
 #[tokio::test]
 async fn a_slow_endpoint_gets_fewer_requests() {
+    const CLIENTS: usize = 8;
     let lab = Lab::new().await;
     let cart = lab.service("cart", 100, AppProtocol::Http2);
-    let slow = handler(|_| async {
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        Response::new(full("slow"))
+    let gate = Arc::new(Semaphore::new(0));
+    let held = Arc::new(AtomicUsize::new(0));
+    let slow = handler({
+        let (gate, held) = (gate.clone(), held.clone());
+        move |_| {
+            let (gate, held) = (gate.clone(), held.clone());
+            async move {
+                if held.fetch_add(1, Ordering::Relaxed) + 1 == CLIENTS {
+                    gate.close();
+                }
+                let _closed = gate.acquire().await;
+                Response::new(full("slow"))
+            }
+        }
+    });
+    let held_at_hundred = Arc::new(AtomicUsize::new(usize::MAX));
+    let quick = handler({
+        let (asked, held, held_at_hundred) = (AtomicUsize::new(0), held.clone(), held_at_hundred.clone());
+        move |_| {
+            if asked.fetch_add(1, Ordering::Relaxed) + 1 == 100 {
+                held_at_hundred.store(held.load(Ordering::Relaxed), Ordering::Relaxed);
+                gate.close();
+            }
+            async { Response::new(full("quick")) }
+        }
     });
     let slow = lab.app("cart-1", 11, "cart", slow).await;
-    let quick = lab.app("cart-2", 12, "cart", echo("quick")).await;
+    let quick = lab.app("cart-2", 12, "cart", quick).await;
     let client = lab.http2(cart).await;
-    let asking = (0..8).map(|_| {
+    let asking = (0..CLIENTS).map(|_| {
         let mut client = client.clone();
         async move {
-            for _ in 0..20 {
+            for _ in 0..30 {
                 told(client.send_request(get2("/")).await.expect("a response")).await;
             }
         }
     });
     futures::future::join_all(asking).await;
-    assert_eq!(slow.requests() + quick.requests(), 160);
-    assert!(slow.requests() * 2 < quick.requests(), "{} and {}", slow.requests(), quick.requests());
+    assert_eq!(slow.requests() + quick.requests(), 240);
+    // As many wait for the slow one as are on their way to the other; one more where an answer has arrived
+    // and its request is still counted.
+    let held = held_at_hundred.load(Ordering::Relaxed);
+    assert!(held <= CLIENTS / 2 + 1, "{held} of {CLIENTS} clients wait for the slow endpoint");
 }
