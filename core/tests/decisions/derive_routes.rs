@@ -147,7 +147,11 @@ fn one_kind_of_route_for_each_port() {
             let mut found = attached(&lab, "shop/cart");
             found.sort();
             assert_eq!(found, expected, "{row}");
-            assert_eq!(said(&statements(&lab, HTTP, "shop/h", 0), "Accepted").0, accepted, "{row}");
+            let (reason, message) = said(&statements(&lab, HTTP, "shop/h", 0), "Accepted");
+            assert_eq!(reason, accepted, "{row}");
+            // It keeps port 80.
+            let lost = message.contains("port 81: a GRPCRoute serves this port");
+            assert_eq!(lost, row == "gRPC for one port", "{row}: {message}");
         }
     }
 }
@@ -345,6 +349,21 @@ fn references_are_resolved_or_keep_their_share_as_errors() {
             let (reason, _) = said(&statements(&lab, kind, name, 0), "ResolvedRefs");
             assert_eq!(reason, "!RefNotPermitted", "{kind:?}, {row}: it was taken back");
         }
+    }
+}
+
+/// The waypoint of one parent would send to the namespace of the other with its own identity.
+#[test]
+fn parents_in_several_namespaces_lend_none_of_them() {
+    for (parents, expected) in [
+        (&["shop/cart"][..], "ResolvedRefs"),
+        (&["shop/cart", "shop/cart-v2"], "ResolvedRefs"),
+        (&["shop/cart", "blog/cms"], "!RefNotPermitted"),
+    ] {
+        let all = parents.iter().map(|name| parent(name, None)).collect();
+        let lab = lab([route(HTTP, "other/r", all, vec![backend("shop/cart-v2", 80)])]);
+        let (reason, message) = said(&statements(&lab, HTTP, "other/r", 0), "ResolvedRefs");
+        assert_eq!(reason, expected, "{parents:?}: {message}");
     }
 }
 

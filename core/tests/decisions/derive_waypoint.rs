@@ -2,7 +2,7 @@
 
 use ambit_core::derive::{
     AllowedNamespaces, Gateway, Kind, LabelRequirement, LabelValue, Listener, Metadata, Namespace, Object,
-    Pod, PolicyAction, Standing, Statement, TargetRef,
+    Pod, PolicyAction, ServiceEntry, Standing, Statement, TargetRef, WorkloadEntry,
 };
 use ambit_core::model::{Waypoint, WaypointDestination, WaypointState};
 
@@ -147,6 +147,42 @@ fn allowed_routes_say_which_namespaces_may_be_bound() {
         let said = lab.conditions(Kind::Service, "shop/cart");
         let denied = said.iter().any(|it| it.message.contains("do not admit this namespace"));
         assert_eq!(denied, !expected, "{row}: {said:?}");
+    }
+}
+
+#[test]
+fn whatever_asks_for_a_waypoint_that_does_not_admit_it_is_told() {
+    let named = [(USE, "wp"), (USE_NAMESPACE, "infra")];
+    let of = |name: &str| metadata(name, &named);
+    let entry = ServiceEntry {
+        metadata: of("shop/outside"),
+        hosts: vec!["outside.example".into()],
+        ..ServiceEntry::default()
+    };
+    let vm = WorkloadEntry { metadata: of("shop/vm"), ..WorkloadEntry::default() };
+    let kinds = [
+        (Kind::Service, "shop/cart"),
+        (Kind::ServiceEntry, "shop/outside"),
+        (Kind::WorkloadEntry, "shop/vm"),
+        (Kind::Pod, "shop/cart-1"),
+    ];
+    for (row, namespaces, expected) in [
+        ("all", AllowedNamespaces::All, ""),
+        ("its own alone", AllowedNamespaces::Same, "do not admit this namespace"),
+    ] {
+        let gateway =
+            Gateway { metadata: metadata("infra/wp", &[(FOR, "all")]), ..allowing("infra/wp", namespaces) };
+        let mut lab = Lab::new([cart(&named), cart_pod(&named), Object::Gateway(gateway)]);
+        lab.put([Object::ServiceEntry(entry.clone()), Object::WorkloadEntry(vm.clone())]);
+        for (kind, name) in kinds {
+            let said = lab.conditions(kind, name);
+            let is_told = said.iter().any(|it| it.message.contains("pass no waypoint"));
+            assert_eq!(is_told, !expected.is_empty(), "{row}, {name}: {said:?}");
+            assert!(
+                said.iter().any(|it| it.message.contains(expected)) || !is_told,
+                "{row}, {name}: {said:?}"
+            );
+        }
     }
 }
 

@@ -41,10 +41,13 @@ async fn a_client_that_is_slow_over_its_head_is_cut_off_and_keeps_nobody_waiting
     let connection = lab.connection("web", 200).await;
     let request = ambit_hbone::request::ConnectRequest::to(cart);
     let mut slow = Vec::new();
-    for _ in 0..50 {
-        let mut tunnel = connection.open(&request).await.expect("a tunnel");
-        tunnel.write_all(b"GET / HTTP/1.1\r\nHost: ca").await.expect("written");
-        slow.push(tunnel);
+    // The second is the beginning of what every client of HTTP/2 says first.
+    for said in [&b"GET / HTTP/1.1\r\nHost: ca"[..], b"PRI * HTT"] {
+        for _ in 0..50 {
+            let mut tunnel = connection.open(&request).await.expect("a tunnel");
+            tunnel.write_all(said).await.expect("written");
+            slow.push(tunnel);
+        }
     }
     let start = Instant::now();
     let told = told(lab.http1(cart).await.send_request(get("/")).await.expect("a response")).await;

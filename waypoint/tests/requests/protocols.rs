@@ -116,3 +116,39 @@ async fn websockets_echo() {
     tokio::time::timeout(DEADLINE, stream.read_to_string(&mut answer)).await.expect("in time").expect("read");
     assert_eq!(answer, "hello");
 }
+
+#[tokio::test]
+async fn after_an_upgrade_each_side_ends_by_itself() {
+    let lab = Lab::new().await;
+    let cart = lab.service("cart", 100, AppProtocol::Http11);
+    let (got, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let app = handler(move |mut request| {
+        let (upgrade, got) = (hyper::upgrade::on(&mut request), got.clone());
+        tokio::spawn(async move {
+            let mut stream = TokioIo::new(upgrade.await.expect("upgraded"));
+            stream.shutdown().await.expect("ended");
+            let mut late = String::new();
+            stream.read_to_string(&mut late).await.expect("what comes after its own end");
+            got.send(late).expect("awaited");
+        });
+        let response = Response::builder().status(101).header("connection", "upgrade");
+        let response = response.header("upgrade", "websocket").body(full("")).expect("a response");
+        async { response }
+    });
+    lab.app("cart-1", 11, "cart", app).await;
+    let mut request = get("/chat");
+    request.headers_mut().insert("connection", HeaderValue::from_static("Upgrade"));
+    request.headers_mut().insert("upgrade", HeaderValue::from_static("websocket"));
+    let response = lab.http1(cart).await.send_request(request).await.expect("a response");
+    let mut stream = TokioIo::new(hyper::upgrade::on(response).await.expect("upgraded"));
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(DEADLINE, stream.read_to_end(&mut answer));
+    assert_eq!(read.await.expect("in time").expect("the server's end"), 0);
+    for part in ["la", "te"] {
+        stream.write_all(part.as_bytes()).await.expect("written");
+        stream.flush().await.expect("sent");
+    }
+    stream.shutdown().await.expect("ended");
+    let late = tokio::time::timeout(DEADLINE, told.recv()).await.expect("in time");
+    assert_eq!(late.as_deref(), Some("late"));
+}
