@@ -127,8 +127,8 @@ async fn after_an_upgrade_each_side_ends_by_itself() {
         tokio::spawn(async move {
             let mut stream = TokioIo::new(upgrade.await.expect("upgraded"));
             stream.shutdown().await.expect("ended");
-            let mut late = String::new();
-            stream.read_to_string(&mut late).await.expect("what comes after its own end");
+            let mut late = Vec::new();
+            stream.read_to_end(&mut late).await.expect("what comes after its own end");
             got.send(late).expect("awaited");
         });
         let response = Response::builder().status(101).header("connection", "upgrade");
@@ -144,11 +144,13 @@ async fn after_an_upgrade_each_side_ends_by_itself() {
     let mut answer = Vec::new();
     let read = tokio::time::timeout(DEADLINE, stream.read_to_end(&mut answer));
     assert_eq!(read.await.expect("in time").expect("the server's end"), 0);
-    for part in ["la", "te"] {
-        stream.write_all(part.as_bytes()).await.expect("written");
-        stream.flush().await.expect("sent");
-    }
-    stream.shutdown().await.expect("ended");
-    let late = tokio::time::timeout(DEADLINE, told.recv()).await.expect("in time");
-    assert_eq!(late.as_deref(), Some("late"));
+    // More than is under way at a time, so that the waypoint waits for the server with the client's bytes.
+    let late = vec![b'x'; 8 << 20];
+    let sent = async {
+        stream.write_all(&late).await?;
+        stream.shutdown().await
+    };
+    tokio::time::timeout(DEADLINE, sent).await.expect("in time").expect("sent");
+    let got = tokio::time::timeout(DEADLINE, told.recv()).await.expect("in time");
+    assert_eq!(got.expect("the server lives").len(), late.len());
 }
