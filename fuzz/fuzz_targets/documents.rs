@@ -55,6 +55,13 @@ fn assert_survives_encoding(change: &Change) {
             let read = convert::decode_authorization(&convert::encode_authorization(policy));
             assert_eq!(read.as_ref(), Ok(&**policy));
         }
-        Change::RemoveWorkload(_) | Change::RemoveService(_) | Change::RemovePolicy(_) => {}
+        Change::PutRoutes(routes) => {
+            let read = convert::decode_routes(&convert::encode_routes(routes));
+            assert_eq!(read.as_ref(), Ok(&**routes));
+        }
+        Change::RemoveWorkload(_)
+        | Change::RemoveService(_)
+        | Change::RemovePolicy(_)
+        | Change::RemoveRoutes(_) => {}
     }
 }

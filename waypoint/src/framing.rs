@@ -23,7 +23,7 @@ const SIZE_DIGITS: u8 = 15;
 
 /// How far the requests of a connection have been read.
 #[derive(Debug, Default)]
-pub(crate) struct Framing {
+pub struct Framing {
     state: State,
     section: Section,
     /// The name, and then the value, of a field.
@@ -34,17 +34,19 @@ pub(crate) struct Framing {
 
 /// Bytes that are not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Fault {
+pub struct Fault {
     /// Of these bytes, so many may be used.
-    pub(crate) at: usize,
+    pub at: usize,
     /// What they then break off in.
-    pub(crate) within: Part,
+    pub within: Part,
 }
 
 /// A part of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Part {
+pub enum Part {
+    /// Its request line and fields.
     Head,
+    /// What follows them.
     Body,
 }
 
@@ -126,7 +128,7 @@ impl State {
 
 impl Framing {
     /// Reads the next bytes of a connection. After a fault nothing more may be asked.
-    pub(crate) fn check(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+    pub fn check(&mut self, bytes: &[u8]) -> Result<(), Fault> {
         // The last byte of the current request's head, if it is among these: a fault in what follows then
         // breaks off the head, and nobody sees the request.
         let mut head_end = None;

@@ -23,7 +23,7 @@ mod failure;
 mod filters;
 mod follower;
 mod forward;
-mod framing;
+pub mod framing;
 mod head;
 mod headers;
 mod http_server;
